@@ -1,0 +1,156 @@
+//! The words between the registrar, which decides, and the registry, which does: what is wished for,
+//! asked of etcd, answered, and worth telling. Pure.
+
+use super::ownership::Holder;
+use crate::clock::Moment;
+use crate::endpoint::{Endpoint, Key};
+use std::time::Duration;
+
+/// The most operations in one transaction: etcd's default for `--max-txn-ops`.
+pub const MAX_OPS: usize = 128;
+
+/// An etcd lease id; 0 is "none" and never a lease of ours.
+pub type LeaseId = i64;
+/// An etcd store revision.
+pub type Revision = i64;
+
+/// What ought to stand at a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// This endpoint.
+    Announce(Box<Endpoint>),
+    /// Nothing of ours. `down` is the incarnation of the container that is known to be down: a
+    /// value that names it was left by our own past life, and is cleared away too.
+    Withdraw {
+        /// See above.
+        down: Option<Holder>,
+    },
+}
+
+/// What stands at a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The bytes.
+    pub value: Vec<u8>,
+    /// The lease it hangs on; 0 for none.
+    pub lease: LeaseId,
+    /// When it was written last.
+    pub mod_revision: Revision,
+}
+
+/// Where in which history an answer was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// etcd's cluster id.
+    pub cluster: u64,
+    /// The store's revision when it answered.
+    pub revision: Revision,
+}
+
+/// What to do about one key inside a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Put it if nothing is there.
+    Create(Key, Vec<u8>),
+    /// Put it if it is on our lease.
+    Update(Key, Vec<u8>),
+    /// Put it if it was last written at that revision.
+    TakeOver(Key, Vec<u8>, Revision),
+    /// Delete it if it is on our lease.
+    Delete(Key),
+    /// Delete it if it was last written at that revision.
+    Clear(Key, Revision),
+}
+
+impl Op {
+    /// The key that it is about.
+    #[must_use]
+    pub const fn key(&self) -> &Key {
+        match self {
+            Self::Create(key, _)
+            | Self::Update(key, _)
+            | Self::TakeOver(key, _, _)
+            | Self::Delete(key)
+            | Self::Clear(key, _) => key,
+        }
+    }
+}
+
+/// One call to etcd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// A lease of this length.
+    Grant(Duration),
+    /// Keep this lease alive.
+    Renew(LeaseId),
+    /// A linearizable read of these keys, [`MAX_OPS`] at most.
+    Read(Vec<Key>),
+    /// All of these, each put on this lease, if all of their conditions hold; else a read of their keys.
+    Write(LeaseId, Vec<Op>),
+    /// Give the lease up, and every key on it.
+    Revoke(LeaseId),
+}
+
+/// What came of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// A lease, and the time to live that etcd gave it.
+    Granted(LeaseId, Duration),
+    /// The lease lives.
+    Renewed,
+    /// etcd says that there is no such lease.
+    LeaseGone,
+    /// What stands at the keys.
+    Read(Header, Vec<(Key, Option<Entry>)>),
+    /// All conditions held and all was done.
+    Written(Header),
+    /// A condition didn't hold, nothing was done, and this is what stands at the keys.
+    Refused(Header, Vec<(Key, Option<Entry>)>),
+    /// The lease is given up.
+    Revoked,
+    /// No answer, or an error. It may have been done all the same.
+    Failed,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// This call, and then tell the answer.
+    Do(Request),
+    /// Nothing before this moment.
+    Wait(Moment),
+    /// Nothing ever again: the lease is given up.
+    Done,
+}
+
+/// How it stands with a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Not there yet, or not known to be.
+    Pending,
+    /// It stands as wished, on our lease.
+    Announced(Box<Endpoint>),
+    /// Somebody with a better right holds it.
+    StandingBy(Holder),
+    /// Nothing of ours is there, as wished.
+    Withdrawn,
+}
+
+/// Something that the operator may want to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// The key is another's, with a better right; told once for every holder.
+    StandingBy(Key, Holder),
+    /// What this one had written there was overwritten.
+    TookOver(Key, Holder),
+    /// What stood there was no endpoint, and was overwritten; told once for every key.
+    Junk(Key, String),
+    /// The key had gone, or changed, without our doing, and was put back.
+    Healed(Key),
+    /// What our own past life had left was deleted.
+    Cleared(Key),
+    /// etcd has forgotten our lease.
+    LeaseLost(LeaseId),
+    /// etcd is another cluster, or has gone back in time.
+    HistoryReset,
+}

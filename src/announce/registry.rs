@@ -1,0 +1,331 @@
+//! Executes what the registrar asks for against etcd. Decides nothing.
+
+use super::exchange::{Answer, Entry, Header, Note, Op, Request, Standing, Step, Wish};
+use super::registrar::{Registrar, Settings};
+use crate::backoff::{Backoff, ETCD, Outage};
+use crate::clock::now;
+use crate::endpoint::Key;
+use crate::etcd::Fault;
+use crate::etcd::members::Members;
+use crate::etcd::watch::News;
+use crate::shutdown::Shutdown;
+use crate::systemd::Pulse;
+use etcd_client::{
+    Client, Compare, CompareOp, Error, KeyValue, PutOptions, ResponseHeader, Txn, TxnOp,
+    TxnOpResponse,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+/// What ought to stand at each key.
+pub type Wishes = BTreeMap<Key, Wish>;
+
+/// How it stands with each key.
+pub type Standings = BTreeMap<Key, Standing>;
+
+/// After a stop was asked for, etcd gets so long to take the keys away. The TTL does the rest.
+pub const FAREWELL: Duration = Duration::from_secs(5);
+
+/// An idle loop looks at the clock so often: timers stand still while the machine is suspended.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// The channels of the one task that writes to etcd.
+#[derive(Debug)]
+pub struct Registry {
+    /// Whom to ask.
+    pub members: Arc<Members>,
+    /// What ought to stand.
+    pub wishes: watch::Receiver<Wishes>,
+    /// What the watch sees.
+    pub news: mpsc::Receiver<News>,
+    /// How it stands.
+    pub standings: watch::Sender<Standings>,
+    /// This loop's sign of life.
+    pub pulse: Pulse,
+    /// When to give everything up.
+    pub shutdown: Shutdown,
+}
+
+impl Registry {
+    /// Keeps the keys as wished until a stop is asked for; then takes them away, for [`FAREWELL`]
+    /// at most. Returns whether they are gone for certain.
+    pub async fn run(mut self, settings: Settings) -> bool {
+        let mut registrar = Registrar::new(settings);
+        let mut effort = Effort::default();
+        // Cancel-safe: what a dropped request may have done is settled by giving the lease up.
+        let mut shutdown = self.shutdown.clone();
+        tokio::select! {
+            () = shutdown.requested() => {}
+            () = self.keep(&mut registrar, &mut effort) => {}
+        }
+        registrar.leave();
+        let farewell = async {
+            while let Step::Do(request) = registrar.poll(now()) {
+                self.pulse.beat();
+                self.carry_out(&mut registrar, &request, &mut effort).await;
+            }
+        };
+        tokio::time::timeout(FAREWELL, farewell).await.is_ok()
+    }
+
+    async fn keep(&mut self, registrar: &mut Registrar, effort: &mut Effort) {
+        registrar.wish(&self.wishes.borrow_and_update());
+        loop {
+            self.pulse.beat();
+            let step = registrar.poll(now());
+            self.publish(registrar);
+            match step {
+                Step::Do(request) => {
+                    self.carry_out(registrar, &request, effort).await;
+                    // What happened meanwhile is heard before the next question is asked.
+                    if self.wishes.has_changed().unwrap_or(false) {
+                        registrar.wish(&self.wishes.borrow_and_update());
+                    }
+                    while let Ok(news) = self.news.try_recv() {
+                        tell(registrar, news);
+                    }
+                }
+                Step::Wait(until) => {
+                    let pause = until.saturating_sub(now()).min(LONGEST_WAIT);
+                    // Cancel-safe, all three: a channel keeps what isn't received, a sleep has no effect.
+                    tokio::select! {
+                        Ok(()) = self.wishes.changed() => {
+                            registrar.wish(&self.wishes.borrow_and_update());
+                        }
+                        Some(news) = self.news.recv() => tell(registrar, news),
+                        () = sleep(pause) => {}
+                    }
+                }
+                Step::Done => return,
+            }
+        }
+    }
+
+    fn publish(&self, registrar: &mut Registrar) {
+        for note in registrar.take_notes() {
+            log(&note);
+        }
+        let standings = registrar.standings();
+        self.standings.send_if_modified(|old| {
+            let changed = *old != standings;
+            *old = standings;
+            changed
+        });
+    }
+
+    /// One request and its answer; after a failure, the pause that the policy wants. The first
+    /// failure of each member costs no pause: the next member may be well.
+    async fn carry_out(&self, registrar: &mut Registrar, request: &Request, effort: &mut Effort) {
+        let result = execute(&self.members, request).await;
+        let fault = result.as_ref().err().cloned();
+        registrar.answer(request, result.unwrap_or(Answer::Failed));
+        let Some(fault) = fault else {
+            effort.succeeded();
+            return;
+        };
+        if !fault.is_the_members() {
+            effort.refused(&fault);
+        }
+        effort.tries += 1;
+        if !fault.is_the_members() || effort.tries >= self.members.count() {
+            sleep(effort.backoff.next_pause(fastrand::f64())).await;
+        }
+    }
+}
+
+/// How the requests have been going.
+struct Effort {
+    backoff: Backoff,
+    refusals: Outage,
+    tries: usize,
+}
+
+impl Default for Effort {
+    fn default() -> Self {
+        Self {
+            backoff: Backoff::new(ETCD),
+            refusals: Outage::default(),
+            tries: 0,
+        }
+    }
+}
+
+impl Effort {
+    fn succeeded(&mut self) {
+        self.backoff.reset();
+        self.tries = 0;
+        if let Some(notice) = self.refusals.recovered(now()) {
+            info!("etcd accepts again after {} s", notice.lasted.as_secs());
+        }
+    }
+
+    fn refused(&mut self, fault: &Fault) {
+        if let Some(notice) = self.refusals.failed(now()) {
+            warn!("{fault} ({} times); retrying", notice.failures);
+        }
+    }
+}
+
+fn tell(registrar: &mut Registrar, news: News) {
+    match news {
+        News::Opened => registrar.watch_opened(),
+        News::Put(kv) => {
+            if let Some((key, entry)) = read(&kv) {
+                let revision = entry.mod_revision;
+                registrar.observe(&key, Some(entry), revision);
+            }
+        }
+        News::Deleted(key, revision) => {
+            if let Some(key) = parse_key(&key) {
+                registrar.observe(&key, None, revision);
+            }
+        }
+    }
+}
+
+fn parse_key(key: &[u8]) -> Option<Key> {
+    std::str::from_utf8(key).ok()?.parse().ok()
+}
+
+fn read(kv: &KeyValue) -> Option<(Key, Entry)> {
+    let entry = Entry {
+        value: kv.value().to_vec(),
+        lease: kv.lease(),
+        mod_revision: kv.mod_revision(),
+    };
+    Some((parse_key(kv.key())?, entry))
+}
+
+fn log(note: &Note) {
+    match note {
+        Note::StandingBy(key, holder) => warn!(
+            %key,
+            "standing by: the key is held by {holder}, which has the better right; waiting for it to go"
+        ),
+        Note::TookOver(key, holder) => info!(%key, "took the key over from {holder}"),
+        Note::Junk(key, why) => warn!(%key, "overwrote a bad value: {why}"),
+        Note::Healed(key) => warn!(%key, "the key had been deleted or changed by another; put back"),
+        Note::Cleared(key) => info!(%key, "removed what a past life of this sidekick had left"),
+        Note::LeaseLost(id) => warn!(lease = format!("{id:x}"), "etcd has forgotten the lease; asking for a new one"),
+        Note::HistoryReset => warn!("etcd is another cluster than before, or was restored; reading everything again"),
+    }
+}
+
+async fn execute(members: &Members, request: &Request) -> Result<Answer, Fault> {
+    let result = match request {
+        Request::Grant(ttl) => {
+            let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
+            members
+                .call(|mut c| async move {
+                    let granted = c.lease_grant(seconds, None).await?;
+                    let ttl = u64::try_from(granted.ttl()).unwrap_or_default();
+                    Ok(Answer::Granted(granted.id(), Duration::from_secs(ttl)))
+                })
+                .await
+        }
+        Request::Renew(lease) => {
+            members
+                .call(|mut c| async move {
+                    // Returns after the first reply, and fails with "not found" where that says
+                    // that the lease is gone. The stream isn't kept: an idle one that broke would
+                    // be found out a whole interval later.
+                    c.lease_keep_alive(*lease).await?;
+                    Ok(Answer::Renewed)
+                })
+                .await
+        }
+        Request::Revoke(lease) => {
+            members
+                .call(|mut c| async move {
+                    c.lease_revoke(*lease).await?;
+                    Ok(Answer::Revoked)
+                })
+                .await
+        }
+        Request::Read(keys) => members.call(|c| read_keys(c, keys)).await,
+        Request::Write(lease, ops) => members.call(|c| write(c, *lease, ops)).await,
+    };
+    match result {
+        Err(Fault::NotFound(_)) => Ok(Answer::LeaseGone),
+        result => result,
+    }
+}
+
+fn gets<'a>(keys: impl Iterator<Item = &'a Key>) -> Vec<TxnOp> {
+    keys.map(|key| TxnOp::get(key.as_str(), None)).collect()
+}
+
+async fn read_keys(mut client: Client, keys: &[Key]) -> Result<Answer, Error> {
+    // A transaction of reads alone is a linearizable read, and no write to etcd's log.
+    let response = client.txn(Txn::new().and_then(gets(keys.iter()))).await?;
+    let header = header(response.header())?;
+    let found = found(keys.iter(), response.op_responses());
+    Ok(Answer::Read(header, found))
+}
+
+async fn write(mut client: Client, lease: i64, ops: &[Op]) -> Result<Answer, Error> {
+    let conditions: Vec<_> = ops.iter().map(|op| condition(op, lease)).collect();
+    let effects: Vec<_> = ops.iter().map(|op| effect(op, lease)).collect();
+    let keys = || ops.iter().map(Op::key);
+    let txn = Txn::new()
+        .when(conditions)
+        .and_then(effects)
+        .or_else(gets(keys()));
+    let response = client.txn(txn).await?;
+    let header = header(response.header())?;
+    if response.succeeded() {
+        Ok(Answer::Written(header))
+    } else {
+        Ok(Answer::Refused(header, found(keys(), response.op_responses())))
+    }
+}
+
+fn condition(op: &Op, lease: i64) -> Compare {
+    let key = op.key().as_str();
+    match op {
+        Op::Create(..) => Compare::create_revision(key, CompareOp::Equal, 0),
+        Op::Update(..) | Op::Delete(_) => Compare::lease(key, CompareOp::Equal, lease),
+        Op::TakeOver(_, _, revision) | Op::Clear(_, revision) => {
+            Compare::mod_revision(key, CompareOp::Equal, *revision)
+        }
+    }
+}
+
+fn effect(op: &Op, lease: i64) -> TxnOp {
+    let key = op.key().as_str();
+    match op {
+        // The only puts in sidekick, and none without a lease.
+        Op::Create(_, value) | Op::Update(_, value) | Op::TakeOver(_, value, _) => {
+            TxnOp::put(key, value.clone(), Some(PutOptions::new().with_lease(lease)))
+        }
+        Op::Delete(_) | Op::Clear(..) => TxnOp::delete(key, None),
+    }
+}
+
+fn header(header: Option<&ResponseHeader>) -> Result<Header, Error> {
+    header
+        .map(|h| Header {
+            cluster: h.cluster_id(),
+            revision: h.revision(),
+        })
+        .ok_or_else(|| Error::Internal("an answer without a header".to_owned()))
+}
+
+fn found<'a>(
+    keys: impl Iterator<Item = &'a Key>,
+    responses: Vec<TxnOpResponse>,
+) -> Vec<(Key, Option<Entry>)> {
+    keys.zip(responses)
+        .filter_map(|(key, response)| match response {
+            TxnOpResponse::Get(get) => {
+                let entry = get.kvs().first().and_then(read).map(|(_, entry)| entry);
+                Some((key.clone(), entry))
+            }
+            _ => None,
+        })
+        .collect()
+}

@@ -1,0 +1,391 @@
+//! Snapshot and rules in, endpoint out, or the reason why not. Pure.
+//!
+//! `announce` acts on what stands here and `explain` prints it: one decision, told twice.
+
+use super::container::{Binding, ContainerPort, ContainerSnapshot, Health, Sighting, State, View};
+use crate::clock::Moment;
+use crate::endpoint::{Endpoint, Host, HostError};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+/// The label that names the address to announce.
+pub const HOST_LABEL: &str = "sidekick.host";
+/// The label that names the container port to announce.
+pub const PORT_LABEL: &str = "sidekick.port";
+
+/// What the operator asked for, and what the machine says of itself.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// `--host`.
+    pub host: Option<Host>,
+    /// `--port`.
+    pub port: Option<ContainerPort>,
+    /// This machine's host name, unless sidekick runs in a container, where it is the container's id.
+    pub hostname: Option<String>,
+}
+
+/// Which rule chose the address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostRule {
+    /// `--host`.
+    Option,
+    /// The label `sidekick.host`.
+    Label,
+    /// The port is bound on one address of the host.
+    Binding,
+    /// `Name` of Docker's `GET /info`.
+    EngineName,
+    /// The machine's host name.
+    Hostname,
+}
+
+impl fmt::Display for HostRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Option => "--host",
+            Self::Label => "label sidekick.host",
+            Self::Binding => "the address that the port is bound on",
+            Self::EngineName => "the Docker host's own name (GET /info)",
+            Self::Hostname => "this machine's host name",
+        })
+    }
+}
+
+/// A container that can be announced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// What to announce.
+    pub endpoint: Endpoint,
+    /// Which rule chose the address.
+    pub host_rule: HostRule,
+    /// The port inside the container.
+    pub container_port: ContainerPort,
+    /// The binding on the host that leads to it; `None` on the host's own network.
+    pub binding: Option<Binding>,
+}
+
+/// Why a container is not announced, in words for a person.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// Docker has not answered yet.
+    #[error("Docker has not answered yet")]
+    NeverAsked,
+    /// Docker doesn't answer, and this grace is over.
+    #[error("Docker can't be asked, for longer than --docker-grace ({} s)", .0.as_secs())]
+    EngineLost(Duration),
+    /// There is no such container.
+    #[error("there is no container {0}")]
+    Absent(String),
+    /// It is there, and not running.
+    #[error("{name} {}", state_words(.state))]
+    NotRunning {
+        /// The container.
+        name: String,
+        /// What it does instead.
+        state: State,
+    },
+    /// Its health check has no verdict yet, or a bad one.
+    #[error("health: {}", health_words(.0))]
+    Health(Health),
+    /// The wanted port isn't published.
+    #[error("{wanted} is not published; published: {}", list(.published))]
+    NotPublished {
+        /// The container port asked for.
+        wanted: ContainerPort,
+        /// What is.
+        published: Vec<(ContainerPort, Vec<Binding>)>,
+    },
+    /// No port is published, and none was asked for.
+    #[error("no port is published; start it with -p, or say which with --port")]
+    NothingPublished,
+    /// More than one port is published, and none was asked for.
+    #[error("several ports are published, say which with --port: {}", list(.0))]
+    SeveralPublished(Vec<(ContainerPort, Vec<Binding>)>),
+    /// It is on the host's network, and no port was asked for.
+    #[error("{0} is on the host's own network, where nothing is published; say which port with --port")]
+    HostNetworkNeedsPort(String),
+    /// Published for this machine alone.
+    #[error("{port} is published on loopback only ({}); other machines can't reach it", bindings(.bound))]
+    LoopbackOnly {
+        /// The container port.
+        port: ContainerPort,
+        /// Its bindings.
+        bound: Vec<Binding>,
+    },
+    /// A label that can't be read.
+    #[error("label {label} {problem}")]
+    BadLabel {
+        /// Its name.
+        label: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// No rule told an address.
+    #[error("no address is known for this machine; pass --host")]
+    NoHost,
+    /// The last rule told an address that nobody can dial.
+    #[error("{rule} {problem}; pass --host")]
+    UnusableHost {
+        /// The rule that told it.
+        rule: HostRule,
+        /// What is wrong with it.
+        problem: HostError,
+    },
+}
+
+impl Reason {
+    /// Whether it is the container itself that isn't up, rather than something unknown or
+    /// misconfigured. Only then may a key that our own past life left behind be cleared away.
+    #[must_use]
+    pub const fn container_is_down(&self) -> bool {
+        matches!(self, Self::NotRunning { .. } | Self::Health(_))
+    }
+}
+
+fn state_words(state: &State) -> String {
+    match state {
+        State::Running => "is running".to_owned(),
+        State::Paused => "is paused".to_owned(),
+        State::Restarting => "is restarting".to_owned(),
+        State::Created => "was never started".to_owned(),
+        State::Exited(code) => format!("has exited with status {code}"),
+        State::Removing => "is being removed".to_owned(),
+        State::Dead => "is dead".to_owned(),
+        State::Other(word) => format!("is {word:?}"),
+    }
+}
+
+/// A health check's verdict in words.
+#[must_use]
+pub fn health_words(health: &Health) -> String {
+    match health {
+        Health::Good => "good".to_owned(),
+        Health::Starting { failed, retries } => format!("starting ({failed} of {retries} checks)"),
+        Health::Unhealthy { failed } => format!("unhealthy ({failed} checks failed in a row)"),
+    }
+}
+
+fn bindings(bound: &[Binding]) -> String {
+    let words: Vec<_> = bound.iter().map(Binding::to_string).collect();
+    words.join(", ")
+}
+
+fn list(published: &[(ContainerPort, Vec<Binding>)]) -> String {
+    if published.is_empty() {
+        return "nothing".to_owned();
+    }
+    let words: Vec<_> = published
+        .iter()
+        .map(|(port, bound)| format!("{port} → {}", bindings(bound)))
+        .collect();
+    words.join(", ")
+}
+
+/// What to do about a container, given the watcher's latest word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Announce it so.
+    Announce(Box<Decision>),
+    /// Take the key away.
+    Withdraw(Reason),
+    /// Docker can't be asked: leave everything as it is until this moment (`None`: for ever).
+    Keep(Option<Moment>),
+}
+
+/// Judges the watcher's latest word on the container called `name`.
+///
+/// `grace` is how long an announcement outlives Docker's answers; `None` is for ever.
+#[must_use]
+pub fn judge(
+    name: &str,
+    view: &View,
+    rules: &Rules,
+    grace: Option<Duration>,
+    now: Moment,
+) -> Verdict {
+    if let Some(since) = view.lost_since {
+        return match grace.map(|grace| (grace, since.saturating_add(grace))) {
+            // Nothing has been announced yet, so there is nothing to be patient about.
+            _ if view.sighting == Sighting::NeverAsked => Verdict::Withdraw(Reason::NeverAsked),
+            Some((grace, end)) if now >= end => Verdict::Withdraw(Reason::EngineLost(grace)),
+            patience => Verdict::Keep(patience.map(|(_, end)| end)),
+        };
+    }
+    match &view.sighting {
+        Sighting::NeverAsked => Verdict::Withdraw(Reason::NeverAsked),
+        Sighting::Absent => Verdict::Withdraw(Reason::Absent(name.to_owned())),
+        Sighting::Present(container) => {
+            match decide(container, rules, view.engine_name.as_deref()) {
+                Ok(decision) => Verdict::Announce(Box::new(decision)),
+                Err(reason) => Verdict::Withdraw(reason),
+            }
+        }
+    }
+}
+
+/// The endpoint to announce for `container`, by the rules of the design's section 2.
+///
+/// # Errors
+/// The first rule that says no.
+pub fn decide(
+    container: &ContainerSnapshot,
+    rules: &Rules,
+    engine_name: Option<&str>,
+) -> Result<Decision, Reason> {
+    if container.state != State::Running {
+        return Err(Reason::NotRunning {
+            name: container.name.clone(),
+            state: container.state.clone(),
+        });
+    }
+    if container.health != Health::Good {
+        return Err(Reason::Health(container.health));
+    }
+    let told = told_host(container, rules)?;
+    let (container_port, binding) = choose_port(container, rules, told.as_ref().map(|t| &t.0))?;
+    let (host, host_rule) = match told {
+        Some(told) => told,
+        None => found_host(binding, rules, engine_name)?,
+    };
+    Ok(Decision {
+        endpoint: Endpoint {
+            host,
+            port: binding.map_or(container_port.number, |b| b.port),
+            container: Some(container.short_id()),
+            since: container.started_at,
+            status: None,
+            meta: BTreeMap::new(),
+        },
+        host_rule,
+        container_port,
+        binding,
+    })
+}
+
+/// The address that somebody named: `--host`, else the label.
+fn told_host(
+    container: &ContainerSnapshot,
+    rules: &Rules,
+) -> Result<Option<(Host, HostRule)>, Reason> {
+    if let Some(host) = &rules.host {
+        return Ok(Some((host.clone(), HostRule::Option)));
+    }
+    let Some(text) = container.labels.get(HOST_LABEL) else {
+        return Ok(None);
+    };
+    match text.parse() {
+        Ok(host) => Ok(Some((host, HostRule::Label))),
+        Err(problem) => Err(bad_label(HOST_LABEL, &problem)),
+    }
+}
+
+fn bad_label(label: &'static str, problem: &dyn fmt::Display) -> Reason {
+    Reason::BadLabel {
+        label,
+        problem: problem.to_string(),
+    }
+}
+
+/// The address that nobody named: the binding's own, else Docker's name for its host, else the
+/// machine's.
+fn found_host(
+    binding: Option<Binding>,
+    rules: &Rules,
+    engine_name: Option<&str>,
+) -> Result<(Host, HostRule), Reason> {
+    if let Some(Binding { ip, .. }) = binding
+        && !ip.is_unspecified()
+        && let Ok(host) = ip.to_string().parse()
+    {
+        return Ok((host, HostRule::Binding));
+    }
+    let names = [
+        (engine_name, HostRule::EngineName),
+        (rules.hostname.as_deref(), HostRule::Hostname),
+    ];
+    let mut refusal = Reason::NoHost;
+    for (name, rule) in names {
+        match name.map(str::parse) {
+            None => {}
+            Some(Ok(host)) => return Ok((host, rule)),
+            Some(Err(problem)) => refusal = Reason::UnusableHost { rule, problem },
+        }
+    }
+    Err(refusal)
+}
+
+fn choose_port(
+    container: &ContainerSnapshot,
+    rules: &Rules,
+    host: Option<&Host>,
+) -> Result<(ContainerPort, Option<Binding>), Reason> {
+    let wanted = match (rules.port, container.labels.get(PORT_LABEL)) {
+        (Some(port), _) => Some(port),
+        (None, Some(text)) => Some(text.parse().map_err(|e: String| bad_label(PORT_LABEL, &e))?),
+        (None, None) => None,
+    };
+    if container.host_network {
+        return match wanted {
+            Some(port) => Ok((port, None)),
+            None => Err(Reason::HostNetworkNeedsPort(container.name.clone())),
+        };
+    }
+    let published: Vec<_> = container
+        .ports
+        .iter()
+        .filter(|(_, bound)| !bound.is_empty())
+        .map(|(port, bound)| (*port, bound.clone()))
+        .collect();
+    let (port, bound) = match (wanted, published.as_slice()) {
+        (Some(wanted), all) => match all.iter().find(|(port, _)| *port == wanted) {
+            Some(found) => found.clone(),
+            None => return Err(Reason::NotPublished { wanted, published }),
+        },
+        (None, []) => return Err(Reason::NothingPublished),
+        (None, [only]) => only.clone(),
+        (None, _) => return Err(Reason::SeveralPublished(published)),
+    };
+    match choose_binding(&bound, host) {
+        Some(binding) => Ok((port, Some(binding))),
+        None => Err(Reason::LoopbackOnly { port, bound }),
+    }
+}
+
+/// Of several bindings the one that `host` leads to: bound on that very address, else on all
+/// addresses of its family, else IPv4 before IPv6 (their host ports can differ), else the lowest.
+fn choose_binding(bound: &[Binding], host: Option<&Host>) -> Option<Binding> {
+    let rank = |b: &Binding| {
+        let preferred = match host {
+            Some(Host::Ip(ip)) if b.ip == *ip => 0,
+            Some(Host::Ip(ip)) if b.ip.is_unspecified() && b.ip.is_ipv4() == ip.is_ipv4() => 1,
+            Some(_) if b.ip.is_unspecified() => 2,
+            Some(_) => 3,
+            None => 0,
+        };
+        (preferred, b.ip.is_ipv6(), b.ip.is_unspecified(), *b)
+    };
+    bound
+        .iter()
+        .filter(|b| !is_loopback(b.ip))
+        .min_by_key(|b| rank(b))
+        .copied()
+}
+
+fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+/// Reads a published port's host side; `None` for what isn't bound.
+#[must_use]
+pub fn parse_binding(ip: Option<&str>, port: Option<&str>) -> Option<Binding> {
+    let ip = match ip.unwrap_or_default() {
+        // Docker before 20.10 wrote an empty address for "all".
+        "" => IpAddr::from([0, 0, 0, 0]),
+        text => text.parse().ok()?,
+    };
+    let port = port?.parse::<NonZeroU16>().ok()?;
+    Some(Binding { ip, port })
+}

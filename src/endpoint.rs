@@ -1,0 +1,576 @@
+//! The contract in etcd: what a key and a value look like, and their limits. Pure.
+//!
+//! Everything that comes out of etcd is untrusted input; everything that goes in passes the same
+//! checks first, so that sidekick never writes what its own agent would refuse.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU16;
+use std::str::FromStr;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// The longest part of a key, in bytes. HAProxy and systemd take names of this length.
+pub const MAX_PART: usize = 128;
+/// The longest key, in bytes.
+pub const MAX_KEY: usize = 1024;
+/// The longest value that is decoded, in bytes. etcd takes 1.5 MiB; no honest value comes near.
+pub const MAX_VALUE: usize = 64 * 1024;
+
+/// `<prefix>/<service>/<instance>`, such as `/services/redis/redis@1`.
+///
+/// Every part is `[A-Za-z0-9_.:@-]+` without `..`, at most [`MAX_PART`] bytes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(String);
+
+/// Why a text is no [`Key`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// It doesn't begin with a slash.
+    #[error("must begin with '/', like /services/redis/redis@1")]
+    NotAbsolute,
+    /// Two slashes in a row, or one at the end.
+    #[error("has an empty part; write it like /services/redis/redis@1")]
+    EmptyPart,
+    /// There is no service or no instance in it.
+    #[error("needs a prefix, a service and an instance, like /services/redis/redis@1")]
+    TooFewParts,
+    /// `..` somewhere.
+    #[error("must not contain '..'")]
+    DotDot,
+    /// A character that no reader could take safely.
+    #[error("contains {0:?}; a part may hold letters, digits and _ . : @ -")]
+    BadCharacter(char),
+    /// Longer than [`MAX_KEY`], or a part longer than [`MAX_PART`].
+    #[error("is too long (at most {MAX_PART} bytes a part, {MAX_KEY} in all)")]
+    TooLong,
+}
+
+/// Whether `part` may stand between two slashes of a key (and so be a service's or an instance's name).
+///
+/// # Errors
+/// The first rule of [`Key`] that it breaks.
+pub fn check_part(part: &str) -> Result<(), KeyError> {
+    if part.is_empty() {
+        return Err(KeyError::EmptyPart);
+    }
+    if part.len() > MAX_PART {
+        return Err(KeyError::TooLong);
+    }
+    if let Some(c) = part
+        .chars()
+        .find(|c| !(c.is_ascii_alphanumeric() || "_.:@-".contains(*c)))
+    {
+        return Err(KeyError::BadCharacter(c));
+    }
+    if part.contains("..") || part == "." {
+        return Err(KeyError::DotDot);
+    }
+    Ok(())
+}
+
+impl Key {
+    /// The whole key.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The part before the last: `redis` of `/services/redis/redis@1`.
+    #[must_use]
+    pub fn service(&self) -> &str {
+        self.0.rsplit('/').nth(1).unwrap_or_default()
+    }
+
+    /// The last part: `redis@1` of `/services/redis/redis@1`.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or_default()
+    }
+}
+
+impl FromStr for Key {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        let rest = text.strip_prefix('/').ok_or(KeyError::NotAbsolute)?;
+        if text.len() > MAX_KEY {
+            return Err(KeyError::TooLong);
+        }
+        let mut parts = 0;
+        for part in rest.split('/') {
+            check_part(part)?;
+            parts += 1;
+        }
+        if parts < 3 {
+            return Err(KeyError::TooFewParts);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where a client on another machine can dial: an IP address or an RFC 1123 name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Host {
+    /// An address that other machines can reach: no loopback, no wildcard, no multicast, nothing
+    /// that needs a zone.
+    Ip(IpAddr),
+    /// A host name as RFC 1123 section 2.1 has it, in the letters that it was given in.
+    Name(String),
+}
+
+/// Why a text is no [`Host`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    /// Nothing there.
+    #[error("is empty")]
+    Empty,
+    /// White space in it.
+    #[error("holds white space")]
+    WhiteSpace,
+    /// It means the machine that asks.
+    #[error("{0} is a loopback address; other machines can't reach it")]
+    Loopback(String),
+    /// 0.0.0.0, ::, multicast or link-local IPv6.
+    #[error("{0} is no address that a client on another machine could dial")]
+    Unroutable(String),
+    /// Neither an address nor a name.
+    #[error("{0:?} is neither an IP address nor a host name (RFC 1123)")]
+    Malformed(String),
+}
+
+impl FromStr for Host {
+    type Err = HostError;
+
+    fn from_str(text: &str) -> Result<Self, HostError> {
+        if text.is_empty() {
+            return Err(HostError::Empty);
+        }
+        if text.contains(char::is_whitespace) {
+            return Err(HostError::WhiteSpace);
+        }
+        if let Ok(ip) = text.parse::<IpAddr>() {
+            return check_ip(ip);
+        }
+        let name = text.strip_suffix('.').unwrap_or(text);
+        let lower = name.to_ascii_lowercase();
+        if lower == "localhost"
+            || lower.ends_with(".localhost")
+            || lower.starts_with("localhost.")
+            || matches!(lower.as_str(), "ip6-localhost" | "ip6-loopback")
+        {
+            return Err(HostError::Loopback(text.to_owned()));
+        }
+        if !is_rfc1123(name) {
+            return Err(HostError::Malformed(shorten(text)));
+        }
+        Ok(Self::Name(name.to_owned()))
+    }
+}
+
+fn check_ip(ip: IpAddr) -> Result<Host, HostError> {
+    // ::ffff:127.0.0.1 is 127.0.0.1 to every dialler.
+    let canonical = ip.to_canonical();
+    if canonical.is_loopback() {
+        return Err(HostError::Loopback(ip.to_string()));
+    }
+    let link_local = |v6: Ipv6Addr| v6.segments()[0] & 0xffc0 == 0xfe80;
+    let unroutable = canonical.is_unspecified()
+        || canonical.is_multicast()
+        || match canonical {
+            IpAddr::V4(v4) => v4.is_broadcast() || v4.octets()[0] == 0,
+            IpAddr::V6(v6) => link_local(v6),
+        };
+    if unroutable {
+        return Err(HostError::Unroutable(ip.to_string()));
+    }
+    Ok(Host::Ip(canonical))
+}
+
+/// RFC 1123 section 2.1, and nothing that `inet_aton(3)` would read as a number: `127.1` and
+/// `0x7f000001` are loopback to many a resolver.
+fn is_rfc1123(name: &str) -> bool {
+    let label_ok = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let numeric = last.bytes().all(|b| b.is_ascii_digit())
+        || last
+            .strip_prefix("0x")
+            .or_else(|| last.strip_prefix("0X"))
+            .is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+    name.len() <= 253 && name.split('.').all(label_ok) && !numeric
+}
+
+/// What goes into an error message of a text that may be a megabyte long.
+fn shorten(text: &str) -> String {
+    const SHOWN: usize = 60;
+    if text.chars().count() <= SHOWN {
+        text.to_owned()
+    } else {
+        text.chars().take(SHOWN).chain("…".chars()).collect()
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(ip) => ip.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// A moment in UTC, to the nanosecond, as Docker's `StartedAt` has it.
+///
+/// Ordered as time, not as text: Go drops trailing zeros of the fraction, so that the texts of two
+/// moments don't sort like the moments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Since(OffsetDateTime);
+
+impl Since {
+    /// Reads an RFC 3339 time. `None` if it is none, or Go's zero time (`0001-01-01T00:00:00Z`,
+    /// which Docker gives for "never").
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let moment = OffsetDateTime::parse(text, &Rfc3339)
+            .ok()?
+            .to_offset(time::UtcOffset::UTC);
+        (moment.year() > 1).then_some(Self(moment))
+    }
+
+    /// The moment so many nanoseconds after 1970 (may be negative).
+    #[must_use]
+    pub fn from_unix_nanos(nanos: i128) -> Option<Self> {
+        OffsetDateTime::from_unix_timestamp_nanos(nanos)
+            .ok()
+            .map(Self)
+    }
+}
+
+impl fmt::Display for Since {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.format(&Rfc3339).map_err(|_| fmt::Error)?;
+        f.write_str(&text)
+    }
+}
+
+/// What an instance says of itself beyond being there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Takes no new connections; old ones may finish.
+    Draining,
+}
+
+/// The value at a key: where the instance is, and which container it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where to dial.
+    pub host: Host,
+    /// 1–65535, on `host`.
+    pub port: NonZeroU16,
+    /// The container's id: the first 12 hex digits. Absent in values that sidekick didn't write.
+    pub container: Option<String>,
+    /// When the container started. Absent in values that sidekick didn't write.
+    pub since: Option<Since>,
+    /// Absent: serving.
+    pub status: Option<Status>,
+    /// The operator's own words about it.
+    pub meta: BTreeMap<String, String>,
+}
+
+/// Why a value is no [`Endpoint`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ValueError {
+    /// Longer than [`MAX_VALUE`].
+    #[error("the value has {0} bytes, more than {MAX_VALUE}")]
+    TooLong(usize),
+    /// Not JSON, or JSON that is no object.
+    #[error("the value is no JSON object")]
+    NotAnObject,
+    /// `host` is missing or no string.
+    #[error("the value has no \"host\" string")]
+    NoHost,
+    /// `host` is nothing one can dial.
+    #[error("the value's host {0}")]
+    BadHost(#[source] HostError),
+    /// `port` is missing, no whole number, or out of range.
+    #[error("the value has no \"port\" number from 1 to 65535")]
+    BadPort,
+}
+
+/// The wire form: the order of the fields is the order in the value.
+#[derive(Serialize)]
+struct Wire<'a> {
+    host: String,
+    port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Status>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    meta: &'a BTreeMap<String, String>,
+}
+
+impl Endpoint {
+    /// The value as it stands in etcd: one JSON object, `host` and `port` first.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let wire = Wire {
+            host: self.host.to_string(),
+            port: self.port.get(),
+            container: self.container.as_deref(),
+            since: self.since.map(|s| s.to_string()),
+            status: self.status,
+            meta: &self.meta,
+        };
+        // Strings, numbers and a map of strings: serde_json has no way to fail on these.
+        serde_json::to_string(&wire).unwrap_or_default()
+    }
+
+    /// Reads a value. Fields that it doesn't know are ignored, and so are optional fields of a
+    /// wrong type: a reader needs only `host` and `port`.
+    ///
+    /// # Errors
+    /// Why it can't be dialled.
+    pub fn decode(value: &[u8]) -> Result<Self, ValueError> {
+        if value.len() > MAX_VALUE {
+            return Err(ValueError::TooLong(value.len()));
+        }
+        let Ok(Value::Object(fields)) = serde_json::from_slice(value) else {
+            return Err(ValueError::NotAnObject);
+        };
+        let text = |name: &str| fields.get(name).and_then(Value::as_str);
+        let host = text("host").ok_or(ValueError::NoHost)?;
+        let host = host.parse().map_err(ValueError::BadHost)?;
+        let port = fields
+            .get("port")
+            .and_then(Value::as_u64)
+            .and_then(|p| u16::try_from(p).ok())
+            .and_then(NonZeroU16::new)
+            .ok_or(ValueError::BadPort)?;
+        let container = text("container")
+            .filter(|id| (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_hexdigit()))
+            .map(str::to_owned);
+        let meta = match fields.get("meta") {
+            Some(Value::Object(meta)) => meta
+                .iter()
+                .filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned())))
+                .collect(),
+            _ => BTreeMap::new(),
+        };
+        Ok(Self {
+            host,
+            port,
+            container,
+            since: text("since").and_then(Since::parse),
+            status: (text("status") == Some("draining")).then_some(Status::Draining),
+            meta,
+        })
+    }
+}
+
+/// `host:port`, with an IPv6 address in brackets.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Ip(IpAddr::V6(v6)) => write!(f, "[{v6}]:{}", self.port),
+            host => write!(f, "{host}:{}", self.port),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn endpoint() -> Endpoint {
+        Endpoint {
+            host: "ip-172-31-24-253".parse().unwrap(),
+            port: NonZeroU16::new(6379).unwrap(),
+            container: Some("593ee5d76755".to_owned()),
+            since: Since::parse("2026-11-23T05:06:06.123456789Z"),
+            status: None,
+            meta: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn the_value_is_the_contract_to_the_letter() {
+        assert_eq!(
+            endpoint().encode(),
+            r#"{"host":"ip-172-31-24-253","port":6379,"container":"593ee5d76755","since":"2026-11-23T05:06:06.123456789Z"}"#
+        );
+    }
+
+    #[test]
+    fn a_bare_value_of_the_shell_loop_is_read() {
+        let bare = Endpoint::decode(br#" { "host": "10.0.0.7", "port": 6379 } "#).unwrap();
+        assert_eq!(bare.to_string(), "10.0.0.7:6379");
+        assert_eq!((bare.container, bare.since), (None, None));
+    }
+
+    #[test]
+    fn unknown_and_misshapen_optional_fields_are_ignored() {
+        let value = br#"{"port":1,"host":"a","since":7,"container":["x"],"status":"?","meta":{"k":1,"l":"m"},"new":{}}"#;
+        let read = Endpoint::decode(value).unwrap();
+        assert_eq!(read.meta, BTreeMap::from([("l".into(), "m".into())]));
+        assert_eq!((read.container, read.since, read.status), (None, None, None));
+    }
+
+    #[test]
+    fn values_nobody_can_dial_are_refused() {
+        for value in [
+            "", "null", "[]", "{}", r#""x""#, r#"{"host":"a"}"#, r#"{"host":"a","port":0}"#,
+            r#"{"host":"a","port":70000}"#, r#"{"host":"a","port":"6379"}"#, r#"{"host":"a","port":-1}"#,
+            r#"{"host":"a","port":6379.5}"#, r#"{"host":7,"port":6379}"#, r#"{"host":"","port":6379}"#,
+            r#"{"host":"a b","port":6379}"#, r#"{"host":"127.0.0.1","port":6379}"#,
+            r#"{"host":{"host":"a"},"port":6379}"#, r#"{"host":"a\u0000","port":6379}"#,
+        ] {
+            assert!(Endpoint::decode(value.as_bytes()).is_err(), "{value}");
+        }
+        assert!(matches!(
+            Endpoint::decode(&vec![b' '; MAX_VALUE + 1]),
+            Err(ValueError::TooLong(_))
+        ));
+    }
+
+    #[test]
+    fn hosts_that_mean_the_asker_or_nobody_are_refused() {
+        for host in [
+            "", " ", "a b", "a\tb", "127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "localhost",
+            "LOCALHOST", "localhost.", "a.localhost", "localhost.localdomain", "0.0.0.0", "::",
+            "0.1.2.3", "224.0.0.1", "ff02::1", "255.255.255.255", "fe80::1", "fe80::1%eth0", "127.1",
+            "1.2.3", "999.1.1.1", "0x7f000001", "a.0x1", "-a", "a-", "a..b", ".", "a_b", "%H", "${HOME}",
+            "a;b", "a|b", "a\"b", "a\nb", "[::1]", "http://a", "a:1", "ä",
+        ] {
+            assert!(host.parse::<Host>().is_err(), "{host:?}");
+        }
+        assert!("a".repeat(64).parse::<Host>().is_err());
+        assert!(["a"; 130].join(".").parse::<Host>().is_err());
+    }
+
+    #[test]
+    fn hosts_that_others_can_dial_are_taken() {
+        for (host, shown) in [
+            ("10.0.0.7", "10.0.0.7"), ("2001:db8::7", "2001:db8::7"), ("::ffff:10.0.0.7", "10.0.0.7"),
+            ("ip-172-31-24-253", "ip-172-31-24-253"), ("Redis.Example.org.", "Redis.Example.org"),
+            ("3com", "3com"), ("1.pool.org", "1.pool.org"), ("localhost-7", "localhost-7"),
+        ] {
+            assert_eq!(host.parse::<Host>().unwrap().to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_is_shown_in_brackets() {
+        let mut e = endpoint();
+        e.host = "2001:db8::7".parse().unwrap();
+        assert_eq!(e.to_string(), "[2001:db8::7]:6379");
+    }
+
+    #[test]
+    fn keys_follow_the_contract() {
+        let key: Key = "/services/redis/redis@1".parse().unwrap();
+        assert_eq!((key.service(), key.instance()), ("redis", "redis@1"));
+        assert_eq!("/a/b/c/d:1.x_y-z".parse::<Key>().unwrap().instance(), "d:1.x_y-z");
+        use KeyError::{BadCharacter, DotDot, EmptyPart, NotAbsolute, TooFewParts, TooLong};
+        let long = format!("/s/r/{}", "x".repeat(MAX_PART + 1));
+        for (text, why) in [
+            ("", NotAbsolute), ("services/redis/1", NotAbsolute), ("/", EmptyPart), ("//", EmptyPart),
+            ("/services//redis@1", EmptyPart), ("/services/redis/", EmptyPart), ("/redis", TooFewParts),
+            ("/redis/1", TooFewParts), ("/services/re dis/1", BadCharacter(' ')),
+            ("/services/redis/1\n", BadCharacter('\n')), ("/services/redis/\u{7}", BadCharacter('\u{7}')),
+            ("/services/../redis/1", DotDot), ("/services/redis/a..b", DotDot), ("/services/./redis", DotDot),
+            ("/services/redis/%i", BadCharacter('%')), (long.as_str(), TooLong),
+        ] {
+            assert_eq!(text.parse::<Key>(), Err(why), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn moments_sort_as_time_and_not_as_text() {
+        let at = |t| Since::parse(t).unwrap();
+        assert!(at("2026-11-23T05:06:06.12Z") < at("2026-11-23T05:06:06.123Z"));
+        assert!(at("2026-11-23T05:06:06Z") < at("2026-11-23T05:06:06.000000001Z"));
+        assert_eq!(at("2026-11-23T07:06:06+02:00"), at("2026-11-23T05:06:06Z"));
+        assert_eq!(at("2026-11-23T07:06:06+02:00").to_string(), "2026-11-23T05:06:06Z");
+        assert_eq!(Since::parse("0001-01-01T00:00:00Z"), None);
+        assert_eq!(Since::parse("yesterday"), None);
+    }
+
+    fn hosts() -> impl Strategy<Value = Host> {
+        prop_oneof![
+            any::<IpAddr>().prop_filter_map("dialable", |ip| check_ip(ip).ok()),
+            "[a-z]([a-z0-9-]{0,20}[a-z0-9])?(\\.[a-z]{1,9}){0,3}"
+                .prop_filter_map("a name", |n| n.parse().ok()),
+        ]
+    }
+
+    fn endpoints() -> impl Strategy<Value = Endpoint> {
+        (
+            hosts(),
+            1u16..,
+            proptest::option::of("[0-9a-f]{12}"),
+            proptest::option::of(-62_000_000_000_000_000_000i128..250_000_000_000_000_000_000i128),
+            any::<bool>(),
+            proptest::collection::btree_map(any::<String>(), any::<String>(), 0..4),
+        )
+            .prop_map(|(host, port, container, since, draining, meta)| Endpoint {
+                host,
+                port: NonZeroU16::new(port).unwrap(),
+                container,
+                since: since.and_then(Since::from_unix_nanos),
+                status: draining.then_some(Status::Draining),
+                meta,
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_read_back(e in endpoints()) {
+            prop_assert_eq!(Endpoint::decode(e.encode().as_bytes()), Ok(e));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Endpoint::decode(&bytes);
+            let text = String::from_utf8_lossy(&bytes);
+            let _ = text.parse::<Key>();
+            let _ = text.parse::<Host>();
+            let _ = Since::parse(&text);
+        }
+
+        #[test]
+        fn nothing_that_a_config_file_could_trip_over_is_a_host_or_a_key(text in any::<String>()) {
+            let harmless = |s: &str| s.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_.:@-".contains(&b));
+            if let Ok(host) = text.parse::<Host>() { prop_assert!(harmless(&host.to_string())); }
+            if let Ok(key) = text.parse::<Key>() { prop_assert!(harmless(key.as_str())); }
+        }
+
+        #[test]
+        fn json_of_any_shape_never_panics(host in any::<String>(), port in any::<i64>(), extra in any::<String>()) {
+            let value = serde_json::json!({"host": host, "port": port, "since": extra, "meta": {extra.clone(): extra}});
+            if let Ok(e) = Endpoint::decode(value.to_string().as_bytes()) {
+                prop_assert_eq!(i64::from(e.port.get()), port);
+            }
+        }
+    }
+}

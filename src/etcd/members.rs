@@ -1,0 +1,216 @@
+//! Which member to ask. One single-endpoint client for one member at a time; failover is ours.
+//!
+//! etcd-client picks among several endpoints at random and never drops a dead one
+//! (etcdv3/etcd-client#54), so it is given one, and thrown away together with its connection when
+//! the member fails a call.
+
+use super::{EtcdConfig, Fault};
+use crate::backoff::Outage;
+use crate::clock::{Moment, now};
+use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
+use std::future::Future;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+/// One call to one member, login and connect included. etcd answers in milliseconds; a disk that
+/// takes a second for an fsync is still within it; and a frozen first member delays a failover by
+/// just this.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(2);
+
+/// TCP's handshake alone. Half of the deadline, so that a member that drops packets doesn't eat it all.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
+
+/// HTTP/2 pings find a peer that died under an open watch. etcd answers more than one ping in 5 s
+/// with GOAWAY, and any ping without a stream.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_DEADLINE: Duration = Duration::from_secs(3);
+
+/// The least time between two logins after a token was refused: a wrong password must not become a load.
+const LOGIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// The members of one etcd cluster, and the connection to one of them.
+#[derive(Debug)]
+pub struct Members {
+    endpoints: Vec<String>,
+    options: ConnectOptions,
+    /// Held while connecting, so that two tasks don't log in twice.
+    connection: tokio::sync::Mutex<Connection>,
+    /// Counts the connections; the watch reopens when it changes.
+    generation: watch::Sender<u64>,
+    outage: Mutex<Outage>,
+    unreachable_since: watch::Sender<Option<Moment>>,
+}
+
+#[derive(Default)]
+struct Connection {
+    /// Made in that generation, and good for no other.
+    client: Option<(u64, Client)>,
+    last_login: Option<Moment>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+impl Members {
+    /// Connects to nobody yet.
+    ///
+    /// # Errors
+    /// A password that is no UTF-8.
+    pub fn new(config: &EtcdConfig) -> anyhow::Result<Self> {
+        let mut options = ConnectOptions::new()
+            .with_require_leader(true)
+            .with_connect_timeout(CONNECT_DEADLINE)
+            .with_keep_alive(PING_INTERVAL, PING_DEADLINE)
+            .with_keep_alive_while_idle(false);
+        if let Some(tls) = &config.tls {
+            let mut tls_options = match &tls.ca {
+                Some(ca) => TlsOptions::new().ca_certificate(Certificate::from_pem(ca)),
+                None => TlsOptions::new().with_native_roots(),
+            };
+            if let Some((cert, key)) = &tls.identity {
+                tls_options = tls_options.identity(Identity::from_pem(cert, &key.0));
+            }
+            options = options.with_tls(tls_options);
+        }
+        if let Some((user, password)) = &config.user {
+            options = options.with_user(user, std::str::from_utf8(&password.0)?);
+        }
+        Ok(Self {
+            endpoints: config.endpoints.clone(),
+            options,
+            connection: tokio::sync::Mutex::default(),
+            generation: watch::Sender::new(0),
+            outage: Mutex::default(),
+            unreachable_since: watch::Sender::new(None),
+        })
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    /// Changes whenever another member is turned to.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// Since when no member answers; `None` while one does.
+    #[must_use]
+    pub fn unreachable_since(&self) -> watch::Receiver<Option<Moment>> {
+        self.unreachable_since.subscribe()
+    }
+
+    /// One call, with a deadline. A stale token is renewed and the call repeated once; after a
+    /// member's own failure the next call goes to the next member.
+    ///
+    /// # Errors
+    /// See [`Fault`]. After [`Fault::Timeout`] and [`Fault::Unreachable`] it isn't known whether
+    /// the call was done.
+    pub async fn call<T, F, R>(&self, request: F) -> Result<T, Fault>
+    where
+        F: Fn(Client) -> R,
+        R: Future<Output = Result<T, Error>>,
+    {
+        let generation = *self.generation.borrow();
+        let attempt = async {
+            let client = self.client().await?;
+            match request(client.clone()).await.map_err(Fault::from) {
+                Err(Fault::Auth(why)) => {
+                    self.login(&client, why).await?;
+                    Ok(request(client).await?)
+                }
+                result => result,
+            }
+        };
+        let result = timeout(CALL_DEADLINE, attempt)
+            .await
+            .unwrap_or(Err(Fault::Timeout(CALL_DEADLINE)));
+        match &result {
+            Err(fault) if fault.is_the_members() => self.failed(generation, fault),
+            _ => self.answered(),
+        }
+        result
+    }
+
+    async fn client(&self) -> Result<Client, Fault> {
+        let mut connection = self.connection.lock().await;
+        let current = *self.generation.borrow();
+        if let Some((generation, client)) = &connection.client
+            && *generation == current
+        {
+            return Ok(client.clone());
+        }
+        // The old one's connection goes first, so that there never are two.
+        connection.client = None;
+        let options = Some(self.options.clone());
+        let client = Client::connect([self.endpoint(current)], options).await?;
+        connection.client = Some((current, client.clone()));
+        Ok(client)
+    }
+
+    fn endpoint(&self, generation: u64) -> &str {
+        let index = usize::try_from(generation).unwrap_or_default() % self.endpoints.len();
+        &self.endpoints[index]
+    }
+
+    async fn login(&self, client: &Client, why: String) -> Result<(), Fault> {
+        let mut connection = self.connection.lock().await;
+        let now = now();
+        if connection
+            .last_login
+            .is_some_and(|at| now.saturating_sub(at) < LOGIN_PAUSE)
+        {
+            return Err(Fault::Auth(why));
+        }
+        connection.last_login = Some(now);
+        Ok(client.refresh_token().await?)
+    }
+
+    /// The member that was current at `generation` failed: the next one's turn. Two tasks that
+    /// failed on the same one move on by one.
+    pub fn failed(&self, generation: u64, fault: &Fault) {
+        let moved = self.generation.send_if_modified(|current| {
+            let same = *current == generation;
+            *current += u64::from(same);
+            same
+        });
+        if !moved {
+            return;
+        }
+        let now = now();
+        let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(notice) = outage.failed(now) {
+            let endpoint = self.endpoint(generation);
+            if notice.failures == 1 {
+                warn!(endpoint, "etcd: {fault}; trying the next member");
+            } else {
+                let (n, s) = (notice.failures, notice.lasted.as_secs());
+                warn!(endpoint, "etcd unreachable for {s} s ({n} tries), retrying: {fault}");
+            }
+        }
+        self.unreachable_since.send_if_modified(|since| {
+            let changed = *since != outage.since();
+            *since = outage.since();
+            changed
+        });
+    }
+
+    fn answered(&self) {
+        let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(notice) = outage.recovered(now()) {
+            let endpoint = self.endpoint(*self.generation.borrow());
+            let (n, ms) = (notice.failures, notice.lasted.as_millis());
+            info!(endpoint, "etcd answers again after {ms} ms ({n} failed tries)");
+            self.unreachable_since.send_replace(None);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! `sidekick explain`: the same decision as announcing, told to a person. Writes nothing to etcd.
+
+use crate::announce::container::{Sighting, View};
+use crate::announce::docker;
+use crate::announce::ownership::{Holder, Verdict as Contest, contest};
+use crate::announce::rules::{Decision, Verdict, health_words, judge};
+use crate::clock::now;
+use crate::config::ExplainConfig;
+use crate::etcd::members::Members;
+use etcd_client::{GetOptions, KeyValue};
+use std::fmt::Write as _;
+
+/// What to print, and whether the container is announceable.
+#[derive(Debug)]
+pub struct Explanation {
+    /// Lines for a person.
+    pub text: String,
+    /// Whether `announce` would put a key.
+    pub announceable: bool,
+}
+
+/// Looks at the container and at what stands in etcd.
+///
+/// # Errors
+/// Docker can't be asked. (An etcd that can't be asked is a line of the explanation.)
+pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
+    let view = docker::look(&config.docker, &config.container).await?;
+    let verdict = judge(&config.container, &view, &config.rules, None, now());
+    let mut text = String::new();
+    describe_container(&mut text, &config.container, &view)?;
+    let decision = match &verdict {
+        Verdict::Announce(decision) => {
+            describe_decision(&mut text, decision)?;
+            Some(&**decision)
+        }
+        Verdict::Withdraw(reason) => {
+            writeln!(text, "{:<12}no: {reason}", "announced")?;
+            None
+        }
+        // Only where Docker can't be asked, and then there is no view.
+        Verdict::Keep(_) => None,
+    };
+    describe_etcd(&mut text, config, &view, decision).await?;
+    Ok(Explanation {
+        announceable: decision.is_some(),
+        text,
+    })
+}
+
+fn describe_container(text: &mut String, name: &str, view: &View) -> std::fmt::Result {
+    let Sighting::Present(container) = &view.sighting else {
+        return writeln!(text, "{:<12}{name}: there is none", "container");
+    };
+    let since = container
+        .started_at
+        .map_or_else(|| "never".to_owned(), |s| s.to_string());
+    writeln!(text, "{:<12}{} ({}), started {since}", "container", container.name, container.short_id())?;
+    writeln!(text, "{:<12}{}", "health", health_words(&container.health))
+}
+
+fn describe_decision(text: &mut String, decision: &Decision) -> std::fmt::Result {
+    let Decision { endpoint, host_rule, container_port, binding } = decision;
+    writeln!(text, "{:<12}{} (by {host_rule})", "host", endpoint.host)?;
+    match binding {
+        Some(binding) => writeln!(text, "{:<12}{container_port} → {binding}", "port")?,
+        None => writeln!(text, "{:<12}{container_port}, on the host's own network", "port")?,
+    }
+    writeln!(text, "{:<12}yes: {endpoint}", "announced")
+}
+
+async fn describe_etcd(
+    text: &mut String,
+    config: &ExplainConfig,
+    view: &View,
+    decision: Option<&Decision>,
+) -> anyhow::Result<()> {
+    let members = Members::new(&config.etcd)?;
+    let (key, options) = match &config.key {
+        Some(key) => (key.to_string(), GetOptions::new()),
+        None => (format!("{}/", config.prefix), GetOptions::new().with_prefix()),
+    };
+    let mut answer = Err(crate::etcd::Fault::Unreachable("no member".to_owned()));
+    for _ in 0..members.count() {
+        answer = members
+            .call(|mut client| {
+                let (key, options) = (key.clone(), options.clone());
+                async move { client.get(key, Some(options)).await }
+            })
+            .await;
+        if !answer.as_ref().is_err_and(crate::etcd::Fault::is_the_members) {
+            break;
+        }
+    }
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(fault) => return Ok(writeln!(text, "{:<12}etcd can't be asked: {fault}", "key")?),
+    };
+    let id = match &view.sighting {
+        Sighting::Present(container) => Some(container.short_id()),
+        Sighting::Absent | Sighting::NeverAsked => None,
+    };
+    let names_it = |kv: &&KeyValue| {
+        config.key.is_some() || Holder::of(kv.value()).is_ok_and(|h| h.container == id && id.is_some())
+    };
+    let mut none = true;
+    for kv in answer.kvs().iter().filter(names_it) {
+        none = false;
+        describe_key(text, kv, decision)?;
+    }
+    match &config.key {
+        Some(key) if none => writeln!(text, "{:<12}{key}: nothing stands there", "key")?,
+        None if none => writeln!(text, "{:<12}no key below {} names it", "key", config.prefix)?,
+        _ => {}
+    }
+    Ok(())
+}
+
+fn describe_key(text: &mut String, kv: &KeyValue, decision: Option<&Decision>) -> std::fmt::Result {
+    let key = String::from_utf8_lossy(kv.key());
+    match Holder::of(kv.value()) {
+        Ok(holder) => writeln!(text, "{:<12}{key}: {holder}, lease {:x}", "key", kv.lease())?,
+        Err(why) => writeln!(text, "{:<12}{key}: held by a bad value: {why}", "key")?,
+    }
+    let Some(decision) = decision else {
+        return Ok(());
+    };
+    let wanted = decision.endpoint.encode();
+    let outcome = if kv.value() == wanted.as_bytes() {
+        "stands as it should".to_owned()
+    } else {
+        match contest(&Holder::from(&decision.endpoint), kv.value(), false) {
+            Contest::Ours | Contest::TakeOver => "announce would take it over".to_owned(),
+            Contest::StandBy(_) => "announce would stand by: the holder has the better right".to_owned(),
+        }
+    };
+    writeln!(text, "{:<12}{outcome}", "")
+}

@@ -1,0 +1,12 @@
+//! x
+pub mod announce;
+pub mod backoff;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod endpoint;
+pub mod etcd;
+pub mod explain;
+pub mod shutdown;
+pub mod systemd;
+pub mod telemetry;

@@ -1,0 +1,64 @@
+//! Parse, set up, dispatch, exit.
+
+use clap::Parser;
+use sidekick::cli::{Cli, Command, one_line};
+use sidekick::config::{AnnounceConfig, ConfigError, ExplainConfig};
+use sidekick::{announce, explain, shutdown, telemetry};
+use std::io::Write;
+use std::process::ExitCode;
+
+const FAILED: u8 = 1;
+const WRONG_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // --help and --version are no errors, and a bare `sidekick` wants the whole help.
+        Err(e) if !e.use_stderr() || std::env::args_os().len() < 2 => e.exit(),
+        Err(e) => return complain(&one_line(&e)),
+    };
+    telemetry::init(cli.log().log_level, cli.log().log_format);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match (runtime, checked(cli.command)) {
+        (_, Err(error)) => return complain(&error.to_string()),
+        (Err(error), _) => Err(error.into()),
+        (Ok(runtime), Ok(job)) => runtime.block_on(run(job)),
+    };
+    result.unwrap_or_else(|error| {
+        tracing::error!("{error:#}");
+        ExitCode::from(FAILED)
+    })
+}
+
+enum Job {
+    Announce(AnnounceConfig),
+    Explain(ExplainConfig),
+}
+
+fn checked(command: Command) -> Result<Job, ConfigError> {
+    Ok(match command {
+        Command::Announce(args) => Job::Announce(AnnounceConfig::new(args)?),
+        Command::Explain(args) => Job::Explain(ExplainConfig::new(args)?),
+    })
+}
+
+async fn run(job: Job) -> anyhow::Result<ExitCode> {
+    // One provider for the process, before tonic looks for one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match job {
+        Job::Announce(config) => {
+            announce::run(config, shutdown::on_signals()?).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Job::Explain(config) => {
+            let explanation = explain::run(&config).await?;
+            std::io::stdout().write_all(explanation.text.as_bytes())?;
+            Ok(ExitCode::from(u8::from(!explanation.announceable)))
+        }
+    }
+}
+
+fn complain(line: &str) -> ExitCode {
+    eprintln!("sidekick: {line}");
+    ExitCode::from(WRONG_USAGE)
+}

@@ -1,0 +1,38 @@
+//! Logs: on stderr, as text or JSON, ours only down to the level asked for.
+
+use clap::ValueEnum;
+use std::io::IsTerminal;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people, and for journald.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Sets the process's logging up. Later calls change nothing.
+pub fn init(level: LevelFilter, format: LogFormat) {
+    // Others' debug output is about their own insides, and may show what was sent.
+    let filter = Targets::new().with_target("sidekick", level);
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    let done = match format {
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+        // Under systemd the journal has the time already.
+        LogFormat::Text if std::env::var_os("JOURNAL_STREAM").is_some() => {
+            registry.with(layer.with_ansi(false).without_time()).try_init()
+        }
+        LogFormat::Text => {
+            let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            registry.with(layer.with_ansi(colours)).try_init()
+        }
+    };
+    drop(done);
+}
