@@ -31,6 +31,7 @@ pub enum Command {
 /// `sidekick announce`.
 #[derive(Debug, Args)]
 pub struct AnnounceArgs {
+    /// Which container, and how it is reached.
     #[command(flatten)]
     pub container: ContainerArgs,
 
@@ -39,20 +40,32 @@ pub struct AnnounceArgs {
     pub key: String,
 
     /// How long the key outlives a dead sidekick; whole seconds, 2 s at least
-    #[arg(long, env = "SIDEKICK_TTL", default_value = "60s", value_name = "DURATION")]
+    #[arg(
+        long,
+        env = "SIDEKICK_TTL",
+        default_value = "60s",
+        value_name = "DURATION"
+    )]
     pub ttl: String,
 
     /// How often the lease is renewed and the key checked; shorter than the TTL
-    #[arg(long, env = "SIDEKICK_INTERVAL", default_value = "45s", value_name = "DURATION")]
+    #[arg(
+        long,
+        env = "SIDEKICK_INTERVAL",
+        default_value = "45s",
+        value_name = "DURATION"
+    )]
     pub interval: String,
 
     /// How long to keep the key while Docker can't be asked, or `forever` [default: the TTL]
     #[arg(long, env = "SIDEKICK_DOCKER_GRACE", value_name = "DURATION")]
     pub docker_grace: Option<String>,
 
+    /// How etcd is reached.
     #[command(flatten)]
     pub etcd: EtcdArgs,
 
+    /// What is logged, and how.
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -60,6 +73,7 @@ pub struct AnnounceArgs {
 /// `sidekick explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
+    /// Which container, and how it is reached.
     #[command(flatten)]
     pub container: ContainerArgs,
 
@@ -71,9 +85,11 @@ pub struct ExplainArgs {
     #[arg(long, env = "SIDEKICK_PREFIX", default_value = "/services")]
     pub prefix: String,
 
+    /// How etcd is reached.
     #[command(flatten)]
     pub etcd: EtcdArgs,
 
+    /// What is logged, and how.
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -162,7 +178,12 @@ pub struct EtcdArgs {
 #[command(next_help_heading = "Logging")]
 pub struct LogArgs {
     /// error, warn, info, debug, trace or off
-    #[arg(long, env = "SIDEKICK_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
+    #[arg(
+        long,
+        env = "SIDEKICK_LOG_LEVEL",
+        default_value = "info",
+        value_name = "LEVEL"
+    )]
     pub log_level: LevelFilter,
 
     /// How a line looks

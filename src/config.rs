@@ -81,12 +81,22 @@ impl AnnounceConfig {
         let interval = duration("--interval", &args.interval)?;
         if ttl < MIN_TTL || ttl.subsec_nanos() != 0 {
             let least = MIN_TTL.as_secs();
-            return Err(wrong("--ttl", format!("{} is not a whole number of seconds from {least} up", args.ttl)));
+            return Err(wrong(
+                "--ttl",
+                format!(
+                    "{} is not a whole number of seconds from {least} up",
+                    args.ttl
+                ),
+            ));
         }
         if interval >= ttl || interval.is_zero() {
             return Err(wrong(
                 "--interval",
-                format!("{} is not between 0 and the TTL of {} s; the key would vanish between renewals", args.interval, ttl.as_secs()),
+                format!(
+                    "{} is not between 0 and the TTL of {} s; the key would vanish between renewals",
+                    args.interval,
+                    ttl.as_secs()
+                ),
             ));
         }
         let docker_grace = match args.docker_grace.as_deref() {
@@ -95,7 +105,10 @@ impl AnnounceConfig {
             Some(text) => Some(duration("--docker-grace", text)?),
         };
         Ok(Self {
-            key: args.key.parse().map_err(|e| wrong("--key", format!("{:?} {e}", args.key)))?,
+            key: args
+                .key
+                .parse()
+                .map_err(|e| wrong("--key", format!("{:?} {e}", args.key)))?,
             ttl,
             interval,
             docker_grace,
@@ -113,7 +126,10 @@ impl ExplainConfig {
     /// # Errors
     /// The first thing that is wrong.
     pub fn new(args: ExplainArgs) -> Checked<Self> {
-        let key = args.key.map(|key| key.parse().map_err(|e| wrong("--key", format!("{key:?} {e}"))));
+        let key = args.key.map(|key| {
+            key.parse()
+                .map_err(|e| wrong("--key", format!("{key:?} {e}")))
+        });
         Ok(Self {
             key: key.transpose()?,
             prefix: prefix(&args.prefix)?,
@@ -134,15 +150,23 @@ fn duration(option: &'static str, text: &str) -> Checked<Duration> {
     humantime::parse_duration(text)
         .ok()
         .filter(|d| *d <= longest)
-        .ok_or_else(|| wrong(option, format!("{text:?} is no duration; write 60, 60s or 1m30s")))
+        .ok_or_else(|| {
+            wrong(
+                option,
+                format!("{text:?} is no duration; write 60, 60s or 1m30s"),
+            )
+        })
 }
 
 /// `/services` without a slash at its end.
 fn prefix(text: &str) -> Checked<String> {
     let trimmed = text.strip_suffix('/').unwrap_or(text);
-    let parts = trimmed
-        .strip_prefix('/')
-        .ok_or_else(|| wrong("--prefix", format!("{text:?} must begin with '/', like /services")))?;
+    let parts = trimmed.strip_prefix('/').ok_or_else(|| {
+        wrong(
+            "--prefix",
+            format!("{text:?} must begin with '/', like /services"),
+        )
+    })?;
     for part in parts.split('/') {
         check_part(part).map_err(|e| wrong("--prefix", format!("{text:?} {e}")))?;
     }
@@ -159,7 +183,10 @@ fn container(name: String) -> Checked<String> {
         Ok(name)
     } else {
         let rule = "letters, digits and _ . - after a letter or a digit";
-        Err(wrong("CONTAINER", format!("{name:?} is no container name ({rule})")))
+        Err(wrong(
+            "CONTAINER",
+            format!("{name:?} is no container name ({rule})"),
+        ))
     }
 }
 
@@ -192,7 +219,10 @@ fn docker(args: &ContainerArgs) -> Checked<DockerHost> {
             path => Ok(DockerHost::Unix(path.to_owned())),
         };
     }
-    let tls = args.docker_tls_verify.as_ref().is_some_and(|v| !v.is_empty());
+    let tls = args
+        .docker_tls_verify
+        .as_ref()
+        .is_some_and(|v| !v.is_empty());
     if url.starts_with("https://") || tls {
         return Err(wrong(
             "DOCKER_TLS_VERIFY",
@@ -203,12 +233,20 @@ fn docker(args: &ContainerArgs) -> Checked<DockerHost> {
         check_url("--docker-host", url, None)?;
         return Ok(DockerHost::Tcp(url.to_owned()));
     }
-    Err(wrong("--docker-host", format!("{url:?} is neither unix://PATH nor tcp://HOST:PORT")))
+    Err(wrong(
+        "--docker-host",
+        format!("{url:?} is neither unix://PATH nor tcp://HOST:PORT"),
+    ))
 }
 
 /// The authority of `scheme://host[:port]`, with the default port where none is named.
 fn check_url(option: &'static str, url: &str, default_port: Option<u16>) -> Checked<String> {
-    let no_url = |why: &str| wrong(option, format!("{url:?} is no URL of the form http://HOST:PORT: {why}"));
+    let no_url = |why: &str| {
+        wrong(
+            option,
+            format!("{url:?} is no URL of the form http://HOST:PORT: {why}"),
+        )
+    };
     let (scheme, rest) = url.split_once("://").ok_or_else(|| no_url("no scheme"))?;
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     let (host, port) = match authority.rsplit_once(':') {
@@ -237,7 +275,11 @@ fn etcd(args: &EtcdArgs) -> Checked<EtcdConfig> {
     const OPTION: &str = "--etcd-endpoints";
     // An empty variable is an unset one, as etcdctl has it.
     let given = |option: &Option<String>| option.clone().filter(|text| !text.is_empty());
-    let tls = tls(given(&args.etcd_cacert), given(&args.etcd_cert), given(&args.etcd_key))?;
+    let tls = tls(
+        given(&args.etcd_cacert),
+        given(&args.etcd_cert),
+        given(&args.etcd_key),
+    )?;
     let mut endpoints = Vec::new();
     for text in args.etcd_endpoints.split(',').map(str::trim) {
         let url = match text.split_once("://") {
@@ -247,16 +289,30 @@ fn etcd(args: &EtcdArgs) -> Checked<EtcdConfig> {
         };
         let url = check_url(OPTION, &url, Some(ETCD_PORT))?;
         if !url.starts_with("http://") && !url.starts_with("https://") {
-            return Err(wrong(OPTION, format!("{text:?} is neither http:// nor https://")));
+            return Err(wrong(
+                OPTION,
+                format!("{text:?} is neither http:// nor https://"),
+            ));
         }
         if url.starts_with("http://") && tls.is_some() {
-            return Err(wrong(OPTION, format!("{text:?} is plain http, but --etcd-cacert or --etcd-cert is given; write https://")));
+            return Err(wrong(
+                OPTION,
+                format!(
+                    "{text:?} is plain http, but --etcd-cacert or --etcd-cert is given; write https://"
+                ),
+            ));
         }
         endpoints.push(url);
     }
-    let https = endpoints.iter().filter(|url| url.starts_with("https://")).count();
+    let https = endpoints
+        .iter()
+        .filter(|url| url.starts_with("https://"))
+        .count();
     if https > 0 && https < endpoints.len() {
-        return Err(wrong(OPTION, "http:// and https:// are mixed; a password would go in the clear"));
+        return Err(wrong(
+            OPTION,
+            "http:// and https:// are mixed; a password would go in the clear",
+        ));
     }
     let tls = tls.or_else(|| (https > 0).then(Tls::default));
     Ok(EtcdConfig {
@@ -284,9 +340,10 @@ fn user(args: &EtcdArgs) -> Checked<Option<(String, Secret)>> {
     let password = from_file.or(inline).or_else(|| args.etcd_password.clone());
     match (name, password) {
         ("", None) => Ok(None),
-        ("", Some(_)) if file.is_some() => {
-            Err(wrong("--etcd-user", "is missing, though there is a password file"))
-        }
+        ("", Some(_)) if file.is_some() => Err(wrong(
+            "--etcd-user",
+            "is missing, though there is a password file",
+        )),
         // A stray ETCDCTL_PASSWORD alone is nothing, as etcdctl has it.
         ("", Some(_)) => Ok(None),
         (name, None) => Err(wrong(
@@ -309,19 +366,34 @@ fn tls(ca: Option<String>, cert: Option<String>, key: Option<String>) -> Checked
             _ => Err(wrong(option, format!("{path} holds no PEM certificate"))),
         }
     };
-    let ca = ca.map(|path| certificates("--etcd-cacert", path)).transpose()?;
+    let ca = ca
+        .map(|path| certificates("--etcd-cacert", path))
+        .transpose()?;
     let identity = match (cert, key) {
         (None, None) => None,
         (Some(cert), Some(key)) => {
             let cert = certificates("--etcd-cert", cert)?;
             let pem = read("--etcd-key", &key)?;
             if PrivateKeyDer::from_pem_slice(&pem).is_err() {
-                return Err(wrong("--etcd-key", format!("{key} holds no PEM private key")));
+                return Err(wrong(
+                    "--etcd-key",
+                    format!("{key} holds no PEM private key"),
+                ));
             }
             Some((cert, Secret(pem)))
         }
-        (Some(_), None) => return Err(wrong("--etcd-key", "is missing, though there is --etcd-cert")),
-        (None, Some(_)) => return Err(wrong("--etcd-cert", "is missing, though there is --etcd-key")),
+        (Some(_), None) => {
+            return Err(wrong(
+                "--etcd-key",
+                "is missing, though there is --etcd-cert",
+            ));
+        }
+        (None, Some(_)) => {
+            return Err(wrong(
+                "--etcd-cert",
+                "is missing, though there is --etcd-key",
+            ));
+        }
     };
     Ok((ca.is_some() || identity.is_some()).then_some(Tls { ca, identity }))
 }

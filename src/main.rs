@@ -18,7 +18,9 @@ fn main() -> ExitCode {
         Err(e) => return complain(&one_line(&e)),
     };
     telemetry::init(cli.log().log_level, cli.log().log_format);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let result = match (runtime, checked(cli.command)) {
         (_, Err(error)) => return complain(&error.to_string()),
         (Err(error), _) => Err(error.into()),

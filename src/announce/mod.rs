@@ -7,6 +7,7 @@ pub mod ownership;
 pub mod registrar;
 pub mod registry;
 pub mod rules;
+mod slot;
 pub mod status;
 
 use crate::clock::{Moment, now};
@@ -64,7 +65,12 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
     let target = Target::Key(config.key.to_string());
     watchers.spawn(follow(members.clone(), target, news_tx));
     let (docker, name) = (config.docker.clone(), config.container.clone());
-    watchers.spawn(docker::watch(docker, name, view_tx, systemd.pulse("docker")));
+    watchers.spawn(docker::watch(
+        docker,
+        name,
+        view_tx,
+        systemd.pulse("docker"),
+    ));
     let mut announcer = Announcer {
         lost: members.unreachable_since(),
         config,
@@ -137,9 +143,17 @@ impl Announcer {
     fn decide(&mut self, now: Moment) {
         let config = &self.config;
         let view = self.view.borrow_and_update();
-        let verdict = judge(&config.container, &view, &config.rules, config.docker_grace, now);
+        let verdict = judge(
+            &config.container,
+            &view,
+            &config.rules,
+            config.docker_grace,
+            now,
+        );
         let wish = match &verdict {
-            Verdict::Announce(decision) => Some(Wish::Announce(Box::new(decision.endpoint.clone()))),
+            Verdict::Announce(decision) => {
+                Some(Wish::Announce(Box::new(decision.endpoint.clone())))
+            }
             Verdict::Withdraw(reason) => Some(Wish::Withdraw {
                 down: past_life(&view, reason),
             }),
