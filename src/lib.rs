@@ -1,4 +1,71 @@
-//! x
+//! sidekick keeps a Docker container's etcd key true while the container is up, and not a moment longer.
+//!
+//! # The map
+//!
+//! ```text
+//! main.rs          parse, telemetry, signals, dispatch, exit code
+//! cli.rs           clap structs, raw input only
+//! config.rs        raw input → validated configs; everything that exits with 2 is found here
+//! endpoint.rs   P  the contract: Key, Host, Since, Endpoint, their codec and limits
+//! backoff.rs    P  retry policies, and what to say of a failure that repeats
+//! clock.rs         the one clock that policies are fed from (CLOCK_BOOTTIME)
+//! shutdown.rs      SIGINT | SIGTERM → a value to wait for; the second signal ends the process
+//! telemetry.rs     logging
+//! systemd.rs       READY, STATUS, WATCHDOG from the loops' pulses, STOPPING
+//! etcd/            what both jobs need of etcd
+//!   mod.rs         its configuration, and what an error means
+//!   members.rs     one client for one member; deadlines, failover, login
+//!   watch.rs       a watch that reopens for ever
+//! announce/        the job `sidekick announce`
+//!   mod.rs         wires the tasks
+//!   container.rs P our own snapshot of a container
+//!   rules.rs     P snapshot + rules → Endpoint, or the Reason why not
+//!   exchange.rs  P the words between registrar and registry
+//!   ownership.rs P who has the better right to a key
+//!   slot.rs      P one key: wished for, seen, and what lies between
+//!   registrar.rs P the lease, the audit, the batches: what to ask of etcd next
+//!   status.rs    P how it stands, in one line
+//!   docker.rs      the watcher: subscribe, inspect, publish
+//!   registry.rs    executes the registrar's requests; decides nothing
+//! explain.rs       the same decisions, told to a person
+//! ```
+//!
+//! P: pure, values in and values out; `tests/pure_rooms.rs` sees to it. Arrows run one way:
+//! main → cli → config → job → I/O → P → endpoint.
+//!
+//! # The tasks of `announce`
+//!
+//! All on one thread (tokio's `current_thread`), so that no two policies race.
+//!
+//! | task | reads | writes | ends |
+//! |---|---|---|---|
+//! | `docker::watch` | Docker's API | `watch<View>`: the latest word on the container | aborted at shutdown |
+//! | its event reader | Docker's /events | a mark: "look again" | with its connection |
+//! | `etcd::watch::follow` | etcd's watch | `mpsc<News>`, 64 deep; more waits in etcd | aborted at shutdown |
+//! | `Registry::run` | `watch<Wishes>`, `mpsc<News>` | **the only writer to etcd**; `watch<Standings>` | last: after the lease is revoked, or 5 s |
+//! | `announce::run` | `watch<View>`, `watch<Standings>` | `watch<Wishes>`; systemd | on a signal, or when a task ended that never should |
+//!
+//! # Invariants
+//!
+//! - Only `registry::effect` builds a put, and it always hangs it on a lease.
+//! - Every write carries the condition under which it is right (`registry::conditions`); the
+//!   registrar's beliefs may be wrong, its writes can't be.
+//! - One request to etcd is under way at a time; after a failure the key's state is unknown, not assumed.
+//! - Every await on Docker or etcd has a deadline; every queue is a latest value or bounded.
+//! - Docker's silence is never "the container is gone", etcd's silence never "the key is gone".
+//!
+//! # Where this differs from the design's map, and why
+//!
+//! - `registrar.rs` is cut in four (exchange, ownership, slot, registrar): one room each.
+//! - The announcer's watch tells what it sees and asks for an audit whenever it reopened, rather than
+//!   tracking revisions: an audit is one read, and it is needed after every interruption anyway.
+//! - Renewal opens a short keep-alive stream each interval instead of holding one open: a held stream
+//!   that broke would be found out an interval later.
+//! - A condition names the lease as well as `mod_revision`: after an etcd that was emptied behind our
+//!   back a revision alone can be another's write (found by the simulation).
+//! - Of two sidekicks on the same container the overtaken one stands by; by rule 3 alone ("same
+//!   container: take over") they would overwrite each other for ever.
+
 pub mod announce;
 pub mod backoff;
 pub mod cli;

@@ -12,7 +12,7 @@ mod world;
 use world::World;
 
 /// A few seconds in a debug build. `SIDEKICK_SIM_SEEDS` asks for more.
-const SEEDS: u64 = 3000;
+const SEEDS: u64 = 1000;
 
 fn seeds() -> Vec<u64> {
     let number = |name: &str| std::env::var(name).ok().map(|v| v.parse().expect(name));
