@@ -1,6 +1,9 @@
 //! The registrar, step by step: what it asks for, in which order, at which moment. (What it does
 //! when everything goes wrong at once is in registrar_simulation.rs.)
 
+// A scene that can't be set is a failed test.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, missing_docs)]
+
 use sidekick::announce::exchange::{
     Answer, Entry, Header, MAX_OPS, MAX_WRITES, Note, Op, Request, Standing, Step, Wish,
 };

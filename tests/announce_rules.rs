@@ -1,6 +1,9 @@
 //! Which container is announced, under which address and port, and why not: every rule of the
 //! design's section 2.
 
+// A scene that can't be set is a failed test.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, missing_docs)]
+
 use sidekick::announce::container::{
     Binding, ContainerPort, ContainerSnapshot, Health, Sighting, State, View,
 };

@@ -2,6 +2,9 @@
 //! of etcd, and everything between them that can go wrong. A failing seed is printed; run it alone
 //! with `SIDEKICK_SIM_SEED=N cargo test --test registrar_simulation`.
 
+// A scene that can't be set is a failed test.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, missing_docs)]
+
 #[path = "simulation/announcer.rs"]
 mod announcer;
 #[path = "simulation/store.rs"]
