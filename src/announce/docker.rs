@@ -125,7 +125,9 @@ impl Session<'_> {
         outage: &mut Outage,
     ) -> anyhow::Result<std::convert::Infallible> {
         let docker = connect(host).await?;
+        self.pulse.beat();
         let engine_name = engine_name(&docker).await;
+        self.pulse.beat();
         // Subscribed before the first look. The reader only marks; nothing that this loop does
         // can make it slow. It ends with the session.
         let (mark, mut marked) = watch::channel(());
