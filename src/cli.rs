@@ -4,6 +4,11 @@ use crate::telemetry::LogFormat;
 use clap::{Args, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
+/// Where etcd listens if nothing is said; etcdctl's own default.
+pub const DEFAULT_ENDPOINTS: &str = "http://127.0.0.1:2379";
+/// Where Docker listens if nothing is said; docker's own default.
+pub const DEFAULT_DOCKER_HOST: &str = "unix:///var/run/docker.sock";
+
 /// Keeps a Docker container's etcd key true while the container is up, and not a moment longer.
 ///
 /// Every option has an environment variable: etcd's are etcdctl's own, Docker's are Docker's.
@@ -115,7 +120,7 @@ pub struct ContainerArgs {
     #[arg(
         long,
         env = "DOCKER_HOST",
-        default_value = "unix:///var/run/docker.sock",
+        default_value = DEFAULT_DOCKER_HOST,
         value_name = "URL"
     )]
     pub docker_host: String,
@@ -133,7 +138,7 @@ pub struct EtcdArgs {
     #[arg(
         long,
         env = "ETCDCTL_ENDPOINTS",
-        default_value = "http://127.0.0.1:2379",
+        default_value = DEFAULT_ENDPOINTS,
         value_name = "URL,…"
     )]
     pub etcd_endpoints: String,

@@ -2,7 +2,9 @@
 
 use crate::announce::docker::DockerHost;
 use crate::announce::rules::Rules;
-use crate::cli::{AnnounceArgs, ContainerArgs, EtcdArgs, ExplainArgs};
+use crate::cli::{
+    AnnounceArgs, ContainerArgs, DEFAULT_DOCKER_HOST, DEFAULT_ENDPOINTS, EtcdArgs, ExplainArgs,
+};
 use crate::endpoint::{Key, check_part};
 use crate::etcd::{EtcdConfig, Secret, Tls};
 use rustls::pki_types::pem::PemObject;
@@ -212,7 +214,11 @@ fn hostname() -> Option<String> {
 }
 
 fn docker(args: &ContainerArgs) -> Checked<DockerHost> {
-    let url = args.docker_host.as_str();
+    // An empty variable is an unset one, as docker has it.
+    let url = match args.docker_host.as_str() {
+        "" => DEFAULT_DOCKER_HOST,
+        url => url,
+    };
     if let Some(path) = url.strip_prefix("unix://") {
         return match path {
             "" => Err(wrong("--docker-host", format!("{url:?} names no socket"))),
@@ -281,7 +287,11 @@ fn etcd(args: &EtcdArgs) -> Checked<EtcdConfig> {
         given(&args.etcd_key),
     )?;
     let mut endpoints = Vec::new();
-    for text in args.etcd_endpoints.split(',').map(str::trim) {
+    let all = match args.etcd_endpoints.as_str() {
+        "" => DEFAULT_ENDPOINTS,
+        all => all,
+    };
+    for text in all.split(',').map(str::trim) {
         let url = match text.split_once("://") {
             Some(_) => text.to_owned(),
             None if tls.is_some() => format!("https://{text}"),

@@ -52,12 +52,25 @@ async fn react(docker: &Docker, client: &mut Client, container: &str, key: &str,
         .expect("the container is there");
     let running = inspected.state.and_then(|s| s.running) == Some(true);
     let op = if running {
-        let ports = inspected.network_settings.and_then(|n| n.ports).unwrap_or_default();
-        let port = ports.values().flatten().flatten().find_map(|b| b.host_port.clone());
-        let value = format!(r#"{{"host":"worker-1.test","port":{}}}"#, port.unwrap_or_default());
+        let ports = inspected
+            .network_settings
+            .and_then(|n| n.ports)
+            .unwrap_or_default();
+        let port = ports
+            .values()
+            .flatten()
+            .flatten()
+            .find_map(|b| b.host_port.clone());
+        let value = format!(
+            r#"{{"host":"worker-1.test","port":{}}}"#,
+            port.unwrap_or_default()
+        );
         TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease)))
     } else {
         TxnOp::delete(key, None)
     };
-    client.txn(Txn::new().and_then([op])).await.expect("etcd takes it");
+    client
+        .txn(Txn::new().and_then([op]))
+        .await
+        .expect("etcd takes it");
 }

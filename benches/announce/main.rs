@@ -14,9 +14,9 @@
     unreachable_pub
 )]
 
+mod floor;
 #[path = "../../tests/real/harness/mod.rs"]
 mod harness;
-mod floor;
 mod samples;
 mod usage;
 
@@ -48,7 +48,10 @@ async fn main() {
     let engine = Engine::start().await;
     let etcd = Etcd::start().await;
     let (cores, load) = usage::machine();
-    println!("sidekick {}, {cores} cores, load {load}, one etcd member, loopback\n", env!("CARGO_PKG_VERSION"));
+    println!(
+        "sidekick {}, {cores} cores, load {load}, one etcd member, loopback\n",
+        env!("CARGO_PKG_VERSION")
+    );
     let bench = Bench {
         moments: Moments::record(&engine, &etcd).await,
         engine: &engine,
@@ -95,7 +98,11 @@ impl Bench<'_> {
             Samples::named("", "floor"),
         ];
         // The floor's first key comes with its first start event.
-        for (container, key, at) in [(&a, ours, 0), (&b, floors, 1)].into_iter().cycle().take(2 * ROUNDS + 2) {
+        for (container, key, at) in [(&a, ours, 0), (&b, floors, 1)]
+            .into_iter()
+            .cycle()
+            .take(2 * ROUNDS + 2)
+        {
             let mark = self.moments.mark();
             container.kill().await;
             let died = self.moments.event(mark, container.id(), "die").await;
@@ -114,7 +121,10 @@ impl Bench<'_> {
         for sample in &samples {
             println!("{sample}");
         }
-        println!("  median, sidekick : floor    start {:.2}, death {:.2}\n", ratios.0, ratios.1);
+        println!(
+            "  median, sidekick : floor    start {:.2}, death {:.2}\n",
+            ratios.0, ratios.1
+        );
     }
 
     async fn healing(&self) {
@@ -130,7 +140,10 @@ impl Bench<'_> {
             let back = self.moments.change(mark, key, true).await;
             samples.add(back.saturating_sub(gone));
             // A second deletion within a second would wait for that second to pass, as it should.
-            eventually(secs(5), "a second passes", async || back + secs(1) < wall_clock()).await;
+            eventually(secs(5), "a second passes", async || {
+                back + secs(1) < wall_clock()
+            })
+            .await;
         }
         println!("{samples}");
     }
@@ -186,7 +199,8 @@ etcdctl put {key} '{{"host":"{HOST}","port":6379}}' --lease="$lease" >/dev/null;
             shown_after.add(shown.saturating_sub(told));
             // The container dies at another moment of the interval each time; the unit's ExecStop
             // removed a wrong key, so that only the TTL took the right one away.
-            let life = secs(5) / u32::try_from(LOOPS).expect("few") * u32::try_from(round).expect("few");
+            let life =
+                secs(5) / u32::try_from(LOOPS).expect("few") * u32::try_from(round).expect("few");
             eventually(secs(10), "the loop has lived", async || {
                 peak = peak.max(usage::peak_of_children(pid));
                 started.elapsed() >= life
@@ -199,14 +213,27 @@ etcdctl put {key} '{{"host":"{HOST}","port":6379}}' --lease="$lease" >/dev/null;
             gone_after.add(gone.saturating_sub(died));
         }
         let puts = self.etcd.revision().await - before;
-        println!("\nthe shell loop, {SCALE} times as fast as it ran (TTL {} s):", 60 / SCALE);
+        println!(
+            "\nthe shell loop, {SCALE} times as fast as it ran (TTL {} s):",
+            60 / SCALE
+        );
         println!("{}", shown_after.called("loop's start → key visible"));
         println!("{}", gone_after.called("container death → key gone"));
-        println!("  as it ran (TTL 60 s): median {:.1} s\n", gone_after.median() * f64::from(SCALE) / 1000.0);
-        println!("  etcdctl's peak memory {} KiB; {puts} revisions in {:.0} s", peak, begun.elapsed().as_secs_f64());
+        println!(
+            "  as it ran (TTL 60 s): median {:.1} s\n",
+            gone_after.median() * f64::from(SCALE) / 1000.0
+        );
+        println!(
+            "  etcdctl's peak memory {} KiB; {puts} revisions in {:.0} s",
+            peak,
+            begun.elapsed().as_secs_f64()
+        );
         let heartbeat = Usage::of_etcdctl(self.etcd.url()).await;
-        println!("  one heartbeat (a grant and a put): {:.0} ms of CPU, so {:.1} s of CPU and 80 puts and 160 processes per hour\n",
-            heartbeat.as_secs_f64() * 1000.0, heartbeat.as_secs_f64() * 80.0);
+        println!(
+            "  one heartbeat (a grant and a put): {:.0} ms of CPU, so {:.1} s of CPU and 80 puts and 160 processes per hour\n",
+            heartbeat.as_secs_f64() * 1000.0,
+            heartbeat.as_secs_f64() * 80.0
+        );
     }
 
     async fn steady_state(&self) {
@@ -222,27 +249,53 @@ etcdctl put {key} '{{"host":"{HOST}","port":6379}}' --lease="$lease" >/dev/null;
             .times(3, 1)
             .spawn();
         self.etcd_has("/services/bench/quick").await;
-        eventually(secs(5), "the start is over", async || wall_clock().subsec_millis() < 100).await;
-        let (before, calm, hasty) = (self.etcd.revision().await, Usage::of(sidekick.pid()), Usage::of(hurried.pid()));
+        eventually(secs(5), "the start is over", async || {
+            wall_clock().subsec_millis() < 100
+        })
+        .await;
+        let (before, calm, hasty) = (
+            self.etcd.revision().await,
+            Usage::of(sidekick.pid()),
+            Usage::of(hurried.pid()),
+        );
         let begun = Instant::now();
-        eventually(STEADY + secs(5), "a minute passes", async || begun.elapsed() >= STEADY).await;
+        eventually(STEADY + secs(5), "a minute passes", async || {
+            begun.elapsed() >= STEADY
+        })
+        .await;
         let revisions = self.etcd.revision().await - before;
         let hours = begun.elapsed().as_secs_f64() / 3600.0;
-        println!("steady state, {:.0} s, two announcers (TTL 60 s every 45 s; TTL 3 s every 1 s):", begun.elapsed().as_secs_f64());
-        println!("  etcd revisions per hour      {:.0}", f64::from(i32::try_from(revisions).expect("few")) / hours);
+        println!(
+            "steady state, {:.0} s, two announcers (TTL 60 s every 45 s; TTL 3 s every 1 s):",
+            begun.elapsed().as_secs_f64()
+        );
+        println!(
+            "  etcd revisions per hour      {:.0}",
+            f64::from(i32::try_from(revisions).expect("few")) / hours
+        );
         let row = |name: &str, pid: u32, then: Usage| {
             let now = Usage::of(pid);
-            println!("  {name}  {:.2} s of CPU per hour, {} KiB resident, {} KiB at its peak",
-                (now.cpu - then.cpu).as_secs_f64() / hours, now.resident, now.peak);
+            println!(
+                "  {name}  {:.2} s of CPU per hour, {} KiB resident, {} KiB at its peak",
+                (now.cpu - then.cpu).as_secs_f64() / hours,
+                now.resident,
+                now.peak
+            );
         };
         row("TTL 60 s", sidekick.pid(), calm);
         row("TTL  3 s", hurried.pid(), hasty);
-        println!("  binary                       {} bytes", usage::size_of_binary());
+        println!(
+            "  binary                       {} bytes",
+            usage::size_of_binary()
+        );
         drop(quick);
     }
 
     async fn etcd_has(&self, key: &str) {
-        eventually(secs(10), format!("{key} is there"), async || self.etcd.get(key).await.is_some()).await;
+        eventually(secs(10), format!("{key} is there"), async || {
+            self.etcd.get(key).await.is_some()
+        })
+        .await;
     }
 }
 
@@ -272,25 +325,43 @@ impl Moments {
         let events = seen.clone();
         tokio::spawn(async move {
             let filters = HashMap::from([("type", vec!["container"])]);
-            let options = bollard::query_parameters::EventsOptionsBuilder::default().filters(&filters).build();
+            let options = bollard::query_parameters::EventsOptionsBuilder::default()
+                .filters(&filters)
+                .build();
             let mut stream = docker.events(Some(options));
             while let Some(Ok(event)) = stream.next().await {
                 let id = event.actor.and_then(|a| a.id).unwrap_or_default();
                 let nanos = u64::try_from(event.time_nano.unwrap_or_default()).unwrap_or_default();
-                let moment = (id, event.action.unwrap_or_default(), Duration::from_nanos(nanos));
+                let moment = (
+                    id,
+                    event.action.unwrap_or_default(),
+                    Duration::from_nanos(nanos),
+                );
                 events.lock().expect("unpoisoned").events.push(moment);
             }
         });
         let options = etcd_client::WatchOptions::new().with_prefix();
-        let mut watch = etcd.client().clone().watch("/services/bench/", Some(options)).await.expect("a watch");
+        let mut watch = etcd
+            .client()
+            .clone()
+            .watch("/services/bench/", Some(options))
+            .await
+            .expect("a watch");
         let changes = seen.clone();
         tokio::spawn(async move {
             while let Ok(Some(message)) = watch.message().await {
                 let now = wall_clock();
                 for event in message.events() {
                     let put = event.event_type() == etcd_client::EventType::Put;
-                    let key = event.kv().map(|kv| kv.key_str().unwrap_or_default().to_owned()).unwrap_or_default();
-                    changes.lock().expect("unpoisoned").changes.push((key, put, now));
+                    let key = event
+                        .kv()
+                        .map(|kv| kv.key_str().unwrap_or_default().to_owned())
+                        .unwrap_or_default();
+                    changes
+                        .lock()
+                        .expect("unpoisoned")
+                        .changes
+                        .push((key, put, now));
                 }
             }
         });
@@ -299,7 +370,10 @@ impl Moments {
 
     fn mark(&self) -> Mark {
         let seen = self.seen.lock().expect("unpoisoned");
-        Mark { events: seen.events.len(), changes: seen.changes.len() }
+        Mark {
+            events: seen.events.len(),
+            changes: seen.changes.len(),
+        }
     }
 
     fn knows(&self, key: &str) -> bool {
@@ -310,7 +384,8 @@ impl Moments {
     async fn event(&self, mark: Mark, id: &str, action: &str) -> Duration {
         self.wait(format!("{action} of {id}"), |seen| {
             let mut new = seen.events[mark.events..].iter();
-            new.find(|(i, a, _)| i == id && a == action).map(|(_, _, at)| *at)
+            new.find(|(i, a, _)| i == id && a == action)
+                .map(|(_, _, at)| *at)
         })
         .await
     }
@@ -318,16 +393,22 @@ impl Moments {
     async fn change(&self, mark: Mark, key: &str, put: bool) -> Duration {
         self.wait(format!("{key} put: {put}"), |seen| {
             let mut new = seen.changes[mark.changes..].iter();
-            new.find(|(k, p, _)| k == key && *p == put).map(|(_, _, at)| *at)
+            new.find(|(k, p, _)| k == key && *p == put)
+                .map(|(_, _, at)| *at)
         })
         .await
     }
 
     async fn wait(&self, what: String, find: impl Fn(&Seen) -> Option<Duration>) -> Duration {
-        eventually(secs(20), what, async || find(&self.seen.lock().expect("unpoisoned"))).await
+        eventually(secs(20), what, async || {
+            find(&self.seen.lock().expect("unpoisoned"))
+        })
+        .await
     }
 }
 
 fn wall_clock() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970")
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
 }

@@ -18,7 +18,11 @@ pub fn header() -> String {
 
 impl Samples {
     pub fn named(title: &str, who: &'static str) -> Self {
-        Self { title: title.to_owned(), who, millis: Vec::new() }
+        Self {
+            title: title.to_owned(),
+            who,
+            millis: Vec::new(),
+        }
     }
 
     pub fn add(&mut self, sample: Duration) {

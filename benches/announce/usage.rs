@@ -41,7 +41,10 @@ impl Usage {
 }
 
 fn minutes_and_seconds(text: &str) -> f64 {
-    let (minutes, seconds) = text.trim_end_matches('s').split_once('m').expect("0m0.123s");
+    let (minutes, seconds) = text
+        .trim_end_matches('s')
+        .split_once('m')
+        .expect("0m0.123s");
     let number = |t: &str| t.parse::<f64>().expect("a number");
     number(minutes) * 60.0 + number(seconds)
 }
@@ -65,7 +68,10 @@ pub fn peak_of_children(pid: u32) -> u64 {
     let mut waiting = vec![pid];
     while let Some(pid) = waiting.pop() {
         let path = format!("/proc/{pid}/task/{pid}/children");
-        for child in fs::read_to_string(path).unwrap_or_default().split_whitespace() {
+        for child in fs::read_to_string(path)
+            .unwrap_or_default()
+            .split_whitespace()
+        {
             if let Ok(child) = child.parse() {
                 peak = peak.max(status(child, "VmHWM:").unwrap_or_default());
                 waiting.push(child);
@@ -76,12 +82,20 @@ pub fn peak_of_children(pid: u32) -> u64 {
 }
 
 pub fn size_of_binary() -> u64 {
-    fs::metadata(env!("CARGO_BIN_EXE_sidekick")).map(|m| m.len()).unwrap_or_default()
+    fs::metadata(env!("CARGO_BIN_EXE_sidekick"))
+        .map(|m| m.len())
+        .unwrap_or_default()
 }
 
 /// Cores, and the load of the last minute.
 pub fn machine() -> (usize, String) {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    (cores, load.split_whitespace().next().unwrap_or_default().to_owned())
+    (
+        cores,
+        load.split_whitespace()
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
+    )
 }
