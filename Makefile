@@ -7,7 +7,7 @@ sidekick := $(CARGO_TARGET_DIR)/release/sidekick
 # The tests with real parts start Docker Engines, which takes root: cargo runs the tests, and only those, with sudo.
 cargo_as_root := cargo $(if $(filter-out 0,$(shell id -u)),--config 'target."cfg(unix)".runner="sudo --preserve-env"')
 
-.PHONY: build demo test check units image systemd clean help cargo
+.PHONY: build demo test check units image systemd bench clean help cargo
 .NOTPARALLEL:
 
 build: cargo ## the release binary, target/release/sidekick
@@ -20,9 +20,13 @@ demo: build ## one container, one key, on real parts; until Ctrl-C, or for DEMO_
 
 test: check units build ## everything that .ci/run runs: needs root or sudo, 10 to 15 minutes on 2 cores
 	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli
-	$(cargo_as_root) test --locked --features real
+	SIDEKICK_SIM_SEEDS=3000 RUST_TEST_THREADS=8 $(cargo_as_root) test --locked --features real
 	DEMO_SECONDS=0 demo/demo.sh $(sidekick)
 	@$(MAKE) --no-print-directory systemd image
+
+bench: cargo ## the numbers: sidekick beside the shell loop and the floor; asserts nothing
+	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli
+	$(cargo_as_root) bench --locked --features real --bench announce
 
 check: cargo ## formatting, and clippy with warnings denied
 	@scripts/install cc protoc

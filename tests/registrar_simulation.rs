@@ -3,7 +3,13 @@
 //! with `SIDEKICK_SIM_SEED=N cargo test --test registrar_simulation`.
 
 // A scene that can't be set is a failed test.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, missing_docs)]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    missing_docs
+)]
 
 #[path = "simulation/announcer.rs"]
 mod announcer;

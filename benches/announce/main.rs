@@ -11,7 +11,8 @@
     clippy::print_stdout,
     dead_code,
     missing_docs,
-    unreachable_pub
+    unreachable_pub,
+    unused_imports
 )]
 
 mod floor;
@@ -22,7 +23,7 @@ mod usage;
 
 use floor::Floor;
 use futures_util::StreamExt;
-use harness::{Container, Engine, Etcd, Sidekick, eventually, millis, secs};
+use harness::{Container, Engine, Etcd, Sidekick, eventually, secs};
 use samples::{Samples, header};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

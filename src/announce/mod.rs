@@ -83,9 +83,11 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
     announcer.systemd.ready();
 
     // Cancel-safe: a JoinHandle that is polled by reference loses nothing, nor does a JoinSet, and
-    // nothing is left half-done by the announcer but waiting.
+    // nothing is left half-done by the announcer but waiting. The stop first: the registry may end
+    // at that very moment, where it has no lease to give up.
     let mut stop = shutdown;
     tokio::select! {
+        biased;
         () = stop.requested() => {}
         () = announcer.run() => {}
         ended = &mut registry => anyhow::bail!("the registry's task ended: {ended:?}"),
@@ -120,7 +122,9 @@ impl Announcer {
         loop {
             let now = now();
             self.decide(now);
-            self.systemd.alive();
+            if watchdog.is_some() {
+                self.systemd.alive();
+            }
             let calm = self.tell_status(now);
             let mut pause = if calm { TICK } else { TICK_IN_TROUBLE };
             if let Some(interval) = watchdog {

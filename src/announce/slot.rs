@@ -137,7 +137,9 @@ impl Slot {
         if leases.former.contains(&entry.lease) {
             return Verdict::TakeOver;
         }
-        let overtook_us = self.claimed.is_some_and(|at| entry.mod_revision > at);
+        // No sidekick puts without a lease: what has none was put by hand, and would stay for ever.
+        let overtook_us =
+            entry.lease != 0 && self.claimed.is_some_and(|at| entry.mod_revision > at);
         contest(&Holder::from(&**ours), &entry.value, overtook_us)
     }
 

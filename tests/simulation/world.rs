@@ -160,7 +160,7 @@ impl World {
         let which = self.rng.usize(0..self.announcers.len());
         let key = self.keys[self.rng.usize(0..self.keys.len())].clone();
         let back_at = self.now + Duration::from_millis(self.rng.u64(0..3000));
-        match self.rng.u32(0..22) {
+        match self.rng.u32(0..23) {
             0..8 => {
                 let twins = self.twins_of(&self.announcers[which].container.clone());
                 let since = self.announcers[which].since.is_none().then(|| self.since());
@@ -192,6 +192,13 @@ impl World {
                     self.now + Duration::from_secs(self.rng.u64(1..20))
             }
             19 => self.announcers[which].registrar.leave(),
+            21 => {
+                // What stands there already, made permanent.
+                let stands = self.store.entries.get(&key).map(|e| e.value.clone());
+                if let Some(value) = stands {
+                    self.store.put_by_hand(&key, &value);
+                }
+            }
             20 => {
                 let stopped = &mut self.announcers[which];
                 if !stopped.alive {

@@ -205,8 +205,16 @@ impl Engine {
     }
 
     fn planned(restore: Restore) -> Engine {
-        require("docker");
-        let directory = Warden::directory_for("dockerd");
+        let programs = [
+            "dockerd",
+            "docker",
+            "redis-server",
+            "redis-cli",
+            "unshare",
+            "ip",
+            "setpriv",
+        ];
+        let directory = Warden::directory_for("dockerd", &programs);
         let path = |name: &str| directory.join(name).display().to_string();
         // Else dockerd would read a user's /etc/docker/daemon.json.
         fs::write(directory.join("daemon.json"), "{}")

@@ -199,7 +199,7 @@ impl Plan {
     fn with_peers(scheme: &str, name: &str, peer_port: u16, cluster: &str) -> Plan {
         let url = format!("{scheme}://127.0.0.1:{}", ports::free());
         let peer = format!("http://127.0.0.1:{peer_port}");
-        let directory = Warden::directory_for("etcd");
+        let directory = Warden::directory_for("etcd", &["etcd", "setpriv"]);
         let options = vec![
             format!("--name={name}"),
             format!("--data-dir={}", directory.join("data").display()),

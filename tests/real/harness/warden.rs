@@ -30,8 +30,10 @@ pub struct Charge {
 }
 
 impl Warden {
-    /// A new directory for a server, under the system's temporary directory.
-    pub fn directory_for(what: &str) -> PathBuf {
+    /// A new directory for a server that needs these programs, under the system's temporary directory.
+    pub fn directory_for(what: &str, programs: &[&str]) -> PathBuf {
+        // Before anything is made that would have to be removed.
+        programs.iter().for_each(|program| drop(require(program)));
         tempfile::Builder::new()
             .prefix(&format!("sidekick-test-{what}-"))
             .tempdir()
@@ -41,8 +43,8 @@ impl Warden {
 
     /// Sets up the warden; the server itself waits for [`Warden::start`].
     pub fn of(charge: Charge) -> Warden {
-        require(&charge.server[0]);
         let log = charge.directory.join("log");
+        let errors = fs::OpenOptions::new().create(true).append(true).open(&log);
         let mut janitor = Command::new("sh")
             .env("PATH", search_path())
             .arg("-c")
@@ -54,7 +56,7 @@ impl Warden {
             .args(&charge.server)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(fs::File::create(&log).expect("no log file can be made"))
+            .stderr(errors.expect("no log file can be made"))
             // Ctrl-C goes to the test alone; the janitor must live to clean up.
             .process_group(0)
             .spawn()
