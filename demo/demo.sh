@@ -167,10 +167,8 @@ All of it runs on$([[ $seconds == infinity ]] && echo ' until Ctrl-C' || echo " 
   tail -f $announcer_log
 END
     trap 'exit 0' INT # from here on the way to end it, and no failure
-    sleep "$seconds" &
-    local sleeper=$!
-    at_end stop_process "$sleeper"
-    wait -n "$sleeper" "$etcd" "$announcer" || status=$?
+    launch stay sleep "$seconds"
+    wait -n "$launched" "$etcd" "$announcer" || status=$?
     kill -0 "$etcd" 2>/dev/null || give_up 'etcd has ended' "$stage/etcd.log"
     kill -0 "$announcer" 2>/dev/null || give_up "sidekick has ended (status $status)" "$announcer_log"
 }

@@ -88,9 +88,9 @@ impl Bench<'_> {
     /// Turn by turn, so that both see the same machine.
     async fn start_and_death(&self) {
         let (ours, floors) = ("/services/bench/sidekick", "/services/bench/floor");
-        let (a, b) = (self.container("a").await, self.container("b").await);
-        let _sidekick = self.announce("a", ours);
-        let _floor = Floor::spawn(self.engine, self.etcd, "b", floors).await;
+        let (a, b) = (self.container("ours").await, self.container("floors").await);
+        let _sidekick = self.announce("ours", ours);
+        let _floor = Floor::spawn(self.engine, self.etcd, "floors", floors).await;
         self.etcd_has(ours).await;
         let mut samples: [Samples; 4] = [
             Samples::named("container start → key visible", "sidekick"),
