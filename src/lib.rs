@@ -1,4 +1,5 @@
 //! x
+pub mod agent;
 pub mod announce;
 pub mod backoff;
 pub mod cli;

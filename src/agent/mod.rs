@@ -1,0 +1,6 @@
+//! `sidekick agent`
+pub mod diff;
+pub mod layout;
+pub mod presence;
+pub mod render;
+pub mod table;
