@@ -1,4 +1,5 @@
 //! `sidekick agent`
+pub mod apply;
 pub mod diff;
 pub mod layout;
 pub mod presence;

@@ -165,6 +165,13 @@ pub fn parse(text: &str) -> Option<BTreeMap<String, Front>> {
     Some(fronts)
 }
 
+/// The mark in a file that [`render`] wrote.
+#[must_use]
+pub fn mark_of(text: &str) -> Option<&str> {
+    let rest = text.split_once(&format!("\n    setenv {MARK} "))?.1;
+    rest.lines().next()
+}
+
 fn parse_bind(words: &[&str]) -> Option<Bind> {
     match words {
         [address, "v4v6"] => format!(":{}", address.strip_prefix(":::")?).parse().ok(),
