@@ -8,6 +8,7 @@ pub mod config;
 pub mod endpoint;
 pub mod etcd;
 pub mod explain;
+pub mod list;
 pub mod shutdown;
 pub mod systemd;
 pub mod telemetry;

@@ -78,7 +78,9 @@ pub(super) trait Proxy {
     async fn state(&self, worker: &Worker, backends: Option<&BTreeSet<String>>) -> Result<Running, Trouble>;
     /// Tells it; returns what it complained about.
     async fn tell(&self, worker: &Worker, commands: &[Command]) -> Result<String, Trouble>;
-    /// Makes it read its file: starts it if it is ours to start and isn't there.
+    /// Nobody is there: starts it, if it is ours to start.
+    async fn start(&mut self) -> Result<Reload, Trouble>;
+    /// Makes it read its file.
     async fn reload(&mut self) -> Result<Reload, Trouble>;
     /// Why it couldn't listen there, so far as can be told without trying.
     async fn obstacle(&self, bind: Bind) -> Option<String>;
@@ -314,7 +316,11 @@ impl<P: Proxy> Applier<P> {
             self.proxy.write(text).await?;
             self.file = Some(text.to_owned());
         }
-        if let Reload::Failed(log) = self.proxy.reload().await? {
+        let outcome = match self.known {
+            Some(_) => self.proxy.reload().await?,
+            None => self.proxy.start().await?,
+        };
+        if let Reload::Failed(log) = outcome {
             if self.known.is_none() {
                 // Not even what it had will do.
                 self.bound = Some(<_>::default());

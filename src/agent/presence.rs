@@ -131,6 +131,12 @@ impl Presence {
         held.chain(empty.map(|since| since + self.settings.forget)).min()
     }
 
+    /// How long a crowd is held.
+    #[must_use]
+    pub const fn hold_time(&self) -> Duration {
+        self.settings.hold
+    }
+
     /// How many instances are held.
     #[must_use]
     pub fn held(&self) -> usize {

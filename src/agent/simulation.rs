@@ -111,6 +111,14 @@ impl Proxy for Fake {
         Ok(String::new())
     }
 
+    async fn start(&mut self) -> Result<Reload, Trouble> {
+        // Perhaps it was just slow to answer.
+        if self.0.borrow().worker.is_some() {
+            return Err(Trouble::Down("busy".to_owned()));
+        }
+        self.reload().await
+    }
+
     async fn reload(&mut self) -> Result<Reload, Trouble> {
         let mut world = self.0.borrow_mut();
         world.reloads += 1;
