@@ -77,7 +77,9 @@ async fn look_up(names: Vec<String>, found: &watch::Sender<Addresses>, failing: 
                     info!("{name} resolves again, to {address}");
                 }
                 if before != Some(address) {
-                    found.send_modify(|all| drop(all.insert(name, address)));
+                    found.send_modify(|all| {
+                        all.insert(name, address);
+                    });
                 }
             }
             Ok(None) => complain(&name, "no usable address", before, failing),
