@@ -277,9 +277,12 @@ fn way(master: Option<String>, file: Option<String>) -> Checked<(Way, PathBuf)> 
     };
     let (Way::Supervise(socket) | Way::Attach(socket)) = &way;
     let text = socket.to_string_lossy();
-    // It stands in an argument of HAProxy's in which a comma has a meaning.
-    if text.len() > LONGEST_SOCKET || text.contains([',', ' ', '@']) {
-        return Err(wrong("--haproxy-config", format!("{text:?} is no path for a socket: too long, or with , @ or a space in it")));
+    // It stands in an argument and in a file of HAProxy's, where other characters have a meaning.
+    let harmless = |b: u8| b.is_ascii_alphanumeric() || b"/._-".contains(&b);
+    if text.len() > LONGEST_SOCKET || !text.bytes().all(harmless) {
+        let option = if matches!(way, Way::Attach(_)) { "--haproxy-master" } else { "--haproxy-config" };
+        let rule = format!("at most {LONGEST_SOCKET} letters, digits and / . _ -");
+        return Err(wrong(option, format!("{text:?} is no path for HAProxy's socket ({rule})")));
     }
     Ok((way, file))
 }

@@ -65,12 +65,10 @@ const USUAL_TRIES: u32 = 5;
 /// The base file is refused, or a task ended that never should.
 pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut systemd = Systemd::default();
-    let frame = Frame { base: config.base.clone(), ipv6: has_ipv6() };
+    let frame = frame(&config);
     let pulse = systemd.pulse("haproxy");
-    let (ours, socket) = match &config.way {
-        Way::Supervise(socket) => (true, socket.clone()),
-        Way::Attach(socket) => (false, socket.clone()),
-    };
+    let (Way::Supervise(socket) | Way::Attach(socket)) = config.way.clone();
+    let ours = matches!(config.way, Way::Supervise(_));
     let haproxy = Haproxy::new(config.haproxy.clone(), config.file.clone(), socket, ours, pulse.clone());
     haproxy.try_out(&render(&frame, &Model { stats: config.rules.stats, ..Model::default() })).await?;
 
@@ -131,13 +129,17 @@ pub async fn dry_run(config: &AgentConfig) -> anyhow::Result<(String, Vec<String
     presence.observe(table.services(), now());
     let wanted = presence.wanted(now());
     let addresses = names::once(hosts_of(&wanted)).await;
-    let frame = Frame { base: config.base.clone(), ipv6: has_ipv6() };
     let (model, refusals) = lay_out(&config.rules, &wanted, &addresses, &BTreeMap::new());
     let junk = table.take_junk().into_iter().map(|junk| format!("quarantined: {}: {}", junk.key, junk.fault));
     let refused = refusals.into_iter().map(|refusal| format!("refused: {}: {}", refusal.service, refusal.why));
     let unknown = hosts_of(&wanted).into_iter().filter(|host| !addresses.contains_key(host));
     let unknown = unknown.map(|host| format!("left out: {host} doesn't resolve"));
-    Ok((render(&frame, &model), junk.chain(refused).chain(unknown).collect()))
+    Ok((render(&frame(config), &model), junk.chain(refused).chain(unknown).collect()))
+}
+
+fn frame(config: &AgentConfig) -> Frame {
+    let (Way::Supervise(socket) | Way::Attach(socket)) = &config.way;
+    Frame { base: config.base.clone(), ipv6: has_ipv6(), idle: format!("{}.idle", socket.display()) }
 }
 
 /// What the file says of a service, as if etcd had said it.

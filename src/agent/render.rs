@@ -47,6 +47,8 @@ pub struct Frame {
     pub base: String,
     /// Whether the machine has IPv6 at all. (Without, the socket can't even be made.)
     pub ipv6: bool,
+    /// Where a HAProxy listens that has nothing to listen for; a path without any special character.
+    pub idle: String,
 }
 
 /// The name of a service or an instance in HAProxy, which allows `[A-Za-z0-9_.:-]` and so no `@`.
@@ -101,6 +103,11 @@ pub fn render(frame: &Frame, model: &Model) -> String {
     if let Some(bind) = model.stats {
         let bind = bind_words(frame, bind);
         let _ = write!(text, "\nlisten {STATS}\n    bind {bind}\n    mode http\n    stats enable\n    stats uri /\n");
+    }
+    if model.stats.is_none() && model.fronts.is_empty() {
+        // HAProxy doesn't start without any listener. Not an abstract socket: those can't pause, and
+        // with one of them a reload that fails ends the old worker too (seen with 2.6).
+        let _ = write!(text, "\nlisten sidekick:idle\n    bind unix@{}\n    mode tcp\n", frame.idle);
     }
     let _ = write!(text, "\n{SERVICES}\n");
     for (service, front) in &model.fronts {
@@ -216,7 +223,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     pub(in crate::agent) fn frame() -> Frame {
-        Frame { base: BASE.to_owned(), ipv6: true }
+        Frame { base: BASE.to_owned(), ipv6: true, idle: "/run/idle".to_owned() }
     }
 
     fn server() -> impl Strategy<Value = Server> {
@@ -315,7 +322,7 @@ listen redis
             let words: Vec<_> = line.trim_start().split(' ').collect();
             let fine = match words.as_slice() {
                 ["listen", name] => is_name(name),
-                ["bind", at] => is_address(at) || is_wide(at),
+                ["bind", at] => is_address(at) || is_wide(at) || *at == "unix@/run/idle",
                 ["bind", at, "v4v6" | "v6only"] => is_wide(at),
                 ["mode", "tcp" | "http"] | ["balance", "roundrobin"] => true,
                 ["stats", "enable"] | ["stats", "uri", "/"] => true,
@@ -336,7 +343,7 @@ listen redis
     proptest! {
         #[test]
         fn what_is_rendered_reads_back(model in models(), ipv6 in any::<bool>()) {
-            let frame = Frame { base: BASE.to_owned(), ipv6 };
+            let frame = Frame { ipv6, ..frame() };
             let text = render(&frame, &model);
             prop_assert_eq!(tokenize_strictly(&text), Ok(()));
             prop_assert_eq!(parse(&text), Some(model.fronts));

@@ -223,7 +223,9 @@ impl Scene {
     pub async fn start(way: Way, arguments: &[&str]) -> Scene {
         let mut scene = Scene::new(way, arguments).await;
         if way == Way::Attached {
-            std::fs::write(scene.file(), "defaults\n    mode tcp\n    timeout connect 1s\n    timeout client 1s\n    timeout server 1s\nlisten somebodys\n    bind abns@somebodys\n").unwrap();
+            let times = "    timeout connect 1s\n    timeout client 1s\n    timeout server 1s\n";
+            let text = format!("defaults\n    mode tcp\n{times}listen somebodys\n    bind unix@{}/somebodys\n", scene.dir.path().display());
+            std::fs::write(scene.file(), text).unwrap();
             scene.start_haproxy().await;
         }
         scene.start_agent();
