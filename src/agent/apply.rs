@@ -326,6 +326,7 @@ impl<P: Proxy> Applier<P> {
                 self.bound = Some(<_>::default());
             }
             self.blame(&self.unproven(model), &log, now);
+            let log = if log.is_empty() { "it doesn't say why".to_owned() } else { log };
             // A file that HAProxy can't start from must not be what it finds after a crash.
             if let Some(proven) = self.proven.clone() {
                 self.proxy.write(&proven).await?;
@@ -348,19 +349,20 @@ impl<P: Proxy> Applier<P> {
     /// Whose fault it was that the reload failed: HAProxy says so, or there is only one who can be,
     /// or fewer are let in at the next try.
     fn blame(&mut self, new: &[(String, Bind)], log: &str, now: Moment) {
-        let named = accused(log);
-        let mut guilty: Vec<_> = new.iter().filter(|(name, _)| named.contains(name)).collect();
-        if guilty.is_empty() && new.len() == 1 {
-            guilty = new.iter().collect();
+        let mut named = accused(log);
+        if let [(only, _)] = new
+            && !named.contains_key(only)
+        {
+            named.insert(only.clone(), "HAProxy couldn't listen there".to_owned());
         }
+        let guilty: Vec<_> = new.iter().filter_map(|front| Some((front, named.remove(&front.0)?))).collect();
         if guilty.is_empty() {
             self.daring = (new.len() / 2).max(1);
         }
-        for front in guilty {
+        for (front, why) in guilty {
             let before = self.barred.get(front).map(|bar| bar.pause);
             let pause = before.map_or(TRY_AGAIN, |p| (p * 2).clamp(TRY_AGAIN, TRY_AGAIN_AT_MOST));
-            let why = if log.is_empty() { "HAProxy couldn't listen there" } else { log };
-            self.barred.insert(front.clone(), Bar { why: why.to_owned(), until: now + pause, pause });
+            self.barred.insert(front.clone(), Bar { why, until: now + pause, pause });
         }
     }
 }
@@ -369,13 +371,16 @@ fn owned(model: &Model) -> BTreeMap<String, Bind> {
     model.binds().map(|(name, bind)| (name.to_owned(), bind)).collect()
 }
 
-/// The services that HAProxy names when it can't bind: "Binding [file:22] for proxy web: cannot
-/// bind socket (Address already in use) for [:::80]", and "Starting proxy web: cannot …" before 2.5.
-fn accused(log: &str) -> BTreeSet<String> {
+/// The services that HAProxy names when it can't bind, with its words: "Binding [file:22] for proxy
+/// web: cannot bind socket (Address already in use) for [:::80]".
+fn accused(log: &str) -> BTreeMap<String, String> {
     let lines = log.lines().filter(|line| line.contains("cannot bind"));
-    let names = lines.filter_map(|line| line.split_once("proxy ")?.1.split_once(": "));
-    names
-        .filter_map(|(name, _)| if name == STATS { Some(STATS.to_owned()) } else { original_name(name) })
+    let named = lines.filter_map(|line| line.split_once("proxy ")?.1.split_once(": "));
+    named
+        .filter_map(|(name, why)| {
+            let name = if name == STATS { STATS.to_owned() } else { original_name(name)? };
+            Some((name, format!("HAProxy says {why:?}")))
+        })
         .collect()
 }
 

@@ -311,3 +311,11 @@ fn whatever_fails_it_converges_and_cuts_nobody_who_stays() {
         }
     }
 }
+
+#[test]
+fn haproxy_is_understood_when_it_names_the_guilty() {
+    let log = "Binding [/etc/haproxy/haproxy.cfg:22] for proxy redis::1: cannot bind socket (Address already in use) for [:::80]\n\
+               [haproxy.main()] Some protocols failed to start their listeners! Exiting.";
+    let why = "HAProxy says \"cannot bind socket (Address already in use) for [:::80]\"".to_owned();
+    assert_eq!(accused(log), BTreeMap::from([("redis@1".to_owned(), why)]));
+}
