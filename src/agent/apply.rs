@@ -9,7 +9,6 @@ use super::layout::{Bind, Model, Refusal, Rules, STATS, lay_out};
 use super::presence::Wanted;
 use super::render::{Frame, mark_of, original_name, parse, render, structure};
 use crate::clock::Moment;
-use futures_util::future::join;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -45,6 +44,15 @@ pub enum Reload {
     Failed(String),
 }
 
+/// What happens outside of passes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happening {
+    /// The HAProxy that was ours has ended.
+    Died,
+    /// That text was saved, or wasn't.
+    Saved(String, Result<(), Trouble>),
+}
+
 /// Why a pass didn't get through.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
@@ -70,8 +78,12 @@ pub enum Trouble {
 
 /// A HAProxy and its file.
 pub(super) trait Proxy {
-    /// Temporary file, `haproxy -c`, fsync, rename.
-    async fn write(&self, text: &str) -> Result<(), Trouble>;
+    /// Temporary file, `haproxy -c`, fsync, rename. Nothing that was to be saved comes after it.
+    async fn write(&mut self, text: &str) -> Result<(), Trouble>;
+    /// The same in the background; one that still waits is replaced.
+    fn save(&mut self, text: String);
+    /// What happens by itself. Cancel-safe.
+    async fn happens(&mut self) -> Happening;
     /// Who takes new connections now.
     async fn worker(&self) -> Result<Worker, Trouble>;
     /// The servers of those backends, or of all.
@@ -115,6 +127,8 @@ pub(super) struct Applier<P> {
     bound: Option<(String, BTreeMap<String, Bind>)>,
     /// What the file holds.
     file: Option<String>,
+    /// What it will hold when that is saved.
+    saving: Option<String>,
     /// What the file held when HAProxy last took it.
     proven: Option<String>,
     barred: BTreeMap<(String, Bind), Bar>,
@@ -140,6 +154,7 @@ impl<P: Proxy> Applier<P> {
             known: None,
             bound: None,
             file,
+            saving: None,
             proven: None,
             barred: BTreeMap::new(),
             daring: usize::MAX,
@@ -151,6 +166,23 @@ impl<P: Proxy> Applier<P> {
     pub(super) async fn has_changed(&self) -> bool {
         let worker = self.proxy.worker().await.ok();
         worker.as_ref() != self.known.as_ref().map(|(worker, _)| worker)
+    }
+
+    /// Waits for what happens by itself; tells whether another pass is needed. Cancel-safe.
+    ///
+    /// # Errors
+    /// The file couldn't be written: another pass is needed.
+    pub(super) async fn happens(&mut self) -> Result<bool, Trouble> {
+        match self.proxy.happens().await {
+            Happening::Died => Ok(true),
+            Happening::Saved(text, result) => {
+                self.saving.take_if(|saving| *saving == text);
+                result?;
+                self.proven = Some(text.clone());
+                self.file = Some(text);
+                Ok(false)
+            }
+        }
     }
 
     /// The next pass asks HAProxy for everything again.
@@ -281,21 +313,15 @@ impl<P: Proxy> Applier<P> {
         let Some((worker, running)) = &mut self.known else {
             return Ok(0);
         };
-        let commands = diff(model, running);
-        let write = async {
-            if self.file.as_deref() == Some(text) { Ok(()) } else { self.proxy.write(text).await }
-        };
-        let tell = async {
-            if commands.is_empty() { Ok(String::new()) } else { self.proxy.tell(worker, &commands).await }
-        };
-        // At once: `haproxy -c` takes longer than everything else together, and a line for a
-        // server can't be wrong in the file and right at the socket.
-        let (written, told) = join(write, tell).await;
-        if written.is_ok() {
-            self.file = Some(text.to_owned());
-            self.proven.clone_from(&self.file);
+        // Beside the commands, for `haproxy -c` takes longer than all of them, and a server's line
+        // can't be right at the socket and wrong in the file.
+        let latest = self.saving.as_ref().or(self.file.as_ref());
+        if latest.is_none_or(|latest| latest != text) {
+            self.proxy.save(text.to_owned());
+            self.saving = Some(text.to_owned());
         }
-        let complaint = told?;
+        let commands = diff(model, running);
+        let complaint = if commands.is_empty() { String::new() } else { self.proxy.tell(worker, &commands).await? };
         if !commands.is_empty() {
             let backends: BTreeSet<_> = commands.iter().filter_map(|c| c.target.split_once('/')).map(|(b, _)| b.to_owned()).collect();
             let now = self.proxy.state(worker, Some(&backends)).await?;
@@ -306,13 +332,12 @@ impl<P: Proxy> Applier<P> {
                 return Err(Trouble::Disagrees(rest, complaint));
             }
         }
-        written?;
         Ok(commands.len())
     }
 
     /// Another structure: the file first, then a reload, then whatever a file can't say.
     async fn restructure(&mut self, model: &Model, text: &str, mark: &str, now: Moment) -> Result<usize, Trouble> {
-        if self.file.as_deref() != Some(text) {
+        if self.saving.take().is_some() || self.file.as_deref() != Some(text) {
             self.proxy.write(text).await?;
             self.file = Some(text.to_owned());
         }

@@ -57,9 +57,12 @@ impl Child {
         self.process.try_wait().ok().flatten()
     }
 
-    /// Returns when it has ended. Cancel-safe.
-    pub(super) async fn wait(&mut self) {
-        let _ = self.process.wait().await;
+    /// Returns when it has ended, and how. Cancel-safe.
+    pub(super) async fn wait(&mut self) -> String {
+        match self.process.wait().await {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        }
     }
 
     /// What it complained about since this was last asked.

@@ -1,26 +1,23 @@
 //! A real HAProxy and its file: runs what `apply` decides.
 
-use super::apply::{Proxy, Reload, Trouble, Worker};
-use super::child::{Child, command, terminate};
+use super::apply::{Happening, Proxy, Reload, Trouble, Worker};
+use super::child::{Child, terminate};
 use super::diff::{Command, Running, parse_state};
+use super::file::ConfigFile;
 use super::layout::{Bind, sockets};
-use super::master::{Master, RELOAD, alerts};
-use super::render::{MARK, OURS};
+use super::master::{Master, RELOAD};
+use super::render::MARK;
 use crate::systemd::Pulse;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::net::TcpSocket;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
-
-/// `haproxy -c`: 0.2 s for ten thousand servers on a small machine.
-const CHECK: Duration = Duration::from_secs(10);
 
 /// After a stop, an adopted HAProxy gets so long to be gone.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -34,34 +31,41 @@ const FEW: usize = 8;
 /// HAProxy, by its master's socket.
 #[derive(Debug)]
 pub(super) struct Haproxy {
-    binary: PathBuf,
-    file: PathBuf,
+    file: ConfigFile,
     master: Master,
     /// Whether it is ours to start and to stop.
     ours: bool,
     child: Option<Child>,
     /// Master, worker, and what the worker was started from: that never changes.
     mark: RefCell<Option<(u32, u32, Option<String>)>>,
+    saving: Option<Saving>,
+    /// To be saved when that is done.
+    next: Option<String>,
     pulse: Pulse,
 }
 
+/// What is being written, and by whom.
+type Saving = (String, JoinHandle<Result<(), Trouble>>);
+
 impl Haproxy {
     /// `ours`: to be supervised. Starts nothing yet.
-    pub(super) const fn new(binary: PathBuf, file: PathBuf, socket: PathBuf, ours: bool, pulse: Pulse) -> Self {
+    pub(super) const fn new(file: ConfigFile, socket: PathBuf, ours: bool, pulse: Pulse) -> Self {
         let master = Master::new(socket);
-        Self { binary, file, master, ours, child: None, mark: RefCell::new(None), pulse }
+        Self { file, master, ours, child: None, mark: RefCell::new(None), saving: None, next: None, pulse }
     }
 
-    /// Returns when our own one has died, and never where there is none. Cancel-safe.
-    pub(super) async fn died(&mut self) {
-        match &mut self.child {
-            Some(child) => child.wait().await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Ends it, if it is ours.
+    /// Finishes what is being written, and ends HAProxy if it is ours.
     pub(super) async fn stop(&mut self) {
+        let saving = async {
+            while self.saving.is_some() {
+                let (_, result) = done(&mut self.saving).await;
+                self.saving = None;
+                if let (Ok(()), Some(next)) = (result, self.next.take()) {
+                    self.save(next);
+                }
+            }
+        };
+        let _ = timeout(FAREWELL, saving).await;
         if let Some(child) = self.child.take() {
             return child.stop().await;
         }
@@ -75,23 +79,6 @@ impl Haproxy {
         }
     }
 
-    /// Whether such a file would do; leaves the one that is there alone.
-    ///
-    /// # Errors
-    /// It wouldn't, or can't be written.
-    pub(super) async fn try_out(&self, text: &str) -> Result<(), Trouble> {
-        let new = self.new_file();
-        let text = text.to_owned();
-        let put = { let new = new.clone(); move |file: &Path| put(&new, file, &text) };
-        blocking(&self.file, put).await?;
-        self.check(&new).await?;
-        blocking(&new, |new| fs::remove_file(new)).await
-    }
-
-    fn new_file(&self) -> PathBuf {
-        self.file.with_extension("cfg.new")
-    }
-
     async fn mark(&self, master: u32, worker: u32) -> Result<Option<String>, Trouble> {
         if let Some((m, w, mark)) = &*self.mark.borrow()
             && (*m, *w) == (master, worker)
@@ -103,37 +90,43 @@ impl Haproxy {
         *self.mark.borrow_mut() = Some((master, worker, mark.clone()));
         Ok(mark)
     }
-
-    /// `haproxy -c`.
-    async fn check(&self, file: &Path) -> Result<(), Trouble> {
-        let check = command(&self.binary)
-            .arg("-c")
-            .arg("-f")
-            .arg(file)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        let binary = self.binary.display();
-        let output = timeout(CHECK, check).await;
-        let output = output.map_err(|_| Trouble::Invalid(format!("{binary} -c takes more than {} s", CHECK.as_secs())))?;
-        let output = output.map_err(|e| Trouble::Invalid(format!("can't run {binary}: {e}")))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let alerts = alerts(said.lines());
-        Err(Trouble::Invalid(if alerts.is_empty() { said.into_owned() } else { alerts }))
-    }
 }
 
 impl Proxy for Haproxy {
-    async fn write(&self, text: &str) -> Result<(), Trouble> {
+    async fn write(&mut self, text: &str) -> Result<(), Trouble> {
         self.pulse.beat();
-        let (new, text) = (self.new_file(), text.to_owned());
-        let put = { let new = new.clone(); move |file: &Path| put(&new, file, &text) };
-        blocking(&self.file, put).await?;
-        self.check(&new).await?;
-        blocking(&self.file, move |file| replace(&new, file)).await
+        self.next = None;
+        if let Some((_, saving)) = self.saving.take() {
+            let _ = saving.await;
+        }
+        self.file.write(text).await
+    }
+
+    fn save(&mut self, text: String) {
+        if self.saving.is_some() {
+            self.next = Some(text);
+            return;
+        }
+        let (file, copy) = (self.file.clone(), text.clone());
+        self.saving = Some((text, tokio::spawn(async move { file.write(&copy).await })));
+    }
+
+    async fn happens(&mut self) -> Happening {
+        // Cancel-safe, both: a child can be waited for again, and so can a task by reference.
+        tokio::select! {
+            status = ended(&mut self.child) => {
+                warn!("HAProxy ended ({status})");
+                self.child = None;
+                Happening::Died
+            }
+            (text, result) = done(&mut self.saving) => {
+                self.saving = None;
+                if let Some(next) = self.next.take() {
+                    self.save(next);
+                }
+                Happening::Saved(text, result)
+            }
+        }
     }
 
     async fn worker(&self) -> Result<Worker, Trouble> {
@@ -176,11 +169,11 @@ impl Proxy for Haproxy {
         if let Some(child) = &mut self.child {
             match child.ended() {
                 None => return Err(Trouble::Down("it is there, but doesn't answer".to_owned())),
-                Some(status) => warn!("HAProxy ended ({status}); starting it again"),
+                Some(status) => warn!("HAProxy ended ({status})"),
             }
             self.child = None;
         }
-        let mut child = Child::start(&self.binary, &self.file, self.master.socket())?;
+        let mut child = Child::start(&self.file.binary, &self.file.path, self.master.socket())?;
         let end = Instant::now() + RELOAD;
         while Instant::now() < end {
             if let Some(status) = child.ended() {
@@ -237,38 +230,19 @@ pub(super) fn has_ipv6() -> bool {
     TcpSocket::new_v6().is_ok()
 }
 
-/// Files are written off the loop: an fsync can take a second.
-async fn blocking<F>(file: &Path, work: F) -> Result<(), Trouble>
-where
-    F: FnOnce(&Path) -> io::Result<()> + Send + 'static,
-{
-    let path = file.to_owned();
-    let result = tokio::task::spawn_blocking(move || work(&path).map_err(|e| format!("can't write {}: {e}", path.display()))).await;
-    result.map_err(|e| Trouble::File(e.to_string()))?.map_err(Trouble::File)
-}
-
-/// The new file beside the old one, with the old one's permissions; and a copy of the old one if it
-/// isn't ours, for somebody wrote it.
-fn put(new: &Path, file: &Path, text: &str) -> io::Result<()> {
-    let mut out = File::create(new)?;
-    out.write_all(text.as_bytes())?;
-    if let Ok(old) = fs::metadata(file) {
-        out.set_permissions(old.permissions())?;
-        if !fs::read(file)?.starts_with(OURS.as_bytes()) {
-            let copy = file.with_extension("cfg.before-sidekick");
-            if !copy.exists() {
-                fs::copy(file, &copy)?;
-                warn!("{} isn't ours; kept a copy as {}", file.display(), copy.display());
-            }
-        }
+async fn ended(child: &mut Option<Child>) -> String {
+    match child {
+        Some(child) => child.wait().await,
+        None => std::future::pending().await,
     }
-    Ok(())
 }
 
-fn replace(new: &Path, file: &Path) -> io::Result<()> {
-    File::open(new)?.sync_all()?;
-    fs::rename(new, file)?;
-    // The rename itself has to outlast a power cut too.
-    let directory = file.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    File::open(directory)?.sync_all()
+async fn done(saving: &mut Option<Saving>) -> (String, Result<(), Trouble>) {
+    match saving {
+        Some((text, task)) => {
+            let result = task.await.unwrap_or_else(|e| Err(Trouble::File(e.to_string())));
+            (text.clone(), result)
+        }
+        None => std::future::pending().await,
+    }
 }

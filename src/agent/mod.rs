@@ -7,6 +7,7 @@
 pub mod apply;
 mod child;
 pub mod diff;
+mod file;
 mod haproxy;
 pub mod layout;
 mod master;
@@ -27,6 +28,7 @@ use crate::shutdown::Shutdown;
 use crate::systemd::{Pulse, Systemd};
 use apply::{Applier, Report, Trouble};
 use etcd_client::KeyValue;
+use file::ConfigFile;
 use haproxy::{Haproxy, has_ipv6};
 use layout::{Front, Model, Refusal, lay_out};
 use names::{Addresses, resolve};
@@ -53,8 +55,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How often HAProxy is asked for everything, though nothing seems to have changed.
 const AUDIT: Duration = Duration::from_secs(30);
 
-/// So many bad keys are told one by one; a flood of them is told as a number.
-const TOLD_ONE_BY_ONE: usize = 100;
+/// So many bad keys are told one by one in so long; what a flood has beyond that is told as a number.
+const TOLD_ONE_BY_ONE: usize = 500;
+const FLOOD: Duration = Duration::from_secs(60);
 
 /// A server whose connections have to end before it goes is no trouble until after so many tries.
 const USUAL_TRIES: u32 = 5;
@@ -69,8 +72,9 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
     let pulse = systemd.pulse("haproxy");
     let (Way::Supervise(socket) | Way::Attach(socket)) = config.way.clone();
     let ours = matches!(config.way, Way::Supervise(_));
-    let haproxy = Haproxy::new(config.haproxy.clone(), config.file.clone(), socket, ours, pulse.clone());
-    haproxy.try_out(&render(&frame, &Model { stats: config.rules.stats, ..Model::default() })).await?;
+    let file = ConfigFile { binary: config.haproxy.clone(), path: config.file.clone() };
+    file.try_out(&render(&frame, &Model { stats: config.rules.stats, ..Model::default() })).await?;
+    let haproxy = Haproxy::new(file, socket, ours, pulse.clone());
 
     let members = Arc::new(Members::new(&config.etcd)?);
     let file = std::fs::read_to_string(&config.file).ok();
@@ -85,6 +89,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
     let served = last.unwrap_or_default().into_iter().map(|(name, front)| (name, remembered(&front)));
     let served: BTreeMap<String, Wanted> = served.collect();
     let mut agent = Agent {
+        flood: Flood { began: started, seen: 0 },
         table: Table::new(config.prefix.clone()),
         heard: None,
         patience: if served.is_empty() && ours { started + PATIENCE } else { started },
@@ -193,7 +198,14 @@ impl Default for Trying {
     }
 }
 
+/// Bad keys within one stretch of time.
+struct Flood {
+    began: Moment,
+    seen: usize,
+}
+
 struct Agent {
+    flood: Flood,
     table: Table,
     /// When etcd was first heard of.
     heard: Option<Moment>,
@@ -233,12 +245,13 @@ impl Agent {
                 self.pass(time).await;
                 dirty = false;
             }
+            self.tell_of_floods(time);
             self.tell_status();
             let next = [self.trouble.next, self.presence.next_change(), self.report.again, (!begun).then_some(self.patience)];
             let next = next.into_iter().flatten().min().map(|at| at.saturating_sub(now()).max(Duration::from_millis(1)));
             let pause = next.unwrap_or(LOOK).min(LOOK).min(watchdog);
-            // Cancel-safe: channels keep what isn't received, a child can be waited for again, a
-            // sleep has no effect. The look at HAProxy runs in its arm, where nothing cancels it.
+            // Cancel-safe, all: channels keep what isn't received, a sleep has no effect, and what
+            // happens to HAProxy says so itself. The look at it runs in its arm, uncancelled.
             tokio::select! {
                 Some(update) = self.updates.recv() => {
                     self.hear(update);
@@ -246,7 +259,10 @@ impl Agent {
                 }
                 Ok(()) = self.addresses.changed() => dirty = true,
                 Ok(()) = self.lost.changed() => {}
-                () = self.applier.proxy.died(), if self.trouble.next.is_none() => dirty = true,
+                result = self.applier.happens() => match result {
+                    Ok(needed) => dirty |= needed,
+                    Err(trouble) => self.failed(&trouble),
+                },
                 () = sleep(pause) => dirty |= begun && self.applier.has_changed().await,
             }
         }
@@ -273,13 +289,23 @@ impl Agent {
             next = self.updates.try_recv().ok();
         }
         self.presence.observe(self.table.services(), now());
-        let junk = self.table.take_junk();
-        for junk in junk.iter().take(TOLD_ONE_BY_ONE) {
-            warn!(key = junk.key, "quarantined: {}", junk.fault);
+        for junk in self.table.take_junk() {
+            self.flood.seen += 1;
+            if self.flood.seen <= TOLD_ONE_BY_ONE {
+                warn!(key = junk.key, "quarantined: {}", junk.fault);
+            }
         }
-        if junk.len() > TOLD_ONE_BY_ONE {
-            warn!("quarantined: {} keys more", junk.len() - TOLD_ONE_BY_ONE);
+    }
+
+    fn tell_of_floods(&mut self, time: Moment) {
+        if time.saturating_sub(self.flood.began) < FLOOD {
+            return;
         }
+        let more = self.flood.seen.saturating_sub(TOLD_ONE_BY_ONE);
+        if more > 0 {
+            warn!("quarantined: {more} keys more");
+        }
+        self.flood = Flood { began: time, seen: 0 };
     }
 
     async fn pass(&mut self, time: Moment) {

@@ -39,6 +39,7 @@ struct World {
     /// Whether a failed reload says whose fault it was.
     talks: bool,
     removed: Vec<String>,
+    saving: Option<String>,
 }
 
 impl World {
@@ -64,14 +65,25 @@ impl World {
 struct Fake(RefCell<World>);
 
 impl Proxy for Fake {
-    async fn write(&self, text: &str) -> Result<(), Trouble> {
+    async fn write(&mut self, text: &str) -> Result<(), Trouble> {
         let mut world = self.0.borrow_mut();
+        world.saving = None;
         if world.fails() {
             return Err(Trouble::File("no space left".to_owned()));
         }
         super::super::render::tests::tokenize_strictly(text).unwrap();
         text.clone_into(&mut world.file);
         Ok(())
+    }
+
+    fn save(&mut self, text: String) {
+        self.0.get_mut().saving = Some(text);
+    }
+
+    async fn happens(&mut self) -> Happening {
+        let text = self.0.get_mut().saving.take().expect("somebody waits for nothing");
+        let result = self.write(&text).await;
+        Happening::Saved(text, result)
     }
 
     async fn worker(&self) -> Result<Worker, Trouble> {
@@ -165,7 +177,12 @@ impl Scene {
 
     fn pass(&mut self) -> Result<Report, Trouble> {
         self.now += Duration::from_millis(1500);
-        now_or_never(self.applier.pass(&self.wanted, &BTreeMap::new(), self.now))
+        let result = now_or_never(self.applier.pass(&self.wanted, &BTreeMap::new(), self.now));
+        // Saved soon, or not before the next pass.
+        if self.world().saving.is_some() && (self.world().failing == 0 || self.world().rng.bool()) {
+            now_or_never(self.applier.happens())?;
+        }
+        result
     }
 
     /// Passes until there is nothing to do, and no more than a few.
