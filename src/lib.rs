@@ -66,6 +66,7 @@
 //! - Of two sidekicks on the same container the overtaken one stands by; by rule 3 alone ("same
 //!   container: take over") they would overwrite each other for ever.
 
+pub mod agent;
 pub mod announce;
 pub mod backoff;
 pub mod cli;
@@ -74,6 +75,7 @@ pub mod config;
 pub mod endpoint;
 pub mod etcd;
 pub mod explain;
+pub mod list;
 pub mod shutdown;
 pub mod systemd;
 pub mod telemetry;
