@@ -5,8 +5,8 @@
 //! ```text
 //! main.rs          parse, telemetry, signals, dispatch, exit code
 //! cli.rs           clap structs, raw input only
-//! config.rs        raw input → validated configs; everything that exits with 2 is found here
-//! endpoint.rs   P  the contract: Key, Host, Since, Endpoint, their codec and limits
+//! config/          raw input → validated configs; everything that exits with 2 is found here
+//! endpoint/     P  the contract: Key, Host, Since, Endpoint, their codec and limits
 //! backoff.rs    P  retry policies, and what to say of a failure that repeats
 //! clock.rs         the one clock that policies are fed from (CLOCK_BOOTTIME)
 //! shutdown.rs      SIGINT | SIGTERM → a value to wait for; the second signal ends the process
@@ -26,6 +26,7 @@
 //!   registrar.rs P the lease, the audit, the batches: what to ask of etcd next
 //!   status.rs    P how it stands, in one line
 //!   docker.rs      the watcher: subscribe, inspect, publish
+//!   inspection.rs  an inspect's answer → snapshot
 //!   registry.rs    executes the registrar's requests; decides nothing
 //! explain.rs       the same decisions, told to a person
 //! ```
