@@ -3,6 +3,9 @@
 //! `cargo run --example worker [ADDRESS]`, by default `haproxy:80`. It knows nothing of etcd, of
 //! Docker, or of how many Redis there are and where.
 
+// What it says is its result.
+#![allow(clippy::print_stdout)]
+
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -14,10 +17,12 @@ const PAUSE: Duration = Duration::from_secs(3);
 const DEADLINE: Duration = Duration::from_secs(5);
 
 fn main() {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "haproxy:80".to_owned());
+    let address = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "haproxy:80".to_owned());
     loop {
-        match foo(&address) {
-            Ok(foo) => println!("{foo}"),
+        match set_and_get(&address) {
+            Ok(value) => println!("{value}"),
             Err(error) => println!("{address}: {error}"),
         }
         std::thread::sleep(PAUSE);
@@ -25,7 +30,7 @@ fn main() {
 }
 
 /// `SET foo bar`, `GET foo`, on a connection of its own.
-fn foo(address: &str) -> Result<String, Box<dyn Error>> {
+fn set_and_get(address: &str) -> Result<String, Box<dyn Error>> {
     let socket = address.to_socket_addrs()?.next().ok_or("no such address")?;
     let stream = TcpStream::connect_timeout(&socket, DEADLINE)?;
     stream.set_read_timeout(Some(DEADLINE))?;
@@ -37,7 +42,9 @@ fn foo(address: &str) -> Result<String, Box<dyn Error>> {
 /// One command and its answer, in Redis's protocol
 /// (<https://redis.io/docs/latest/develop/reference/protocol-spec/>).
 fn ask(redis: &mut BufReader<TcpStream>, command: &str) -> Result<String, Box<dyn Error>> {
-    redis.get_mut().write_all(format!("{command}\r\n").as_bytes())?;
+    redis
+        .get_mut()
+        .write_all(format!("{command}\r\n").as_bytes())?;
     let mut line = String::new();
     if redis.read_line(&mut line)? == 0 {
         return Err("connection closed: is there any Redis?".into());

@@ -4,6 +4,11 @@ use crate::telemetry::LogFormat;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
+/// Where etcd listens if nothing is said; etcdctl's own default.
+pub const DEFAULT_ENDPOINTS: &str = "http://127.0.0.1:2379";
+/// Where Docker listens if nothing is said; docker's own default.
+pub const DEFAULT_DOCKER_HOST: &str = "unix:///var/run/docker.sock";
+
 /// Keeps a Docker container's etcd key true while the container is up, and not a moment longer.
 ///
 /// Every option has an environment variable: etcd's are etcdctl's own, Docker's are Docker's.
@@ -35,6 +40,7 @@ pub enum Command {
 /// `sidekick announce`.
 #[derive(Debug, Args)]
 pub struct AnnounceArgs {
+    /// Which container, and how it is reached.
     #[command(flatten)]
     pub container: ContainerArgs,
 
@@ -43,20 +49,32 @@ pub struct AnnounceArgs {
     pub key: String,
 
     /// How long the key outlives a dead sidekick; whole seconds, 2 s at least
-    #[arg(long, env = "SIDEKICK_TTL", default_value = "60s", value_name = "DURATION")]
+    #[arg(
+        long,
+        env = "SIDEKICK_TTL",
+        default_value = "60s",
+        value_name = "DURATION"
+    )]
     pub ttl: String,
 
     /// How often the lease is renewed and the key checked; shorter than the TTL
-    #[arg(long, env = "SIDEKICK_INTERVAL", default_value = "45s", value_name = "DURATION")]
+    #[arg(
+        long,
+        env = "SIDEKICK_INTERVAL",
+        default_value = "45s",
+        value_name = "DURATION"
+    )]
     pub interval: String,
 
     /// How long to keep the key while Docker can't be asked, or `forever` [default: the TTL]
     #[arg(long, env = "SIDEKICK_DOCKER_GRACE", value_name = "DURATION")]
     pub docker_grace: Option<String>,
 
+    /// How etcd is reached.
     #[command(flatten)]
     pub etcd: EtcdArgs,
 
+    /// What is logged, and how.
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -64,6 +82,7 @@ pub struct AnnounceArgs {
 /// `sidekick explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
+    /// Which container, and how it is reached.
     #[command(flatten)]
     pub container: ContainerArgs,
 
@@ -75,9 +94,11 @@ pub struct ExplainArgs {
     #[arg(long, env = "SIDEKICK_PREFIX", default_value = "/services")]
     pub prefix: String,
 
+    /// How etcd is reached.
     #[command(flatten)]
     pub etcd: EtcdArgs,
 
+    /// What is logged, and how.
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -91,7 +112,12 @@ pub struct AgentArgs {
 
     /// Where clients dial a service, like redis=:80 or redis=127.0.0.1:80; repeatable [default: the
     /// port of its instances (the lowest, when it is first seen) on all addresses, IPv4 and IPv6]
-    #[arg(long, env = "SIDEKICK_BIND", value_name = "SERVICE=ADDRESS", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "SIDEKICK_BIND",
+        value_name = "SERVICE=ADDRESS",
+        value_delimiter = ','
+    )]
     pub bind: Vec<String>,
 
     /// The HAProxy to run, or to check files with [default: /usr/sbin/haproxy]
@@ -117,11 +143,21 @@ pub struct AgentArgs {
 
     /// How long instances are kept that leave etcd in a crowd (over half of a service of 4 or more,
     /// or all of 2 services or more, within 2 s); 0: not at all
-    #[arg(long, env = "SIDEKICK_HOLD", default_value = "30s", value_name = "DURATION")]
+    #[arg(
+        long,
+        env = "SIDEKICK_HOLD",
+        default_value = "30s",
+        value_name = "DURATION"
+    )]
     pub hold: String,
 
     /// How long the front of a service without any instance stays bound, and refuses
-    #[arg(long, env = "SIDEKICK_FORGET", default_value = "1h", value_name = "DURATION")]
+    #[arg(
+        long,
+        env = "SIDEKICK_FORGET",
+        default_value = "1h",
+        value_name = "DURATION"
+    )]
     pub forget: String,
 
     /// Print the configuration that would be written, and on stderr what is left out; change nothing
@@ -194,7 +230,7 @@ pub struct ContainerArgs {
     #[arg(
         long,
         env = "DOCKER_HOST",
-        default_value = "unix:///var/run/docker.sock",
+        default_value = DEFAULT_DOCKER_HOST,
         value_name = "URL"
     )]
     pub docker_host: String,
@@ -212,7 +248,7 @@ pub struct EtcdArgs {
     #[arg(
         long,
         env = "ETCDCTL_ENDPOINTS",
-        default_value = "http://127.0.0.1:2379",
+        default_value = DEFAULT_ENDPOINTS,
         value_name = "URL,…"
     )]
     pub etcd_endpoints: String,
@@ -257,7 +293,12 @@ pub struct EtcdArgs {
 #[command(next_help_heading = "Logging")]
 pub struct LogArgs {
     /// error, warn, info, debug, trace or off
-    #[arg(long, env = "SIDEKICK_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
+    #[arg(
+        long,
+        env = "SIDEKICK_LOG_LEVEL",
+        default_value = "info",
+        value_name = "LEVEL"
+    )]
     pub log_level: LevelFilter,
 
     /// How a line looks

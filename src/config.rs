@@ -5,7 +5,10 @@ use crate::agent::presence;
 use crate::agent::render::{self, BASE};
 use crate::announce::docker::DockerHost;
 use crate::announce::rules::Rules;
-use crate::cli::{AgentArgs, AnnounceArgs, ContainerArgs, EtcdArgs, ExplainArgs, ListArgs};
+use crate::cli::{
+    AgentArgs, AnnounceArgs, ContainerArgs, DEFAULT_DOCKER_HOST, DEFAULT_ENDPOINTS, EtcdArgs,
+    ExplainArgs, ListArgs,
+};
 use crate::endpoint::{Key, check_part};
 use crate::etcd::{EtcdConfig, Secret, Tls};
 use rustls::pki_types::pem::PemObject;
@@ -132,12 +135,22 @@ impl AnnounceConfig {
         let interval = duration("--interval", &args.interval)?;
         if ttl < MIN_TTL || ttl.subsec_nanos() != 0 {
             let least = MIN_TTL.as_secs();
-            return Err(wrong("--ttl", format!("{} is not a whole number of seconds from {least} up", args.ttl)));
+            return Err(wrong(
+                "--ttl",
+                format!(
+                    "{} is not a whole number of seconds from {least} up",
+                    args.ttl
+                ),
+            ));
         }
         if interval >= ttl || interval.is_zero() {
             return Err(wrong(
                 "--interval",
-                format!("{} is not between 0 and the TTL of {} s; the key would vanish between renewals", args.interval, ttl.as_secs()),
+                format!(
+                    "{} is not between 0 and the TTL of {} s; the key would vanish between renewals",
+                    args.interval,
+                    ttl.as_secs()
+                ),
             ));
         }
         let docker_grace = match args.docker_grace.as_deref() {
@@ -146,7 +159,10 @@ impl AnnounceConfig {
             Some(text) => Some(duration("--docker-grace", text)?),
         };
         Ok(Self {
-            key: args.key.parse().map_err(|e| wrong("--key", format!("{:?} {e}", args.key)))?,
+            key: args
+                .key
+                .parse()
+                .map_err(|e| wrong("--key", format!("{:?} {e}", args.key)))?,
             ttl,
             interval,
             docker_grace,
@@ -164,7 +180,10 @@ impl ExplainConfig {
     /// # Errors
     /// The first thing that is wrong.
     pub fn new(args: ExplainArgs) -> Checked<Self> {
-        let key = args.key.map(|key| key.parse().map_err(|e| wrong("--key", format!("{key:?} {e}"))));
+        let key = args.key.map(|key| {
+            key.parse()
+                .map_err(|e| wrong("--key", format!("{key:?} {e}")))
+        });
         Ok(Self {
             key: key.transpose()?,
             prefix: prefix(&args.prefix)?,
@@ -201,23 +220,39 @@ impl AgentConfig {
         for text in args.bind.iter().filter(|text| !text.is_empty()) {
             let (service, bind) = bind(text)?;
             if binds.insert(service, bind).is_some() {
-                return Err(wrong("--bind", format!("{text:?}: that service has a bind already")));
+                return Err(wrong(
+                    "--bind",
+                    format!("{text:?}: that service has a bind already"),
+                ));
             }
         }
         let given = |option: Option<String>| option.filter(|text| !text.is_empty());
         let base = given(args.haproxy_base).map(|path| {
-            std::fs::read_to_string(&path).map_err(|e| wrong("--haproxy-base", format!("can't read {path}: {e}")))
+            std::fs::read_to_string(&path)
+                .map_err(|e| wrong("--haproxy-base", format!("can't read {path}: {e}")))
         });
         let base = base.transpose()?;
         let stats = match (args.stats.as_deref(), &base) {
             (None, Some(_)) | (Some("off" | ""), _) => None,
-            (text, _) => Some(text.unwrap_or(STATS).parse().map_err(|e: String| wrong("--stats", e))?),
+            (text, _) => Some(
+                text.unwrap_or(STATS)
+                    .parse()
+                    .map_err(|e: String| wrong("--stats", e))?,
+            ),
         };
-        let reserved = base.iter().flat_map(|base| render::sections(base)).map(str::to_owned).collect();
+        let reserved = base
+            .iter()
+            .flat_map(|base| render::sections(base))
+            .map(str::to_owned)
+            .collect();
         let (way, file) = way(given(args.haproxy_master), given(args.haproxy_config))?;
         Ok(Self {
             prefix: prefix(&args.prefix)?,
-            rules: layout::Rules { binds, stats, reserved },
+            rules: layout::Rules {
+                binds,
+                stats,
+                reserved,
+            },
             base: base.unwrap_or_else(|| BASE.to_owned()),
             haproxy: program(given(args.haproxy), args.dry_run)?,
             way,
@@ -253,26 +288,42 @@ impl ListConfig {
 
 /// `redis=:80`.
 fn bind(text: &str) -> Checked<(String, Bind)> {
-    let (service, bind) = text
-        .split_once('=')
-        .ok_or_else(|| wrong("--bind", format!("{text:?} is not of the form SERVICE=ADDRESS, like redis=:80")))?;
+    let (service, bind) = text.split_once('=').ok_or_else(|| {
+        wrong(
+            "--bind",
+            format!("{text:?} is not of the form SERVICE=ADDRESS, like redis=:80"),
+        )
+    })?;
     check_part(service).map_err(|e| wrong("--bind", format!("the service {service:?} {e}")))?;
-    Ok((service.to_owned(), bind.parse().map_err(|e: String| wrong("--bind", e))?))
+    Ok((
+        service.to_owned(),
+        bind.parse().map_err(|e: String| wrong("--bind", e))?,
+    ))
 }
 
 fn way(master: Option<String>, file: Option<String>) -> Checked<(Way, PathBuf)> {
     // What systemd made for us is a list, of which the first is meant.
     let given = |name: &str| {
         let list = std::env::var(name).ok()?;
-        list.split(':').next().filter(|first| !first.is_empty()).map(PathBuf::from)
+        list.split(':')
+            .next()
+            .filter(|first| !first.is_empty())
+            .map(PathBuf::from)
     };
     let (way, file) = match master {
-        Some(socket) => (Way::Attach(socket.into()), file.map_or_else(|| DEBIANS_FILE.into(), PathBuf::from)),
+        Some(socket) => (
+            Way::Attach(socket.into()),
+            file.map_or_else(|| DEBIANS_FILE.into(), PathBuf::from),
+        ),
         None => {
             let state = || given("STATE_DIRECTORY").unwrap_or_else(|| OUR_DIRECTORY.into());
             let file = file.map_or_else(|| state().join("haproxy.cfg"), PathBuf::from);
-            let directory = given("RUNTIME_DIRECTORY").or_else(|| file.parent().map(Path::to_owned));
-            (Way::Supervise(directory.unwrap_or_default().join("haproxy-master.sock")), file)
+            let directory =
+                given("RUNTIME_DIRECTORY").or_else(|| file.parent().map(Path::to_owned));
+            (
+                Way::Supervise(directory.unwrap_or_default().join("haproxy-master.sock")),
+                file,
+            )
         }
     };
     let (Way::Supervise(socket) | Way::Attach(socket)) = &way;
@@ -280,9 +331,16 @@ fn way(master: Option<String>, file: Option<String>) -> Checked<(Way, PathBuf)> 
     // It stands in an argument and in a file of HAProxy's, where other characters have a meaning.
     let harmless = |b: u8| b.is_ascii_alphanumeric() || b"/._-".contains(&b);
     if text.len() > LONGEST_SOCKET || !text.bytes().all(harmless) {
-        let option = if matches!(way, Way::Attach(_)) { "--haproxy-master" } else { "--haproxy-config" };
+        let option = if matches!(way, Way::Attach(_)) {
+            "--haproxy-master"
+        } else {
+            "--haproxy-config"
+        };
         let rule = format!("at most {LONGEST_SOCKET} letters, digits and / . _ -");
-        return Err(wrong(option, format!("{text:?} is no path for HAProxy's socket ({rule})")));
+        return Err(wrong(
+            option,
+            format!("{text:?} is no path for HAProxy's socket ({rule})"),
+        ));
     }
     Ok((way, file))
 }
@@ -294,7 +352,12 @@ fn program(given: Option<String>, dry_run: bool) -> Checked<PathBuf> {
         None => PROGRAMS.map(PathBuf::from).to_vec(),
     };
     let found = candidates.iter().find(|path| path.is_file() || dry_run);
-    found.cloned().ok_or_else(|| wrong("--haproxy", format!("there is no {}", candidates[0].display())))
+    found.cloned().ok_or_else(|| {
+        wrong(
+            "--haproxy",
+            format!("there is no {}", candidates[0].display()),
+        )
+    })
 }
 
 /// `60`, `60s`, `1m30s`.
@@ -306,15 +369,23 @@ fn duration(option: &'static str, text: &str) -> Checked<Duration> {
     humantime::parse_duration(text)
         .ok()
         .filter(|d| *d <= longest)
-        .ok_or_else(|| wrong(option, format!("{text:?} is no duration; write 60, 60s or 1m30s")))
+        .ok_or_else(|| {
+            wrong(
+                option,
+                format!("{text:?} is no duration; write 60, 60s or 1m30s"),
+            )
+        })
 }
 
 /// `/services` without a slash at its end.
 fn prefix(text: &str) -> Checked<String> {
     let trimmed = text.strip_suffix('/').unwrap_or(text);
-    let parts = trimmed
-        .strip_prefix('/')
-        .ok_or_else(|| wrong("--prefix", format!("{text:?} must begin with '/', like /services")))?;
+    let parts = trimmed.strip_prefix('/').ok_or_else(|| {
+        wrong(
+            "--prefix",
+            format!("{text:?} must begin with '/', like /services"),
+        )
+    })?;
     for part in parts.split('/') {
         check_part(part).map_err(|e| wrong("--prefix", format!("{text:?} {e}")))?;
     }
@@ -331,7 +402,10 @@ fn container(name: String) -> Checked<String> {
         Ok(name)
     } else {
         let rule = "letters, digits and _ . - after a letter or a digit";
-        Err(wrong("CONTAINER", format!("{name:?} is no container name ({rule})")))
+        Err(wrong(
+            "CONTAINER",
+            format!("{name:?} is no container name ({rule})"),
+        ))
     }
 }
 
@@ -357,14 +431,21 @@ fn hostname() -> Option<String> {
 }
 
 fn docker(args: &ContainerArgs) -> Checked<DockerHost> {
-    let url = args.docker_host.as_str();
+    // An empty variable is an unset one, as docker has it.
+    let url = match args.docker_host.as_str() {
+        "" => DEFAULT_DOCKER_HOST,
+        url => url,
+    };
     if let Some(path) = url.strip_prefix("unix://") {
         return match path {
             "" => Err(wrong("--docker-host", format!("{url:?} names no socket"))),
             path => Ok(DockerHost::Unix(path.to_owned())),
         };
     }
-    let tls = args.docker_tls_verify.as_ref().is_some_and(|v| !v.is_empty());
+    let tls = args
+        .docker_tls_verify
+        .as_ref()
+        .is_some_and(|v| !v.is_empty());
     if url.starts_with("https://") || tls {
         return Err(wrong(
             "DOCKER_TLS_VERIFY",
@@ -375,12 +456,20 @@ fn docker(args: &ContainerArgs) -> Checked<DockerHost> {
         check_url("--docker-host", url, None)?;
         return Ok(DockerHost::Tcp(url.to_owned()));
     }
-    Err(wrong("--docker-host", format!("{url:?} is neither unix://PATH nor tcp://HOST:PORT")))
+    Err(wrong(
+        "--docker-host",
+        format!("{url:?} is neither unix://PATH nor tcp://HOST:PORT"),
+    ))
 }
 
 /// The authority of `scheme://host[:port]`, with the default port where none is named.
 fn check_url(option: &'static str, url: &str, default_port: Option<u16>) -> Checked<String> {
-    let no_url = |why: &str| wrong(option, format!("{url:?} is no URL of the form http://HOST:PORT: {why}"));
+    let no_url = |why: &str| {
+        wrong(
+            option,
+            format!("{url:?} is no URL of the form http://HOST:PORT: {why}"),
+        )
+    };
     let (scheme, rest) = url.split_once("://").ok_or_else(|| no_url("no scheme"))?;
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     let (host, port) = match authority.rsplit_once(':') {
@@ -409,9 +498,17 @@ fn etcd(args: &EtcdArgs) -> Checked<EtcdConfig> {
     const OPTION: &str = "--etcd-endpoints";
     // An empty variable is an unset one, as etcdctl has it.
     let given = |option: &Option<String>| option.clone().filter(|text| !text.is_empty());
-    let tls = tls(given(&args.etcd_cacert), given(&args.etcd_cert), given(&args.etcd_key))?;
+    let tls = tls(
+        given(&args.etcd_cacert),
+        given(&args.etcd_cert),
+        given(&args.etcd_key),
+    )?;
     let mut endpoints = Vec::new();
-    for text in args.etcd_endpoints.split(',').map(str::trim) {
+    let all = match args.etcd_endpoints.as_str() {
+        "" => DEFAULT_ENDPOINTS,
+        all => all,
+    };
+    for text in all.split(',').map(str::trim) {
         let url = match text.split_once("://") {
             Some(_) => text.to_owned(),
             None if tls.is_some() => format!("https://{text}"),
@@ -419,16 +516,30 @@ fn etcd(args: &EtcdArgs) -> Checked<EtcdConfig> {
         };
         let url = check_url(OPTION, &url, Some(ETCD_PORT))?;
         if !url.starts_with("http://") && !url.starts_with("https://") {
-            return Err(wrong(OPTION, format!("{text:?} is neither http:// nor https://")));
+            return Err(wrong(
+                OPTION,
+                format!("{text:?} is neither http:// nor https://"),
+            ));
         }
         if url.starts_with("http://") && tls.is_some() {
-            return Err(wrong(OPTION, format!("{text:?} is plain http, but --etcd-cacert or --etcd-cert is given; write https://")));
+            return Err(wrong(
+                OPTION,
+                format!(
+                    "{text:?} is plain http, but --etcd-cacert or --etcd-cert is given; write https://"
+                ),
+            ));
         }
         endpoints.push(url);
     }
-    let https = endpoints.iter().filter(|url| url.starts_with("https://")).count();
+    let https = endpoints
+        .iter()
+        .filter(|url| url.starts_with("https://"))
+        .count();
     if https > 0 && https < endpoints.len() {
-        return Err(wrong(OPTION, "http:// and https:// are mixed; a password would go in the clear"));
+        return Err(wrong(
+            OPTION,
+            "http:// and https:// are mixed; a password would go in the clear",
+        ));
     }
     let tls = tls.or_else(|| (https > 0).then(Tls::default));
     Ok(EtcdConfig {
@@ -456,9 +567,10 @@ fn user(args: &EtcdArgs) -> Checked<Option<(String, Secret)>> {
     let password = from_file.or(inline).or_else(|| args.etcd_password.clone());
     match (name, password) {
         ("", None) => Ok(None),
-        ("", Some(_)) if file.is_some() => {
-            Err(wrong("--etcd-user", "is missing, though there is a password file"))
-        }
+        ("", Some(_)) if file.is_some() => Err(wrong(
+            "--etcd-user",
+            "is missing, though there is a password file",
+        )),
         // A stray ETCDCTL_PASSWORD alone is nothing, as etcdctl has it.
         ("", Some(_)) => Ok(None),
         (name, None) => Err(wrong(
@@ -481,19 +593,34 @@ fn tls(ca: Option<String>, cert: Option<String>, key: Option<String>) -> Checked
             _ => Err(wrong(option, format!("{path} holds no PEM certificate"))),
         }
     };
-    let ca = ca.map(|path| certificates("--etcd-cacert", path)).transpose()?;
+    let ca = ca
+        .map(|path| certificates("--etcd-cacert", path))
+        .transpose()?;
     let identity = match (cert, key) {
         (None, None) => None,
         (Some(cert), Some(key)) => {
             let cert = certificates("--etcd-cert", cert)?;
             let pem = read("--etcd-key", &key)?;
             if PrivateKeyDer::from_pem_slice(&pem).is_err() {
-                return Err(wrong("--etcd-key", format!("{key} holds no PEM private key")));
+                return Err(wrong(
+                    "--etcd-key",
+                    format!("{key} holds no PEM private key"),
+                ));
             }
             Some((cert, Secret(pem)))
         }
-        (Some(_), None) => return Err(wrong("--etcd-key", "is missing, though there is --etcd-cert")),
-        (None, Some(_)) => return Err(wrong("--etcd-cert", "is missing, though there is --etcd-key")),
+        (Some(_), None) => {
+            return Err(wrong(
+                "--etcd-key",
+                "is missing, though there is --etcd-cert",
+            ));
+        }
+        (None, Some(_)) => {
+            return Err(wrong(
+                "--etcd-cert",
+                "is missing, though there is --etcd-key",
+            ));
+        }
     };
     Ok((ca.is_some() || identity.is_some()).then_some(Tls { ca, identity }))
 }

@@ -433,17 +433,32 @@ mod tests {
         let value = br#"{"port":1,"host":"a","since":7,"container":["x"],"status":"?","meta":{"k":1,"l":"m"},"new":{}}"#;
         let read = Endpoint::decode(value).unwrap();
         assert_eq!(read.meta, BTreeMap::from([("l".into(), "m".into())]));
-        assert_eq!((read.container, read.since, read.status), (None, None, None));
+        assert_eq!(
+            (read.container, read.since, read.status),
+            (None, None, None)
+        );
     }
 
     #[test]
     fn values_nobody_can_dial_are_refused() {
         for value in [
-            "", "null", "[]", "{}", r#""x""#, r#"{"host":"a"}"#, r#"{"host":"a","port":0}"#,
-            r#"{"host":"a","port":70000}"#, r#"{"host":"a","port":"6379"}"#, r#"{"host":"a","port":-1}"#,
-            r#"{"host":"a","port":6379.5}"#, r#"{"host":7,"port":6379}"#, r#"{"host":"","port":6379}"#,
-            r#"{"host":"a b","port":6379}"#, r#"{"host":"127.0.0.1","port":6379}"#,
-            r#"{"host":{"host":"a"},"port":6379}"#, r#"{"host":"a\u0000","port":6379}"#,
+            "",
+            "null",
+            "[]",
+            "{}",
+            r#""x""#,
+            r#"{"host":"a"}"#,
+            r#"{"host":"a","port":0}"#,
+            r#"{"host":"a","port":70000}"#,
+            r#"{"host":"a","port":"6379"}"#,
+            r#"{"host":"a","port":-1}"#,
+            r#"{"host":"a","port":6379.5}"#,
+            r#"{"host":7,"port":6379}"#,
+            r#"{"host":"","port":6379}"#,
+            r#"{"host":"a b","port":6379}"#,
+            r#"{"host":"127.0.0.1","port":6379}"#,
+            r#"{"host":{"host":"a"},"port":6379}"#,
+            r#"{"host":"a\u0000","port":6379}"#,
         ] {
             assert!(Endpoint::decode(value.as_bytes()).is_err(), "{value}");
         }
@@ -456,11 +471,47 @@ mod tests {
     #[test]
     fn hosts_that_mean_the_asker_or_nobody_are_refused() {
         for host in [
-            "", " ", "a b", "a\tb", "127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "localhost",
-            "LOCALHOST", "localhost.", "a.localhost", "localhost.localdomain", "0.0.0.0", "::",
-            "0.1.2.3", "224.0.0.1", "ff02::1", "255.255.255.255", "fe80::1", "fe80::1%eth0", "127.1",
-            "1.2.3", "999.1.1.1", "0x7f000001", "a.0x1", "-a", "a-", "a..b", ".", "a_b", "%H", "${HOME}",
-            "a;b", "a|b", "a\"b", "a\nb", "[::1]", "http://a", "a:1", "ä",
+            "",
+            " ",
+            "a b",
+            "a\tb",
+            "127.0.0.1",
+            "127.8.8.8",
+            "::1",
+            "::ffff:127.0.0.1",
+            "localhost",
+            "LOCALHOST",
+            "localhost.",
+            "a.localhost",
+            "localhost.localdomain",
+            "0.0.0.0",
+            "::",
+            "0.1.2.3",
+            "224.0.0.1",
+            "ff02::1",
+            "255.255.255.255",
+            "fe80::1",
+            "fe80::1%eth0",
+            "127.1",
+            "1.2.3",
+            "999.1.1.1",
+            "0x7f000001",
+            "a.0x1",
+            "-a",
+            "a-",
+            "a..b",
+            ".",
+            "a_b",
+            "%H",
+            "${HOME}",
+            "a;b",
+            "a|b",
+            "a\"b",
+            "a\nb",
+            "[::1]",
+            "http://a",
+            "a:1",
+            "ä",
         ] {
             assert!(host.parse::<Host>().is_err(), "{host:?}");
         }
@@ -471,9 +522,14 @@ mod tests {
     #[test]
     fn hosts_that_others_can_dial_are_taken() {
         for (host, shown) in [
-            ("10.0.0.7", "10.0.0.7"), ("2001:db8::7", "2001:db8::7"), ("::ffff:10.0.0.7", "10.0.0.7"),
-            ("ip-172-31-24-253", "ip-172-31-24-253"), ("Redis.Example.org.", "Redis.Example.org"),
-            ("3com", "3com"), ("1.pool.org", "1.pool.org"), ("localhost-7", "localhost-7"),
+            ("10.0.0.7", "10.0.0.7"),
+            ("2001:db8::7", "2001:db8::7"),
+            ("::ffff:10.0.0.7", "10.0.0.7"),
+            ("ip-172-31-24-253", "ip-172-31-24-253"),
+            ("Redis.Example.org.", "Redis.Example.org"),
+            ("3com", "3com"),
+            ("1.pool.org", "1.pool.org"),
+            ("localhost-7", "localhost-7"),
         ] {
             assert_eq!(host.parse::<Host>().unwrap().to_string(), shown);
         }
@@ -490,16 +546,29 @@ mod tests {
     fn keys_follow_the_contract() {
         let key: Key = "/services/redis/redis@1".parse().unwrap();
         assert_eq!((key.service(), key.instance()), ("redis", "redis@1"));
-        assert_eq!("/a/b/c/d:1.x_y-z".parse::<Key>().unwrap().instance(), "d:1.x_y-z");
+        assert_eq!(
+            "/a/b/c/d:1.x_y-z".parse::<Key>().unwrap().instance(),
+            "d:1.x_y-z"
+        );
         use KeyError::{BadCharacter, DotDot, EmptyPart, NotAbsolute, TooFewParts, TooLong};
         let long = format!("/s/r/{}", "x".repeat(MAX_PART + 1));
         for (text, why) in [
-            ("", NotAbsolute), ("services/redis/1", NotAbsolute), ("/", EmptyPart), ("//", EmptyPart),
-            ("/services//redis@1", EmptyPart), ("/services/redis/", EmptyPart), ("/redis", TooFewParts),
-            ("/redis/1", TooFewParts), ("/services/re dis/1", BadCharacter(' ')),
-            ("/services/redis/1\n", BadCharacter('\n')), ("/services/redis/\u{7}", BadCharacter('\u{7}')),
-            ("/services/../redis/1", DotDot), ("/services/redis/a..b", DotDot), ("/services/./redis", DotDot),
-            ("/services/redis/%i", BadCharacter('%')), (long.as_str(), TooLong),
+            ("", NotAbsolute),
+            ("services/redis/1", NotAbsolute),
+            ("/", EmptyPart),
+            ("//", EmptyPart),
+            ("/services//redis@1", EmptyPart),
+            ("/services/redis/", EmptyPart),
+            ("/redis", TooFewParts),
+            ("/redis/1", TooFewParts),
+            ("/services/re dis/1", BadCharacter(' ')),
+            ("/services/redis/1\n", BadCharacter('\n')),
+            ("/services/redis/\u{7}", BadCharacter('\u{7}')),
+            ("/services/../redis/1", DotDot),
+            ("/services/redis/a..b", DotDot),
+            ("/services/./redis", DotDot),
+            ("/services/redis/%i", BadCharacter('%')),
+            (long.as_str(), TooLong),
         ] {
             assert_eq!(text.parse::<Key>(), Err(why), "{text:?}");
         }
@@ -511,7 +580,10 @@ mod tests {
         assert!(at("2026-11-23T05:06:06.12Z") < at("2026-11-23T05:06:06.123Z"));
         assert!(at("2026-11-23T05:06:06Z") < at("2026-11-23T05:06:06.000000001Z"));
         assert_eq!(at("2026-11-23T07:06:06+02:00"), at("2026-11-23T05:06:06Z"));
-        assert_eq!(at("2026-11-23T07:06:06+02:00").to_string(), "2026-11-23T05:06:06Z");
+        assert_eq!(
+            at("2026-11-23T07:06:06+02:00").to_string(),
+            "2026-11-23T05:06:06Z"
+        );
         assert_eq!(Since::parse("0001-01-01T00:00:00Z"), None);
         assert_eq!(Since::parse("yesterday"), None);
     }

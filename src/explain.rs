@@ -54,16 +54,31 @@ fn describe_container(text: &mut String, name: &str, view: &View) -> std::fmt::R
     let since = container
         .started_at
         .map_or_else(|| "never".to_owned(), |s| s.to_string());
-    writeln!(text, "{:<12}{} ({}), started {since}", "container", container.name, container.short_id())?;
+    writeln!(
+        text,
+        "{:<12}{} ({}), started {since}",
+        "container",
+        container.name,
+        container.short_id()
+    )?;
     writeln!(text, "{:<12}{}", "health", health_words(&container.health))
 }
 
 fn describe_decision(text: &mut String, decision: &Decision) -> std::fmt::Result {
-    let Decision { endpoint, host_rule, container_port, binding } = decision;
+    let Decision {
+        endpoint,
+        host_rule,
+        container_port,
+        binding,
+    } = decision;
     writeln!(text, "{:<12}{} (by {host_rule})", "host", endpoint.host)?;
     match binding {
         Some(binding) => writeln!(text, "{:<12}{container_port} → {binding}", "port")?,
-        None => writeln!(text, "{:<12}{container_port}, on the host's own network", "port")?,
+        None => writeln!(
+            text,
+            "{:<12}{container_port}, on the host's own network",
+            "port"
+        )?,
     }
     writeln!(text, "{:<12}yes: {endpoint}", "announced")
 }
@@ -77,7 +92,10 @@ async fn describe_etcd(
     let members = Members::new(&config.etcd)?;
     let (key, options) = match &config.key {
         Some(key) => (key.to_string(), GetOptions::new()),
-        None => (format!("{}/", config.prefix), GetOptions::new().with_prefix()),
+        None => (
+            format!("{}/", config.prefix),
+            GetOptions::new().with_prefix(),
+        ),
     };
     let mut answer = Err(crate::etcd::Fault::Unreachable("no member".to_owned()));
     for _ in 0..members.count() {
@@ -87,7 +105,10 @@ async fn describe_etcd(
                 async move { client.get(key, Some(options)).await }
             })
             .await;
-        if !answer.as_ref().is_err_and(crate::etcd::Fault::is_the_members) {
+        if !answer
+            .as_ref()
+            .is_err_and(crate::etcd::Fault::is_the_members)
+        {
             break;
         }
     }
@@ -100,7 +121,8 @@ async fn describe_etcd(
         Sighting::Absent | Sighting::NeverAsked => None,
     };
     let names_it = |kv: &&KeyValue| {
-        config.key.is_some() || Holder::of(kv.value()).is_ok_and(|h| h.container == id && id.is_some())
+        config.key.is_some()
+            || Holder::of(kv.value()).is_ok_and(|h| h.container == id && id.is_some())
     };
     let mut none = true;
     for kv in answer.kvs().iter().filter(names_it) {
@@ -130,7 +152,9 @@ fn describe_key(text: &mut String, kv: &KeyValue, decision: Option<&Decision>) -
     } else {
         match contest(&Holder::from(&decision.endpoint), kv.value(), false) {
             Contest::Ours | Contest::TakeOver => "announce would take it over".to_owned(),
-            Contest::StandBy(_) => "announce would stand by: the holder has the better right".to_owned(),
+            Contest::StandBy(_) => {
+                "announce would stand by: the holder has the better right".to_owned()
+            }
         }
     };
     writeln!(text, "{:<12}{outcome}", "")

@@ -1,4 +1,107 @@
-//! x
+//! sidekick keeps a Docker container's etcd key true while the container is up, and not a moment longer.
+//!
+//! # The map
+//!
+//! ```text
+//! main.rs          parse, telemetry, signals, dispatch, exit code
+//! cli.rs           clap structs, raw input only
+//! config.rs        raw input → validated configs; everything that exits with 2 is found here
+//! endpoint.rs   P  the contract: Key, Host, Since, Endpoint, their codec and limits
+//! backoff.rs    P  retry policies, and what to say of a failure that repeats
+//! clock.rs         the one clock that policies are fed from (CLOCK_BOOTTIME)
+//! shutdown.rs      SIGINT | SIGTERM → a value to wait for; the second signal ends the process
+//! telemetry.rs     logging
+//! systemd.rs       READY, STATUS, WATCHDOG from the loops' pulses, STOPPING
+//! etcd/            what both jobs need of etcd
+//!   mod.rs         its configuration, and what an error means
+//!   members.rs     one client for one member; deadlines, failover, login
+//!   watch.rs       a watch that reopens for ever
+//!   reader.rs      everything below a prefix: a snapshot, then changes; a snapshot again after any gap
+//! announce/        the job `sidekick announce`
+//!   mod.rs         wires the tasks
+//!   container.rs P our own snapshot of a container
+//!   rules.rs     P snapshot + rules → Endpoint, or the Reason why not
+//!   exchange.rs  P the words between registrar and registry
+//!   ownership.rs P who has the better right to a key
+//!   slot.rs      P one key: wished for, seen, and what lies between
+//!   registrar.rs P the lease, the audit, the batches: what to ask of etcd next
+//!   status.rs    P how it stands, in one line
+//!   docker.rs      the watcher: subscribe, inspect, publish
+//!   registry.rs    executes the registrar's requests; decides nothing
+//! agent/           the job `sidekick agent`
+//!   mod.rs         wires the tasks, and goes through one pass after another
+//!   table.rs     P what stands in etcd → services and instances; the quarantine
+//!   presence.rs  P who counts as there: the hold, the fronts that outlast their instances
+//!   layout.rs    P who listens where → the model of what HAProxy is to be
+//!   render.rs    P model → haproxy.cfg, and back
+//!   diff.rs      P model × what runs → commands for the socket
+//!   processes.rs P what HAProxy's master says of its processes
+//!   status.rs    P how it stands, in one line
+//!   apply.rs       one pass: adjust or restructure, confirm, blame; over a trait, so that it is simulated
+//!   names.rs       resolves host names
+//!   file.rs        the configuration file: draft, `haproxy -c`, fsync, rename
+//!   master.rs      the master's socket
+//!   child.rs       the HAProxy that is ours
+//!   haproxy.rs     those three together: executes what apply decides
+//! explain.rs       the same decisions, told to a person
+//! list.rs          what is registered
+//! ```
+//!
+//! P: pure, values in and values out; `tests/pure_rooms.rs` sees to it. Arrows run one way:
+//! main → cli → config → job → I/O → P → endpoint.
+//!
+//! # The tasks of `announce`
+//!
+//! All on one thread (tokio's `current_thread`), so that no two policies race.
+//!
+//! | task | reads | writes | ends |
+//! |---|---|---|---|
+//! | `docker::watch` | Docker's API | `watch<View>`: the latest word on the container | aborted at shutdown |
+//! | its event reader | Docker's /events | a mark: "look again" | with its connection |
+//! | `etcd::watch::follow` | etcd's watch | `mpsc<News>`, 64 deep; more waits in etcd | aborted at shutdown |
+//! | `Registry::run` | `watch<Wishes>`, `mpsc<News>` | **the only writer to etcd**; `watch<Standings>` | last: after the lease is revoked, or 5 s |
+//! | `announce::run` | `watch<View>`, `watch<Standings>` | `watch<Wishes>`; systemd | on a signal, or when a task ended that never should |
+//!
+//! # The tasks of `agent`
+//!
+//! | task | reads | writes | ends |
+//! |---|---|---|---|
+//! | `etcd::reader::read` | etcd | `mpsc<Update>`, 1024 deep; more waits in etcd | with the runtime |
+//! | `names::resolve` | `watch` of names; the resolver | `watch<Addresses>` | with the runtime |
+//! | `file.write` | a text | **haproxy.cfg**; one at a time, the latest text next | when it is written |
+//! | the child's listener | HAProxy's stderr | the log | with HAProxy |
+//! | `agent::run` | `mpsc<Update>`, `watch<Addresses>` | **the only one to speak to HAProxy**; systemd | on a signal, or when a task ended that never should |
+//!
+//! - Nothing that etcd says reaches the file or the socket but as a checked name, number or address.
+//! - A pass is over when `show servers state` agrees, not when a command was sent.
+//! - What HAProxy was started from is read from HAProxy itself (`show env`), never remembered.
+//! - Commands go to a worker by its process id: one that is gone is an error, never another worker.
+//!
+//! # Invariants
+//!
+//! - Only `registry::effect` builds a put, and it always hangs it on a lease.
+//! - Every write carries the condition under which it is right (`registry::conditions`); the
+//!   registrar's beliefs may be wrong, its writes can't be.
+//! - One request to etcd is under way at a time; after a failure the key's state is unknown, not assumed.
+//! - Every await on Docker or etcd has a deadline; every queue is a latest value or bounded.
+//! - Docker's silence is never "the container is gone", etcd's silence never "the key is gone".
+//!
+//! # Where this differs from the design's map, and why
+//!
+//! - `registrar.rs` is cut in four (exchange, ownership, slot, registrar): one room each.
+//! - The announcer's watch tells what it sees and asks for an audit whenever it reopened, rather than
+//!   tracking revisions: an audit is one read, and it is needed after every interruption anyway.
+//! - Renewal opens a short keep-alive stream each interval instead of holding one open: a held stream
+//!   that broke would be found out an interval later.
+//! - A condition names the lease as well as `mod_revision`: after an etcd that was emptied behind our
+//!   back a revision alone can be another's write (found by the simulation).
+//! - The agent's hold and forget rules are a room of their own (presence), and so is who gets which
+//!   address (layout): they are policies, and the table is bookkeeping.
+//! - A changed instance is told to HAProxy first and saved beside it: `haproxy -c` takes some 40 ms,
+//!   the command one. Structure goes the other way: nothing is reloaded that wasn't checked.
+//! - Of two sidekicks on the same container the overtaken one stands by; by rule 3 alone ("same
+//!   container: take over") they would overwrite each other for ever.
+
 pub mod agent;
 pub mod announce;
 pub mod backoff;

@@ -34,7 +34,12 @@ pub async fn run(config: &ListConfig, mut shutdown: Shutdown) -> anyhow::Result<
         return print(config, &members, &kvs).await.map(drop);
     }
     let (updates, mut news) = mpsc::channel(UPDATES_WAITING);
-    let reader = reader::read(members.clone(), config.prefix.clone(), updates, Pulse::default());
+    let reader = reader::read(
+        members.clone(),
+        config.prefix.clone(),
+        updates,
+        Pulse::default(),
+    );
     let follow = async {
         let mut kvs = BTreeMap::new();
         while let Some(update) = news.recv().await {
@@ -85,8 +90,19 @@ pub struct Row {
 }
 
 /// `false`: nobody reads it any more.
-async fn print(config: &ListConfig, members: &Members, kvs: &BTreeMap<Vec<u8>, KeyValue>) -> anyhow::Result<bool> {
-    let ttls = time_left(members, kvs.values().map(KeyValue::lease).filter(|lease| *lease != 0).collect()).await;
+async fn print(
+    config: &ListConfig,
+    members: &Members,
+    kvs: &BTreeMap<Vec<u8>, KeyValue>,
+) -> anyhow::Result<bool> {
+    let ttls = time_left(
+        members,
+        kvs.values()
+            .map(KeyValue::lease)
+            .filter(|lease| *lease != 0)
+            .collect(),
+    )
+    .await;
     let mut table = Table::new(config.prefix.clone());
     table.replace(kvs.values().map(item).collect());
     let services = table.services();
@@ -105,11 +121,18 @@ async fn print(config: &ListConfig, members: &Members, kvs: &BTreeMap<Vec<u8>, K
     }
     if rows.is_empty() {
         match &config.service {
-            Some(service) => eprintln!("sidekick: no instance of {service} is registered below {}", config.prefix),
+            Some(service) => eprintln!(
+                "sidekick: no instance of {service} is registered below {}",
+                config.prefix
+            ),
             None => eprintln!("sidekick: nothing is registered below {}", config.prefix),
         }
     }
-    let mut text = if config.json { json(&rows)? } else { columns(&rows) };
+    let mut text = if config.json {
+        json(&rows)?
+    } else {
+        columns(&rows)
+    };
     if config.watch && !config.json {
         text.push('\n');
     }
@@ -121,17 +144,24 @@ async fn print(config: &ListConfig, members: &Members, kvs: &BTreeMap<Vec<u8>, K
 }
 
 fn item(kv: &KeyValue) -> Item {
-    Item { key: kv.key().to_vec(), value: kv.value().to_vec(), create_revision: kv.create_revision() }
+    Item {
+        key: kv.key().to_vec(),
+        value: kv.value().to_vec(),
+        create_revision: kv.create_revision(),
+    }
 }
 
 /// Seconds that each lease has left. One that is just ending, or can't be asked for, is left out.
 async fn time_left(members: &Members, leases: BTreeSet<i64>) -> BTreeMap<i64, i64> {
     let ask = |lease| async move {
-        let answer = members.call(|mut client| async move { client.lease_time_to_live(lease, None).await }).await;
+        let answer = members
+            .call(|mut client| async move { client.lease_time_to_live(lease, None).await })
+            .await;
         answer.map(|answer| (lease, answer.ttl()))
     };
     let answers = stream::iter(leases).map(ask).buffer_unordered(AT_ONCE);
-    let known = answers.filter_map(|answer: Result<_, Fault>| async { answer.ok().filter(|(_, ttl)| *ttl >= 0) });
+    let known = answers
+        .filter_map(|answer: Result<_, Fault>| async { answer.ok().filter(|(_, ttl)| *ttl >= 0) });
     known.collect().await
 }
 
@@ -143,7 +173,11 @@ fn row(service: &str, instance: &str, endpoint: &Endpoint, ttl: Option<i64>) -> 
         port: endpoint.port.get(),
         container: endpoint.container.clone(),
         since: endpoint.since.map(|since| since.to_string()),
-        status: if endpoint.status == Some(Status::Draining) { "draining" } else { "serving" },
+        status: if endpoint.status == Some(Status::Draining) {
+            "draining"
+        } else {
+            "serving"
+        },
         ttl,
     }
 }
@@ -157,15 +191,31 @@ fn columns(rows: &[Row]) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let head = ["SERVICE", "INSTANCE", "ADDRESS", "CONTAINER", "UP SINCE", "STATUS", "TTL"].map(str::to_owned);
+    let head = [
+        "SERVICE",
+        "INSTANCE",
+        "ADDRESS",
+        "CONTAINER",
+        "UP SINCE",
+        "STATUS",
+        "TTL",
+    ]
+    .map(str::to_owned);
     let dash = || "-".to_owned();
     let lines = rows.iter().map(|row| {
-        let address = if row.host.contains(':') { format!("[{}]:{}", row.host, row.port) } else { format!("{}:{}", row.host, row.port) };
+        let address = if row.host.contains(':') {
+            format!("[{}]:{}", row.host, row.port)
+        } else {
+            format!("{}:{}", row.host, row.port)
+        };
         // Whole seconds will do for a person.
-        let since = row.since.as_deref().map(|since| match since.split_once('.') {
-            Some((seconds, _)) => format!("{seconds}Z"),
-            None => since.to_owned(),
-        });
+        let since = row
+            .since
+            .as_deref()
+            .map(|since| match since.split_once('.') {
+                Some((seconds, _)) => format!("{seconds}Z"),
+                None => since.to_owned(),
+            });
         [
             row.service.clone(),
             row.instance.clone(),
@@ -177,10 +227,20 @@ fn columns(rows: &[Row]) -> String {
         ]
     });
     let lines: Vec<_> = std::iter::once(head).chain(lines).collect();
-    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or_default();
+    let width = |column: usize| {
+        lines
+            .iter()
+            .map(|line| line[column].len())
+            .max()
+            .unwrap_or_default()
+    };
     let widths: Vec<_> = (0..lines[0].len()).map(width).collect();
     let line = |cells: &[String; 7]| {
-        let cells: Vec<_> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let cells: Vec<_> = cells
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         cells.join("  ").trim_end().to_owned() + "\n"
     };
     lines.iter().map(line).collect()
@@ -192,8 +252,12 @@ mod tests {
 
     fn rows() -> Vec<Row> {
         let full = Endpoint::decode(br#"{"host":"ip-172-31-24-253","port":6379,"container":"593ee5d76755","since":"2026-11-23T05:06:06.123456789Z"}"#).unwrap();
-        let bare = Endpoint::decode(br#"{"host":"fd00::7","port":80,"status":"draining"}"#).unwrap();
-        vec![row("redis", "redis@1", &full, Some(42)), row("web", "a", &bare, None)]
+        let bare =
+            Endpoint::decode(br#"{"host":"fd00::7","port":80,"status":"draining"}"#).unwrap();
+        vec![
+            row("redis", "redis@1", &full, Some(42)),
+            row("web", "a", &bare, None),
+        ]
     }
 
     #[test]

@@ -18,7 +18,9 @@ fn main() -> ExitCode {
         Err(e) => return complain(&one_line(&e)),
     };
     telemetry::init(cli.log().log_level, cli.log().log_format);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let result = match (runtime, checked(cli.command)) {
         (_, Err(error)) => return complain(&error.to_string()),
         (Err(error), _) => Err(error.into()),
@@ -52,7 +54,9 @@ async fn run(job: Job) -> anyhow::Result<ExitCode> {
     match job {
         Job::Agent(config) if config.dry_run => {
             let (text, left_out) = agent::dry_run(&config).await?;
-            left_out.iter().for_each(|line| eprintln!("sidekick: {line}"));
+            left_out
+                .iter()
+                .for_each(|line| eprintln!("sidekick: {line}"));
             std::io::stdout().write_all(text.as_bytes())?;
             Ok(ExitCode::SUCCESS)
         }

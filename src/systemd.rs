@@ -74,7 +74,9 @@ impl Systemd {
         let stuck = |(_, pulse): &&(_, Pulse)| now.saturating_sub(pulse.last()) > STUCK;
         match self.pulses.iter().find(stuck) {
             None => tell(&[NotifyState::Watchdog]),
-            Some((name, _)) => tracing::error!("the {name} loop is stuck; not feeding the watchdog"),
+            Some((name, _)) => {
+                tracing::error!("the {name} loop is stuck; not feeding the watchdog")
+            }
         }
     }
 }

@@ -26,9 +26,9 @@ pub fn init(level: LevelFilter, format: LogFormat) {
     let done = match format {
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
         // Under systemd the journal has the time already.
-        LogFormat::Text if std::env::var_os("JOURNAL_STREAM").is_some() => {
-            registry.with(layer.with_ansi(false).without_time()).try_init()
-        }
+        LogFormat::Text if std::env::var_os("JOURNAL_STREAM").is_some() => registry
+            .with(layer.with_ansi(false).without_time())
+            .try_init(),
         LogFormat::Text => {
             let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
             registry.with(layer.with_ansi(colours)).try_init()

@@ -87,7 +87,11 @@ pub(super) trait Proxy {
     /// Who takes new connections now.
     async fn worker(&self) -> Result<Worker, Trouble>;
     /// The servers of those backends, or of all.
-    async fn state(&self, worker: &Worker, backends: Option<&BTreeSet<String>>) -> Result<Running, Trouble>;
+    async fn state(
+        &self,
+        worker: &Worker,
+        backends: Option<&BTreeSet<String>>,
+    ) -> Result<Running, Trouble>;
     /// Tells it; returns what it complained about.
     async fn tell(&self, worker: &Worker, commands: &[Command]) -> Result<String, Trouble>;
     /// Nobody is there: starts it, if it is ours to start.
@@ -201,7 +205,9 @@ impl<P: Proxy> Applier<P> {
         let (model, mut report) = self.plan(wanted, addresses, now).await;
         let text = render(&self.frame, &model);
         let mark = structure(&self.frame, &model);
-        let fits = worker.as_ref().is_some_and(|w| w.mark.as_ref() == Some(&mark));
+        let fits = worker
+            .as_ref()
+            .is_some_and(|w| w.mark.as_ref() == Some(&mark));
         let result = if fits {
             self.bound = Some((mark, owned(&model)));
             self.adjust(&model, &text).await
@@ -235,7 +241,11 @@ impl<P: Proxy> Applier<P> {
             }
             Err(trouble) => return Err(trouble),
         };
-        if self.known.as_ref().is_none_or(|(known, _)| *known != worker) {
+        if self
+            .known
+            .as_ref()
+            .is_none_or(|(known, _)| *known != worker)
+        {
             let running = self.proxy.state(&worker, None).await?;
             if self.bound.as_ref().map(|(mark, _)| mark) != worker.mark.as_ref() {
                 self.bound = self.bound_by_file(&worker);
@@ -248,9 +258,15 @@ impl<P: Proxy> Applier<P> {
     /// Somebody else started it: what it listens on shows only if it was from the file that we have.
     fn bound_by_file(&self, worker: &Worker) -> Option<(String, BTreeMap<String, Bind>)> {
         let file = self.file.as_deref()?;
-        let mark = worker.mark.as_deref().filter(|mark| mark_of(file) == Some(mark))?;
+        let mark = worker
+            .mark
+            .as_deref()
+            .filter(|mark| mark_of(file) == Some(mark))?;
         let stats = self.rules.stats;
-        let model = Model { stats, fronts: parse(file)? };
+        let model = Model {
+            stats,
+            fronts: parse(file)?,
+        };
         Some((mark.to_owned(), owned(&model)))
     }
 
@@ -264,7 +280,9 @@ impl<P: Proxy> Applier<P> {
         let mut report = Report::default();
         loop {
             let barred = self.barred.iter().filter(|(_, bar)| bar.until > now);
-            let barred: BTreeMap<_, _> = barred.map(|(front, bar)| (front.clone(), bar.why.clone())).collect();
+            let barred: BTreeMap<_, _> = barred
+                .map(|(front, bar)| (front.clone(), bar.why.clone()))
+                .collect();
             let (mut model, refusals) = lay_out(&self.rules, wanted, addresses, &barred);
             report.refusals = refusals;
             let new = self.unproven(&model);
@@ -275,7 +293,12 @@ impl<P: Proxy> Applier<P> {
                 drop(model.fronts.remove(service));
                 report.again = Some(now + RELOAD_PAUSE);
             }
-            let next_try = self.barred.values().map(|bar| bar.until).filter(|until| *until > now).min();
+            let next_try = self
+                .barred
+                .values()
+                .map(|bar| bar.until)
+                .filter(|until| *until > now)
+                .min();
             report.again = report.again.into_iter().chain(next_try).min();
             return (model, report);
         }
@@ -283,7 +306,11 @@ impl<P: Proxy> Applier<P> {
 
     /// Fronts that HAProxy hasn't got yet.
     fn unproven(&self, model: &Model) -> Vec<(String, Bind)> {
-        let has = |name: &str, bind| self.bound.as_ref().is_some_and(|(_, bound)| bound.get(name) == Some(&bind));
+        let has = |name: &str, bind| {
+            self.bound
+                .as_ref()
+                .is_some_and(|(_, bound)| bound.get(name) == Some(&bind))
+        };
         let new = model.binds().filter(|(name, bind)| !has(name, *bind));
         new.map(|(name, bind)| (name.to_owned(), bind)).collect()
     }
@@ -300,7 +327,11 @@ impl<P: Proxy> Applier<P> {
                 continue;
             }
             if let Some(why) = self.proxy.obstacle(*bind).await {
-                let bar = Bar { why, until: now + LOOK_AGAIN, pause: LOOK_AGAIN };
+                let bar = Bar {
+                    why,
+                    until: now + LOOK_AGAIN,
+                    pause: LOOK_AGAIN,
+                };
                 self.barred.insert((name.clone(), *bind), bar);
                 found = true;
             }
@@ -321,9 +352,17 @@ impl<P: Proxy> Applier<P> {
             self.saving = Some(text.to_owned());
         }
         let commands = diff(model, running);
-        let complaint = if commands.is_empty() { String::new() } else { self.proxy.tell(worker, &commands).await? };
+        let complaint = if commands.is_empty() {
+            String::new()
+        } else {
+            self.proxy.tell(worker, &commands).await?
+        };
         if !commands.is_empty() {
-            let backends: BTreeSet<_> = commands.iter().filter_map(|c| c.target.split_once('/')).map(|(b, _)| b.to_owned()).collect();
+            let backends: BTreeSet<_> = commands
+                .iter()
+                .filter_map(|c| c.target.split_once('/'))
+                .map(|(b, _)| b.to_owned())
+                .collect();
             let now = self.proxy.state(worker, Some(&backends)).await?;
             running.retain(|name, _| !backends.contains(name));
             running.extend(now);
@@ -336,7 +375,13 @@ impl<P: Proxy> Applier<P> {
     }
 
     /// Another structure: the file first, then a reload, then whatever a file can't say.
-    async fn restructure(&mut self, model: &Model, text: &str, mark: &str, now: Moment) -> Result<usize, Trouble> {
+    async fn restructure(
+        &mut self,
+        model: &Model,
+        text: &str,
+        mark: &str,
+        now: Moment,
+    ) -> Result<usize, Trouble> {
         if self.saving.take().is_some() || self.file.as_deref() != Some(text) {
             self.proxy.write(text).await?;
             self.file = Some(text.to_owned());
@@ -351,7 +396,11 @@ impl<P: Proxy> Applier<P> {
                 self.bound = Some(<_>::default());
             }
             self.blame(&self.unproven(model), &log, now);
-            let log = if log.is_empty() { "it doesn't say why".to_owned() } else { log };
+            let log = if log.is_empty() {
+                "it doesn't say why".to_owned()
+            } else {
+                log
+            };
             // A file that HAProxy can't start from must not be what it finds after a crash.
             if let Some(proven) = self.proven.clone() {
                 self.proxy.write(&proven).await?;
@@ -362,12 +411,15 @@ impl<P: Proxy> Applier<P> {
         self.known = None;
         let worker = self.meet().await?;
         if worker.is_none_or(|worker| worker.mark.as_deref() != Some(mark)) {
-            return Err(Trouble::Down("the reload was taken, but not its configuration".to_owned()));
+            return Err(Trouble::Down(
+                "the reload was taken, but not its configuration".to_owned(),
+            ));
         }
         self.bound = Some((mark.to_owned(), owned(model)));
         self.proven = Some(text.to_owned());
         self.daring = self.daring.saturating_mul(2);
-        self.barred.retain(|(name, bind), _| !model.binds().any(|front| front == (name, *bind)));
+        self.barred
+            .retain(|(name, bind), _| !model.binds().any(|front| front == (name, *bind)));
         self.adjust(model, text).await
     }
 
@@ -380,20 +432,33 @@ impl<P: Proxy> Applier<P> {
         {
             named.insert(only.clone(), "HAProxy couldn't listen there".to_owned());
         }
-        let guilty: Vec<_> = new.iter().filter_map(|front| Some((front, named.remove(&front.0)?))).collect();
+        let guilty: Vec<_> = new
+            .iter()
+            .filter_map(|front| Some((front, named.remove(&front.0)?)))
+            .collect();
         if guilty.is_empty() {
             self.daring = (new.len() / 2).max(1);
         }
         for (front, why) in guilty {
             let before = self.barred.get(front).map(|bar| bar.pause);
             let pause = before.map_or(TRY_AGAIN, |p| (p * 2).clamp(TRY_AGAIN, TRY_AGAIN_AT_MOST));
-            self.barred.insert(front.clone(), Bar { why, until: now + pause, pause });
+            self.barred.insert(
+                front.clone(),
+                Bar {
+                    why,
+                    until: now + pause,
+                    pause,
+                },
+            );
         }
     }
 }
 
 fn owned(model: &Model) -> BTreeMap<String, Bind> {
-    model.binds().map(|(name, bind)| (name.to_owned(), bind)).collect()
+    model
+        .binds()
+        .map(|(name, bind)| (name.to_owned(), bind))
+        .collect()
 }
 
 /// The services that HAProxy names when it can't bind, with its words: "Binding [file:22] for proxy
@@ -403,7 +468,11 @@ fn accused(log: &str) -> BTreeMap<String, String> {
     let named = lines.filter_map(|line| line.split_once("proxy ")?.1.split_once(": "));
     named
         .filter_map(|(name, why)| {
-            let name = if name == STATS { STATS.to_owned() } else { original_name(name)? };
+            let name = if name == STATS {
+                STATS.to_owned()
+            } else {
+                original_name(name)?
+            };
             Some((name, format!("HAProxy says {why:?}")))
         })
         .collect()

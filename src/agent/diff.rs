@@ -49,7 +49,12 @@ pub fn parse_state(text: &str) -> Result<Running, Unreadable> {
     let mut lines = text.lines().filter(|line| !line.is_empty());
     match lines.next() {
         Some("1") => {}
-        other => return Err(Unreadable(format!("it begins with {:?}", other.unwrap_or_default()))),
+        other => {
+            return Err(Unreadable(format!(
+                "it begins with {:?}",
+                other.unwrap_or_default()
+            )));
+        }
     }
     let header = lines.next().and_then(|line| line.strip_prefix("# "));
     let header: Vec<_> = header.unwrap_or_default().split(' ').collect();
@@ -59,7 +64,11 @@ pub fn parse_state(text: &str) -> Result<Running, Unreadable> {
     };
     let (backend, name) = (column("be_name")?, column("srv_name")?);
     let (address, port) = (column("srv_addr")?, column("srv_port")?);
-    let (admin, weight, check) = (column("srv_admin_state")?, column("srv_uweight")?, column("srv_check_state")?);
+    let (admin, weight, check) = (
+        column("srv_admin_state")?,
+        column("srv_uweight")?,
+        column("srv_check_state")?,
+    );
     let mut running = Running::new();
     for line in lines.filter(|line| !line.starts_with('#')) {
         let columns: Vec<_> = line.split(' ').collect();
@@ -69,7 +78,8 @@ pub fn parse_state(text: &str) -> Result<Running, Unreadable> {
         };
         let number = |index| {
             let text = text(index)?;
-            text.parse().map_err(|_| Unreadable(format!("{text:?} is no number in {line:?}")))
+            text.parse()
+                .map_err(|_| Unreadable(format!("{text:?} is no number in {line:?}")))
         };
         let ip = text(address)?.parse::<IpAddr>().ok();
         let live = Live {
@@ -78,7 +88,10 @@ pub fn parse_state(text: &str) -> Result<Running, Unreadable> {
             weight: number(weight)?,
             check: number(check)?,
         };
-        running.entry(text(backend)?.to_owned()).or_default().insert(text(name)?.to_owned(), live);
+        running
+            .entry(text(backend)?.to_owned())
+            .or_default()
+            .insert(text(name)?.to_owned(), live);
     }
     Ok(running)
 }
@@ -137,12 +150,19 @@ impl Command {
             ],
             // What the checks found out was about the old address.
             Verb::Move(address) => vec![
-                format!("set server {it} addr {} port {}", address.ip(), address.port()),
+                format!(
+                    "set server {it} addr {} port {}",
+                    address.ip(),
+                    address.port()
+                ),
                 format!("set server {it} health up"),
             ],
             Verb::Check => vec![format!("enable health {it}")],
             Verb::Take(Intake::Ready) => {
-                vec![format!("set server {it} weight 1"), format!("set server {it} state ready")]
+                vec![
+                    format!("set server {it} weight 1"),
+                    format!("set server {it} state ready"),
+                ]
             }
             // From maintenance there is no way to drain but through ready.
             Verb::Take(Intake::Drain) => vec![
@@ -173,21 +193,36 @@ pub fn diff(model: &Model, running: &Running) -> Vec<Command> {
     let none = BTreeMap::new();
     for (service, front) in &model.fronts {
         let backend = proxy_name(service);
-        let mut rest: BTreeMap<&str, &Live> = running.get(&backend).unwrap_or(&none).iter().map(|(n, l)| (n.as_str(), l)).collect();
+        let mut rest: BTreeMap<&str, &Live> = running
+            .get(&backend)
+            .unwrap_or(&none)
+            .iter()
+            .map(|(n, l)| (n.as_str(), l))
+            .collect();
         for (instance, server) in &front.servers {
             let name = proxy_name(instance);
             let live = rest.remove(name.as_str());
             let verbs = change(server, live);
-            coming.extend(verbs.into_iter().map(|verb| Command { target: format!("{backend}/{name}"), verb }));
+            coming.extend(verbs.into_iter().map(|verb| Command {
+                target: format!("{backend}/{name}"),
+                verb,
+            }));
         }
-        going.extend(rest.into_keys().map(|name| Command { target: format!("{backend}/{name}"), verb: Verb::Remove }));
+        going.extend(rest.into_keys().map(|name| Command {
+            target: format!("{backend}/{name}"),
+            verb: Verb::Remove,
+        }));
     }
     coming.extend(going);
     coming
 }
 
 fn change(server: &Server, live: Option<&Live>) -> Vec<Verb> {
-    let intake = if server.draining { Intake::Drain } else { Intake::Ready };
+    let intake = if server.draining {
+        Intake::Drain
+    } else {
+        Intake::Ready
+    };
     let Some(live) = live else {
         return vec![Verb::Add(server.address, intake)];
     };
@@ -200,7 +235,9 @@ fn change(server: &Server, live: Option<&Live>) -> Vec<Verb> {
     }
     let fits = match intake {
         Intake::Ready => live.admin & (MAINTENANCE | DRAIN) == 0 && live.weight > 0,
-        Intake::Drain => live.admin & MAINTENANCE == 0 && live.admin & DRAIN != 0 && live.weight == 0,
+        Intake::Drain => {
+            live.admin & MAINTENANCE == 0 && live.admin & DRAIN != 0 && live.weight == 0
+        }
     };
     if !fits {
         verbs.push(Verb::Take(intake));
@@ -233,7 +270,9 @@ pub(super) mod tests {
             };
             let (backend, name) = target.split_once('/').ok_or("no target")?;
             let servers = self.0.get_mut(backend).ok_or("No such backend.")?;
-            let address = |ip: &str, port: &str| Some(SocketAddr::new(ip.parse().unwrap(), port.parse().unwrap()));
+            let address = |ip: &str, port: &str| {
+                Some(SocketAddr::new(ip.parse().unwrap(), port.parse().unwrap()))
+            };
             if let ["add", _, _, at, rest @ ..] = words.as_slice() {
                 if servers.contains_key(name) {
                     return Err("Already exists a server with the same name in backend.".to_owned());
@@ -243,12 +282,22 @@ pub(super) mod tests {
                     Some(" weight 0") => 0,
                     _ => return Err("unknown keyword".to_owned()),
                 };
-                servers.insert(name.to_owned(), Live { address: at.parse().ok(), admin: 1, weight, check: 2 });
+                servers.insert(
+                    name.to_owned(),
+                    Live {
+                        address: at.parse().ok(),
+                        admin: 1,
+                        weight,
+                        check: 2,
+                    },
+                );
                 return Ok(());
             }
             let live = servers.get_mut(name).ok_or("No such server.")?;
             match words.as_slice() {
-                ["del", ..] if live.admin & 1 == 0 => return Err("Only servers in maintenance mode can be deleted.".to_owned()),
+                ["del", ..] if live.admin & 1 == 0 => {
+                    return Err("Only servers in maintenance mode can be deleted.".to_owned());
+                }
                 ["del", ..] => drop(servers.remove(name)),
                 ["enable", "health", _] => live.check |= CHECKED,
                 ["enable", "server", _] | ["set", _, _, "state", "ready"] => live.admin = 0,
@@ -267,7 +316,15 @@ pub(super) mod tests {
             let fronts = model.fronts.iter().map(|(service, front)| {
                 let servers = front.servers.iter().map(|(name, server)| {
                     let weight = u32::from(!server.draining);
-                    (proxy_name(name), Live { address: Some(server.address), admin: 0, weight, check: 6 })
+                    (
+                        proxy_name(name),
+                        Live {
+                            address: Some(server.address),
+                            admin: 0,
+                            weight,
+                            check: 6,
+                        },
+                    )
                 });
                 (proxy_name(service), servers.collect())
             });
@@ -290,23 +347,46 @@ pub(super) mod tests {
 
     #[test]
     fn a_real_reply_is_read() {
-        let text = format!("{HEADER}3 good 2 x 127.0.0.1 2 8 0 1 0 1 0 3 6 0 0 0 - 7001 - 0 0 - - 0\n3 good 3 n - 0 32 1 1 0 1 0 3 6 0 0 0 db1 0 - 0 0 - - 0\n\n");
+        let text = format!(
+            "{HEADER}3 good 2 x 127.0.0.1 2 8 0 1 0 1 0 3 6 0 0 0 - 7001 - 0 0 - - 0\n3 good 3 n - 0 32 1 1 0 1 0 3 6 0 0 0 db1 0 - 0 0 - - 0\n\n"
+        );
         let running = parse_state(&text).unwrap();
-        let expected = Live { address: "127.0.0.1:7001".parse().ok(), admin: 8, weight: 0, check: 6 };
+        let expected = Live {
+            address: "127.0.0.1:7001".parse().ok(),
+            admin: 8,
+            weight: 0,
+            check: 6,
+        };
         assert_eq!(running["good"]["x"], expected);
         assert_eq!(running["good"]["n"].address, None);
-        for cut in [&text[..text.len() - 60], "", "2\n\n", "Unknown command\n\n", "1\n# be_id be_name\n\n"] {
+        for cut in [
+            &text[..text.len() - 60],
+            "",
+            "2\n\n",
+            "Unknown command\n\n",
+            "1\n# be_id be_name\n\n",
+        ] {
             assert!(parse_state(cut).is_err(), "{cut}");
         }
     }
 
     #[test]
     fn who_comes_precedes_who_goes() {
-        let server = |at: &str| Server { address: at.parse().unwrap(), draining: false, host: None };
+        let server = |at: &str| Server {
+            address: at.parse().unwrap(),
+            draining: false,
+            host: None,
+        };
         let model = |name: &str| {
             let servers = BTreeMap::from([(name.to_owned(), server("10.0.0.1:80"))]);
-            let front = super::super::layout::Front { bind: ":80".parse().unwrap(), servers };
-            Model { stats: None, fronts: BTreeMap::from([("web".to_owned(), front)]) }
+            let front = super::super::layout::Front {
+                bind: ":80".parse().unwrap(),
+                servers,
+            };
+            Model {
+                stats: None,
+                fronts: BTreeMap::from([("web".to_owned(), front)]),
+            }
         };
         let running = Servers::boot(&model("a@1")).0;
         let commands = diff(&model("b@1"), &running);

@@ -61,7 +61,8 @@ impl ConfigFile {
             .kill_on_drop(true)
             .output();
         let binary = self.binary.display();
-        let late = |_| Trouble::Invalid(format!("{binary} -c takes more than {} s", CHECK.as_secs()));
+        let late =
+            |_| Trouble::Invalid(format!("{binary} -c takes more than {} s", CHECK.as_secs()));
         let output = timeout(CHECK, check).await.map_err(late)?;
         let output = output.map_err(|e| Trouble::Invalid(format!("can't run {binary}: {e}")))?;
         if output.status.success() {
@@ -69,7 +70,11 @@ impl ConfigFile {
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let alerts = alerts(said.lines());
-        Err(Trouble::Invalid(if alerts.is_empty() { said.into_owned() } else { alerts }))
+        Err(Trouble::Invalid(if alerts.is_empty() {
+            said.into_owned()
+        } else {
+            alerts
+        }))
     }
 
     /// Files are written off the loop: an fsync can take a second.
@@ -80,7 +85,9 @@ impl ConfigFile {
         let path = self.path.clone();
         let work = move || work(&path).map_err(|e| format!("can't write {}: {e}", path.display()));
         let result = tokio::task::spawn_blocking(work).await;
-        result.map_err(|e| Trouble::File(e.to_string()))?.map_err(Trouble::File)
+        result
+            .map_err(|e| Trouble::File(e.to_string()))?
+            .map_err(Trouble::File)
     }
 }
 
@@ -93,13 +100,19 @@ fn put(new: &Path, path: &Path, text: &str) -> io::Result<()> {
     };
     out.set_permissions(old.metadata()?.permissions())?;
     let mut first_line = Vec::new();
-    Read::by_ref(&mut old).take(OURS.len() as u64).read_to_end(&mut first_line)?;
+    Read::by_ref(&mut old)
+        .take(OURS.len() as u64)
+        .read_to_end(&mut first_line)?;
     if first_line != OURS.as_bytes() {
         let mut copy = path.as_os_str().to_owned();
         copy.push(".before-sidekick");
         if !Path::new(&copy).exists() {
             fs::copy(path, &copy)?;
-            warn!("{} isn't ours; kept a copy as {}", path.display(), Path::new(&copy).display());
+            warn!(
+                "{} isn't ours; kept a copy as {}",
+                path.display(),
+                Path::new(&copy).display()
+            );
         }
     }
     Ok(())

@@ -51,7 +51,16 @@ impl Haproxy {
     /// `ours`: to be supervised. Starts nothing yet.
     pub(super) const fn new(file: ConfigFile, socket: PathBuf, ours: bool, pulse: Pulse) -> Self {
         let master = Master::new(socket);
-        Self { file, master, ours, child: None, mark: RefCell::new(None), saving: None, next: None, pulse }
+        Self {
+            file,
+            master,
+            ours,
+            child: None,
+            mark: RefCell::new(None),
+            saving: None,
+            next: None,
+            pulse,
+        }
     }
 
     /// Finishes what is being written, and ends HAProxy if it is ours.
@@ -70,7 +79,9 @@ impl Haproxy {
             return child.stop().await;
         }
         // One that an earlier life of ours started and left behind.
-        if self.ours && let Ok(processes) = self.master.processes().await {
+        if self.ours
+            && let Ok(processes) = self.master.processes().await
+        {
             terminate(processes.master);
             let end = Instant::now() + FAREWELL;
             while Instant::now() < end && self.master.processes().await.is_ok() {
@@ -85,8 +96,14 @@ impl Haproxy {
         {
             return Ok(mark.clone());
         }
-        let answer = self.master.ask_worker(worker, &format!("show env {MARK}")).await?;
-        let mark = answer.lines().find_map(|line| line.strip_prefix(MARK)?.strip_prefix('=')).map(str::to_owned);
+        let answer = self
+            .master
+            .ask_worker(worker, &format!("show env {MARK}"))
+            .await?;
+        let mark = answer
+            .lines()
+            .find_map(|line| line.strip_prefix(MARK)?.strip_prefix('='))
+            .map(str::to_owned);
         *self.mark.borrow_mut() = Some((master, worker, mark.clone()));
         Ok(mark)
     }
@@ -133,21 +150,35 @@ impl Proxy for Haproxy {
         self.pulse.beat();
         let processes = self.master.processes().await?;
         let mark = self.mark(processes.master, processes.worker).await?;
-        Ok(Worker { pid: processes.worker, mark, can_wait: processes.version >= CAN_WAIT })
+        Ok(Worker {
+            pid: processes.worker,
+            mark,
+            can_wait: processes.version >= CAN_WAIT,
+        })
     }
 
-    async fn state(&self, worker: &Worker, backends: Option<&BTreeSet<String>>) -> Result<Running, Trouble> {
+    async fn state(
+        &self,
+        worker: &Worker,
+        backends: Option<&BTreeSet<String>>,
+    ) -> Result<Running, Trouble> {
         self.pulse.beat();
         let mut running = Running::new();
         match backends {
             Some(backends) if backends.len() <= FEW => {
                 for backend in backends {
-                    let text = self.master.ask_worker(worker.pid, &format!("show servers state {backend}")).await?;
+                    let text = self
+                        .master
+                        .ask_worker(worker.pid, &format!("show servers state {backend}"))
+                        .await?;
                     running.extend(parse_state(&text)?);
                 }
             }
             _ => {
-                let text = self.master.ask_worker(worker.pid, "show servers state").await?;
+                let text = self
+                    .master
+                    .ask_worker(worker.pid, "show servers state")
+                    .await?;
                 running = parse_state(&text)?;
                 running.retain(|name, _| backends.is_none_or(|wanted| wanted.contains(name)));
             }
@@ -157,14 +188,19 @@ impl Proxy for Haproxy {
 
     async fn tell(&self, worker: &Worker, commands: &[Command]) -> Result<String, Trouble> {
         self.pulse.beat();
-        let lines = commands.iter().flat_map(|command| command.lines(worker.can_wait));
+        let lines = commands
+            .iter()
+            .flat_map(|command| command.lines(worker.can_wait));
         self.master.tell_worker(worker.pid, lines).await
     }
 
     async fn start(&mut self) -> Result<Reload, Trouble> {
         self.pulse.beat();
         if !self.ours {
-            return Err(Trouble::Down(format!("nobody is at {}", self.master.socket().display())));
+            return Err(Trouble::Down(format!(
+                "nobody is at {}",
+                self.master.socket().display()
+            )));
         }
         if let Some(child) = &mut self.child {
             match child.ended() {
@@ -180,7 +216,11 @@ impl Proxy for Haproxy {
                 // What it said may still be on its way through the pipe.
                 sleep(Duration::from_millis(50)).await;
                 let said = child.complaints();
-                return Ok(Reload::Failed(if said.is_empty() { format!("it ended at once ({status})") } else { said }));
+                return Ok(Reload::Failed(if said.is_empty() {
+                    format!("it ended at once ({status})")
+                } else {
+                    said
+                }));
             }
             if self.master.processes().await.is_ok() {
                 info!("HAProxy runs");
@@ -191,7 +231,10 @@ impl Proxy for Haproxy {
             sleep(Duration::from_millis(10)).await;
         }
         child.stop().await;
-        Err(Trouble::Down(format!("it didn't start within {} s", RELOAD.as_secs())))
+        Err(Trouble::Down(format!(
+            "it didn't start within {} s",
+            RELOAD.as_secs()
+        )))
     }
 
     async fn reload(&mut self) -> Result<Reload, Trouble> {
@@ -199,7 +242,9 @@ impl Proxy for Haproxy {
         let outcome = self.master.reload().await?;
         // 2.6 says nothing at the socket, but our own one's words reach us another way.
         Ok(match (outcome, &self.child) {
-            (Reload::Failed(log), Some(child)) if log.is_empty() => Reload::Failed(child.complaints()),
+            (Reload::Failed(log), Some(child)) if log.is_empty() => {
+                Reload::Failed(child.complaints())
+            }
             (outcome, _) => outcome,
         })
     }
@@ -209,7 +254,9 @@ impl Proxy for Haproxy {
             let error = try_to_bind(address).err()?;
             match error.kind() {
                 ErrorKind::AddrInUse => Some("another process listens there".to_owned()),
-                ErrorKind::AddrNotAvailable if bind == Bind::At(address) => Some("the machine has no such address".to_owned()),
+                ErrorKind::AddrNotAvailable if bind == Bind::At(address) => {
+                    Some("the machine has no such address".to_owned())
+                }
                 // HAProxy may be allowed more than we are, and without IPv6 it isn't asked for.
                 _ => None,
             }
@@ -219,7 +266,11 @@ impl Proxy for Haproxy {
 
 /// Binds and lets go. Without listen(2) nobody can connect meanwhile.
 fn try_to_bind(address: SocketAddr) -> io::Result<()> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
     // As a server would: connections that are long over are no obstacle.
     socket.set_reuseaddr(true)?;
     socket.bind(address)
@@ -240,7 +291,9 @@ async fn ended(child: &mut Option<Child>) -> String {
 async fn done(saving: &mut Option<Saving>) -> (String, Result<(), Trouble>) {
     match saving {
         Some((text, task)) => {
-            let result = task.await.unwrap_or_else(|e| Err(Trouble::File(e.to_string())));
+            let result = task
+                .await
+                .unwrap_or_else(|e| Err(Trouble::File(e.to_string())));
             (text.clone(), result)
         }
         None => std::future::pending().await,

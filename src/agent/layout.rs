@@ -51,13 +51,18 @@ impl FromStr for Bind {
 
     /// `:80`, `*:80` and `80` are everywhere; `10.0.0.1:80`, `[::1]:80` and `0.0.0.0:80` are there.
     fn from_str(text: &str) -> Result<Self, String> {
-        let port = text.strip_prefix("*:").or_else(|| text.strip_prefix(':')).unwrap_or(text);
+        let port = text
+            .strip_prefix("*:")
+            .or_else(|| text.strip_prefix(':'))
+            .unwrap_or(text);
         if let Ok(port) = port.parse() {
             return Ok(Self::Everywhere(port));
         }
         match text.parse::<SocketAddr>() {
             Ok(address) if address.port() > 0 => Ok(Self::At(address)),
-            _ => Err(format!("{text:?} is no address to listen on; write :80, 10.0.0.1:80 or [::1]:80")),
+            _ => Err(format!(
+                "{text:?} is no address to listen on; write :80, 10.0.0.1:80 or [::1]:80"
+            )),
         }
     }
 }
@@ -129,12 +134,23 @@ pub fn lay_out(
     addresses: &BTreeMap<String, IpAddr>,
     barred: &BTreeMap<(String, Bind), String>,
 ) -> (Model, Vec<Refusal>) {
-    let mut layout = Layout { rules, barred, taken: BTreeMap::new(), refusals: Vec::new() };
+    let mut layout = Layout {
+        rules,
+        barred,
+        taken: BTreeMap::new(),
+        refusals: Vec::new(),
+    };
     let stats = rules.stats.filter(|bind| layout.take(STATS, *bind));
     let mut fronts = BTreeMap::new();
     for (service, bind) in &rules.binds {
         if layout.take(service, *bind) {
-            fronts.insert(service.clone(), Front { bind: *bind, servers: BTreeMap::new() });
+            fronts.insert(
+                service.clone(),
+                Front {
+                    bind: *bind,
+                    servers: BTreeMap::new(),
+                },
+            );
         }
     }
     for (service, it) in wanted {
@@ -143,11 +159,19 @@ pub fn lay_out(
             && layout.take(service, Bind::Everywhere(port))
         {
             let bind = Bind::Everywhere(port);
-            fronts.insert(service.clone(), Front { bind, servers: BTreeMap::new() });
+            fronts.insert(
+                service.clone(),
+                Front {
+                    bind,
+                    servers: BTreeMap::new(),
+                },
+            );
         }
     }
     for (service, front) in &mut fronts {
-        let Some(it) = wanted.get(service) else { continue };
+        let Some(it) = wanted.get(service) else {
+            continue;
+        };
         let servers = it.instances.iter();
         let servers = servers.filter_map(|(name, e)| Some((name.clone(), server(e, addresses)?)));
         front.servers = servers.collect();
@@ -190,7 +214,10 @@ impl Layout<'_> {
             on_port.push((bind, service.to_owned()));
             return true;
         };
-        self.refusals.push(Refusal { service: service.to_owned(), why });
+        self.refusals.push(Refusal {
+            service: service.to_owned(),
+            why,
+        });
         false
     }
 }
@@ -199,7 +226,11 @@ impl Model {
     /// All that listens.
     pub fn binds(&self) -> impl Iterator<Item = (&str, Bind)> {
         let stats = self.stats.map(|bind| (STATS, bind));
-        stats.into_iter().chain(self.fronts.iter().map(|(name, front)| (name.as_str(), front.bind)))
+        stats.into_iter().chain(
+            self.fronts
+                .iter()
+                .map(|(name, front)| (name.as_str(), front.bind)),
+        )
     }
 
     /// How many instances there are.
@@ -232,24 +263,53 @@ mod tests {
     fn wanted(port: u16, host: &str) -> Wanted {
         let value = format!(r#"{{"host":"{host}","port":{port}}}"#);
         let endpoint = Endpoint::decode(value.as_bytes()).unwrap();
-        Wanted { port, instances: BTreeMap::from([("i".to_owned(), endpoint)]) }
+        Wanted {
+            port,
+            instances: BTreeMap::from([("i".to_owned(), endpoint)]),
+        }
     }
 
     fn fronts(rules: &Rules, wanted: &[(&str, Wanted)]) -> (String, Vec<String>) {
-        let wanted = wanted.iter().map(|(n, w)| ((*n).to_owned(), w.clone())).collect();
+        let wanted = wanted
+            .iter()
+            .map(|(n, w)| ((*n).to_owned(), w.clone()))
+            .collect();
         let (model, refusals) = lay_out(rules, &wanted, &BTreeMap::new(), &BTreeMap::new());
-        let fronts = model.fronts.iter().map(|(name, front)| format!("{name}{}", front.bind));
+        let fronts = model
+            .fronts
+            .iter()
+            .map(|(name, front)| format!("{name}{}", front.bind));
         let fronts = fronts.collect::<Vec<_>>().join(" ");
-        (fronts, refusals.into_iter().map(|r| format!("{}: {}", r.service, r.why)).collect())
+        (
+            fronts,
+            refusals
+                .into_iter()
+                .map(|r| format!("{}: {}", r.service, r.why))
+                .collect(),
+        )
     }
 
     #[test]
     fn binds_are_read_in_each_usual_form() {
         for everywhere in [":80", "*:80", "80"] {
-            assert_eq!(bind(everywhere), Bind::Everywhere(NonZeroU16::new(80).unwrap()));
+            assert_eq!(
+                bind(everywhere),
+                Bind::Everywhere(NonZeroU16::new(80).unwrap())
+            );
         }
         assert_eq!(bind("[::1]:80").to_string(), "[::1]:80");
-        for wrong in ["", ":", ":0", "10.0.0.1:0", ":70000", "redis", "::1", "10.0.0.1", ":80 ssl", ":80\n"] {
+        for wrong in [
+            "",
+            ":",
+            ":0",
+            "10.0.0.1:0",
+            ":70000",
+            "redis",
+            "::1",
+            "10.0.0.1",
+            ":80 ssl",
+            ":80\n",
+        ] {
             assert!(wrong.parse::<Bind>().is_err(), "{wrong:?}");
         }
     }
@@ -273,7 +333,11 @@ mod tests {
 
     #[test]
     fn two_on_one_port_the_first_by_name_has_it_and_the_rest_goes_on() {
-        let services = [("b", wanted(80, "10.0.0.1")), ("a", wanted(80, "10.0.0.2")), ("c", wanted(81, "10.0.0.3"))];
+        let services = [
+            ("b", wanted(80, "10.0.0.1")),
+            ("a", wanted(80, "10.0.0.2")),
+            ("c", wanted(81, "10.0.0.3")),
+        ];
         let (fronts, refused) = fronts(&Rules::default(), &services);
         assert_eq!(fronts, "a:80 c:81");
         assert_eq!(refused, ["b: :80 is taken by a"]);
@@ -282,11 +346,18 @@ mod tests {
     #[test]
     fn the_operators_word_comes_before_a_services_own_port() {
         let rules = Rules {
-            binds: BTreeMap::from([("redis".to_owned(), bind(":80")), ("z".to_owned(), bind("127.0.0.1:80"))]),
+            binds: BTreeMap::from([
+                ("redis".to_owned(), bind(":80")),
+                ("z".to_owned(), bind("127.0.0.1:80")),
+            ]),
             stats: Some(bind("127.0.0.1:1936")),
             reserved: BTreeSet::from(["mine".to_owned()]),
         };
-        let services = [("a", wanted(80, "10.0.0.2")), ("mine", wanted(7, "10.0.0.2")), ("s", wanted(1936, "10.0.0.2"))];
+        let services = [
+            ("a", wanted(80, "10.0.0.2")),
+            ("mine", wanted(7, "10.0.0.2")),
+            ("s", wanted(1936, "10.0.0.2")),
+        ];
         let (fronts, refused) = fronts(&rules, &services);
         assert_eq!(fronts, "redis:80");
         let expected = [
@@ -305,7 +376,10 @@ mod tests {
         assert_eq!(model.servers(), 0);
         let known = BTreeMap::from([("db1".to_owned(), "10.0.0.9".parse().unwrap())]);
         let (model, _) = lay_out(&Rules::default(), &all, &known, &BTreeMap::new());
-        assert_eq!(model.fronts["a"].servers["i"].address, "10.0.0.9:80".parse().unwrap());
+        assert_eq!(
+            model.fronts["a"].servers["i"].address,
+            "10.0.0.9:80".parse().unwrap()
+        );
         let barred = BTreeMap::from([(("a".to_owned(), bind(":80")), "in use".to_owned())]);
         let (model, refusals) = lay_out(&Rules::default(), &all, &known, &barred);
         assert!(model.fronts.is_empty());

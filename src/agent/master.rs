@@ -53,7 +53,11 @@ impl Master {
     }
 
     /// Many commands to one worker, in order. Returns the first complaint, if there is one.
-    pub(super) async fn tell_worker(&self, pid: u32, commands: impl Iterator<Item = String>) -> Result<String, Trouble> {
+    pub(super) async fn tell_worker(
+        &self,
+        pid: u32,
+        commands: impl Iterator<Item = String>,
+    ) -> Result<String, Trouble> {
         let (mut line, mut complaint) = (String::new(), String::new());
         for command in commands {
             if line.len() + command.len() > LONGEST_LINE {
@@ -81,7 +85,10 @@ impl Master {
         }
         let end = Instant::now() + RELOAD;
         while Instant::now() < end {
-            let text = self.ask("show proc", SIGN_OF_LIFE).await.unwrap_or_default();
+            let text = self
+                .ask("show proc", SIGN_OF_LIFE)
+                .await
+                .unwrap_or_default();
             if let Some(now) = Processes::parse(&text)
                 && (now.reloads, now.master) != (before.reloads, before.master)
             {
@@ -94,7 +101,10 @@ impl Master {
             }
             sleep(LOOK).await;
         }
-        Err(Trouble::Down(format!("the reload didn't come to an end within {} s", RELOAD.as_secs())))
+        Err(Trouble::Down(format!(
+            "the reload didn't come to an end within {} s",
+            RELOAD.as_secs()
+        )))
     }
 
     async fn ask(&self, line: &str, deadline: Duration) -> Result<String, Trouble> {
@@ -109,7 +119,10 @@ impl Master {
             Ok(String::from_utf8_lossy(&answer).into_owned())
         };
         let silent = || Trouble::Down(format!("{} doesn't answer", self.socket.display()));
-        timeout(deadline, talk).await.map_err(|_| silent())?.map_err(down)
+        timeout(deadline, talk)
+            .await
+            .map_err(|_| silent())?
+            .map_err(down)
     }
 }
 

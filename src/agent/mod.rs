@@ -72,27 +72,57 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
     let pulse = systemd.pulse("haproxy");
     let (Way::Supervise(socket) | Way::Attach(socket)) = config.way.clone();
     let ours = matches!(config.way, Way::Supervise(_));
-    let file = ConfigFile { binary: config.haproxy.clone(), path: config.file.clone() };
-    file.try_out(&render(&frame, &Model { stats: config.rules.stats, ..Model::default() })).await?;
+    let file = ConfigFile {
+        binary: config.haproxy.clone(),
+        path: config.file.clone(),
+    };
+    file.try_out(&render(
+        &frame,
+        &Model {
+            stats: config.rules.stats,
+            ..Model::default()
+        },
+    ))
+    .await?;
     let haproxy = Haproxy::new(file, socket, ours, pulse.clone());
 
     let members = Arc::new(Members::new(&config.etcd)?);
     let file = std::fs::read_to_string(&config.file).ok();
     let last = file.as_deref().and_then(parse);
     let (hosts_tx, hosts) = watch::channel(BTreeSet::new());
-    let (addresses_tx, addresses) = watch::channel(last.iter().flatten().flat_map(|(_, front)| named(front)).collect());
+    let (addresses_tx, addresses) = watch::channel(
+        last.iter()
+            .flatten()
+            .flat_map(|(_, front)| named(front))
+            .collect(),
+    );
     let (updates_tx, updates) = mpsc::channel(UPDATES_WAITING);
     let mut tasks = JoinSet::new();
-    tasks.spawn(reader::read(members.clone(), config.prefix.clone(), updates_tx, systemd.pulse("etcd")));
+    tasks.spawn(reader::read(
+        members.clone(),
+        config.prefix.clone(),
+        updates_tx,
+        systemd.pulse("etcd"),
+    ));
     tasks.spawn(resolve(hosts, addresses_tx, systemd.pulse("names")));
     let started = now();
-    let served = last.unwrap_or_default().into_iter().map(|(name, front)| (name, remembered(&front)));
+    let served = last
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(name, front)| (name, remembered(&front)));
     let served: BTreeMap<String, Wanted> = served.collect();
     let mut agent = Agent {
-        flood: Flood { began: started, seen: 0 },
+        flood: Flood {
+            began: started,
+            seen: 0,
+        },
         table: Table::new(config.prefix.clone()),
         heard: None,
-        patience: if served.is_empty() && ours { started + PATIENCE } else { started },
+        patience: if served.is_empty() && ours {
+            started + PATIENCE
+        } else {
+            started
+        },
         may_begin: ours || !served.is_empty(),
         presence: Presence::new(config.keeping, served, started),
         applier: Applier::new(haproxy, frame, config.rules.clone(), file),
@@ -135,16 +165,30 @@ pub async fn dry_run(config: &AgentConfig) -> anyhow::Result<(String, Vec<String
     let wanted = presence.wanted(now());
     let addresses = names::once(hosts_of(&wanted)).await;
     let (model, refusals) = lay_out(&config.rules, &wanted, &addresses, &BTreeMap::new());
-    let junk = table.take_junk().into_iter().map(|junk| format!("quarantined: {}: {}", junk.key, junk.fault));
-    let refused = refusals.into_iter().map(|refusal| format!("refused: {}: {}", refusal.service, refusal.why));
-    let unknown = hosts_of(&wanted).into_iter().filter(|host| !addresses.contains_key(host));
+    let junk = table
+        .take_junk()
+        .into_iter()
+        .map(|junk| format!("quarantined: {}: {}", junk.key, junk.fault));
+    let refused = refusals
+        .into_iter()
+        .map(|refusal| format!("refused: {}: {}", refusal.service, refusal.why));
+    let unknown = hosts_of(&wanted)
+        .into_iter()
+        .filter(|host| !addresses.contains_key(host));
     let unknown = unknown.map(|host| format!("left out: {host} doesn't resolve"));
-    Ok((render(&frame(config), &model), junk.chain(refused).chain(unknown).collect()))
+    Ok((
+        render(&frame(config), &model),
+        junk.chain(refused).chain(unknown).collect(),
+    ))
 }
 
 fn frame(config: &AgentConfig) -> Frame {
     let (Way::Supervise(socket) | Way::Attach(socket)) = &config.way;
-    Frame { base: config.base.clone(), ipv6: has_ipv6(), idle: format!("{}.idle", socket.display()) }
+    Frame {
+        base: config.base.clone(),
+        ipv6: has_ipv6(),
+        idle: format!("{}.idle", socket.display()),
+    }
 }
 
 /// What the file says of a service, as if etcd had said it.
@@ -164,11 +208,17 @@ fn remembered(front: &Front) -> Wanted {
         };
         Some((name.clone(), endpoint))
     });
-    Wanted { port: front.bind.port(), instances: instances.collect() }
+    Wanted {
+        port: front.bind.port(),
+        instances: instances.collect(),
+    }
 }
 
 fn named(front: &Front) -> impl Iterator<Item = (String, std::net::IpAddr)> {
-    front.servers.values().filter_map(|server| Some((server.host.clone()?, server.address.ip())))
+    front
+        .servers
+        .values()
+        .filter_map(|server| Some((server.host.clone()?, server.address.ip())))
 }
 
 fn hosts_of(wanted: &BTreeMap<String, Wanted>) -> BTreeSet<String> {
@@ -181,7 +231,11 @@ fn hosts_of(wanted: &BTreeMap<String, Wanted>) -> BTreeSet<String> {
 }
 
 fn item(kv: &KeyValue) -> Item {
-    Item { key: kv.key().to_vec(), value: kv.value().to_vec(), create_revision: kv.create_revision() }
+    Item {
+        key: kv.key().to_vec(),
+        value: kv.value().to_vec(),
+        create_revision: kv.create_revision(),
+    }
 }
 
 /// How the passes have been going.
@@ -194,7 +248,11 @@ struct Trying {
 
 impl Default for Trying {
     fn default() -> Self {
-        Self { backoff: Backoff::new(HAPROXY), outage: Outage::default(), next: None }
+        Self {
+            backoff: Backoff::new(HAPROXY),
+            outage: Outage::default(),
+            next: None,
+        }
     }
 }
 
@@ -239,7 +297,9 @@ impl Agent {
                 (dirty, audit) = (true, time + AUDIT);
             }
             let due = |at: Option<Moment>| at.is_some_and(|at| at <= time);
-            dirty |= due(self.trouble.next) || due(self.presence.next_change()) || due(self.report.again);
+            dirty |= due(self.trouble.next)
+                || due(self.presence.next_change())
+                || due(self.report.again);
             let begun = self.heard.is_some() || (self.may_begin && time >= self.patience);
             if dirty && begun && self.trouble.next.is_none_or(|next| next <= time) {
                 self.pass(time).await;
@@ -247,8 +307,17 @@ impl Agent {
             }
             self.tell_of_floods(time);
             self.tell_status();
-            let next = [self.trouble.next, self.presence.next_change(), self.report.again, (!begun).then_some(self.patience)];
-            let next = next.into_iter().flatten().min().map(|at| at.saturating_sub(now()).max(Duration::from_millis(1)));
+            let next = [
+                self.trouble.next,
+                self.presence.next_change(),
+                self.report.again,
+                (!begun).then_some(self.patience),
+            ];
+            let next = next
+                .into_iter()
+                .flatten()
+                .min()
+                .map(|at| at.saturating_sub(now()).max(Duration::from_millis(1)));
             let pause = next.unwrap_or(LOOK).min(LOOK).min(watchdog);
             // Cancel-safe, all: channels keep what isn't received, a sleep has no effect, and what
             // happens to HAProxy says so itself. The look at it runs in its arm, uncancelled.
@@ -305,7 +374,10 @@ impl Agent {
         if more > 0 {
             warn!("quarantined: {more} keys more");
         }
-        self.flood = Flood { began: time, seen: 0 };
+        self.flood = Flood {
+            began: time,
+            seen: 0,
+        };
     }
 
     async fn pass(&mut self, time: Moment) {
@@ -327,13 +399,23 @@ impl Agent {
     fn passed(&mut self, report: Report) {
         self.trouble.next = None;
         if report.reloaded || report.changes > 0 {
-            let how = if report.reloaded { "reloaded" } else { "without a reload" };
-            info!("{} services, {} instances ({} changes, {how})", report.fronts, report.servers, report.changes);
+            let how = if report.reloaded {
+                "reloaded"
+            } else {
+                "without a reload"
+            };
+            info!(
+                "{} services, {} instances ({} changes, {how})",
+                report.fronts, report.servers, report.changes
+            );
         }
         if self.trouble.backoff.failures() > USUAL_TRIES
             && let Some(notice) = self.trouble.outage.recovered(now())
         {
-            info!("HAProxy is as it should be again, after {} s", notice.lasted.as_secs());
+            info!(
+                "HAProxy is as it should be again, after {} s",
+                notice.lasted.as_secs()
+            );
         }
         self.trouble = Trying::default();
         for refusal in &report.refusals {
@@ -341,14 +423,16 @@ impl Agent {
                 error!(service = refusal.service, "refused: {}", refusal.why);
             }
         }
-        self.told.retain(|refusal| report.refusals.contains(refusal));
+        self.told
+            .retain(|refusal| report.refusals.contains(refusal));
         self.report = report;
     }
 
     fn failed(&mut self, trouble: &Trouble) {
         let pause = self.trouble.backoff.next_pause(fastrand::f64());
         self.trouble.next = Some(now() + pause);
-        let usual = matches!(trouble, Trouble::Disagrees(..)) && self.trouble.backoff.failures() <= USUAL_TRIES;
+        let usual = matches!(trouble, Trouble::Disagrees(..))
+            && self.trouble.backoff.failures() <= USUAL_TRIES;
         if !usual && let Some(notice) = self.trouble.outage.failed(now()) {
             warn!("{trouble} (try {}); retrying", notice.failures);
         }
@@ -362,8 +446,13 @@ impl Agent {
                     service,
                     "{count} instances left etcd at a blow: keeping them for {hold} s, HAProxy's checks decide meanwhile"
                 ),
-                Note::LetGo(service, count) => warn!(service, "{count} instances didn't come back: letting them go"),
-                Note::Forgotten(service) => info!(service, "had no instance for long enough: its front goes"),
+                Note::LetGo(service, count) => warn!(
+                    service,
+                    "{count} instances didn't come back: letting them go"
+                ),
+                Note::Forgotten(service) => {
+                    info!(service, "had no instance for long enough: its front goes")
+                }
             }
         }
     }
@@ -377,7 +466,13 @@ impl Agent {
             held: self.presence.held(),
         };
         let etcd_lost = *self.lost.borrow_and_update();
-        let line = status::line(&counts, self.heard.is_some(), etcd_lost, self.trouble.outage.since(), now());
+        let line = status::line(
+            &counts,
+            self.heard.is_some(),
+            etcd_lost,
+            self.trouble.outage.since(),
+            now(),
+        );
         self.systemd.status(line);
     }
 }

@@ -27,7 +27,11 @@ const LOOKUP: Duration = Duration::from_secs(3);
 const AT_ONCE: usize = 16;
 
 /// Keeps `found` up to date for `wanted`, for ever.
-pub async fn resolve(mut wanted: watch::Receiver<BTreeSet<String>>, found: watch::Sender<Addresses>, pulse: Pulse) {
+pub async fn resolve(
+    mut wanted: watch::Receiver<BTreeSet<String>>,
+    found: watch::Sender<Addresses>,
+    pulse: Pulse,
+) {
     let mut failing = BTreeSet::new();
     let mut all_again = Instant::now();
     loop {
@@ -37,12 +41,18 @@ pub async fn resolve(mut wanted: watch::Receiver<BTreeSet<String>>, found: watch
             all_again = Instant::now() + AGAIN;
         }
         let known = found.borrow().clone();
-        let due = names.iter().filter(|name| all || !known.contains_key(*name));
+        let due = names
+            .iter()
+            .filter(|name| all || !known.contains_key(*name));
         look_up(due.cloned().collect(), &found, &mut failing, &pulse).await;
         failing.retain(|name| names.contains(name));
         let missing = names.iter().any(|name| !found.borrow().contains_key(name));
         let soon = Instant::now() + MISSING_AGAIN;
-        let next = if missing { soon.min(all_again) } else { all_again };
+        let next = if missing {
+            soon.min(all_again)
+        } else {
+            all_again
+        };
         loop {
             pulse.beat();
             let beat = Instant::now() + Duration::from_secs(5);
@@ -59,12 +69,23 @@ pub async fn resolve(mut wanted: watch::Receiver<BTreeSet<String>>, found: watch
 /// Each once.
 pub async fn once(names: BTreeSet<String>) -> Addresses {
     let (found, _) = watch::channel(Addresses::new());
-    look_up(names.into_iter().collect(), &found, &mut BTreeSet::new(), &Pulse::default()).await;
+    look_up(
+        names.into_iter().collect(),
+        &found,
+        &mut BTreeSet::new(),
+        &Pulse::default(),
+    )
+    .await;
     found.borrow().clone()
 }
 
 /// Looks them all up, some at a time, and tells of each as it is found.
-async fn look_up(names: Vec<String>, found: &watch::Sender<Addresses>, failing: &mut BTreeSet<String>, pulse: &Pulse) {
+async fn look_up(
+    names: Vec<String>,
+    found: &watch::Sender<Addresses>,
+    failing: &mut BTreeSet<String>,
+    pulse: &Pulse,
+) {
     let mut names = names.into_iter();
     let mut running: FuturesUnordered<_> = names.by_ref().take(AT_ONCE).map(look_up_one).collect();
     while let Some((name, result)) = running.next().await {
@@ -90,7 +111,9 @@ async fn look_up(names: Vec<String>, found: &watch::Sender<Addresses>, failing: 
 
 async fn look_up_one(name: String) -> (String, Result<Vec<IpAddr>, String>) {
     let result = match timeout(LOOKUP, lookup_host((name.as_str(), 0))).await {
-        Ok(Ok(addresses)) => Ok(addresses.map(|address| address.ip().to_canonical()).collect()),
+        Ok(Ok(addresses)) => Ok(addresses
+            .map(|address| address.ip().to_canonical())
+            .collect()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {} s", LOOKUP.as_secs())),
     };
@@ -100,7 +123,9 @@ async fn look_up_one(name: String) -> (String, Result<Vec<IpAddr>, String>) {
 fn complain(name: &str, why: &str, before: Option<IpAddr>, failing: &mut BTreeSet<String>) {
     if failing.insert(name.to_owned()) {
         match before {
-            Some(address) => warn!("{name} doesn't resolve any more, staying with {address}: {why}"),
+            Some(address) => {
+                warn!("{name} doesn't resolve any more, staying with {address}: {why}")
+            }
             None => warn!("{name} doesn't resolve, its instances wait: {why}"),
         }
     }
@@ -110,10 +135,14 @@ fn complain(name: &str, why: &str, before: Option<IpAddr>, failing: &mut BTreeSe
 /// first, which every Docker host has. A name for this very machine is often 127.0.1.1 in its own
 /// /etc/hosts; any other name on a loopback address is somebody's trick.
 fn choose(name: &str, addresses: &[IpAddr], before: Option<IpAddr>) -> Option<IpAddr> {
-    let dialable = |ip: &&IpAddr| !ip.is_unspecified() && !ip.is_multicast() && (!ip.is_loopback() || is_this_machine(name));
+    let dialable = |ip: &&IpAddr| {
+        !ip.is_unspecified() && !ip.is_multicast() && (!ip.is_loopback() || is_this_machine(name))
+    };
     let usable = || addresses.iter().filter(dialable);
     let same = usable().find(|ip| Some(**ip) == before);
-    same.or_else(|| usable().find(|ip| ip.is_ipv4())).or_else(|| usable().next()).copied()
+    same.or_else(|| usable().find(|ip| ip.is_ipv4()))
+        .or_else(|| usable().next())
+        .copied()
 }
 
 fn is_this_machine(name: &str) -> bool {
@@ -139,7 +168,14 @@ mod tests {
 
     #[test]
     fn a_strangers_name_on_loopback_is_no_address() {
-        assert_eq!(choose("evil.example.com", &ips(&["127.0.0.1", "::1", "0.0.0.0"]), None), None);
+        assert_eq!(
+            choose(
+                "evil.example.com",
+                &ips(&["127.0.0.1", "::1", "0.0.0.0"]),
+                None
+            ),
+            None
+        );
     }
 
     #[tokio::test]
@@ -147,7 +183,13 @@ mod tests {
         let last = Addresses::from([("gone.invalid".to_owned(), "10.0.0.9".parse().unwrap())]);
         let (found, seen) = watch::channel(last.clone());
         let mut failing = BTreeSet::new();
-        look_up(vec!["gone.invalid".to_owned()], &found, &mut failing, &Pulse::default()).await;
+        look_up(
+            vec!["gone.invalid".to_owned()],
+            &found,
+            &mut failing,
+            &Pulse::default(),
+        )
+        .await;
         assert_eq!((seen.borrow().clone(), failing.len()), (last, 1));
     }
 }

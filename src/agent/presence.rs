@@ -72,10 +72,19 @@ impl Presence {
     pub fn new(settings: Settings, last: BTreeMap<String, Wanted>, now: Moment) -> Self {
         let services = last.into_iter().map(|(name, wanted)| {
             let empty_since = wanted.instances.is_empty().then_some(now);
-            let service = Service { port: wanted.port, here: wanted.instances, empty_since, ..Service::default() };
+            let service = Service {
+                port: wanted.port,
+                here: wanted.instances,
+                empty_since,
+                ..Service::default()
+            };
             (name, service)
         });
-        Self { settings, services: services.collect(), notes: Vec::new() }
+        Self {
+            settings,
+            services: services.collect(),
+            notes: Vec::new(),
+        }
     }
 
     /// The table as it is at `now`.
@@ -102,7 +111,9 @@ impl Presence {
             if service.held.len() < before {
                 notes.push(Note::LetGo(name.clone(), before - service.held.len()));
             }
-            service.left.retain(|_, (_, at)| now.saturating_sub(*at) <= CROWD);
+            service
+                .left
+                .retain(|_, (_, at)| now.saturating_sub(*at) <= CROWD);
             if !service.here.is_empty() || !service.held.is_empty() {
                 service.empty_since = None;
                 return true;
@@ -115,10 +126,19 @@ impl Presence {
             stays
         });
         let wanted = self.services.iter().map(|(name, service)| {
-            let held = service.held.iter().map(|(name, (endpoint, ..))| (name.clone(), endpoint.clone()));
+            let held = service
+                .held
+                .iter()
+                .map(|(name, (endpoint, ..))| (name.clone(), endpoint.clone()));
             let mut instances: Instances = held.collect();
             instances.extend(service.here.clone());
-            (name.clone(), Wanted { port: service.port, instances })
+            (
+                name.clone(),
+                Wanted {
+                    port: service.port,
+                    instances,
+                },
+            )
         });
         wanted.collect()
     }
@@ -126,9 +146,13 @@ impl Presence {
     /// When [`Presence::wanted`] will change by itself.
     #[must_use]
     pub fn next_change(&self) -> Option<Moment> {
-        let held = self.services.values().flat_map(|s| s.held.values().map(|(_, _, until)| *until));
+        let held = self
+            .services
+            .values()
+            .flat_map(|s| s.held.values().map(|(_, _, until)| *until));
         let empty = self.services.values().filter_map(|s| s.empty_since);
-        held.chain(empty.map(|since| since + self.settings.forget)).min()
+        held.chain(empty.map(|since| since + self.settings.forget))
+            .min()
     }
 
     /// How long a crowd is held.
@@ -140,7 +164,10 @@ impl Presence {
     /// How many instances are held.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.services.values().map(|service| service.held.len()).sum()
+        self.services
+            .values()
+            .map(|service| service.held.len())
+            .sum()
     }
 
     /// What happened since this was last asked.
@@ -149,7 +176,11 @@ impl Presence {
     }
 
     fn hold(&mut self, now: Moment) {
-        let wiped = self.services.values().filter(|service| service.is_wiped(now)).count();
+        let wiped = self
+            .services
+            .values()
+            .filter(|service| service.is_wiped(now))
+            .count();
         for (name, service) in &mut self.services {
             let (left, here) = (service.left.len(), service.here.len());
             let half = left + here >= BIG_ENOUGH && left * 2 > left + here;
@@ -157,7 +188,9 @@ impl Presence {
                 self.notes.push(Note::Held(name.clone(), left));
                 let until = now + self.settings.hold;
                 let crowd = std::mem::take(&mut service.left).into_iter();
-                service.held.extend(crowd.map(|(name, (endpoint, at))| (name, (endpoint, at, until))));
+                service
+                    .held
+                    .extend(crowd.map(|(name, (endpoint, at))| (name, (endpoint, at, until))));
             }
         }
     }
@@ -166,7 +199,8 @@ impl Presence {
 impl Service {
     fn arrive_and_leave(&mut self, here: Instances, now: Moment) {
         let before = std::mem::replace(&mut self.here, here);
-        self.left.retain(|_, (_, at)| now.saturating_sub(*at) <= CROWD);
+        self.left
+            .retain(|_, (_, at)| now.saturating_sub(*at) <= CROWD);
         for (name, endpoint) in before {
             // One that was draining said that it would go.
             let announced = endpoint.status == Some(Status::Draining);
@@ -205,7 +239,14 @@ mod tests {
     }
 
     fn presence() -> Presence {
-        Presence::new(Settings { hold: HOLD, forget: FORGET }, BTreeMap::new(), at(0.0))
+        Presence::new(
+            Settings {
+                hold: HOLD,
+                forget: FORGET,
+            },
+            BTreeMap::new(),
+            at(0.0),
+        )
     }
 
     /// `redis:1,2 web:1` with 1 → port 6001; a `d` after the number: draining.
@@ -215,10 +256,20 @@ mod tests {
             let (service, instances) = part.split_once(':').unwrap();
             for name in instances.split(',').filter(|i| !i.is_empty()) {
                 let number = name.trim_end_matches('d');
-                let status = if name.ends_with('d') { r#","status":"draining""# } else { "" };
-                let value = format!(r#"{{"host":"10.0.0.1","port":{}{status}}}"#, 6000 + number.parse::<u16>().unwrap());
+                let status = if name.ends_with('d') {
+                    r#","status":"draining""#
+                } else {
+                    ""
+                };
+                let value = format!(
+                    r#"{{"host":"10.0.0.1","port":{}{status}}}"#,
+                    6000 + number.parse::<u16>().unwrap()
+                );
                 let endpoint = Endpoint::decode(value.as_bytes()).unwrap();
-                services.entry(service.to_owned()).or_default().insert(number.to_owned(), endpoint);
+                services
+                    .entry(service.to_owned())
+                    .or_default()
+                    .insert(number.to_owned(), endpoint);
             }
         }
         services
@@ -307,7 +358,14 @@ mod tests {
         let mut before = presence();
         before.observe(table("a:1 b:1"), at(0.0));
         let last = before.wanted(at(0.0));
-        let mut p = Presence::new(Settings { hold: HOLD, forget: FORGET }, last, at(10.0));
+        let mut p = Presence::new(
+            Settings {
+                hold: HOLD,
+                forget: FORGET,
+            },
+            last,
+            at(10.0),
+        );
         p.observe(table(""), at(11.0));
         assert_eq!(shows(&mut p, 11.0), "a:1 b:1");
     }

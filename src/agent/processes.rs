@@ -31,11 +31,20 @@ impl Processes {
             match words.as_slice() {
                 [pid, "master", reloads, rest @ ..] => {
                     let failed = rest.iter().position(|word| *word == "[failed:");
-                    let failed = failed.and_then(|at| rest.get(at + 1)?.trim_end_matches(']').parse().ok());
-                    master = Some((pid.parse().ok()?, reloads.parse().ok()?, failed.unwrap_or_default()));
+                    let failed =
+                        failed.and_then(|at| rest.get(at + 1)?.trim_end_matches(']').parse().ok());
+                    master = Some((
+                        pid.parse().ok()?,
+                        reloads.parse().ok()?,
+                        failed.unwrap_or_default(),
+                    ));
                 }
                 [pid, "worker", reloads, .., version] if section == "workers" => {
-                    let found = (reloads.parse::<u32>().ok()?, pid.parse().ok()?, self::version(version));
+                    let found = (
+                        reloads.parse::<u32>().ok()?,
+                        pid.parse().ok()?,
+                        self::version(version),
+                    );
                     // While a new one comes there may be two: the younger has seen fewer reloads.
                     worker = worker.into_iter().chain([found]).min();
                 }
@@ -44,14 +53,25 @@ impl Processes {
         }
         let (master, reloads, failed) = master?;
         let (_, worker, version) = worker?;
-        Some(Self { master, reloads, failed, worker, version })
+        Some(Self {
+            master,
+            reloads,
+            failed,
+            worker,
+            version,
+        })
     }
 }
 
 /// `2.6.12-1+deb12u4`, `3.0-dev3`. What can't be read is old.
 fn version(text: &str) -> (u32, u32) {
-    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or_default());
-    (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default())
+    let mut numbers = text
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|n| n.parse().unwrap_or_default());
+    (
+        numbers.next().unwrap_or_default(),
+        numbers.next().unwrap_or_default(),
+    )
 }
 
 #[cfg(test)]
@@ -67,7 +87,13 @@ mod tests {
                     # old workers\n\
                     26833           worker          3               0d00h00m04s     2.6.12-1+deb12u4\n\
                     # programs\n\n";
-        let expected = Processes { master: 26803, reloads: 3, failed: 1, worker: 27720, version: (2, 6) };
+        let expected = Processes {
+            master: 26803,
+            reloads: 3,
+            failed: 1,
+            worker: 27720,
+            version: (2, 6),
+        };
         assert_eq!(Processes::parse(text), Some(expected));
         let starting = text.replace("# workers", "# old workers");
         assert_eq!(Processes::parse(&starting), None);

@@ -99,23 +99,41 @@ pub fn render(frame: &Frame, model: &Model) -> String {
     let mut text = String::with_capacity(1024 + frame.base.len() + 128 * model.servers());
     let mark = structure(frame, model);
     let base = frame.base.trim_end();
-    let _ = write!(text, "{OURS}\n\n{base}\n\nglobal\n    setenv {MARK} {mark}\n");
+    let _ = write!(
+        text,
+        "{OURS}\n\n{base}\n\nglobal\n    setenv {MARK} {mark}\n"
+    );
     if let Some(bind) = model.stats {
         let bind = bind_words(frame, bind);
-        let _ = write!(text, "\nlisten {STATS}\n    bind {bind}\n    mode http\n    stats enable\n    stats uri /\n");
+        let _ = write!(
+            text,
+            "\nlisten {STATS}\n    bind {bind}\n    mode http\n    stats enable\n    stats uri /\n"
+        );
     }
     if model.stats.is_none() && model.fronts.is_empty() {
         // HAProxy doesn't start without any listener. Not an abstract socket: those can't pause, and
         // with one of them a reload that fails ends the old worker too (seen with 2.6).
-        let _ = write!(text, "\nlisten sidekick:idle\n    bind unix@{}\n    mode tcp\n", frame.idle);
+        let _ = write!(
+            text,
+            "\nlisten sidekick:idle\n    bind unix@{}\n    mode tcp\n",
+            frame.idle
+        );
     }
     let _ = write!(text, "\n{SERVICES}\n");
     for (service, front) in &model.fronts {
         let bind = bind_words(frame, front.bind);
         let service = proxy_name(service);
-        let _ = write!(text, "\nlisten {service}\n    bind {bind}\n    mode tcp\n    balance roundrobin\n");
+        let _ = write!(
+            text,
+            "\nlisten {service}\n    bind {bind}\n    mode tcp\n    balance roundrobin\n"
+        );
         for (instance, server) in &front.servers {
-            let _ = write!(text, "    server {} {} {CHECK}", proxy_name(instance), server.address);
+            let _ = write!(
+                text,
+                "    server {} {} {CHECK}",
+                proxy_name(instance),
+                server.address
+            );
             if server.draining {
                 text.push_str(" weight 0");
             }
@@ -154,11 +172,18 @@ pub fn parse(text: &str) -> Option<BTreeMap<String, Front>> {
         let words: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();
         match words.as_slice() {
             ["listen", name] => {
-                fronts.extend(front.take().map(|front| (std::mem::take(&mut service), front)));
+                fronts.extend(
+                    front
+                        .take()
+                        .map(|front| (std::mem::take(&mut service), front)),
+                );
                 service = original_name(name)?;
             }
             ["bind", words @ ..] => {
-                front = Some(Front { bind: parse_bind(words)?, servers: BTreeMap::new() });
+                front = Some(Front {
+                    bind: parse_bind(words)?,
+                    servers: BTreeMap::new(),
+                });
             }
             ["mode", "tcp"] | ["balance", "roundrobin"] | [] => {}
             ["server", name, address, words @ ..] => {
@@ -182,7 +207,9 @@ pub fn mark_of(text: &str) -> Option<&str> {
 fn parse_bind(words: &[&str]) -> Option<Bind> {
     match words {
         [address, "v4v6"] => format!(":{}", address.strip_prefix(":::")?).parse().ok(),
-        [address, "v6only"] => format!("[::]:{}", address.strip_prefix(":::")?).parse().ok(),
+        [address, "v6only"] => format!("[::]:{}", address.strip_prefix(":::")?)
+            .parse()
+            .ok(),
         [address] => address.parse().ok(),
         _ => None,
     }
@@ -205,7 +232,11 @@ fn parse_server(address: &str, rest: &str) -> Option<Server> {
         " weight 0" => true,
         _ => return None,
     };
-    Some(Server { address, draining, host })
+    Some(Server {
+        address,
+        draining,
+        host,
+    })
 }
 
 /// The names of the sections in the operator's base file: no service may take one.
@@ -223,33 +254,99 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     pub(in crate::agent) fn frame() -> Frame {
-        Frame { base: BASE.to_owned(), ipv6: true, idle: "/run/idle".to_owned() }
+        Frame {
+            base: BASE.to_owned(),
+            ipv6: true,
+            idle: "/run/idle".to_owned(),
+        }
+    }
+
+    /// Arbitrary bytes, what an attacker would try, and now and then something good.
+    fn hostile() -> impl Strategy<Value = Vec<u8>> {
+        let tricks = prop::sample::select(vec![
+            "redis",
+            "redis@1",
+            "a:b",
+            "10.0.0.7",
+            "fd00::1",
+            "::ffff:1.2.3.4",
+            "db.example.com",
+            "a b",
+            "a\nb",
+            "\"",
+            "${HOME}",
+            "$HOME",
+            ";",
+            "|",
+            "#",
+            "\\",
+            "..",
+            "\0",
+            "fe80::1%eth0",
+            "10.0.0.1:1;show version",
+            "x\n    server evil 6.6.6.6:6",
+            "'",
+        ]);
+        prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..40),
+            tricks.prop_map(|trick| trick.as_bytes().to_vec()),
+            "[a-zA-Z0-9_.:@-]{1,140}".prop_map(String::into_bytes),
+        ]
     }
 
     fn server() -> impl Strategy<Value = Server> {
         let address = (any::<std::net::IpAddr>(), 1..=u16::MAX).prop_map(SocketAddr::from);
-        (address, any::<bool>(), prop::option::of("[a-z][a-z0-9]{0,8}(\\.[a-z]{2,5})?"))
-            .prop_map(|(address, draining, host)| Server { address, draining, host })
+        (
+            address,
+            any::<bool>(),
+            prop::option::of("[a-z][a-z0-9]{0,8}(\\.[a-z]{2,5})?"),
+        )
+            .prop_map(|(address, draining, host)| Server {
+                address,
+                draining,
+                host,
+            })
             .prop_filter("names that are no hosts", |s| {
-                s.host.as_ref().is_none_or(|h| matches!(h.parse::<Host>(), Ok(Host::Name(_))))
+                s.host
+                    .as_ref()
+                    .is_none_or(|h| matches!(h.parse::<Host>(), Ok(Host::Name(_))))
             })
     }
 
     /// Models as `lay_out` makes them: no two fronts on one port.
     pub(in crate::agent) fn models() -> impl Strategy<Value = Model> {
-        let name = "[A-Za-z0-9_:@-][A-Za-z0-9_.:@-]{0,12}".prop_filter("..", |n| check_part(n).is_ok());
+        let name =
+            "[A-Za-z0-9_:@-][A-Za-z0-9_.:@-]{0,12}".prop_filter("..", |n| check_part(n).is_ok());
         let bind = prop_oneof![
-            Just("*:"), Just("127.0.0.1:"), Just("[::1]:"), Just("[::]:"), Just("0.0.0.0:")
+            Just("*:"),
+            Just("127.0.0.1:"),
+            Just("[::1]:"),
+            Just("[::]:"),
+            Just("0.0.0.0:")
         ];
-        let front = (bind, prop::collection::btree_map(name.clone(), server(), 0..5));
-        (prop::collection::btree_map(name, front, 0..6), any::<bool>()).prop_map(|(fronts, stats)| {
-            let fronts = fronts.into_iter().zip(20_000..).map(|((name, (bind, servers)), port)| {
-                let bind = format!("{bind}{port}").parse().unwrap();
-                (name, Front { bind, servers })
-            });
-            let stats = stats.then(|| "127.0.0.1:1936".parse().unwrap());
-            Model { stats, fronts: fronts.collect() }
-        })
+        let front = (
+            bind,
+            prop::collection::btree_map(name.clone(), server(), 0..5),
+        );
+        (
+            prop::collection::btree_map(name, front, 0..6),
+            any::<bool>(),
+        )
+            .prop_map(|(fronts, stats)| {
+                let fronts =
+                    fronts
+                        .into_iter()
+                        .zip(20_000..)
+                        .map(|((name, (bind, servers)), port)| {
+                            let bind = format!("{bind}{port}").parse().unwrap();
+                            (name, Front { bind, servers })
+                        });
+                let stats = stats.then(|| "127.0.0.1:1936".parse().unwrap());
+                Model {
+                    stats,
+                    fronts: fronts.collect(),
+                }
+            })
     }
 
     #[test]
@@ -261,9 +358,15 @@ pub(super) mod tests {
         };
         let servers = BTreeMap::from([
             ("redis@1".to_owned(), server("10.0.0.7:6379", false, None)),
-            ("redis@2".to_owned(), server("[fd00::8]:6379", true, Some("db2.example.com"))),
+            (
+                "redis@2".to_owned(),
+                server("[fd00::8]:6379", true, Some("db2.example.com")),
+            ),
         ]);
-        let front = Front { bind: ":80".parse().unwrap(), servers };
+        let front = Front {
+            bind: ":80".parse().unwrap(),
+            servers,
+        };
         let model = Model {
             stats: Some("127.0.0.1:1936".parse().unwrap()),
             fronts: BTreeMap::from([("redis".to_owned(), front)]),
@@ -303,7 +406,10 @@ listen redis
     fn an_edited_file_is_not_read() {
         let text = render(&frame(), &Model::default());
         assert_eq!(parse(&text), Some(BTreeMap::new()));
-        assert_eq!(parse(&format!("{text}\nlisten x\n    bind :::80 v4v6 ssl\n")), None);
+        assert_eq!(
+            parse(&format!("{text}\nlisten x\n    bind :::80 v4v6 ssl\n")),
+            None
+        );
         assert_eq!(parse(&text[1..]), None);
     }
 
@@ -316,9 +422,17 @@ listen redis
                 return Err(format!("a character: {line:?}"));
             }
             let (line, comment) = line.split_once(" # ").unwrap_or((line, ""));
-            let is_name = |w: &str| !w.is_empty() && w.chars().all(|c| c.is_ascii_alphanumeric() || "_.:-".contains(c));
+            let is_name = |w: &str| {
+                !w.is_empty()
+                    && w.chars()
+                        .all(|c| c.is_ascii_alphanumeric() || "_.:-".contains(c))
+            };
             let is_address = |w: &str| w.parse::<SocketAddr>().is_ok_and(|a| a.port() > 0);
-            let is_wide = |w: &str| w.strip_prefix(":::").or(w.strip_prefix("*:")).is_some_and(|p| p.parse::<u16>().is_ok());
+            let is_wide = |w: &str| {
+                w.strip_prefix(":::")
+                    .or(w.strip_prefix("*:"))
+                    .is_some_and(|p| p.parse::<u16>().is_ok())
+            };
             let words: Vec<_> = line.trim_start().split(' ').collect();
             let fine = match words.as_slice() {
                 ["listen", name] => is_name(name),
@@ -326,10 +440,32 @@ listen redis
                 ["bind", at, "v4v6" | "v6only"] => is_wide(at),
                 ["mode", "tcp" | "http"] | ["balance", "roundrobin"] => true,
                 ["stats", "enable"] | ["stats", "uri", "/"] => true,
-                ["server", name, at, "check", "inter", "2s", "rise", "3", "fall", "2"]
-                | ["server", name, at, "check", "inter", "2s", "rise", "3", "fall", "2", "weight", "0"] => {
-                    is_name(name) && is_address(at)
-                }
+                [
+                    "server",
+                    name,
+                    at,
+                    "check",
+                    "inter",
+                    "2s",
+                    "rise",
+                    "3",
+                    "fall",
+                    "2",
+                ]
+                | [
+                    "server",
+                    name,
+                    at,
+                    "check",
+                    "inter",
+                    "2s",
+                    "rise",
+                    "3",
+                    "fall",
+                    "2",
+                    "weight",
+                    "0",
+                ] => is_name(name) && is_address(at),
                 [""] => true,
                 _ => format!("{line}\n") == format!("{SERVICES}\n"),
             };
@@ -345,6 +481,28 @@ listen redis
         fn what_is_rendered_reads_back(model in models(), ipv6 in any::<bool>()) {
             let frame = Frame { ipv6, ..frame() };
             let text = render(&frame, &model);
+            prop_assert_eq!(tokenize_strictly(&text), Ok(()));
+            prop_assert_eq!(parse(&text), Some(model.fronts));
+        }
+
+        #[test]
+        fn whatever_stands_in_etcd_the_file_holds_nothing_but_words_of_ours(
+            items in prop::collection::vec((hostile(), hostile(), hostile(), any::<i32>(), any::<bool>()), 1..12)
+        ) {
+            let mut table = super::super::table::Table::new("/services".to_owned());
+            for (service, instance, host, port, raw) in items {
+                let key = [b"/services/", service.as_slice(), b"/", instance.as_slice()].concat();
+                let json = serde_json::json!({"host": String::from_utf8_lossy(&host), "port": port.rem_euclid(70_000)});
+                let value = if raw { host } else { json.to_string().into_bytes() };
+                table.put(super::super::table::Item { key, value, create_revision: 0 });
+            }
+            let settings = super::super::presence::Settings { hold: <_>::default(), forget: <_>::default() };
+            let now = crate::clock::Moment::from_secs(1);
+            let mut presence = super::super::presence::Presence::new(settings, BTreeMap::new(), now);
+            presence.observe(table.services(), now);
+            let addresses = BTreeMap::new();
+            let (model, _) = super::super::layout::lay_out(&<_>::default(), &presence.wanted(now), &addresses, &BTreeMap::new());
+            let text = render(&frame(), &model);
             prop_assert_eq!(tokenize_strictly(&text), Ok(()));
             prop_assert_eq!(parse(&text), Some(model.fronts));
         }

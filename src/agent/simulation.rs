@@ -49,11 +49,18 @@ impl World {
 
     fn boot(&mut self) -> Result<(), String> {
         let fronts = parse(&self.file).ok_or("no file of ours")?;
-        let model = Model { stats: None, fronts };
-        let blocked = model.binds().find(|(_, bind)| self.busy.contains(&bind.port()));
+        let model = Model {
+            stats: None,
+            fronts,
+        };
+        let blocked = model
+            .binds()
+            .find(|(_, bind)| self.busy.contains(&bind.port()));
         if let Some((name, bind)) = blocked {
             self.failed_reloads += 1;
-            return Err(format!("[ALERT] Binding [f:1] for proxy {name}: cannot bind socket (Address already in use) for [{bind}]"));
+            return Err(format!(
+                "[ALERT] Binding [f:1] for proxy {name}: cannot bind socket (Address already in use) for [{bind}]"
+            ));
         }
         self.pids += 1;
         self.worker = Some((self.pids, mark_of(&self.file).unwrap().to_owned()));
@@ -81,7 +88,12 @@ impl Proxy for Fake {
     }
 
     async fn happens(&mut self) -> Happening {
-        let text = self.0.get_mut().saving.take().expect("somebody waits for nothing");
+        let text = self
+            .0
+            .get_mut()
+            .saving
+            .take()
+            .expect("somebody waits for nothing");
         let result = self.write(&text).await;
         Happening::Saved(text, result)
     }
@@ -91,14 +103,29 @@ impl Proxy for Fake {
         if world.fails() {
             return Err(Trouble::Down("no answer".to_owned()));
         }
-        let (pid, mark) = world.worker.clone().ok_or_else(|| Trouble::Down("nobody".to_owned()))?;
-        Ok(Worker { pid, mark: Some(mark), can_wait: false })
+        let (pid, mark) = world
+            .worker
+            .clone()
+            .ok_or_else(|| Trouble::Down("nobody".to_owned()))?;
+        Ok(Worker {
+            pid,
+            mark: Some(mark),
+            can_wait: false,
+        })
     }
 
-    async fn state(&self, _: &Worker, backends: Option<&BTreeSet<String>>) -> Result<Running, Trouble> {
+    async fn state(
+        &self,
+        _: &Worker,
+        backends: Option<&BTreeSet<String>>,
+    ) -> Result<Running, Trouble> {
         let mut world = self.0.borrow_mut();
         let text = world.servers.state();
-        let cut = if world.fails() { world.rng.usize(0..text.len()) } else { text.len() };
+        let cut = if world.fails() {
+            world.rng.usize(0..text.len())
+        } else {
+            text.len()
+        };
         let mut running = super::super::diff::parse_state(&text[..cut])?;
         running.retain(|name, _| backends.is_none_or(|wanted| wanted.contains(name)));
         Ok(running)
@@ -158,9 +185,16 @@ struct Scene {
 
 impl Scene {
     fn new(seed: u64) -> Self {
-        let world = World { rng: fastrand::Rng::with_seed(seed), ..World::default() };
+        let world = World {
+            rng: fastrand::Rng::with_seed(seed),
+            ..World::default()
+        };
         let applier = Applier::new(Fake(RefCell::new(world)), frame(), Rules::default(), None);
-        Self { applier, wanted: BTreeMap::new(), now: Moment::from_secs(1000) }
+        Self {
+            applier,
+            wanted: BTreeMap::new(),
+            now: Moment::from_secs(1000),
+        }
     }
 
     fn world(&mut self) -> &mut World {
@@ -171,7 +205,10 @@ impl Scene {
         let value = format!(r#"{{"host":"10.0.0.1","port":{port},"status":"{status}"}}"#);
         let endpoint = Endpoint::decode(value.as_bytes()).unwrap();
         let wanted = self.wanted.entry(service.to_owned());
-        let wanted = wanted.or_insert_with(|| Wanted { port, instances: BTreeMap::new() });
+        let wanted = wanted.or_insert_with(|| Wanted {
+            port,
+            instances: BTreeMap::new(),
+        });
         wanted.instances.insert(instance.to_owned(), endpoint);
     }
 
@@ -193,7 +230,9 @@ impl Scene {
             if let Some(Ok(report)) = &last
                 && !report.reloaded
                 && report.changes == 0
-                && report.again.is_none_or(|again| again > self.now + RELOAD_PAUSE)
+                && report
+                    .again
+                    .is_none_or(|again| again > self.now + RELOAD_PAUSE)
             {
                 return report.clone();
             }
@@ -202,7 +241,12 @@ impl Scene {
     }
 
     fn must_agree(&mut self) {
-        let (model, _) = lay_out(&Rules::default(), &self.wanted, &BTreeMap::new(), &BTreeMap::new());
+        let (model, _) = lay_out(
+            &Rules::default(),
+            &self.wanted,
+            &BTreeMap::new(),
+            &BTreeMap::new(),
+        );
         let text = render(&frame(), &model);
         let world = self.world();
         assert_eq!(world.file, text);
@@ -307,16 +351,40 @@ fn whatever_fails_it_converges_and_cuts_nobody_who_stays() {
             let service = format!("s{}", rng.u8(0..4));
             let instance = format!("i@{}", rng.u8(0..4));
             match rng.u8(0..10) {
-                0..=4 => scene.put(&service, 80 + u16::from(rng.u8(0..6)), &instance, if rng.bool() { "draining" } else { "" }),
-                5..=6 => drop(scene.wanted.get_mut(&service).map(|w| w.instances.remove(&instance))),
+                0..=4 => scene.put(
+                    &service,
+                    80 + u16::from(rng.u8(0..6)),
+                    &instance,
+                    if rng.bool() { "draining" } else { "" },
+                ),
+                5..=6 => drop(
+                    scene
+                        .wanted
+                        .get_mut(&service)
+                        .map(|w| w.instances.remove(&instance)),
+                ),
                 7 => drop(scene.wanted.remove(&service)),
                 8 => drop(scene.world().boot()),
                 _ => scene.world().worker = None,
             }
-            let stay: BTreeSet<String> = scene.wanted.iter().flat_map(|(s, w)| w.instances.keys().map(move |i| format!("{s}/{}", i.replace('@', "::")))).collect();
+            let stay: BTreeSet<String> = scene
+                .wanted
+                .iter()
+                .flat_map(|(s, w)| {
+                    w.instances
+                        .keys()
+                        .map(move |i| format!("{s}/{}", i.replace('@', "::")))
+                })
+                .collect();
             scene.world().removed.clear();
             let _ = scene.pass();
-            let cut: Vec<_> = scene.world().removed.iter().filter(|target| stay.contains(*target)).cloned().collect();
+            let cut: Vec<_> = scene
+                .world()
+                .removed
+                .iter()
+                .filter(|target| stay.contains(*target))
+                .cloned()
+                .collect();
             assert_eq!(cut, Vec::<String>::new(), "seed {seed}");
         }
         scene.world().failing = 0;

@@ -132,14 +132,20 @@ impl Table {
         for (place, fault) in &self.surplus {
             if told.get(place) != Some(fault) {
                 let key = format!("{}/{}/{}", self.prefix, place.0, place.1);
-                self.untold.push(Junk { key, fault: fault.clone() });
+                self.untold.push(Junk {
+                    key,
+                    fault: fault.clone(),
+                });
             }
         }
         let mut services = Services::new();
         for (place, entry) in &self.entries {
             if !self.surplus.contains_key(place) {
                 let endpoint = entry.endpoint.clone();
-                services.entry(place.0.clone()).or_default().insert(place.1.clone(), endpoint);
+                services
+                    .entry(place.0.clone())
+                    .or_default()
+                    .insert(place.1.clone(), endpoint);
             }
         }
         services
@@ -147,9 +153,13 @@ impl Table {
 
     fn place(&self, key: &[u8]) -> Result<(String, String), Fault> {
         let text = std::str::from_utf8(key).map_err(|_| Fault::NotText)?;
-        let rest = text.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix('/'));
+        let rest = text
+            .strip_prefix(&self.prefix)
+            .and_then(|rest| rest.strip_prefix('/'));
         let depth = || Fault::Depth(self.prefix.clone());
-        let (service, instance) = rest.and_then(|rest| rest.split_once('/')).ok_or_else(depth)?;
+        let (service, instance) = rest
+            .and_then(|rest| rest.split_once('/'))
+            .ok_or_else(depth)?;
         if instance.contains('/') {
             return Err(depth());
         }
@@ -164,7 +174,13 @@ impl Table {
             Ok(place) => match endpoint {
                 Ok(endpoint) => {
                     let create_revision = item.create_revision;
-                    self.entries.insert(place, Entry { endpoint, create_revision });
+                    self.entries.insert(
+                        place,
+                        Entry {
+                            endpoint,
+                            create_revision,
+                        },
+                    );
                 }
                 Err(fault) => {
                     self.entries.remove(&place);
@@ -177,7 +193,10 @@ impl Table {
 
     fn refuse(&mut self, key: Vec<u8>, fault: Fault, known: &BTreeMap<Vec<u8>, Fault>) {
         if known.get(&key) != Some(&fault) {
-            self.untold.push(Junk { key: printable(&key), fault: fault.clone() });
+            self.untold.push(Junk {
+                key: printable(&key),
+                fault: fault.clone(),
+            });
         }
         self.quarantine.insert(key, fault);
     }
@@ -234,7 +253,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn item(key: &str, value: &str, create_revision: i64) -> Item {
-        Item { key: key.into(), value: value.into(), create_revision }
+        Item {
+            key: key.into(),
+            value: value.into(),
+            create_revision,
+        }
     }
 
     fn table() -> Table {
@@ -248,7 +271,10 @@ mod tests {
         let mut table = table();
         table.replace(vec![item("/services/redis/redis@1", GOOD, 1)]);
         table.put(item("/services/redis/redis@2", GOOD, 2));
-        assert_eq!(table.services()["redis"].keys().collect::<Vec<_>>(), ["redis@1", "redis@2"]);
+        assert_eq!(
+            table.services()["redis"].keys().collect::<Vec<_>>(),
+            ["redis@1", "redis@2"]
+        );
         table.delete(b"/services/redis/redis@1");
         table.delete(b"/services/redis/redis@2");
         assert!(table.services().is_empty());
@@ -273,16 +299,26 @@ mod tests {
             ("/services/redis/p0", r#"{"host":"10.0.0.7","port":0}"#),
             ("/services/redis/p7", r#"{"host":"10.0.0.7","port":70000}"#),
             ("/services/redis/ps", r#"{"host":"10.0.0.7","port":"6379"}"#),
-            ("/services/redis/n", r#"{"host":{"host":"10.0.0.7"},"port":1}"#),
+            (
+                "/services/redis/n",
+                r#"{"host":{"host":"10.0.0.7"},"port":1}"#,
+            ),
             ("/services/redis/z", r#"{"host":"fe80::1%eth0","port":1}"#),
             ("/services/redis/l", r#"{"host":"localhost","port":1}"#),
             ("/services/redis/u", r#"{"host":"0.0.0.0","port":1}"#),
-            ("/services/redis/i", r#"{"host":"1.2.3.4:1;show version","port":1}"#),
+            (
+                "/services/redis/i",
+                r#"{"host":"1.2.3.4:1;show version","port":1}"#,
+            ),
         ];
         let mut items: Vec<_> = hostile.iter().map(|(k, v)| item(k, v, 1)).collect();
         items.push(item(&format!("/services/redis/{long}"), GOOD, 1));
         items.push(item("/services/redis/mb", &"x".repeat(1 << 20), 1));
-        items.push(Item { key: b"/services/redis/\xff\xfe".to_vec(), value: vec![], create_revision: 1 });
+        items.push(Item {
+            key: b"/services/redis/\xff\xfe".to_vec(),
+            value: vec![],
+            create_revision: 1,
+        });
         let bad = items.len();
         items.push(item("/services/redis/good", GOOD, 1));
         table.replace(items.clone());
@@ -303,7 +339,9 @@ mod tests {
     fn a_flood_of_valid_keys_pushes_nobody_out() {
         let mut table = table();
         let mut items = vec![item("/services/zz/old", GOOD, 1)];
-        items.extend((0..100_000).map(|n| item(&format!("/services/flood{}/i{n}", n % 20_000), GOOD, 2)));
+        items.extend(
+            (0..100_000).map(|n| item(&format!("/services/flood{}/i{n}", n % 20_000), GOOD, 2)),
+        );
         items.extend((0..9_000).map(|n| item(&format!("/services/big/i{n}"), GOOD, 1)));
         table.replace(items);
         let services = table.services();

@@ -196,10 +196,29 @@ mod tests {
 
     #[test]
     fn container_ports_are_written_as_docker_writes_them() {
-        for (text, shown) in [("6379", "6379/tcp"), ("53/udp", "53/udp"), ("9/sctp", "9/sctp"), ("1/tcp", "1/tcp")] {
+        for (text, shown) in [
+            ("6379", "6379/tcp"),
+            ("53/udp", "53/udp"),
+            ("9/sctp", "9/sctp"),
+            ("1/tcp", "1/tcp"),
+        ] {
             assert_eq!(text.parse::<ContainerPort>().unwrap().to_string(), shown);
         }
-        for text in ["", "0", "65536", "-1", "+1", "x", "80/", "/tcp", "80/icmp", "80/tcp/udp", " 80", "8 0", "1e3"] {
+        for text in [
+            "",
+            "0",
+            "65536",
+            "-1",
+            "+1",
+            "x",
+            "80/",
+            "/tcp",
+            "80/icmp",
+            "80/tcp/udp",
+            " 80",
+            "8 0",
+            "1e3",
+        ] {
             assert!(text.parse::<ContainerPort>().is_err(), "{text:?}");
         }
     }

@@ -3,9 +3,7 @@
 //!
 //! Only GETs: /version, /info, /events and /containers/{name}/json; a read-only socket proxy suffices.
 
-use super::container::{
-    Binding, ContainerPort, ContainerSnapshot, Health, Sighting, State, View,
-};
+use super::container::{Binding, ContainerPort, ContainerSnapshot, Health, Sighting, State, View};
 use super::rules::parse_binding;
 use crate::backoff::{Backoff, DOCKER, Outage};
 use crate::clock::now;
@@ -127,7 +125,9 @@ impl Session<'_> {
         outage: &mut Outage,
     ) -> anyhow::Result<std::convert::Infallible> {
         let docker = connect(host).await?;
+        self.pulse.beat();
         let engine_name = engine_name(&docker).await;
+        self.pulse.beat();
         // Subscribed before the first look. The reader only marks; nothing that this loop does
         // can make it slow. It ends with the session.
         let (mark, mut marked) = watch::channel(());
@@ -386,20 +386,44 @@ mod tests {
         let id = format!("db{}", "0".repeat(62));
         let answer = inspected(&format!(r#"{{"Id":"{id}","Name":"/other"}}"#));
         assert_eq!(sighting(answer.clone(), "db"), Sighting::Absent);
-        assert!(matches!(sighting(answer.clone(), &id[..12]), Sighting::Present(_)));
+        assert!(matches!(
+            sighting(answer.clone(), &id[..12]),
+            Sighting::Present(_)
+        ));
         assert!(matches!(sighting(answer, "other"), Sighting::Present(_)));
     }
 
     #[test]
     fn paused_and_restarting_count_before_running() {
         let state = |json: &str| state_of(&serde_json::from_str(json).unwrap());
-        assert_eq!(state(r#"{"Status":"running","Running":true}"#), State::Running);
-        assert_eq!(state(r#"{"Status":"running","Running":true,"Paused":true}"#), State::Paused);
-        assert_eq!(state(r#"{"Status":"paused","Running":true,"Paused":true}"#), State::Paused);
-        assert_eq!(state(r#"{"Status":"restarting","Running":true,"Restarting":true}"#), State::Restarting);
-        assert_eq!(state(r#"{"Status":"exited","Running":false,"ExitCode":137}"#), State::Exited(137));
-        assert_eq!(state(r#"{"Status":"running","Running":false,"ExitCode":1}"#), State::Exited(1));
-        assert_eq!(state(r#"{"Status":"stopping"}"#), State::Other("stopping".to_owned()));
+        assert_eq!(
+            state(r#"{"Status":"running","Running":true}"#),
+            State::Running
+        );
+        assert_eq!(
+            state(r#"{"Status":"running","Running":true,"Paused":true}"#),
+            State::Paused
+        );
+        assert_eq!(
+            state(r#"{"Status":"paused","Running":true,"Paused":true}"#),
+            State::Paused
+        );
+        assert_eq!(
+            state(r#"{"Status":"restarting","Running":true,"Restarting":true}"#),
+            State::Restarting
+        );
+        assert_eq!(
+            state(r#"{"Status":"exited","Running":false,"ExitCode":137}"#),
+            State::Exited(137)
+        );
+        assert_eq!(
+            state(r#"{"Status":"running","Running":false,"ExitCode":1}"#),
+            State::Exited(1)
+        );
+        assert_eq!(
+            state(r#"{"Status":"stopping"}"#),
+            State::Other("stopping".to_owned())
+        );
         assert_eq!(state("{}"), State::Other(String::new()));
     }
 
@@ -413,8 +437,14 @@ mod tests {
             }),
             ..Default::default()
         };
-        assert!(!concerns(&event("exec_create: redis-cli ping", "redis1"), "redis1"));
-        assert!(concerns(&event("health_status: unhealthy", "redis1"), "redis1"));
+        assert!(!concerns(
+            &event("exec_create: redis-cli ping", "redis1"),
+            "redis1"
+        ));
+        assert!(concerns(
+            &event("health_status: unhealthy", "redis1"),
+            "redis1"
+        ));
         assert!(concerns(&event("die", "redis1"), "redis1"));
         assert!(concerns(&event("something_new", "redis1"), "redis1"));
         assert!(!concerns(&event("die", "redis10"), "redis1"));

@@ -9,6 +9,9 @@ use std::time::Duration;
 /// The most operations in one transaction: etcd's default for `--max-txn-ops`.
 pub const MAX_OPS: usize = 128;
 
+/// The most writes in one transaction: etcd counts the conditions too, and a take-over has two.
+pub const MAX_WRITES: usize = MAX_OPS / 2;
+
 /// An etcd lease id; 0 is "none" and never a lease of ours.
 pub type LeaseId = i64;
 /// An etcd store revision.
@@ -47,6 +50,27 @@ pub struct Header {
     pub revision: Revision,
 }
 
+impl Entry {
+    /// Which write this is.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        Version {
+            mod_revision: self.mod_revision,
+            lease: self.lease,
+        }
+    }
+}
+
+/// One write of a key. The revision alone would do within one history; in an etcd that was restored
+/// or emptied behind our back the same number may be another's write, on another lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    /// When it was written.
+    pub mod_revision: Revision,
+    /// The lease it hangs on; 0 for none.
+    pub lease: LeaseId,
+}
+
 /// What to do about one key inside a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
@@ -54,12 +78,12 @@ pub enum Op {
     Create(Key, Vec<u8>),
     /// Put it if it is on our lease.
     Update(Key, Vec<u8>),
-    /// Put it if it was last written at that revision.
-    TakeOver(Key, Vec<u8>, Revision),
+    /// Put it if that write still stands there.
+    TakeOver(Key, Vec<u8>, Version),
     /// Delete it if it is on our lease.
     Delete(Key),
-    /// Delete it if it was last written at that revision.
-    Clear(Key, Revision),
+    /// Delete it if that write still stands there.
+    Clear(Key, Version),
 }
 
 impl Op {
@@ -73,6 +97,15 @@ impl Op {
             | Self::Delete(key)
             | Self::Clear(key, _) => key,
         }
+    }
+
+    /// Whether it puts, rather than deletes.
+    #[must_use]
+    pub const fn is_put(&self) -> bool {
+        matches!(
+            self,
+            Self::Create(..) | Self::Update(..) | Self::TakeOver(..)
+        )
     }
 }
 

@@ -7,6 +7,7 @@ pub mod ownership;
 pub mod registrar;
 pub mod registry;
 pub mod rules;
+mod slot;
 pub mod status;
 
 use crate::clock::{Moment, now};
@@ -64,7 +65,12 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
     let target = Target::Key(config.key.to_string());
     watchers.spawn(follow(members.clone(), target, news_tx));
     let (docker, name) = (config.docker.clone(), config.container.clone());
-    watchers.spawn(docker::watch(docker, name, view_tx, systemd.pulse("docker")));
+    watchers.spawn(docker::watch(
+        docker,
+        name,
+        view_tx,
+        systemd.pulse("docker"),
+    ));
     let mut announcer = Announcer {
         lost: members.unreachable_since(),
         config,
@@ -77,9 +83,11 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
     announcer.systemd.ready();
 
     // Cancel-safe: a JoinHandle that is polled by reference loses nothing, nor does a JoinSet, and
-    // nothing is left half-done by the announcer but waiting.
+    // nothing is left half-done by the announcer but waiting. The stop first: the registry may end
+    // at that very moment, where it has no lease to give up.
     let mut stop = shutdown;
     tokio::select! {
+        biased;
         () = stop.requested() => {}
         () = announcer.run() => {}
         ended = &mut registry => anyhow::bail!("the registry's task ended: {ended:?}"),
@@ -114,7 +122,9 @@ impl Announcer {
         loop {
             let now = now();
             self.decide(now);
-            self.systemd.alive();
+            if watchdog.is_some() {
+                self.systemd.alive();
+            }
             let calm = self.tell_status(now);
             let mut pause = if calm { TICK } else { TICK_IN_TROUBLE };
             if let Some(interval) = watchdog {
@@ -137,9 +147,17 @@ impl Announcer {
     fn decide(&mut self, now: Moment) {
         let config = &self.config;
         let view = self.view.borrow_and_update();
-        let verdict = judge(&config.container, &view, &config.rules, config.docker_grace, now);
+        let verdict = judge(
+            &config.container,
+            &view,
+            &config.rules,
+            config.docker_grace,
+            now,
+        );
         let wish = match &verdict {
-            Verdict::Announce(decision) => Some(Wish::Announce(Box::new(decision.endpoint.clone()))),
+            Verdict::Announce(decision) => {
+                Some(Wish::Announce(Box::new(decision.endpoint.clone())))
+            }
             Verdict::Withdraw(reason) => Some(Wish::Withdraw {
                 down: past_life(&view, reason),
             }),

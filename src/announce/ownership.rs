@@ -113,16 +113,28 @@ mod tests {
     #[test]
     fn the_later_container_has_the_better_right() {
         let ours = holder("aa", LATE);
-        assert!(matches!(contest(&ours, &value("bb", EARLY), true), Verdict::TakeOver));
+        assert!(matches!(
+            contest(&ours, &value("bb", EARLY), true),
+            Verdict::TakeOver
+        ));
         let ours = holder("aa", EARLY);
-        assert!(matches!(contest(&ours, &value("bb", LATE), false), Verdict::StandBy(_)));
+        assert!(matches!(
+            contest(&ours, &value("bb", LATE), false),
+            Verdict::StandBy(_)
+        ));
     }
 
     #[test]
     fn of_equally_old_ones_the_smaller_id_stands_by() {
         let (a, b) = (holder("aa", LATE), holder("bb", LATE));
-        assert!(matches!(contest(&a, &value("bb", LATE), false), Verdict::StandBy(_)));
-        assert!(matches!(contest(&b, &value("aa", LATE), false), Verdict::TakeOver));
+        assert!(matches!(
+            contest(&a, &value("bb", LATE), false),
+            Verdict::StandBy(_)
+        ));
+        assert!(matches!(
+            contest(&b, &value("aa", LATE), false),
+            Verdict::TakeOver
+        ));
     }
 
     #[test]
@@ -137,7 +149,10 @@ mod tests {
     fn our_own_past_life_yields_and_a_second_sidekick_does_not() {
         let ours = holder("aa", EARLY);
         assert_eq!(contest(&ours, &value("aa", LATE), false), Verdict::TakeOver);
-        assert!(matches!(contest(&ours, &value("aa", EARLY), true), Verdict::StandBy(_)));
+        assert!(matches!(
+            contest(&ours, &value("aa", EARLY), true),
+            Verdict::StandBy(_)
+        ));
     }
 
     #[test]

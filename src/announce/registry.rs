@@ -208,10 +208,17 @@ fn log(note: &Note) {
         ),
         Note::TookOver(key, holder) => info!(%key, "took the key over from {holder}"),
         Note::Junk(key, why) => warn!(%key, "overwrote a bad value: {why}"),
-        Note::Healed(key) => warn!(%key, "the key had been deleted or changed by another; put back"),
+        Note::Healed(key) => {
+            warn!(%key, "the key had been deleted or changed by another; put back")
+        }
         Note::Cleared(key) => info!(%key, "removed what a past life of this sidekick had left"),
-        Note::LeaseLost(id) => warn!(lease = format!("{id:x}"), "etcd has forgotten the lease; asking for a new one"),
-        Note::HistoryReset => warn!("etcd is another cluster than before, or was restored; reading everything again"),
+        Note::LeaseLost(id) => warn!(
+            lease = format!("{id:x}"),
+            "etcd has forgotten the lease; asking for a new one"
+        ),
+        Note::HistoryReset => {
+            warn!("etcd is another cluster than before, or was restored; reading everything again")
+        }
     }
 }
 
@@ -268,7 +275,7 @@ async fn read_keys(mut client: Client, keys: &[Key]) -> Result<Answer, Error> {
 }
 
 async fn write(mut client: Client, lease: i64, ops: &[Op]) -> Result<Answer, Error> {
-    let conditions: Vec<_> = ops.iter().map(|op| condition(op, lease)).collect();
+    let conditions: Vec<_> = ops.iter().flat_map(|op| conditions(op, lease)).collect();
     let effects: Vec<_> = ops.iter().map(|op| effect(op, lease)).collect();
     let keys = || ops.iter().map(Op::key);
     let txn = Txn::new()
@@ -280,18 +287,22 @@ async fn write(mut client: Client, lease: i64, ops: &[Op]) -> Result<Answer, Err
     if response.succeeded() {
         Ok(Answer::Written(header))
     } else {
-        Ok(Answer::Refused(header, found(keys(), response.op_responses())))
+        Ok(Answer::Refused(
+            header,
+            found(keys(), response.op_responses()),
+        ))
     }
 }
 
-fn condition(op: &Op, lease: i64) -> Compare {
+fn conditions(op: &Op, lease: i64) -> Vec<Compare> {
     let key = op.key().as_str();
     match op {
-        Op::Create(..) => Compare::create_revision(key, CompareOp::Equal, 0),
-        Op::Update(..) | Op::Delete(_) => Compare::lease(key, CompareOp::Equal, lease),
-        Op::TakeOver(_, _, revision) | Op::Clear(_, revision) => {
-            Compare::mod_revision(key, CompareOp::Equal, *revision)
-        }
+        Op::Create(..) => vec![Compare::create_revision(key, CompareOp::Equal, 0)],
+        Op::Update(..) | Op::Delete(_) => vec![Compare::lease(key, CompareOp::Equal, lease)],
+        Op::TakeOver(_, _, version) | Op::Clear(_, version) => vec![
+            Compare::mod_revision(key, CompareOp::Equal, version.mod_revision),
+            Compare::lease(key, CompareOp::Equal, version.lease),
+        ],
     }
 }
 
@@ -299,9 +310,11 @@ fn effect(op: &Op, lease: i64) -> TxnOp {
     let key = op.key().as_str();
     match op {
         // The only puts in sidekick, and none without a lease.
-        Op::Create(_, value) | Op::Update(_, value) | Op::TakeOver(_, value, _) => {
-            TxnOp::put(key, value.clone(), Some(PutOptions::new().with_lease(lease)))
-        }
+        Op::Create(_, value) | Op::Update(_, value) | Op::TakeOver(_, value, _) => TxnOp::put(
+            key,
+            value.clone(),
+            Some(PutOptions::new().with_lease(lease)),
+        ),
         Op::Delete(_) | Op::Clear(..) => TxnOp::delete(key, None),
     }
 }

@@ -105,7 +105,9 @@ pub enum Reason {
     #[error("several ports are published, say which with --port: {}", list(.0))]
     SeveralPublished(Vec<(ContainerPort, Vec<Binding>)>),
     /// It is on the host's network, and no port was asked for.
-    #[error("{0} is on the host's own network, where nothing is published; say which port with --port")]
+    #[error(
+        "{0} is on the host's own network, where nothing is published; say which port with --port"
+    )]
     HostNetworkNeedsPort(String),
     /// Published for this machine alone.
     #[error("{port} is published on loopback only ({}); other machines can't reach it", bindings(.bound))]
@@ -324,7 +326,10 @@ fn choose_port(
 ) -> Result<(ContainerPort, Option<Binding>), Reason> {
     let wanted = match (rules.port, container.labels.get(PORT_LABEL)) {
         (Some(port), _) => Some(port),
-        (None, Some(text)) => Some(text.parse().map_err(|e: String| bad_label(PORT_LABEL, &e))?),
+        (None, Some(text)) => Some(
+            text.parse()
+                .map_err(|e: String| bad_label(PORT_LABEL, &e))?,
+        ),
         (None, None) => None,
     };
     if container.host_network {

@@ -47,3 +47,59 @@ pub fn line(
         _ => line,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::announce::ownership::Holder;
+    use crate::announce::rules::Reason;
+    use crate::endpoint::Endpoint;
+
+    const NOW: Moment = Duration::from_secs(100);
+
+    fn shown(
+        verdict: &Verdict,
+        standing: Option<Standing>,
+        etcd: Option<u64>,
+        docker: Option<u64>,
+    ) -> String {
+        let key = "/services/redis/redis@1".parse().unwrap();
+        let at = |s: Option<u64>| s.map(Duration::from_secs);
+        line(&key, verdict, standing.as_ref(), at(etcd), at(docker), NOW)
+    }
+
+    fn endpoint() -> Endpoint {
+        Endpoint::decode(br#"{"host":"ip-172-31-24-253","port":6379}"#).unwrap()
+    }
+
+    #[test]
+    fn the_line_says_what_the_design_wants_it_to_say() {
+        let announced = Standing::Announced(Box::new(endpoint()));
+        let keep = Verdict::Keep(None);
+        assert_eq!(
+            shown(&keep, Some(announced.clone()), None, Some(90)),
+            "announcing redis@1 = ip-172-31-24-253:6379 (Docker unreachable for 10 s)"
+        );
+        let paused = Verdict::Withdraw(Reason::Absent("redis1".to_owned()));
+        assert_eq!(
+            shown(&paused, Some(Standing::Withdrawn), None, None),
+            "waiting: there is no container redis1"
+        );
+        assert!(shown(&paused, Some(announced), None, None).starts_with("withdrawing redis@1: "));
+        let by = Standing::StandingBy(Holder::from(&endpoint()));
+        assert!(
+            shown(&keep, Some(by), None, None)
+                .starts_with("standing by: redis@1 is held by ip-172")
+        );
+    }
+
+    #[test]
+    fn an_etcd_that_is_away_comes_before_everything_and_a_failover_does_not() {
+        let verdict = Verdict::Withdraw(Reason::NeverAsked);
+        assert_eq!(
+            shown(&verdict, None, Some(88), None),
+            "etcd unreachable for 12 s, retrying"
+        );
+        assert!(shown(&verdict, None, Some(100), None).starts_with("waiting: "));
+    }
+}

@@ -194,7 +194,10 @@ impl Members {
                 warn!(endpoint, "etcd: {fault}; trying the next member");
             } else {
                 let (n, s) = (notice.failures, notice.lasted.as_secs());
-                warn!(endpoint, "etcd unreachable for {s} s ({n} tries), retrying: {fault}");
+                warn!(
+                    endpoint,
+                    "etcd unreachable for {s} s ({n} tries), retrying: {fault}"
+                );
             }
         }
         self.unreachable_since.send_if_modified(|since| {
@@ -209,7 +212,10 @@ impl Members {
         if let Some(notice) = outage.recovered(now()) {
             let endpoint = self.endpoint(*self.generation.borrow());
             let (n, ms) = (notice.failures, notice.lasted.as_millis());
-            info!(endpoint, "etcd answers again after {ms} ms ({n} failed tries)");
+            info!(
+                endpoint,
+                "etcd answers again after {ms} ms ({n} failed tries)"
+            );
             self.unreachable_since.send_replace(None);
         }
     }

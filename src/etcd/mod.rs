@@ -81,9 +81,13 @@ mod code {
 /// What etcd says when a token is old, wrong or missing: plain calls by status, watches in a
 /// cancel reason, and "auth store" under the code of a bad request.
 fn is_auth(text: &str) -> bool {
-    ["invalid auth token", "revision of auth store is old", "user name is empty"]
-        .iter()
-        .any(|t| text.contains(t))
+    [
+        "invalid auth token",
+        "revision of auth store is old",
+        "user name is empty",
+    ]
+    .iter()
+    .any(|t| text.contains(t))
 }
 
 impl From<etcd_client::Error> for Fault {
@@ -137,19 +141,34 @@ mod tests {
     fn a_secret_shows_in_no_debug_output() {
         let config = EtcdConfig {
             endpoints: vec![],
-            tls: Some(Tls { ca: None, identity: Some((vec![], Secret(b"KEY".to_vec()))) }),
+            tls: Some(Tls {
+                ca: None,
+                identity: Some((vec![], Secret(b"KEY".to_vec()))),
+            }),
             user: Some(("root".to_owned(), Secret(b"hunter2".to_vec()))),
         };
         let shown = format!("{config:?}");
-        assert!(!shown.contains("hunter2") && !shown.contains("75") && shown.contains("***"), "{shown}");
+        assert!(
+            !shown.contains("hunter2") && !shown.contains("75") && shown.contains("***"),
+            "{shown}"
+        );
     }
 
     #[test]
     fn what_etcd_says_of_tokens_is_known_in_each_of_its_forms() {
         let watch = |text: &str| Fault::from(etcd_client::Error::WatchError(text.to_owned()));
-        assert!(matches!(watch("etcdserver: invalid auth token"), Fault::Auth(_)));
-        assert!(matches!(watch("rpc error: revision of auth store is old"), Fault::Auth(_)));
-        assert!(matches!(watch("etcdserver: permission denied"), Fault::Refused(_)));
+        assert!(matches!(
+            watch("etcdserver: invalid auth token"),
+            Fault::Auth(_)
+        ));
+        assert!(matches!(
+            watch("rpc error: revision of auth store is old"),
+            Fault::Auth(_)
+        ));
+        assert!(matches!(
+            watch("etcdserver: permission denied"),
+            Fault::Refused(_)
+        ));
         let gone = etcd_client::Error::LeaseKeepAliveError("lease not found".to_owned());
         assert!(matches!(Fault::from(gone), Fault::NotFound(_)));
         let lost = etcd_client::Error::LeaseKeepAliveError("channel closed".to_owned());

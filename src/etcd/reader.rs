@@ -8,7 +8,9 @@ use super::Fault;
 use super::members::Members;
 use crate::backoff::{Backoff, ETCD};
 use crate::systemd::Pulse;
-use etcd_client::{Client, Error, EventType, GetOptions, KeyValue, ResponseHeader, WatchOptions, WatchStream};
+use etcd_client::{
+    Client, Error, EventType, GetOptions, KeyValue, ResponseHeader, WatchOptions, WatchStream,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -56,8 +58,12 @@ struct History {
 
 impl History {
     fn of(header: Option<&ResponseHeader>) -> Result<Self, Fault> {
-        let header = header.ok_or_else(|| Fault::Unreachable("an answer without a header".to_owned()))?;
-        Ok(Self { cluster: header.cluster_id(), revision: header.revision() })
+        let header =
+            header.ok_or_else(|| Fault::Unreachable("an answer without a header".to_owned()))?;
+        Ok(Self {
+            cluster: header.cluster_id(),
+            revision: header.revision(),
+        })
     }
 
     /// Whether `later` can't have come after.
@@ -80,8 +86,20 @@ enum End {
 
 /// Reads every key below `prefix` (no slash at its end) and tells `updates`; ends only when nobody
 /// listens any more.
-pub async fn read(members: Arc<Members>, prefix: String, updates: mpsc::Sender<Update>, pulse: Pulse) {
-    let mut reader = Reader { members, prefix, updates, pulse, page: PAGE, history: None };
+pub async fn read(
+    members: Arc<Members>,
+    prefix: String,
+    updates: mpsc::Sender<Update>,
+    pulse: Pulse,
+) {
+    let mut reader = Reader {
+        members,
+        prefix,
+        updates,
+        pulse,
+        page: PAGE,
+        history: None,
+    };
     let mut backoff = Backoff::new(ETCD);
     let mut told = false;
     loop {
@@ -94,7 +112,9 @@ pub async fn read(members: Arc<Members>, prefix: String, updates: mpsc::Sender<U
                 continue;
             }
             Ok(End::Restored) => {
-                warn!("etcd is another cluster than before, or was restored; reading everything again");
+                warn!(
+                    "etcd is another cluster than before, or was restored; reading everything again"
+                );
                 continue;
             }
             Ok(End::Broken(fault)) => {
@@ -108,7 +128,10 @@ pub async fn read(members: Arc<Members>, prefix: String, updates: mpsc::Sender<U
             reader.members.failed(generation, &fault);
         } else if !told {
             told = true;
-            warn!("reading {}: {fault}; retrying, and serving what was there", reader.prefix);
+            warn!(
+                "reading {}: {fault}; retrying, and serving what was there",
+                reader.prefix
+            );
         }
         sleep(backoff.next_pause(fastrand::f64())).await;
     }
@@ -128,8 +151,12 @@ impl Reader {
     async fn round(&mut self) -> Result<End, Fault> {
         let mut changes = self.members.changes();
         changes.borrow_and_update();
-        let (kvs, history) = snapshot(&self.members, &self.prefix, &mut self.page, &self.pulse).await?;
-        if self.history.is_some_and(|before| before.is_broken_by(history)) {
+        let (kvs, history) =
+            snapshot(&self.members, &self.prefix, &mut self.page, &self.pulse).await?;
+        if self
+            .history
+            .is_some_and(|before| before.is_broken_by(history))
+        {
             warn!("etcd is another cluster than before, or was restored; taking it as it is now");
         }
         self.history = Some(history);
@@ -195,8 +222,13 @@ impl Reader {
         self.members
             .call(|client| {
                 // Fragments: a thousand large values changed at once are no one message.
-                let options = WatchOptions::new().with_prefix().with_start_revision(from).with_fragment();
-                let mut client = client.watch_client().max_decoding_message_size(LARGEST_MESSAGE);
+                let options = WatchOptions::new()
+                    .with_prefix()
+                    .with_start_revision(from)
+                    .with_fragment();
+                let mut client = client
+                    .watch_client()
+                    .max_decoding_message_size(LARGEST_MESSAGE);
                 let key = key.clone();
                 async move {
                     let mut stream = client.watch(key, Some(options)).await?;
@@ -221,7 +253,9 @@ pub async fn once(members: &Members, prefix: &str) -> Result<Vec<KeyValue>, Faul
     let mut result = Err(Fault::Unreachable("no member".to_owned()));
     for _ in 0..members.count() {
         let pulse = Pulse::default();
-        result = snapshot(members, prefix, &mut PAGE.clone(), &pulse).await.map(|(kvs, _)| kvs);
+        result = snapshot(members, prefix, &mut PAGE.clone(), &pulse)
+            .await
+            .map(|(kvs, _)| kvs);
         if !result.as_ref().is_err_and(Fault::is_the_members) {
             break;
         }
@@ -230,18 +264,28 @@ pub async fn once(members: &Members, prefix: &str) -> Result<Vec<KeyValue>, Faul
 }
 
 /// All keys at one revision, page by page.
-async fn snapshot(members: &Members, prefix: &str, size: &mut i64, pulse: &Pulse) -> Result<(Vec<KeyValue>, History), Fault> {
+async fn snapshot(
+    members: &Members,
+    prefix: &str,
+    size: &mut i64,
+    pulse: &Pulse,
+) -> Result<(Vec<KeyValue>, History), Fault> {
     let mut all: Vec<KeyValue> = Vec::new();
     let mut history: Option<History> = None;
     // The byte after '/'.
     let end = format!("{prefix}0");
     loop {
-        let start = all.last().map_or_else(|| format!("{prefix}/").into_bytes(), |last| [last.key(), b"\0"].concat());
+        let start = all.last().map_or_else(
+            || format!("{prefix}/").into_bytes(),
+            |last| [last.key(), b"\0"].concat(),
+        );
         let mut options = GetOptions::new().with_range(end.clone()).with_limit(*size);
         if let Some(history) = history {
             options = options.with_revision(history.revision);
         }
-        let answer = members.call(|client| get(client, start.clone(), options.clone())).await;
+        let answer = members
+            .call(|client| get(client, start.clone(), options.clone()))
+            .await;
         pulse.beat();
         let mut answer = match answer {
             Ok(answer) => answer,
@@ -254,7 +298,9 @@ async fn snapshot(members: &Members, prefix: &str, size: &mut i64, pulse: &Pulse
         let now = History::of(answer.header())?;
         let first = *history.get_or_insert(now);
         if first.cluster != now.cluster {
-            return Err(Fault::Unreachable("two members of different clusters answered".to_owned()));
+            return Err(Fault::Unreachable(
+                "two members of different clusters answered".to_owned(),
+            ));
         }
         let more = answer.more();
         all.append(&mut answer.take_kvs());
@@ -264,22 +310,35 @@ async fn snapshot(members: &Members, prefix: &str, size: &mut i64, pulse: &Pulse
     }
 }
 
-async fn get(client: Client, key: Vec<u8>, options: GetOptions) -> Result<etcd_client::GetResponse, Error> {
-    let mut client = client.kv_client().max_decoding_message_size(LARGEST_MESSAGE);
+async fn get(
+    client: Client,
+    key: Vec<u8>,
+    options: GetOptions,
+) -> Result<etcd_client::GetResponse, Error> {
+    let mut client = client
+        .kv_client()
+        .max_decoding_message_size(LARGEST_MESSAGE);
     client.get(key, Some(options)).await
 }
 
-fn changes_of(message: Result<Option<etcd_client::WatchResponse>, Error>) -> Result<Vec<Change>, End> {
+fn changes_of(
+    message: Result<Option<etcd_client::WatchResponse>, Error>,
+) -> Result<Vec<Change>, End> {
     let broken = |fault: Fault| End::Broken(fault);
     let message = message.map_err(|e| broken(e.into()))?;
     let ended = || broken(Fault::Unreachable("the watch's stream ended".to_owned()));
     let message = message.ok_or_else(ended)?;
     if message.compact_revision() > 0 {
-        info!("etcd has compacted revision {}; reading everything again", message.compact_revision());
+        info!(
+            "etcd has compacted revision {}; reading everything again",
+            message.compact_revision()
+        );
         return Err(End::Renew);
     }
     if message.canceled() {
-        return Err(broken(Error::WatchError(message.cancel_reason().to_owned()).into()));
+        return Err(broken(
+            Error::WatchError(message.cancel_reason().to_owned()).into(),
+        ));
     }
     let changes = message.events().iter().filter_map(|event| {
         let kv = event.kv()?;
@@ -297,9 +356,18 @@ mod tests {
 
     #[test]
     fn a_history_goes_on_or_is_another() {
-        let before = History { cluster: 1, revision: 10 };
-        for (cluster, revision, broken) in [(1, 10, false), (1, 11, false), (1, 9, true), (2, 11, true)] {
-            assert_eq!(before.is_broken_by(History { cluster, revision }), broken, "{cluster} {revision}");
+        let before = History {
+            cluster: 1,
+            revision: 10,
+        };
+        for (cluster, revision, broken) in
+            [(1, 10, false), (1, 11, false), (1, 9, true), (2, 11, true)]
+        {
+            assert_eq!(
+                before.is_broken_by(History { cluster, revision }),
+                broken,
+                "{cluster} {revision}"
+            );
         }
     }
 }

@@ -30,14 +30,21 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 /// Waits until both are equal.
-pub async fn becomes<T: PartialEq + Debug>(what: &str, expected: T, mut get: impl AsyncFnMut() -> T) {
+pub async fn becomes<T: PartialEq + Debug>(
+    what: &str,
+    expected: T,
+    mut get: impl AsyncFnMut() -> T,
+) {
     let end = Instant::now() + SOON;
     loop {
         let got = get().await;
         if got == expected {
             return;
         }
-        assert!(Instant::now() < end, "{what}: {got:?} is not {expected:?} within {SOON:?}");
+        assert!(
+            Instant::now() < end,
+            "{what}: {got:?} is not {expected:?} within {SOON:?}"
+        );
         sleep(Duration::from_millis(10)).await;
     }
 }
@@ -66,7 +73,12 @@ impl Etcd {
         let url = format!("http://127.0.0.1:{}", free_port());
         let peer = format!("http://127.0.0.1:{}", free_port());
         let process = Etcd::launch(&url, &peer, data.path());
-        let etcd = Etcd { url, peer, data, process };
+        let etcd = Etcd {
+            url,
+            peer,
+            data,
+            process,
+        };
         etcd.answers().await;
         etcd
     }
@@ -84,14 +96,27 @@ impl Etcd {
         ] {
             etcd.args([option, value]);
         }
-        let etcd = etcd.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn();
+        let etcd = etcd
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn();
         etcd.expect("etcd can't be started; is it installed?")
     }
 
     async fn answers(&self) {
         eventually("etcd answers", async || {
-            let ask = async { Client::connect([&self.url], None).await.ok()?.get("x", None).await.ok() };
-            timeout(Duration::from_secs(1), ask).await.is_ok_and(|answer| answer.is_some())
+            let ask = async {
+                Client::connect([&self.url], None)
+                    .await
+                    .ok()?
+                    .get("x", None)
+                    .await
+                    .ok()
+            };
+            timeout(Duration::from_secs(1), ask)
+                .await
+                .is_ok_and(|answer| answer.is_some())
         })
         .await;
     }
@@ -155,7 +180,11 @@ impl Backend {
     }
 
     pub fn draining(&self) -> String {
-        format!(r#"{{"host":"{}","port":{},"status":"draining"}}"#, host(), self.port)
+        format!(
+            r#"{{"host":"{}","port":{},"status":"draining"}}"#,
+            host(),
+            self.port
+        )
     }
 }
 
@@ -178,7 +207,9 @@ impl Connection {
             stream.read_line(&mut name).await.ok().filter(|n| *n > 0)?;
             Some((Connection(stream), name.trim().to_owned()))
         };
-        timeout(Duration::from_secs(8), dial).await.expect("a front that neither serves nor refuses")
+        timeout(Duration::from_secs(8), dial)
+            .await
+            .expect("a front that neither serves nor refuses")
     }
 
     /// Whether it still carries.
@@ -189,7 +220,9 @@ impl Connection {
             self.0.read_line(&mut line).await.ok()?;
             (line == "ping\n").then_some(())
         };
-        timeout(Duration::from_secs(5), echo).await.is_ok_and(|echo| echo.is_some())
+        timeout(Duration::from_secs(5), echo)
+            .await
+            .is_ok_and(|echo| echo.is_some())
     }
 }
 
@@ -216,7 +249,15 @@ impl Scene {
         let etcd = Etcd::start().await;
         let dir = tempfile::tempdir().unwrap();
         let arguments = arguments.iter().map(|&a| a.to_owned()).collect();
-        Scene { etcd, dir, port: free_port(), way, arguments, agent: None, haproxy: None }
+        Scene {
+            etcd,
+            dir,
+            port: free_port(),
+            way,
+            arguments,
+            agent: None,
+            haproxy: None,
+        }
     }
 
     /// With the agent, and HAProxy in the way asked for.
@@ -224,7 +265,10 @@ impl Scene {
         let mut scene = Scene::new(way, arguments).await;
         if way == Way::Attached {
             let times = "    timeout connect 1s\n    timeout client 1s\n    timeout server 1s\n";
-            let text = format!("defaults\n    mode tcp\n{times}listen somebodys\n    bind unix@{}/somebodys\n", scene.dir.path().display());
+            let text = format!(
+                "defaults\n    mode tcp\n{times}listen somebodys\n    bind unix@{}/somebodys\n",
+                scene.dir.path().display()
+            );
             std::fs::write(scene.file(), text).unwrap();
             scene.start_haproxy().await;
         }
@@ -247,23 +291,43 @@ impl Scene {
     /// As Debian's haproxy.service does.
     pub async fn start_haproxy(&mut self) {
         let mut haproxy = Command::new(HAPROXY);
-        haproxy.arg("-Ws").arg("-f").arg(self.file()).arg("-S").arg(self.socket());
+        haproxy
+            .arg("-Ws")
+            .arg("-f")
+            .arg(self.file())
+            .arg("-S")
+            .arg(self.socket());
         let haproxy = haproxy.stderr(Stdio::null()).kill_on_drop(true).spawn();
         self.haproxy = Some(haproxy.expect("haproxy can't be started; is it installed?"));
-        eventually("HAProxy answers", async || self.master("show proc").await.contains("worker")).await;
+        eventually("HAProxy answers", async || {
+            self.master("show proc").await.contains("worker")
+        })
+        .await;
     }
 
     pub fn command(&self, job: &str) -> Command {
         let mut sidekick = Command::new(env!("CARGO_BIN_EXE_sidekick"));
-        sidekick.arg(job).args(["--etcd-endpoints", self.etcd.url()]).kill_on_drop(true);
+        sidekick
+            .arg(job)
+            .args(["--etcd-endpoints", self.etcd.url()])
+            .kill_on_drop(true);
         sidekick
     }
 
     pub fn start_agent(&mut self) {
-        let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("log"))
+            .unwrap();
         let mut agent = self.command("agent");
-        agent.arg("--haproxy-config").arg(self.file()).arg(format!("--bind=redis=:{}", self.port));
-        agent.args(["--stats=off", "--haproxy", HAPROXY]).args(&self.arguments);
+        agent
+            .arg("--haproxy-config")
+            .arg(self.file())
+            .arg(format!("--bind=redis=:{}", self.port));
+        agent
+            .args(["--stats=off", "--haproxy", HAPROXY])
+            .args(&self.arguments);
         if self.way == Way::Attached {
             agent.arg("--haproxy-master").arg(self.socket());
         }
@@ -283,53 +347,84 @@ impl Scene {
     pub async fn stop_agent(&mut self) -> Option<i32> {
         let agent = self.agent.as_mut().unwrap();
         signal(agent.id().unwrap(), nix::sys::signal::Signal::SIGTERM);
-        timeout(SOON, agent.wait()).await.expect("the agent doesn't stop").unwrap().code()
+        timeout(SOON, agent.wait())
+            .await
+            .expect("the agent doesn't stop")
+            .unwrap()
+            .code()
     }
 
     /// The exit status of an agent that ends by itself.
     pub async fn agent_ends(&mut self) -> Option<i32> {
-        timeout(SOON, self.agent.as_mut().unwrap().wait()).await.expect("the agent goes on").unwrap().code()
+        timeout(SOON, self.agent.as_mut().unwrap().wait())
+            .await
+            .expect("the agent goes on")
+            .unwrap()
+            .code()
     }
 
     pub async fn put(&self, service: &str, instance: &str, value: &str) {
-        self.etcd.put(&format!("/services/{service}/{instance}"), value).await;
+        self.etcd
+            .put(&format!("/services/{service}/{instance}"), value)
+            .await;
     }
 
     pub async fn delete(&self, service: &str, instance: &str) {
-        self.etcd.delete(&format!("/services/{service}/{instance}")).await;
+        self.etcd
+            .delete(&format!("/services/{service}/{instance}"))
+            .await;
     }
 
     /// One line at the master's socket; empty if nobody answers.
     pub async fn master(&self, line: &str) -> String {
         let ask = async {
             let mut stream = UnixStream::connect(self.socket()).await.ok()?;
-            stream.write_all(format!("{line}\n").as_bytes()).await.ok()?;
+            stream
+                .write_all(format!("{line}\n").as_bytes())
+                .await
+                .ok()?;
             stream.shutdown().await.ok()?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.ok()?;
             Some(answer)
         };
-        timeout(Duration::from_secs(2), ask).await.ok().flatten().unwrap_or_default()
+        timeout(Duration::from_secs(2), ask)
+            .await
+            .ok()
+            .flatten()
+            .unwrap_or_default()
     }
 
     /// `backend/server` → port, and `drain` or `maint` if it is.
     pub async fn servers(&self) -> BTreeMap<String, String> {
         let text = self.master("@1 show servers state").await;
-        let rows = text.lines().skip(2).map(|line| line.split(' ').collect::<Vec<_>>());
+        let rows = text
+            .lines()
+            .skip(2)
+            .map(|line| line.split(' ').collect::<Vec<_>>());
         let servers = rows.filter(|row| row.len() > 18).map(|row| {
             let admin = match row[6] {
                 "0" => "",
                 "8" => " drain",
                 _ => " maint",
             };
-            (format!("{}/{}", row[1], row[3]), format!("{}{admin}", row[18]))
+            (
+                format!("{}/{}", row[1], row[3]),
+                format!("{}{admin}", row[18]),
+            )
         });
         servers.collect()
     }
 
     pub async fn serves(&self, expected: &[(&str, String)]) {
-        let expected: BTreeMap<_, _> = expected.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
-        becomes("HAProxy's servers", expected.clone(), async || self.servers().await).await;
+        let expected: BTreeMap<_, _> = expected
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), v.clone()))
+            .collect();
+        becomes("HAProxy's servers", expected.clone(), async || {
+            self.servers().await
+        })
+        .await;
         // And the file says the same, names and ports and who drains.
         becomes("the file's servers", expected, async || {
             let (mut backend, mut servers) = (String::new(), BTreeMap::new());
@@ -339,7 +434,11 @@ impl Scene {
                     ["listen", name] => backend = (*name).to_owned(),
                     ["server", name, address, rest @ ..] => {
                         let port = address.rsplit(':').next().unwrap();
-                        let drain = if rest.contains(&"weight") { " drain" } else { "" };
+                        let drain = if rest.contains(&"weight") {
+                            " drain"
+                        } else {
+                            ""
+                        };
                         servers.insert(format!("{backend}/{name}"), format!("{port}{drain}"));
                     }
                     _ => {}
@@ -352,13 +451,27 @@ impl Scene {
     }
 
     pub async fn file_boots(&self) {
-        let check = Command::new(HAPROXY).arg("-c").arg("-f").arg(self.file()).output().await.unwrap();
-        assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+        let check = Command::new(HAPROXY)
+            .arg("-c")
+            .arg("-f")
+            .arg(self.file())
+            .output()
+            .await
+            .unwrap();
+        assert!(
+            check.status.success(),
+            "{}",
+            String::from_utf8_lossy(&check.stderr)
+        );
     }
 
     async fn column(&self, kind: &str, column: usize) -> Option<u32> {
         let text = self.master("show proc").await;
-        let current = text.split("# old workers").next()?.lines().find(|line| line.contains(kind))?;
+        let current = text
+            .split("# old workers")
+            .next()?
+            .lines()
+            .find(|line| line.contains(kind))?;
         current.split_whitespace().nth(column)?.parse().ok()
     }
 
@@ -396,13 +509,24 @@ impl Drop for Scene {
             let n = stream.read(&mut answer)?;
             Ok(String::from_utf8_lossy(&answer[..n]).into_owned())
         };
-        let pid = ask().ok().and_then(|text| text.lines().find(|l| l.contains("master"))?.split_whitespace().next()?.parse().ok());
+        let pid = ask().ok().and_then(|text| {
+            text.lines()
+                .find(|l| l.contains("master"))?
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        });
         if let Some(pid) = pid {
             signal(pid, nix::sys::signal::Signal::SIGTERM);
         }
         drop(agent);
         if std::thread::panicking() {
-            eprintln!("--- the agent's log\n{}\n--- the file\n{}", self.log(), self.config());
+            eprintln!(
+                "--- the agent's log\n{}\n--- the file\n{}",
+                self.log(),
+                self.config()
+            );
         }
     }
 }

@@ -11,13 +11,29 @@ async fn a_port_that_is_taken_costs_nobody_else_anything() {
     scene.put("redis", "redis@1", &a.value()).await;
     let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    scene.put("web", "w", &format!(r#"{{"host":"10.255.255.1","port":{port}}}"#)).await;
-    scene.serves(&[("redis/redis::1", a.port.to_string())]).await;
-    eventually("it is said loudly", async || scene.log().contains("another process listens there")).await;
+    scene
+        .put(
+            "web",
+            "w",
+            &format!(r#"{{"host":"10.255.255.1","port":{port}}}"#),
+        )
+        .await;
+    scene
+        .serves(&[("redis/redis::1", a.port.to_string())])
+        .await;
+    eventually("it is said loudly", async || {
+        scene.log().contains("another process listens there")
+    })
+    .await;
     let reloads = scene.reloads().await;
     let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
     drop(taken);
-    scene.serves(&[("redis/redis::1", a.port.to_string()), ("web/w", port.to_string())]).await;
+    scene
+        .serves(&[
+            ("redis/redis::1", a.port.to_string()),
+            ("web/w", port.to_string()),
+        ])
+        .await;
     assert_eq!(scene.reloads().await, reloads + 1);
     assert!(kept.lives().await);
 }
@@ -26,7 +42,10 @@ async fn a_port_that_is_taken_costs_nobody_else_anything() {
 /// beside one that somebody else configured it has to find out by a reload that fails.
 #[tokio::test]
 async fn a_reload_that_fails_is_taken_back() {
-    for (way, words) in [(Way::Supervised, "no such address"), (Way::Attached, "HAProxy couldn't listen there")] {
+    for (way, words) in [
+        (Way::Supervised, "no such address"),
+        (Way::Attached, "HAProxy couldn't listen there"),
+    ] {
         let (port, front) = (free_port(), free_port());
         let nowhere = format!("--bind=a=203.0.113.77:{port}");
         let scene = Scene::start(way, &[&nowhere, &format!("--bind=b=:{front}")]).await;
@@ -49,20 +68,35 @@ async fn two_services_on_one_port_the_first_by_name_has_it() {
     scene.serves(&[("bb/i", port.to_string())]).await;
     scene.put("aa", "i", &value).await;
     scene.serves(&[("aa/i", port.to_string())]).await;
-    eventually("it is said loudly", async || scene.log().contains(&format!(":{port} is taken by aa"))).await;
+    eventually("it is said loudly", async || {
+        scene.log().contains(&format!(":{port} is taken by aa"))
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_service_is_forgotten_when_its_time_is_up() {
     let scene = Scene::start(Way::Supervised, &["--forget=2s"]).await;
     let port = free_port();
-    scene.put("web", "w", &format!(r#"{{"host":"10.255.255.1","port":{port}}}"#)).await;
+    scene
+        .put(
+            "web",
+            "w",
+            &format!(r#"{{"host":"10.255.255.1","port":{port}}}"#),
+        )
+        .await;
     scene.serves(&[("web/w", port.to_string())]).await;
     scene.delete("web", "w").await;
     scene.serves(&[]).await;
     assert!(scene.config().contains("listen web"));
-    eventually("it is forgotten", async || !scene.config().contains("listen web")).await;
-    eventually("the port is free", async || std::net::TcpListener::bind(("0.0.0.0", port)).is_ok()).await;
+    eventually("it is forgotten", async || {
+        !scene.config().contains("listen web")
+    })
+    .await;
+    eventually("the port is free", async || {
+        std::net::TcpListener::bind(("0.0.0.0", port)).is_ok()
+    })
+    .await;
     // The operator's own is never forgotten.
     assert!(scene.config().contains("listen redis"));
 }
@@ -71,7 +105,11 @@ async fn a_service_is_forgotten_when_its_time_is_up() {
 async fn a_base_file_that_is_wrong_ends_it_with_a_word() {
     let base = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(base.path(), "globall\n").unwrap();
-    let mut scene = Scene::start(Way::Supervised, &[&format!("--haproxy-base={}", base.path().display())]).await;
+    let mut scene = Scene::start(
+        Way::Supervised,
+        &[&format!("--haproxy-base={}", base.path().display())],
+    )
+    .await;
     assert_eq!(scene.agent_ends().await, Some(1));
     assert!(scene.log().contains("globall"), "{}", scene.log());
     assert!(!scene.file().exists());
@@ -81,7 +119,10 @@ async fn a_base_file_that_is_wrong_ends_it_with_a_word() {
 async fn a_file_that_somebody_wrote_is_kept() {
     let scene = Scene::start(Way::Attached, &[]).await;
     scene.serves(&[]).await;
-    eventually("ours is there", async || scene.config().contains("listen redis")).await;
+    eventually("ours is there", async || {
+        scene.config().contains("listen redis")
+    })
+    .await;
     let copy = scene.dir.path().join("haproxy.cfg.before-sidekick");
     assert!(std::fs::read_to_string(copy).unwrap().contains("somebodys"));
 }
@@ -91,13 +132,22 @@ async fn somebody_elses_meddling_is_put_right() {
     let scene = Scene::start(Way::Supervised, &[]).await;
     let a = Backend::start("a").await;
     scene.put("redis", "redis@1", &a.value()).await;
-    scene.serves(&[("redis/redis::1", a.port.to_string())]).await;
-    scene.master("@1 set server redis/redis::1 state maint").await;
+    scene
+        .serves(&[("redis/redis::1", a.port.to_string())])
+        .await;
+    scene
+        .master("@1 set server redis/redis::1 state maint")
+        .await;
     scene.put("redis", "redis@2", &a.value()).await;
     // Seen at the next audit, half a minute later at most; here sooner, for a reload by hand makes
     // another worker, and that is looked at altogether.
     scene.master("reload").await;
-    scene.serves(&[("redis/redis::1", a.port.to_string()), ("redis/redis::2", a.port.to_string())]).await;
+    scene
+        .serves(&[
+            ("redis/redis::1", a.port.to_string()),
+            ("redis/redis::2", a.port.to_string()),
+        ])
+        .await;
 }
 
 #[tokio::test]
@@ -105,10 +155,19 @@ async fn a_name_that_does_not_resolve_waits_and_harms_nobody() {
     let scene = Scene::start(Way::Supervised, &[]).await;
     let a = Backend::start("a").await;
     scene.put("redis", "redis@1", &a.value()).await;
-    scene.put("redis", "redis@2", r#"{"host":"nobody.invalid","port":1}"#).await;
-    scene.serves(&[("redis/redis::1", a.port.to_string())]).await;
-    eventually("it is said", async || scene.log().contains("nobody.invalid doesn't resolve")).await;
+    scene
+        .put("redis", "redis@2", r#"{"host":"nobody.invalid","port":1}"#)
+        .await;
+    scene
+        .serves(&[("redis/redis::1", a.port.to_string())])
+        .await;
+    eventually("it is said", async || {
+        scene.log().contains("nobody.invalid doesn't resolve")
+    })
+    .await;
     sleep(Duration::from_millis(100)).await;
     scene.delete("redis", "redis@2").await;
-    scene.serves(&[("redis/redis::1", a.port.to_string())]).await;
+    scene
+        .serves(&[("redis/redis::1", a.port.to_string())])
+        .await;
 }

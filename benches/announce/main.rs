@@ -1,0 +1,415 @@
+//! `make bench`: sidekick beside the shell loop that it replaces and beside the floor, a bare client
+//! that on a Docker event does one inspect and one transaction; all on one etcd and one engine, in
+//! one run. Prints; asserts nothing about speed.
+//!
+//! A latency begins at the moment that Docker itself stamps on the event (`timeNano`) and ends when
+//! a watch of the bench's own sees the key change, by the same wall clock.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    unused_imports
+)]
+
+mod floor;
+#[path = "../../tests/real/harness/mod.rs"]
+mod harness;
+mod samples;
+mod usage;
+
+use floor::Floor;
+use futures_util::StreamExt;
+use harness::{Container, Engine, Etcd, Sidekick, eventually, secs};
+use samples::{Samples, header};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::process::Command;
+use usage::Usage;
+
+/// Rounds of death and start for sidekick and for the floor each.
+const ROUNDS: usize = 100;
+/// Rounds of the slower measurements.
+const FEW: usize = 30;
+/// The shell loop's rounds; each waits for a TTL.
+const LOOPS: usize = 6;
+/// The shell loop runs this much faster than it did (TTL 60 s, every 45 s), to be done today.
+const SCALE: u32 = 10;
+/// How long the steady state is looked at.
+const STEADY: Duration = Duration::from_secs(60);
+
+const HOST: &str = "worker-1.test";
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let engine = Engine::start().await;
+    let etcd = Etcd::start().await;
+    let (cores, load) = usage::machine();
+    println!(
+        "sidekick {}, {cores} cores, load {load}, one etcd member, loopback\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    let bench = Bench {
+        moments: Moments::record(&engine, &etcd).await,
+        engine: &engine,
+        etcd: &etcd,
+    };
+    println!("{}", header());
+    bench.start_and_death().await;
+    bench.healing().await;
+    bench.sigterm().await;
+    bench.shell_loop().await;
+    bench.steady_state().await;
+}
+
+struct Bench<'e> {
+    engine: &'e Engine,
+    etcd: &'e Etcd,
+    moments: Moments,
+}
+
+impl Bench<'_> {
+    async fn container(&self, name: &str) -> Container<'_> {
+        self.engine.container(name).publish("6379").run().await
+    }
+
+    fn announce(&self, name: &str, key: &str) -> Sidekick {
+        Sidekick::announce(name, key)
+            .etcd(self.etcd)
+            .docker(self.engine)
+            .host(HOST)
+            .spawn()
+    }
+
+    /// Turn by turn, so that both see the same machine.
+    async fn start_and_death(&self) {
+        let (ours, floors) = ("/services/bench/sidekick", "/services/bench/floor");
+        let (a, b) = (self.container("a").await, self.container("b").await);
+        let _sidekick = self.announce("a", ours);
+        let _floor = Floor::spawn(self.engine, self.etcd, "b", floors).await;
+        self.etcd_has(ours).await;
+        let mut samples: [Samples; 4] = [
+            Samples::named("container start → key visible", "sidekick"),
+            Samples::named("", "floor"),
+            Samples::named("container death → key gone", "sidekick"),
+            Samples::named("", "floor"),
+        ];
+        // The floor's first key comes with its first start event.
+        for (container, key, at) in [(&a, ours, 0), (&b, floors, 1)]
+            .into_iter()
+            .cycle()
+            .take(2 * ROUNDS + 2)
+        {
+            let mark = self.moments.mark();
+            container.kill().await;
+            let died = self.moments.event(mark, container.id(), "die").await;
+            if self.moments.knows(key) {
+                let gone = self.moments.change(mark, key, false).await;
+                samples[2 + at].add(gone.saturating_sub(died));
+            }
+            let mark = self.moments.mark();
+            container.start().await;
+            let started = self.moments.event(mark, container.id(), "start").await;
+            let shown = self.moments.change(mark, key, true).await;
+            samples[at].add(shown.saturating_sub(started));
+        }
+        let ratio = |i: usize| samples[i].median() / samples[i + 1].median();
+        let ratios = (ratio(0), ratio(2));
+        for sample in &samples {
+            println!("{sample}");
+        }
+        println!(
+            "  median, sidekick : floor    start {:.2}, death {:.2}\n",
+            ratios.0, ratios.1
+        );
+    }
+
+    async fn healing(&self) {
+        let key = "/services/bench/healed";
+        let _redis = self.container("healed").await;
+        let _sidekick = self.announce("healed", key);
+        let mut samples = Samples::named("key deleted by hand → key back", "sidekick");
+        for _ in 0..FEW {
+            self.etcd_has(key).await;
+            let mark = self.moments.mark();
+            self.etcd.delete(key).await;
+            let gone = self.moments.change(mark, key, false).await;
+            let back = self.moments.change(mark, key, true).await;
+            samples.add(back.saturating_sub(gone));
+            // A second deletion within a second would wait for that second to pass, as it should.
+            eventually(secs(5), "a second passes", async || {
+                back + secs(1) < wall_clock()
+            })
+            .await;
+        }
+        println!("{samples}");
+    }
+
+    async fn sigterm(&self) {
+        let key = "/services/bench/stopped";
+        let _redis = self.container("stopped").await;
+        let mut gone_after = Samples::named("SIGTERM → key gone", "sidekick");
+        let mut exit_after = Samples::named("SIGTERM → exit", "sidekick");
+        let mut start_after = Samples::named("process start → key visible", "sidekick");
+        for _ in 0..FEW {
+            let (mark, begun) = (self.moments.mark(), wall_clock());
+            let mut sidekick = self.announce("stopped", key);
+            let shown = self.moments.change(mark, key, true).await;
+            start_after.add(shown.saturating_sub(begun));
+            let (mark, told, at) = (self.moments.mark(), wall_clock(), Instant::now());
+            sidekick.term();
+            let gone = self.moments.change(mark, key, false).await;
+            gone_after.add(gone.saturating_sub(told));
+            sidekick.wait_exit(secs(5)).await;
+            exit_after.add(at.elapsed());
+        }
+        println!("{gone_after}\n{exit_after}\n{start_after}");
+    }
+
+    /// The seed's loop with v3's words for it: no TTL on a key, so a lease for each heartbeat.
+    async fn shell_loop(&self) {
+        let key = "/services/bench/loop";
+        let script = format!(
+            r#"while :; do lease=$(etcdctl lease grant {ttl} | cut -d' ' -f2)
+etcdctl put {key} '{{"host":"{HOST}","port":6379}}' --lease="$lease" >/dev/null; sleep {interval}; done"#,
+            ttl = 60 / SCALE,
+            interval = 45.0 / f64::from(SCALE),
+        );
+        let mut shown_after = Samples::named("", "shell loop");
+        let mut gone_after = Samples::named("", "shell loop");
+        let mut peak = 0;
+        let before = self.etcd.revision().await;
+        let begun = Instant::now();
+        let mut lived = Duration::ZERO;
+        for round in 0..LOOPS {
+            let (mark, told) = (self.moments.mark(), wall_clock());
+            let mut command = Command::new("sh");
+            command
+                .args(["-c", &script])
+                .env("ETCDCTL_API", "3")
+                .env("ETCDCTL_ENDPOINTS", self.etcd.url())
+                .kill_on_drop(true);
+            let started = Instant::now();
+            let mut child = command.spawn().expect("no shell");
+            let pid = child.id().expect("it runs");
+            let shown = self.moments.change(mark, key, true).await;
+            shown_after.add(shown.saturating_sub(told));
+            // The container dies at another moment of the interval each time; the unit's ExecStop
+            // removed a wrong key, so that only the TTL took the right one away.
+            let life =
+                secs(5) / u32::try_from(LOOPS).expect("few") * u32::try_from(round).expect("few");
+            eventually(secs(10), "the loop has lived", async || {
+                peak = peak.max(usage::peak_of_children(pid));
+                started.elapsed() >= life
+            })
+            .await;
+            lived += started.elapsed();
+            let (mark, died) = (self.moments.mark(), wall_clock());
+            child.kill().await.expect("the loop can be ended");
+            let gone = self.moments.change(mark, key, false).await;
+            gone_after.add(gone.saturating_sub(died));
+        }
+        let puts = self.etcd.revision().await - before;
+        println!(
+            "\nthe shell loop, {SCALE} times as fast as it ran (TTL {} s):",
+            60 / SCALE
+        );
+        println!("{}", shown_after.called("loop's start → key visible"));
+        println!("{}", gone_after.called("container death → key gone"));
+        println!(
+            "  as it ran (TTL 60 s): median {:.1} s\n",
+            gone_after.median() * f64::from(SCALE) / 1000.0
+        );
+        println!(
+            "  etcdctl's peak memory {} KiB; {puts} revisions in {:.0} s",
+            peak,
+            begun.elapsed().as_secs_f64()
+        );
+        let heartbeat = Usage::of_etcdctl(self.etcd.url()).await;
+        println!(
+            "  one heartbeat (a grant and a put): {:.0} ms of CPU, so {:.1} s of CPU and 80 puts and 160 processes per hour\n",
+            heartbeat.as_secs_f64() * 1000.0,
+            heartbeat.as_secs_f64() * 80.0
+        );
+    }
+
+    async fn steady_state(&self) {
+        let key = "/services/bench/steady";
+        let _redis = self.container("steady").await;
+        let sidekick = self.announce("steady", key);
+        self.etcd_has(key).await;
+        let quick = self.container("quick").await;
+        let hurried = Sidekick::announce("quick", "/services/bench/quick")
+            .etcd(self.etcd)
+            .docker(self.engine)
+            .host(HOST)
+            .times(3, 1)
+            .spawn();
+        self.etcd_has("/services/bench/quick").await;
+        eventually(secs(5), "the start is over", async || {
+            wall_clock().subsec_millis() < 100
+        })
+        .await;
+        let (before, calm, hasty) = (
+            self.etcd.revision().await,
+            Usage::of(sidekick.pid()),
+            Usage::of(hurried.pid()),
+        );
+        let begun = Instant::now();
+        eventually(STEADY + secs(5), "a minute passes", async || {
+            begun.elapsed() >= STEADY
+        })
+        .await;
+        let revisions = self.etcd.revision().await - before;
+        let hours = begun.elapsed().as_secs_f64() / 3600.0;
+        println!(
+            "steady state, {:.0} s, two announcers (TTL 60 s every 45 s; TTL 3 s every 1 s):",
+            begun.elapsed().as_secs_f64()
+        );
+        println!(
+            "  etcd revisions per hour      {:.0}",
+            f64::from(i32::try_from(revisions).expect("few")) / hours
+        );
+        let row = |name: &str, pid: u32, then: Usage| {
+            let now = Usage::of(pid);
+            println!(
+                "  {name}  {:.2} s of CPU per hour, {} KiB resident, {} KiB at its peak",
+                (now.cpu - then.cpu).as_secs_f64() / hours,
+                now.resident,
+                now.peak
+            );
+        };
+        row("TTL 60 s", sidekick.pid(), calm);
+        row("TTL  3 s", hurried.pid(), hasty);
+        println!(
+            "  binary                       {} bytes",
+            usage::size_of_binary()
+        );
+        drop(quick);
+    }
+
+    async fn etcd_has(&self, key: &str) {
+        eventually(secs(10), format!("{key} is there"), async || {
+            self.etcd.get(key).await.is_some()
+        })
+        .await;
+    }
+}
+
+/// What Docker's events and etcd's watch said, and when.
+struct Moments {
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// Container id, action, Docker's own time stamp.
+    events: Vec<(String, String, Duration)>,
+    /// Key, whether it was put, when the watch told it.
+    changes: Vec<(String, bool, Duration)>,
+}
+
+#[derive(Clone, Copy)]
+struct Mark {
+    events: usize,
+    changes: usize,
+}
+
+impl Moments {
+    async fn record(engine: &Engine, etcd: &Etcd) -> Self {
+        let seen = Arc::<Mutex<Seen>>::default();
+        let docker = floor::connect(engine);
+        let events = seen.clone();
+        tokio::spawn(async move {
+            let filters = HashMap::from([("type", vec!["container"])]);
+            let options = bollard::query_parameters::EventsOptionsBuilder::default()
+                .filters(&filters)
+                .build();
+            let mut stream = docker.events(Some(options));
+            while let Some(Ok(event)) = stream.next().await {
+                let id = event.actor.and_then(|a| a.id).unwrap_or_default();
+                let nanos = u64::try_from(event.time_nano.unwrap_or_default()).unwrap_or_default();
+                let moment = (
+                    id,
+                    event.action.unwrap_or_default(),
+                    Duration::from_nanos(nanos),
+                );
+                events.lock().expect("unpoisoned").events.push(moment);
+            }
+        });
+        let options = etcd_client::WatchOptions::new().with_prefix();
+        let mut watch = etcd
+            .client()
+            .clone()
+            .watch("/services/bench/", Some(options))
+            .await
+            .expect("a watch");
+        let changes = seen.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = watch.message().await {
+                let now = wall_clock();
+                for event in message.events() {
+                    let put = event.event_type() == etcd_client::EventType::Put;
+                    let key = event
+                        .kv()
+                        .map(|kv| kv.key_str().unwrap_or_default().to_owned())
+                        .unwrap_or_default();
+                    changes
+                        .lock()
+                        .expect("unpoisoned")
+                        .changes
+                        .push((key, put, now));
+                }
+            }
+        });
+        Self { seen }
+    }
+
+    fn mark(&self) -> Mark {
+        let seen = self.seen.lock().expect("unpoisoned");
+        Mark {
+            events: seen.events.len(),
+            changes: seen.changes.len(),
+        }
+    }
+
+    fn knows(&self, key: &str) -> bool {
+        let seen = self.seen.lock().expect("unpoisoned");
+        seen.changes.iter().any(|(k, _, _)| k == key)
+    }
+
+    async fn event(&self, mark: Mark, id: &str, action: &str) -> Duration {
+        self.wait(format!("{action} of {id}"), |seen| {
+            let mut new = seen.events[mark.events..].iter();
+            new.find(|(i, a, _)| i == id && a == action)
+                .map(|(_, _, at)| *at)
+        })
+        .await
+    }
+
+    async fn change(&self, mark: Mark, key: &str, put: bool) -> Duration {
+        self.wait(format!("{key} put: {put}"), |seen| {
+            let mut new = seen.changes[mark.changes..].iter();
+            new.find(|(k, p, _)| k == key && *p == put)
+                .map(|(_, _, at)| *at)
+        })
+        .await
+    }
+
+    async fn wait(&self, what: String, find: impl Fn(&Seen) -> Option<Duration>) -> Duration {
+        eventually(secs(20), what, async || {
+            find(&self.seen.lock().expect("unpoisoned"))
+        })
+        .await
+    }
+}
+
+fn wall_clock() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+}

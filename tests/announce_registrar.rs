@@ -1,0 +1,385 @@
+//! The registrar, step by step: what it asks for, in which order, at which moment. (What it does
+//! when everything goes wrong at once is in registrar_simulation.rs.)
+
+// A scene that can't be set is a failed test.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, missing_docs)]
+
+use sidekick::announce::exchange::{
+    Answer, Entry, Header, MAX_OPS, MAX_WRITES, Note, Op, Request, Standing, Step, Wish,
+};
+use sidekick::announce::registrar::{HEAL_PAUSE, Registrar, Settings};
+use sidekick::clock::Moment;
+use sidekick::endpoint::{Endpoint, Key};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const LEASE: i64 = 7;
+const TTL: Duration = Duration::from_secs(60);
+const INTERVAL: Duration = Duration::from_secs(45);
+const START: Moment = Duration::from_secs(1000);
+
+fn key(i: usize) -> Key {
+    format!("/services/redis/redis@{i:04}")
+        .parse()
+        .expect("a key")
+}
+
+fn endpoint(port: u16) -> Endpoint {
+    let value = format!(
+        r#"{{"host":"a","port":{port},"container":"aaaaaaaaaaaa","since":"2026-11-23T05:06:06Z"}}"#
+    );
+    Endpoint::decode(value.as_bytes()).expect("an endpoint")
+}
+
+fn announce(port: u16) -> Wish {
+    Wish::Announce(Box::new(endpoint(port)))
+}
+
+const WITHDRAW: Wish = Wish::Withdraw { down: None };
+
+fn header(revision: i64) -> Header {
+    Header {
+        cluster: 1,
+        revision,
+    }
+}
+
+fn entry(value: &str, lease: i64, mod_revision: i64) -> Entry {
+    Entry {
+        value: value.into(),
+        lease,
+        mod_revision,
+    }
+}
+
+struct Desk {
+    registrar: Registrar,
+    now: Moment,
+}
+
+impl Desk {
+    /// With a lease, and these wishes.
+    fn new(wishes: &[(usize, Wish)]) -> Self {
+        let mut desk = Self {
+            registrar: Registrar::new(Settings {
+                ttl: TTL,
+                interval: INTERVAL,
+            }),
+            now: START,
+        };
+        desk.wish(wishes);
+        assert_eq!(desk.asks(), Request::Grant(TTL));
+        desk.answer(&Request::Grant(TTL), Answer::Granted(LEASE, TTL));
+        desk
+    }
+
+    fn wish(&mut self, wishes: &[(usize, Wish)]) {
+        let wishes: BTreeMap<_, _> = wishes.iter().map(|(i, w)| (key(*i), w.clone())).collect();
+        self.registrar.wish(&wishes);
+    }
+
+    fn asks(&mut self) -> Request {
+        match self.registrar.poll(self.now) {
+            Step::Do(request) => request,
+            other => panic!("{other:?} instead of a request"),
+        }
+    }
+
+    fn waits(&mut self) -> Moment {
+        match self.registrar.poll(self.now) {
+            Step::Wait(until) => until,
+            other => panic!("{other:?} instead of waiting"),
+        }
+    }
+
+    fn answer(&mut self, request: &Request, answer: Answer) {
+        self.registrar.answer(request, answer);
+    }
+
+    fn writes(&mut self) -> Vec<Op> {
+        match self.asks() {
+            Request::Write(LEASE, ops) => ops,
+            other => panic!("{other:?} instead of a write"),
+        }
+    }
+
+    fn written(&mut self, revision: i64) {
+        let request = self.asks();
+        self.answer(&request, Answer::Written(header(revision)));
+    }
+}
+
+#[test]
+fn a_lease_is_held_before_there_is_anything_to_announce_and_a_claim_is_one_write() {
+    let mut desk = Desk::new(&[(1, WITHDRAW)]);
+    let read = desk.asks();
+    assert_eq!(read, Request::Read(vec![key(1)]));
+    desk.answer(&read, Answer::Read(header(5), vec![(key(1), None)]));
+    assert_eq!(desk.waits(), START + INTERVAL);
+    desk.wish(&[(1, announce(1))]);
+    assert_eq!(
+        desk.writes(),
+        [Op::Create(key(1), endpoint(1).encode().into())]
+    );
+    desk.written(6);
+    assert_eq!(
+        desk.registrar.standings()[&key(1)],
+        Standing::Announced(Box::new(endpoint(1)))
+    );
+    assert_eq!(desk.waits(), START + INTERVAL);
+}
+
+#[test]
+fn every_interval_the_lease_is_renewed_and_the_key_is_read_and_nothing_is_written() {
+    let mut desk = Desk::new(&[(1, announce(1))]);
+    desk.written(6);
+    for _ in 0..3 {
+        desk.now = desk.waits();
+        let renew = desk.asks();
+        assert_eq!(renew, Request::Renew(LEASE));
+        desk.answer(&renew, Answer::Renewed);
+        let read = desk.asks();
+        assert_eq!(read, Request::Read(vec![key(1)]));
+        let stands = entry(&endpoint(1).encode(), LEASE, 6);
+        desk.answer(&read, Answer::Read(header(9), vec![(key(1), Some(stands))]));
+        assert_eq!(desk.waits(), desk.now + INTERVAL);
+    }
+    assert_eq!(desk.registrar.take_notes(), []);
+}
+
+#[test]
+fn after_a_suspend_the_lease_is_asked_after_before_anything_is_written() {
+    let mut desk = Desk::new(&[(1, announce(1))]);
+    desk.written(6);
+    desk.now += TTL * 10;
+    desk.wish(&[(1, announce(2))]);
+    let renew = desk.asks();
+    assert_eq!(renew, Request::Renew(LEASE));
+    desk.answer(&renew, Answer::LeaseGone);
+    assert_eq!(desk.asks(), Request::Grant(TTL));
+    assert_eq!(desk.registrar.take_notes(), [Note::LeaseLost(LEASE)]);
+}
+
+#[test]
+fn a_failed_renewal_is_asked_for_again_and_the_lease_is_not_thrown_away() {
+    let mut desk = Desk::new(&[(1, announce(1))]);
+    desk.written(6);
+    desk.now += INTERVAL;
+    for _ in 0..5 {
+        let renew = desk.asks();
+        assert_eq!(renew, Request::Renew(LEASE));
+        desk.answer(&renew, Answer::Failed);
+    }
+    assert_eq!(desk.registrar.lease(), Some(LEASE));
+}
+
+#[test]
+fn a_key_deleted_by_another_is_put_back_at_once_and_then_at_most_once_a_pause() {
+    let mut desk = Desk::new(&[(1, announce(1))]);
+    desk.written(6);
+    desk.registrar.observe(&key(1), None, 7);
+    assert!(matches!(desk.writes()[..], [Op::Create(..)]));
+    desk.written(8);
+    assert_eq!(desk.registrar.take_notes(), [Note::Healed(key(1))]);
+    desk.registrar.observe(&key(1), None, 9);
+    assert_eq!(desk.waits(), START + HEAL_PAUSE);
+    desk.now = START + HEAL_PAUSE - Duration::from_nanos(1);
+    assert_eq!(desk.waits(), START + HEAL_PAUSE);
+    desk.now = START + HEAL_PAUSE;
+    assert!(matches!(desk.writes()[..], [Op::Create(..)]));
+    // A change of our own wish waits for nobody.
+    desk.written(10);
+    desk.registrar.observe(&key(1), None, 11);
+    desk.wish(&[(1, announce(2))]);
+    assert!(matches!(desk.writes()[..], [Op::Create(..)]));
+}
+
+#[test]
+fn an_old_watch_event_does_not_undo_a_newer_answer() {
+    let mut desk = Desk::new(&[(1, announce(1))]);
+    desk.written(6);
+    desk.registrar.observe(&key(1), None, 5);
+    desk.registrar.observe(&key(1), None, 6);
+    assert_eq!(desk.waits(), START + INTERVAL);
+}
+
+#[test]
+fn a_write_of_unknown_outcome_is_found_out_and_not_assumed() {
+    let mut desk = Desk::new(&[(1, announce(1))]);
+    let write = desk.asks();
+    desk.answer(&write, Answer::Failed);
+    assert_eq!(desk.registrar.standings()[&key(1)], Standing::Pending);
+    // It had been done after all: the next create finds it there.
+    let again = desk.asks();
+    let stands = entry(&endpoint(1).encode(), LEASE, 6);
+    desk.answer(
+        &again,
+        Answer::Refused(header(6), vec![(key(1), Some(stands))]),
+    );
+    assert_eq!(desk.waits(), START + INTERVAL);
+    // And a withdrawal makes sure too, although nothing is known to stand there.
+    desk.wish(&[(1, announce(2))]);
+    let update = desk.asks();
+    desk.answer(&update, Answer::Failed);
+    desk.wish(&[(1, WITHDRAW)]);
+    assert_eq!(desk.writes(), [Op::Delete(key(1))]);
+}
+
+#[test]
+fn standing_by_is_told_once_for_every_holder() {
+    let mut desk = Desk::new(&[(1, announce(1))]);
+    let write = desk.asks();
+    let younger = |port: u16| {
+        entry(
+            &format!(
+                r#"{{"host":"b","port":{port},"container":"bb","since":"2026-11-23T05:06:07Z"}}"#
+            ),
+            8,
+            9,
+        )
+    };
+    desk.answer(
+        &write,
+        Answer::Refused(header(9), vec![(key(1), Some(younger(1)))]),
+    );
+    desk.waits();
+    assert!(matches!(
+        desk.registrar.take_notes()[..],
+        [Note::StandingBy(..)]
+    ));
+    desk.registrar.watch_opened();
+    let read = desk.asks();
+    desk.answer(
+        &read,
+        Answer::Read(header(10), vec![(key(1), Some(younger(1)))]),
+    );
+    desk.waits();
+    assert_eq!(desk.registrar.take_notes(), []);
+    desk.registrar.observe(
+        &key(1),
+        Some(Entry {
+            mod_revision: 11,
+            ..younger(2)
+        }),
+        11,
+    );
+    desk.waits();
+    assert!(matches!(
+        desk.registrar.take_notes()[..],
+        [Note::StandingBy(..)]
+    ));
+    // It went: ours at once.
+    desk.registrar.observe(&key(1), None, 12);
+    assert!(matches!(desk.writes()[..], [Op::Create(..)]));
+}
+
+#[test]
+fn what_a_past_life_left_of_a_container_that_is_down_is_cleared_away() {
+    let ours = sidekick::announce::ownership::Holder::from(&endpoint(1));
+    let mut desk = Desk::new(&[(1, Wish::Withdraw { down: Some(ours) })]);
+    let read = desk.asks();
+    let left = entry(&endpoint(1).encode(), 99, 4);
+    desk.answer(
+        &read,
+        Answer::Read(header(5), vec![(key(1), Some(left.clone()))]),
+    );
+    assert_eq!(desk.writes(), [Op::Clear(key(1), left.version())]);
+    desk.written(6);
+    assert_eq!(desk.registrar.take_notes(), [Note::Cleared(key(1))]);
+}
+
+#[test]
+fn deletes_travel_apart_from_puts_and_before_them() {
+    let mut desk = Desk::new(&[(1, announce(1)), (2, announce(2))]);
+    desk.written(6);
+    desk.wish(&[(1, WITHDRAW), (2, announce(3))]);
+    assert_eq!(desk.writes(), [Op::Delete(key(1))]);
+    desk.written(7);
+    assert!(matches!(desk.writes()[..], [Op::Update(..)]));
+}
+
+#[test]
+fn a_thousand_keys_travel_in_batches_and_one_contested_key_does_not_hold_them_up() {
+    let all: Vec<_> = (0..1000).map(|i| (i, announce(1))).collect();
+    let mut desk = Desk::new(&all);
+    let contested = entry(
+        r#"{"host":"b","port":1,"container":"bb","since":"2027-01-01T00:00:00Z"}"#,
+        8,
+        2,
+    );
+    let (mut revision, mut requests) = (2, 0);
+    loop {
+        desk.now += Duration::from_millis(1);
+        let Step::Do(request) = desk.registrar.poll(desk.now) else {
+            break;
+        };
+        requests += 1;
+        assert!(requests < 40, "{requests} requests");
+        let answer = match &request {
+            Request::Read(keys) => {
+                assert!(keys.len() <= MAX_OPS);
+                panic!("nothing is unknown after its write was answered");
+            }
+            Request::Write(_, ops) => {
+                assert!(ops.len() <= MAX_WRITES);
+                if ops.iter().any(|op| *op.key() == key(500)) {
+                    let found = |op: &Op| {
+                        (
+                            op.key().clone(),
+                            (*op.key() == key(500)).then(|| contested.clone()),
+                        )
+                    };
+                    Answer::Refused(header(revision), ops.iter().map(found).collect())
+                } else {
+                    revision += 1;
+                    Answer::Written(header(revision))
+                }
+            }
+            other => panic!("{other:?}"),
+        };
+        desk.answer(&request, answer);
+    }
+    let standings = desk.registrar.standings();
+    let announced = standings
+        .values()
+        .filter(|s| matches!(s, Standing::Announced(_)))
+        .count();
+    assert_eq!(announced, 999);
+    assert!(matches!(standings[&key(500)], Standing::StandingBy(_)));
+}
+
+#[test]
+fn a_key_no_longer_wished_for_is_deleted_and_forgotten() {
+    let mut desk = Desk::new(&[(1, announce(1)), (2, announce(2))]);
+    desk.written(6);
+    desk.wish(&[(2, announce(2))]);
+    assert_eq!(desk.writes(), [Op::Delete(key(1))]);
+    desk.written(7);
+    assert_eq!(desk.registrar.standings().len(), 1);
+}
+
+#[test]
+fn leaving_is_one_revoke_that_is_repeated_until_it_is_answered() {
+    let mut desk = Desk::new(&[(1, announce(1))]);
+    desk.written(6);
+    desk.registrar.leave();
+    for answer in [Answer::Failed, Answer::Failed, Answer::Revoked] {
+        let request = desk.asks();
+        assert_eq!(request, Request::Revoke(LEASE));
+        desk.answer(&request, answer);
+    }
+    assert_eq!(desk.registrar.poll(desk.now), Step::Done);
+}
+
+#[test]
+fn an_etcd_that_went_back_in_time_is_read_again() {
+    let mut desk = Desk::new(&[(1, announce(1))]);
+    desk.written(600);
+    desk.registrar.watch_opened();
+    let read = desk.asks();
+    desk.answer(&read, Answer::Read(header(3), vec![(key(1), None)]));
+    assert_eq!(desk.registrar.take_notes(), [Note::HistoryReset]);
+    let create = desk.asks();
+    desk.answer(&create, Answer::LeaseGone);
+    assert_eq!(desk.asks(), Request::Grant(TTL));
+}

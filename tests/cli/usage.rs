@@ -1,0 +1,164 @@
+//! A command line, and what comes of it.
+
+use std::io::ErrorKind;
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+/// A command line, good but for what a test changes, and two sockets that notice if it goes to work.
+pub struct Usage {
+    words: Vec<String>,
+    options: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
+    etcd: TcpListener,
+    docker: UnixListener,
+    _directory: TempDir,
+}
+
+impl Usage {
+    /// Any words.
+    pub fn of(words: &[&str]) -> Usage {
+        let directory = tempfile::tempdir().expect("no temporary directory can be made");
+        let socket = directory.path().join("docker.sock");
+        let docker = UnixListener::bind(&socket).expect("no Unix socket can be bound");
+        let etcd = TcpListener::bind("127.0.0.1:0").expect("no TCP port is free");
+        Usage {
+            words: words.iter().map(|&word| word.to_owned()).collect(),
+            options: vec![],
+            environment: vec![],
+            etcd,
+            docker,
+            _directory: directory,
+        }
+    }
+
+    /// `sidekick announce redis1` with all it needs.
+    pub fn announce() -> Usage {
+        let usage = Usage::explain()
+            .with("--key", "/services/redis/redis@1")
+            .with("--host", "worker-1.test");
+        Usage {
+            words: vec!["announce".to_owned(), "redis1".to_owned()],
+            ..usage
+        }
+    }
+
+    /// `sidekick explain redis1` with all it needs.
+    pub fn explain() -> Usage {
+        let usage = Usage::of(&["explain", "redis1"]);
+        let etcd = format!("http://{}", usage.address());
+        let socket = usage._directory.path().join("docker.sock");
+        usage
+            .with("--etcd-endpoints", &etcd)
+            .with("--docker-host", &format!("unix://{}", socket.display()))
+    }
+
+    /// Where the TCP socket listens.
+    pub fn address(&self) -> String {
+        self.etcd
+            .local_addr()
+            .expect("a bound socket has an address")
+            .to_string()
+    }
+
+    /// Sets an option, instead of what it was.
+    pub fn with(self, option: &str, value: &str) -> Usage {
+        let mut usage = self.without(option);
+        usage.options.push((option.to_owned(), value.to_owned()));
+        usage
+    }
+
+    /// Takes an option away.
+    pub fn without(mut self, option: &str) -> Usage {
+        self.options.retain(|(name, _)| name != option);
+        self
+    }
+
+    /// Adds a word.
+    pub fn word(mut self, word: &str) -> Usage {
+        self.words.push(word.to_owned());
+        self
+    }
+
+    /// Sets an environment variable.
+    pub fn environment(mut self, name: &str, value: &str) -> Usage {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Ends at once with one line that names `culprit`, and has asked nobody; returns the line.
+    pub fn complains_of(self, culprit: &str) -> String {
+        let output = self.run();
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        let told = format!(
+            "{:?} {:?} {:?}:\n{stderr}",
+            self.words, self.options, self.environment
+        );
+        assert_eq!(output.status.code(), Some(2), "exit status of {told}");
+        assert_eq!(stderr.lines().count(), 1, "one line from {told}");
+        assert!(stderr.contains(culprit), "{culprit} is not named by {told}");
+        assert_eq!(stdout, "", "nothing on stdout from {told}");
+        self.etcd
+            .set_nonblocking(true)
+            .expect("a socket can be polled");
+        self.docker
+            .set_nonblocking(true)
+            .expect("a socket can be polled");
+        let nobody = |knock: ErrorKind| {
+            assert_eq!(knock, ErrorKind::WouldBlock, "somebody was asked by {told}")
+        };
+        nobody(self.etcd.accept().expect_err("etcd was asked").kind());
+        nobody(self.docker.accept().expect_err("Docker was asked").kind());
+        stderr
+    }
+
+    /// Asks Docker, which comes after all checks.
+    pub fn goes_to_work(self) {
+        // The kernel kills it with the thread that started it, should an assertion fail.
+        let mut command = self.command(&["setpriv", "--pdeathsig", "KILL", "--"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("sidekick cannot be started");
+        let (asked, answer) = mpsc::channel();
+        let docker = self.docker.try_clone().expect("a socket can be shared");
+        std::thread::spawn(move || asked.send(docker.accept().is_ok()));
+        let asked = answer.recv_timeout(Duration::from_secs(10));
+        child.kill().expect("sidekick cannot be killed");
+        child.wait().expect("sidekick cannot be waited for");
+        assert_eq!(
+            asked,
+            Ok(true),
+            "{:?} {:?} was to go to work",
+            self.words,
+            self.options
+        );
+    }
+
+    /// Runs it to its end, which comes at once.
+    pub fn run(&self) -> Output {
+        // Usage that is wrongly taken for good would run for ever.
+        let mut command = self.command(&["timeout", "--signal=KILL", "10"]);
+        command.output().expect("sidekick cannot be started")
+    }
+
+    fn command(&self, keeper: &[&str]) -> Command {
+        let mut command = Command::new(keeper[0]);
+        command
+            .args(&keeper[1..])
+            .arg(env!("CARGO_BIN_EXE_sidekick"))
+            .args(&self.words)
+            .args(self.options.iter().flat_map(|(name, value)| [name, value]))
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(self.environment.iter().cloned())
+            .stdin(Stdio::null());
+        command
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

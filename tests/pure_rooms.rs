@@ -1,0 +1,115 @@
+//! The rooms that the map in lib.rs calls pure are pure: no runtime, no client, no log, no file, no
+//! environment, no clock.
+
+// A scene that can't be set is a failed test.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, missing_docs)]
+
+use std::path::Path;
+
+/// Every file whose first lines say "Pure." (lib.rs tells which ought to).
+const ROOMS: &[&str] = &[
+    "endpoint.rs",
+    "backoff.rs",
+    "agent/diff.rs",
+    "agent/layout.rs",
+    "agent/presence.rs",
+    "agent/processes.rs",
+    "agent/render.rs",
+    "agent/status.rs",
+    "agent/table.rs",
+    "announce/container.rs",
+    "announce/exchange.rs",
+    "announce/ownership.rs",
+    "announce/registrar.rs",
+    "announce/rules.rs",
+    "announce/slot.rs",
+    "announce/status.rs",
+];
+
+const FORBIDDEN: &[&str] = &[
+    "tokio",
+    "bollard",
+    "etcd_client",
+    "tracing",
+    "std::fs",
+    "std::env",
+    "std::process",
+    "std::net::Tcp",
+    "std::net::Udp",
+    "Instant",
+    "SystemTime",
+    "clock::now",
+    "fastrand",
+    "println!",
+    "async ",
+    ".await",
+];
+
+fn source() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))
+}
+
+fn code(room: &str) -> String {
+    let path = source().join(room);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    // Comments may speak of anything, and tests may use anything.
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let lines = code
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or_default());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn pure_rooms_hold_no_outside_world() {
+    for room in ROOMS {
+        let code = code(room);
+        for word in FORBIDDEN {
+            assert!(!code.contains(word), "{room} is pure and mentions {word}");
+        }
+    }
+}
+
+#[test]
+fn every_room_that_calls_itself_pure_is_on_the_list_and_the_other_way_round() {
+    let mut calling = Vec::new();
+    let mut folders = vec![source().to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("src is readable") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("a source file");
+            let header = text.lines().take_while(|l| l.starts_with("//!"));
+            if header.collect::<String>().contains("Pure") {
+                let room = path.strip_prefix(source()).expect("below src");
+                calling.push(room.to_string_lossy().into_owned());
+            }
+        }
+    }
+    calling.sort();
+    let mut listed: Vec<_> = ROOMS.iter().map(ToString::to_string).collect();
+    listed.sort();
+    assert_eq!(calling, listed);
+}
+
+#[test]
+fn the_two_jobs_never_name_each_other() {
+    for (job, other) in [("announce", "agent"), ("agent", "announce")] {
+        let Ok(files) = std::fs::read_dir(source().join(job)) else {
+            continue;
+        };
+        for file in files {
+            let name = format!(
+                "{job}/{}",
+                file.expect("an entry").file_name().to_string_lossy()
+            );
+            assert!(
+                !code(&name).contains(&format!("{other}::")),
+                "{name} names {other}"
+            );
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! etcd goes and comes back.
+
+use std::time::Duration;
+
+use crate::harness::{Engine, Etcd, HOST, KEY, Scene, Sidekick, eventually, never_for, secs};
+
+/// From etcd's first answer to the key.
+const BACK: Duration = secs(2);
+
+#[tokio::test]
+async fn an_etcd_that_is_down_at_the_start_is_waited_for() {
+    let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::not_yet());
+    let redis = engine
+        .container(&engine.name("redis1"))
+        .publish("6379")
+        .run()
+        .await;
+    let mut sidekick = Sidekick::announce(redis.name(), KEY)
+        .etcd(&etcd)
+        .docker(engine)
+        .host(HOST)
+        .spawn();
+    // Long enough for the pauses between tries to have grown.
+    never_for(secs(6), "sidekick exits", async || !sidekick.is_up()).await;
+
+    etcd.restart().await;
+
+    appears(&etcd).await;
+    etcd.shows(
+        KEY,
+        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_etcd_that_comes_back_with_its_data_has_the_lease_renewed() {
+    let mut scene = Scene::announced_every(4, 2).await;
+    scene.etcd.kill9().await;
+    never_for(secs(6), "sidekick exits", async || !scene.sidekick.is_up()).await;
+
+    scene.etcd.restart().await;
+
+    appears(&scene.etcd).await;
+    never_for(secs(6), "the key expires", async || {
+        scene.etcd.get(KEY).await.is_none()
+    })
+    .await;
+    scene.is_announced().await;
+    scene.redis.kill().await;
+    scene.is_withdrawn().await;
+}
+
+#[tokio::test]
+async fn an_etcd_that_comes_back_empty_has_the_key_again() {
+    let mut scene = Scene::announced().await;
+    // So that the new store's revisions are far behind the old one's.
+    for _ in 0..50 {
+        scene.etcd.put("/another/key", "x").await;
+    }
+    scene.etcd.kill9().await;
+    never_for(secs(2), "sidekick exits", async || !scene.sidekick.is_up()).await;
+
+    scene.etcd.wipe_and_restart().await;
+
+    appears(&scene.etcd).await;
+    scene.is_announced().await;
+    scene.etcd.delete(KEY).await;
+    scene.is_announced().await;
+    scene.redis.kill().await;
+    scene.is_withdrawn().await;
+}
+
+#[tokio::test]
+async fn an_etcd_that_was_frozen_for_longer_than_the_ttl_has_the_key_again() {
+    let scene = Scene::announced_every(3, 1).await;
+    scene.etcd.freeze();
+    never_for(secs(5), "a frozen etcd answers", async || {
+        scene.etcd.answers().await
+    })
+    .await;
+
+    scene.etcd.thaw();
+
+    scene.etcd.until_it_answers().await;
+    // The old lease may run out a moment later; what counts is a key on a lease that is renewed.
+    eventually(BACK, "the key is back on a lease that lives", async || {
+        let entry = scene.etcd.get(KEY).await.ok_or("no key")?;
+        let left = scene.etcd.seconds_left(entry.lease).await;
+        if left >= 2 {
+            Ok(())
+        } else {
+            Err(format!("{left} s left"))
+        }
+    })
+    .await;
+    never_for(secs(4), "the key expires", async || {
+        scene.etcd.get(KEY).await.is_none()
+    })
+    .await;
+    scene.is_announced().await;
+}
+
+#[tokio::test]
+async fn a_death_while_etcd_was_down_is_told_when_it_is_back() {
+    let mut scene = Scene::announced().await;
+    scene.etcd.kill9().await;
+    scene.redis.kill().await;
+    never_for(secs(2), "sidekick exits", async || !scene.sidekick.is_up()).await;
+
+    scene.etcd.restart().await;
+
+    scene.is_withdrawn().await;
+}
+
+#[tokio::test]
+async fn a_restart_while_etcd_was_down_is_told_when_it_is_back() {
+    let scene = Scene::announced().await;
+    scene.etcd.kill9().await;
+    scene.redis.restart().await;
+
+    scene.etcd.restart().await;
+
+    assert_ne!(
+        scene.is_announced().await.since,
+        scene.value.since,
+        "the new life has its own start"
+    );
+}
+
+#[tokio::test]
+async fn a_key_deleted_while_sidekick_was_cut_off_comes_back() {
+    let scene = Scene::announced().await;
+    scene.sidekick.freeze();
+    scene.etcd.delete(KEY).await;
+    scene.etcd.kill9().await;
+    scene.sidekick.thaw();
+
+    scene.etcd.restart().await;
+
+    appears(&scene.etcd).await;
+    scene.is_announced().await;
+}
+
+async fn appears(etcd: &Etcd) {
+    eventually(BACK, "the key is back", async || etcd.get(KEY).await).await;
+}

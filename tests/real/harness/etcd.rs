@@ -1,0 +1,234 @@
+//! One etcd member of a test's own.
+
+use std::fs;
+use std::ops::Deref;
+use std::path::PathBuf;
+
+use etcd_client::{Permission, PermissionType};
+
+use super::authority::Authority;
+use super::patience::{eventually, secs};
+use super::ports;
+use super::store::Store;
+use super::warden::{Charge, Warden};
+
+/// An etcd process on free ports with a data directory of its own; what stands in it is its [`Store`].
+pub struct Etcd {
+    warden: Warden,
+    store: Store,
+    url: String,
+}
+
+/// A user who may write below `/services/` and nowhere else.
+pub struct Login;
+
+impl Login {
+    /// The user's name.
+    pub const NAME: &str = "sidekick";
+    /// The user's password.
+    pub const PASSWORD: &str = "correct:horse";
+}
+
+impl Etcd {
+    /// A running etcd that answers.
+    pub async fn start() -> Etcd {
+        let etcd = Etcd::not_yet().await;
+        etcd.restart().await;
+        etcd
+    }
+
+    /// An etcd with an address, which nobody has started so far.
+    pub async fn not_yet() -> Etcd {
+        let plan = Plan::plain();
+        let store = Store::at(&plan.url).await;
+        plan.into_etcd(store)
+    }
+
+    /// An etcd that talks TLS only, and only to who shows a certificate of the authority.
+    pub async fn start_with_tls(authority: &Authority) -> Etcd {
+        let mut plan = Plan::new("https");
+        let (certificate, key) = authority.issue_for_server(&plan.directory);
+        let option = |name: &str, value: PathBuf| format!("--{name}={}", value.display());
+        plan.options.extend([
+            option("cert-file", certificate),
+            option("key-file", key),
+            option("trusted-ca-file", authority.certificate()),
+            "--client-cert-auth".to_owned(),
+        ]);
+        let store = Store::with_tls(&plan.url, authority).await;
+        let etcd = plan.into_etcd(store);
+        etcd.restart().await;
+        etcd
+    }
+
+    /// An etcd that wants a [`Login`], and whose tokens die after this many seconds without use.
+    pub async fn start_with_login(token_seconds: u32) -> Etcd {
+        let mut plan = Plan::plain();
+        plan.options
+            .push(format!("--auth-token-ttl={token_seconds}"));
+        let store = Store::at(&plan.url).await;
+        let mut etcd = plan.into_etcd(store);
+        etcd.restart().await;
+        etcd.lock_down().await;
+        etcd
+    }
+
+    /// One of several members that find each other by this list of names and peer addresses.
+    pub async fn member(name: &str, peer_port: u16, cluster: &str) -> Etcd {
+        let plan = Plan::member(name, peer_port, cluster);
+        let store = Store::at(&plan.url).await;
+        plan.into_etcd(store)
+    }
+
+    /// The URL that clients dial.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Starts it, for the first time or again with the same data on the same ports, and waits until it answers.
+    pub async fn restart(&self) {
+        self.launch();
+        self.until_it_answers().await;
+    }
+
+    /// Starts it without waiting.
+    pub fn launch(&self) {
+        self.warden.start();
+    }
+
+    /// Waits until it answers.
+    pub async fn until_it_answers(&self) {
+        eventually(secs(20), "etcd answers", async || {
+            if self.warden.is_up() {
+                self.store.answers().await
+            } else {
+                self.complain()
+            }
+        })
+        .await;
+    }
+
+    /// Starts it again with nothing in it.
+    pub async fn wipe_and_restart(&self) {
+        fs::remove_dir_all(self.warden.directory().join("data"))
+            .expect("etcd's data cannot be removed");
+        self.restart().await;
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub async fn kill9(&self) {
+        self.warden.end_with("KILL").await;
+    }
+
+    /// Stops its clock: connections stay open, nothing answers.
+    pub fn freeze(&self) {
+        self.warden.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.warden.signal("CONT");
+    }
+
+    /// Creates root and the user of [`Login`], then lets nobody in without a password.
+    async fn lock_down(&mut self) {
+        const ROOT: &str = "root";
+        let mut auth = self.store.client().auth_client();
+        let done = async {
+            auth.user_add(ROOT, ROOT, None).await?;
+            auth.role_add(ROOT).await?;
+            auth.user_grant_role(ROOT, ROOT).await?;
+            auth.user_add(Login::NAME, Login::PASSWORD, None).await?;
+            auth.role_add("announcer").await?;
+            let below = Permission::new(PermissionType::Readwrite, "/services/").with_prefix();
+            auth.role_grant_permission("announcer", below).await?;
+            auth.user_grant_role(Login::NAME, "announcer").await?;
+            auth.auth_enable().await
+        };
+        done.await.expect("authentication cannot be set up");
+        self.store = Store::with_login(&self.url, ROOT, ROOT).await;
+    }
+
+    fn complain(&self) -> ! {
+        panic!("etcd has ended; its log:\n{}", self.warden.log_tail())
+    }
+}
+
+/// An etcd *is* what stands in it, in a test's language: `etcd.get(KEY)`.
+impl Deref for Etcd {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        &self.store
+    }
+}
+
+/// An etcd's command line, before its process.
+struct Plan {
+    directory: PathBuf,
+    url: String,
+    options: Vec<String>,
+}
+
+impl Plan {
+    /// On its own, without TLS.
+    fn plain() -> Plan {
+        Plan::new("http")
+    }
+
+    fn new(scheme: &str) -> Plan {
+        let peer_port = ports::free();
+        let mut plan = Plan::with_peers(
+            scheme,
+            "alone",
+            peer_port,
+            &format!("alone=http://127.0.0.1:{peer_port}"),
+        );
+        // A member on its own elects itself; it need not be patient about it.
+        plan.options.extend([
+            "--heartbeat-interval=20".to_owned(),
+            "--election-timeout=200".to_owned(),
+        ]);
+        plan
+    }
+
+    fn member(name: &str, peer_port: u16, cluster: &str) -> Plan {
+        Plan::with_peers("http", name, peer_port, cluster)
+    }
+
+    fn with_peers(scheme: &str, name: &str, peer_port: u16, cluster: &str) -> Plan {
+        let url = format!("{scheme}://127.0.0.1:{}", ports::free());
+        let peer = format!("http://127.0.0.1:{peer_port}");
+        let directory = Warden::directory_for("etcd", &["etcd", "setpriv"]);
+        let options = vec![
+            format!("--name={name}"),
+            format!("--data-dir={}", directory.join("data").display()),
+            format!("--listen-client-urls={url}"),
+            format!("--advertise-client-urls={url}"),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster={cluster}"),
+        ];
+        Plan {
+            directory,
+            url,
+            options,
+        }
+    }
+
+    fn into_etcd(self, store: Store) -> Etcd {
+        let server = std::iter::once("etcd".to_owned())
+            .chain(self.options)
+            .collect();
+        let charge = Charge {
+            directory: self.directory,
+            surroundings: Vec::new(),
+            server,
+        };
+        Etcd {
+            warden: Warden::of(charge),
+            store,
+            url: self.url,
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The language in which the tests are written.
+
+mod authority;
+mod cluster;
+mod container;
+mod engine;
+mod etcd;
+mod notify;
+mod patience;
+mod ports;
+mod proxy;
+mod scene;
+mod sidekick;
+mod store;
+mod value;
+mod warden;
+mod watch;
+
+pub use authority::Authority;
+pub use cluster::Cluster;
+pub use container::{Container, Run};
+pub use engine::Engine;
+pub use etcd::{Etcd, Login};
+pub use patience::{SOON, eventually, millis, never_for, secs};
+pub use proxy::Proxy;
+pub use scene::{HOST, KEY, Scene};
+pub use sidekick::{Announce, Explained, Sidekick};
+pub use value::Value;

@@ -1,0 +1,92 @@
+//! Where most tests begin.
+
+use super::container::Container;
+use super::engine::Engine;
+use super::etcd::Etcd;
+use super::sidekick::{Announce, Sidekick};
+use super::value::Value;
+
+/// The key that tests announce; each test has an etcd of its own.
+pub const KEY: &str = "/services/redis/redis@1";
+
+/// The host that tests announce by `--host`.
+pub const HOST: &str = "worker-1.test";
+
+/// A container that sidekick announces, and etcd shows it.
+pub struct Scene<'e> {
+    /// The announcer.
+    pub sidekick: Sidekick,
+    /// The container, with one published port.
+    pub redis: Container<'e>,
+    /// What stands at [`KEY`] in the beginning.
+    pub value: Value,
+    /// The engine.
+    pub engine: &'e Engine,
+    /// The store.
+    pub etcd: Etcd,
+}
+
+impl Scene<'static> {
+    /// With times so long that nothing happens but by events.
+    pub async fn announced() -> Scene<'static> {
+        Scene::announced_with(|announce| announce).await
+    }
+
+    /// With a TTL and an interval in seconds.
+    pub async fn announced_every(ttl: u32, interval: u32) -> Scene<'static> {
+        Scene::announced_with(|announce| announce.times(ttl, interval)).await
+    }
+
+    /// With more options, on the shared engine.
+    pub async fn announced_with(more: impl FnOnce(Announce) -> Announce) -> Scene<'static> {
+        Scene::announced_on(Engine::shared().await, more).await
+    }
+}
+
+impl<'e> Scene<'e> {
+    /// With more options, on this engine.
+    pub async fn announced_on(
+        engine: &'e Engine,
+        more: impl FnOnce(Announce) -> Announce,
+    ) -> Scene<'e> {
+        let name = engine.name("redis1");
+        let (redis, etcd) =
+            tokio::join!(engine.container(&name).publish("6379").run(), Etcd::start());
+        let value = redis.at(HOST, redis.host_port("6379/tcp").await).await;
+        let announce = Sidekick::announce(&name, KEY)
+            .etcd(&etcd)
+            .docker(engine)
+            .host(HOST);
+        let sidekick = more(announce).spawn();
+        etcd.shows(KEY, &value).await;
+        Scene {
+            sidekick,
+            redis,
+            value,
+            engine,
+            etcd,
+        }
+    }
+
+    /// Waits until the key holds the container's value of now.
+    pub async fn is_announced(&self) -> Value {
+        let value = self
+            .redis
+            .at(HOST, self.redis.host_port("6379/tcp").await)
+            .await;
+        self.etcd.shows(KEY, &value).await;
+        value
+    }
+
+    /// Waits until the key is gone.
+    #[track_caller]
+    pub fn is_withdrawn(&self) -> impl Future<Output = ()> {
+        self.etcd.loses(KEY)
+    }
+
+    /// Starts another sidekick for the same container and key.
+    pub fn announce_again(&self, more: impl FnOnce(Announce) -> Announce) -> Sidekick {
+        let announce = Sidekick::announce(self.redis.name(), KEY);
+        more(announce.etcd(&self.etcd).docker(self.engine).host(HOST)).spawn()
+    }
+}

@@ -1,0 +1,298 @@
+//! The program under test.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::container::Container;
+use super::engine::Engine;
+use super::etcd::Etcd;
+use super::notify::Notifications;
+use super::patience::{SOON, eventually};
+
+/// A running `sidekick announce`; killed when dropped, and with its test in any case.
+pub struct Sidekick {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    notifications: Option<Notifications>,
+}
+
+/// A command line in the making.
+pub struct Announce {
+    words: Vec<String>,
+    environment: Vec<(String, String)>,
+    notify: bool,
+}
+
+/// What `sidekick explain` had to say.
+pub struct Explained {
+    /// Its exit status.
+    pub code: Option<i32>,
+    /// What it printed on stdout.
+    pub text: String,
+}
+
+impl Sidekick {
+    /// `sidekick announce CONTAINER --key KEY …`
+    pub fn announce(container: &str, key: &str) -> Announce {
+        Announce::of(&["announce", container, "--key", key])
+    }
+
+    /// `sidekick explain CONTAINER …`
+    pub fn explain(container: &str) -> Announce {
+        Announce::of(&["explain", container])
+    }
+
+    /// SIGTERM.
+    pub fn term(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// SIGINT.
+    pub fn int(&self) {
+        self.signal(Signal::SIGINT);
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub async fn kill9(&mut self) {
+        self.signal(Signal::SIGKILL);
+        let status = self.wait_exit(SOON).await;
+        assert_eq!(
+            status.signal(),
+            Some(9),
+            "sidekick has ended before it was killed"
+        );
+    }
+
+    /// SIGSTOP: it neither looks nor renews.
+    pub fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// Waits until it has exited.
+    pub async fn wait_exit(&mut self, deadline: Duration) -> ExitStatus {
+        let child = &mut self.child;
+        eventually(deadline, "sidekick exits", async || {
+            child.try_wait().expect("sidekick cannot be waited for")
+        })
+        .await
+    }
+
+    /// SIGTERM, then waits for exit status 0; returns how long that took.
+    pub async fn leaves(&mut self) -> Duration {
+        let start = Instant::now();
+        self.term();
+        let status = self.wait_exit(SOON).await;
+        assert_eq!(status.code(), Some(0), "sidekick was asked to stop");
+        start.elapsed()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it runs.
+    pub fn is_up(&mut self) -> bool {
+        self.child
+            .try_wait()
+            .expect("sidekick cannot be waited for")
+            .is_none()
+    }
+
+    /// Its log lines so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().expect("the log's reader panicked").clone()
+    }
+
+    /// How many of its log lines hold these words.
+    pub fn times_logged(&self, words: &str) -> usize {
+        self.log()
+            .iter()
+            .filter(|line| line.contains(words))
+            .count()
+    }
+
+    /// Waits until a log line holds these words.
+    #[track_caller]
+    pub fn logs(&self, words: &str) -> impl Future<Output = ()> {
+        eventually(SOON, format!("sidekick logs {words:?}"), async move || {
+            self.times_logged(words) > 0
+        })
+    }
+
+    /// What it has told systemd.
+    pub fn notifications(&self) -> &Notifications {
+        self.notifications
+            .as_ref()
+            .expect("this sidekick was not started under systemd's eyes")
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid is small"));
+        // The child is not waited for before it is dropped, so the pid is its own to the end.
+        kill(pid, signal).expect("sidekick cannot be signalled");
+    }
+}
+
+impl Drop for Sidekick {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            println!("sidekick's log:\n{}\n", self.log().join("\n"));
+        }
+    }
+}
+
+impl Announce {
+    /// Looks at this etcd.
+    pub fn etcd(self, etcd: &Etcd) -> Announce {
+        self.endpoints(&[etcd.url()])
+    }
+
+    /// Looks at these etcd members, the first of them first.
+    pub fn endpoints(self, urls: &[&str]) -> Announce {
+        self.option("--etcd-endpoints", &urls.join(","))
+    }
+
+    /// Looks at this engine.
+    pub fn docker(self, engine: &Engine) -> Announce {
+        self.option("--docker-host", &engine.host())
+    }
+
+    /// `--host`
+    pub fn host(self, host: &str) -> Announce {
+        self.option("--host", host)
+    }
+
+    /// `--port`
+    pub fn port(self, port: &str) -> Announce {
+        self.option("--port", port)
+    }
+
+    /// `--ttl` and `--interval`, in seconds; the defaults of 60 and 45 are too long for anything to be a timer's work.
+    pub fn times(self, ttl: u32, interval: u32) -> Announce {
+        self.option("--ttl", &format!("{ttl}s"))
+            .option("--interval", &format!("{interval}s"))
+    }
+
+    /// Any option.
+    pub fn option(mut self, name: &str, value: &str) -> Announce {
+        self.words.extend([name.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// An environment variable.
+    pub fn environment(mut self, name: &str, value: &str) -> Announce {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With a NOTIFY_SOCKET.
+    pub fn under_systemd(mut self) -> Announce {
+        self.notify = true;
+        self
+    }
+
+    /// Starts it; it goes on until it is told to stop.
+    pub fn spawn(self) -> Sidekick {
+        let notifications = self.notify.then(Notifications::listen);
+        let mut command = self.command();
+        if let Some(notifications) = &notifications {
+            command.env("NOTIFY_SOCKET", notifications.path());
+        }
+        let mut child = command
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("sidekick cannot be started");
+        let log = collect(child.stderr.take().expect("stderr is piped"));
+        Sidekick {
+            child,
+            log,
+            notifications,
+        }
+    }
+
+    /// Runs it to its end, which must come soon.
+    pub async fn run(self) -> Explained {
+        let mut command = tokio::process::Command::from(self.command());
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let done = tokio::time::timeout(2 * SOON, command.output()).await;
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = done
+            .expect("explain comes to no end")
+            .expect("sidekick cannot be started");
+        let text = String::from_utf8_lossy(&stdout).into_owned();
+        println!(
+            "explain: {status}\n{text}\n{}",
+            String::from_utf8_lossy(&stderr)
+        );
+        Explained {
+            code: status.code(),
+            text,
+        }
+    }
+
+    fn of(words: &[&str]) -> Announce {
+        let words = words.iter().map(|&word| word.to_owned()).collect();
+        Announce {
+            words,
+            environment: Vec::new(),
+            notify: false,
+        }
+    }
+
+    fn command(&self) -> Command {
+        // The kernel kills it with the thread that started it, which is the test's own.
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_sidekick")])
+            .args(&self.words)
+            // Nothing of etcd's, Docker's, systemd's or sidekick's variables gets in from outside.
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("RUST_BACKTRACE", "1")
+            .envs(self.environment.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        command
+    }
+}
+
+/// So that a container can stand where its name is wanted.
+impl AsRef<str> for Container<'_> {
+    fn as_ref(&self) -> &str {
+        self.name()
+    }
+}
+
+fn collect(stderr: ChildStderr) -> Arc<Mutex<Vec<String>>> {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let lines = Arc::clone(&log);
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            lines
+                .lock()
+                .expect("a reader of the log panicked")
+                .push(line);
+        }
+    });
+    log
+}

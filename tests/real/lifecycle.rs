@@ -1,0 +1,360 @@
+//! A container's life, and what its key does meanwhile.
+
+use crate::harness::{
+    Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, eventually, millis, never_for, secs,
+};
+
+#[tokio::test]
+async fn the_seeds_case_works_to_the_letter() {
+    let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
+    let redis = engine.container("redis1").publish("6379:6379").run().await;
+    let _sidekick = Sidekick::announce("redis1", "/services/redis/redis@1")
+        .host("ip-172-31-24-253")
+        .option("--ttl", "60")
+        .option("--interval", "45")
+        .etcd(&etcd)
+        .docker(engine)
+        .spawn();
+
+    let value = redis.at("ip-172-31-24-253", 6379).await;
+    let entry = etcd.shows("/services/redis/redis@1", &value).await;
+
+    assert!(
+        entry
+            .value
+            .starts_with(r#"{"host":"ip-172-31-24-253","port":6379,"#),
+        "{}",
+        entry.value
+    );
+    let left = etcd.seconds_left(entry.lease).await;
+    assert!(
+        (50..=60).contains(&left),
+        "a lease of 60 s has {left} s left"
+    );
+}
+
+#[tokio::test]
+async fn a_container_that_does_not_exist_yet_is_waited_for() {
+    let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
+    let name = engine.name("redis1");
+    let mut sidekick = Sidekick::announce(&name, KEY)
+        .etcd(&etcd)
+        .docker(engine)
+        .host(HOST)
+        .spawn();
+    never_for(secs(1), "sidekick exits or writes", async || {
+        !sidekick.is_up() || etcd.get(KEY).await.is_some()
+    })
+    .await;
+
+    let redis = engine.container(&name).publish("6379").run().await;
+
+    etcd.shows(
+        KEY,
+        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_container_that_was_only_created_is_waited_for() {
+    let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
+    let redis = engine
+        .container(&engine.name("redis1"))
+        .publish("6379")
+        .create()
+        .await;
+    let _sidekick = Sidekick::announce(redis.name(), KEY)
+        .etcd(&etcd)
+        .docker(engine)
+        .host(HOST)
+        .spawn();
+    never_for(secs(1), "the key appears", async || {
+        etcd.get(KEY).await.is_some()
+    })
+    .await;
+
+    redis.start().await;
+
+    etcd.shows(
+        KEY,
+        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn docker_kill_withdraws_and_docker_start_announces() {
+    let scene = Scene::announced().await;
+
+    scene.redis.kill().await;
+    scene.is_withdrawn().await;
+
+    scene.redis.start().await;
+    let again = scene.is_announced().await;
+    assert_ne!(
+        again.since, scene.value.since,
+        "the new life has its own start"
+    );
+}
+
+#[tokio::test]
+async fn docker_stop_withdraws() {
+    let scene = Scene::announced().await;
+    scene.redis.stop().await;
+    scene.is_withdrawn().await;
+}
+
+#[tokio::test]
+async fn a_process_that_ends_by_itself_withdraws() {
+    let scene = Scene::announced().await;
+    scene.redis.crash().await;
+    scene.is_withdrawn().await;
+}
+
+#[tokio::test]
+async fn removal_withdraws() {
+    let scene = Scene::announced().await;
+    scene.redis.remove().await;
+    scene.is_withdrawn().await;
+}
+
+#[tokio::test]
+async fn docker_restart_ends_in_the_new_lifes_value() {
+    let scene = Scene::announced().await;
+    scene.redis.restart().await;
+    let again = scene.is_announced().await;
+    assert_ne!(
+        again.since, scene.value.since,
+        "the new life has its own start"
+    );
+}
+
+#[tokio::test]
+async fn a_container_that_its_restart_policy_brings_back_is_announced_again() {
+    let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
+    let redis = engine
+        .container(&engine.name("redis1"))
+        .publish("6379")
+        .option("--restart=always")
+        .run()
+        .await;
+    let _sidekick = Sidekick::announce(redis.name(), KEY)
+        .etcd(&etcd)
+        .docker(engine)
+        .host(HOST)
+        .spawn();
+    let before = redis.at(HOST, redis.host_port("6379/tcp").await).await;
+    etcd.shows(KEY, &before).await;
+
+    redis.crash().await;
+
+    let since = eventually(SOON, "the container is back", async || {
+        let since = redis.since().await;
+        (redis.inspect().await["State"]["Status"] == "running" && since != before.since)
+            .then_some(since)
+    })
+    .await;
+    let after = redis.at(HOST, redis.host_port("6379/tcp").await).await;
+    assert_eq!(after.since, since, "the container has come back once");
+    etcd.shows(KEY, &after).await;
+}
+
+#[tokio::test]
+async fn pause_withdraws_and_unpause_announces() {
+    let scene = Scene::announced().await;
+
+    scene.redis.pause().await;
+    scene.is_withdrawn().await;
+
+    scene.redis.unpause().await;
+    assert_eq!(
+        scene.is_announced().await,
+        scene.value,
+        "it is the same life"
+    );
+}
+
+#[tokio::test]
+async fn an_oom_kill_withdraws() {
+    let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
+    let redis = engine
+        .container(&engine.name("redis1"))
+        .publish("6379")
+        .option("--memory=16m")
+        .option("--memory-swap=16m")
+        .run()
+        .await;
+    let _sidekick = Sidekick::announce(redis.name(), KEY)
+        .etcd(&etcd)
+        .docker(engine)
+        .host(HOST)
+        .spawn();
+    etcd.shows(
+        KEY,
+        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
+    )
+    .await;
+
+    redis.eat(100_000_000).await;
+
+    etcd.loses(KEY).await;
+    assert_eq!(
+        redis.inspect().await["State"]["OOMKilled"],
+        true,
+        "the kernel has killed it"
+    );
+}
+
+#[tokio::test]
+async fn only_a_healthy_container_is_announced() {
+    let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
+    let redis = engine
+        .container(&engine.name("redis1"))
+        .publish("6379")
+        .with_health_check()
+        .run()
+        .await;
+    let _sidekick = Sidekick::announce(redis.name(), KEY)
+        .etcd(&etcd)
+        .docker(engine)
+        .host(HOST)
+        .spawn();
+    let value = redis.at(HOST, redis.host_port("6379/tcp").await).await;
+    let health = async |wanted: &str| {
+        let what = format!("Docker calls it {wanted}");
+        eventually(2 * SOON, &what, async || {
+            redis.inspect().await["State"]["Health"]["Status"] == wanted
+        })
+        .await;
+    };
+    never_for(
+        millis(500),
+        "a container without a verdict is announced",
+        async || etcd.get(KEY).await.is_some(),
+    )
+    .await;
+    health("unhealthy").await;
+    assert_eq!(
+        etcd.get(KEY).await,
+        None,
+        "an unhealthy container is not announced"
+    );
+
+    redis.feels("well").await;
+    health("healthy").await;
+    etcd.shows(KEY, &value).await;
+
+    redis.feels("ill").await;
+    health("unhealthy").await;
+    etcd.loses(KEY).await;
+}
+
+#[tokio::test]
+async fn a_harmless_signal_withdraws_nothing() {
+    let scene = Scene::announced().await;
+    let log = scene.etcd.watch(KEY).await;
+
+    scene.redis.hang_up().await;
+
+    never_for(secs(1), "the key goes", async || {
+        scene.etcd.get(KEY).await.is_none()
+    })
+    .await;
+    assert!(log.so_far().await.is_empty(), "nothing is written either");
+}
+
+#[tokio::test]
+async fn a_new_container_by_the_same_name_is_announced_with_its_own_port() {
+    let scene = Scene::announced().await;
+    let name = scene.redis.name();
+
+    scene.redis.remove().await;
+    scene.is_withdrawn().await;
+    let successor = scene
+        .engine
+        .container(name)
+        .publish("16001:6379")
+        .run()
+        .await;
+
+    scene
+        .etcd
+        .shows(KEY, &successor.at(HOST, 16001).await)
+        .await;
+}
+
+#[tokio::test]
+async fn a_container_that_is_renamed_away_is_withdrawn_until_it_is_renamed_back() {
+    let scene = Scene::announced().await;
+    let name = scene.redis.name();
+
+    scene.redis.rename(&format!("{name}-old")).await;
+    scene.is_withdrawn().await;
+
+    scene.redis.rename(name).await;
+    scene.is_announced().await;
+}
+
+#[tokio::test]
+async fn a_container_that_takes_the_name_of_one_renamed_away_is_announced() {
+    let scene = Scene::announced().await;
+    let name = scene.redis.name();
+    scene.redis.rename(&format!("{name}-old")).await;
+
+    let successor = scene.engine.container(name).publish("6379").run().await;
+
+    scene
+        .etcd
+        .shows(
+            KEY,
+            &successor
+                .at(HOST, successor.host_port("6379/tcp").await)
+                .await,
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn a_stranger_whose_id_begins_with_the_name_is_not_announced() {
+    let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
+    let stranger = engine
+        .container(&engine.name("stranger"))
+        .publish("6379")
+        .run()
+        .await;
+    let name = &stranger.id()[..6];
+    let _sidekick = Sidekick::announce(name, KEY)
+        .etcd(&etcd)
+        .docker(engine)
+        .host(HOST)
+        .spawn();
+    never_for(secs(1), "the stranger is announced", async || {
+        etcd.get(KEY).await.is_some()
+    })
+    .await;
+
+    let redis = engine.container(name).publish("6379").run().await;
+
+    etcd.shows(
+        KEY,
+        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_neighbours_life_changes_nothing() {
+    let scene = Scene::announced().await;
+    let revision = scene.etcd.revision().await;
+    let name = format!("{}0", scene.redis.name());
+
+    let neighbour = scene.engine.container(&name).publish("6379").run().await;
+    neighbour.kill().await;
+    neighbour.remove().await;
+
+    never_for(secs(1), "something is written", async || {
+        scene.etcd.revision().await != revision
+    })
+    .await;
+}

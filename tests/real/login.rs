@@ -1,0 +1,192 @@
+//! An etcd that wants a name and a password.
+
+use std::fs;
+
+use crate::harness::{
+    Announce, Container, Engine, Etcd, HOST, KEY, Login, Sidekick, never_for, secs,
+};
+
+#[tokio::test]
+async fn a_key_outlives_many_tokens() {
+    // Tokens live one second, and three pass between two renewals.
+    let etcd = Etcd::start_with_login(1).await;
+    let (_sidekick, redis) = announced(&etcd).await;
+    let revision = etcd.revision().await;
+    never_for(secs(10), "etcd's revision moves", async || {
+        etcd.revision().await != revision
+    })
+    .await;
+    assert!(
+        etcd.get(KEY).await.is_some(),
+        "the key is there after three renewals"
+    );
+
+    etcd.delete(KEY).await;
+    etcd.shows(
+        KEY,
+        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
+    )
+    .await;
+
+    never_for(secs(2), "the key goes", async || {
+        etcd.get(KEY).await.is_none()
+    })
+    .await;
+    redis.kill().await;
+    etcd.loses(KEY).await;
+}
+
+#[tokio::test]
+async fn an_etcd_that_forgot_all_tokens_is_logged_in_to_again() {
+    let etcd = Etcd::start_with_login(300).await;
+    let (mut sidekick, redis) = announced(&etcd).await;
+
+    etcd.kill9().await;
+    etcd.restart().await;
+
+    etcd.shows(
+        KEY,
+        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
+    )
+    .await;
+    etcd.delete(KEY).await;
+    etcd.shows(
+        KEY,
+        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
+    )
+    .await;
+    sidekick.leaves().await;
+    assert_eq!(etcd.get(KEY).await, None, "leaving takes the key away");
+}
+
+#[tokio::test]
+async fn the_password_may_stand_in_a_file() {
+    let etcd = Etcd::start_with_login(300).await;
+    let file = tempfile::NamedTempFile::new().expect("no temporary file can be made");
+    fs::write(&file, format!("{}\n", Login::PASSWORD))
+        .expect("the password file cannot be written");
+    let path = file
+        .path()
+        .to_str()
+        .expect("the temporary directory's name is UTF-8");
+
+    let (sidekick, redis) = beginning(&etcd).await;
+    let _sidekick = sidekick
+        .option("--etcd-user", Login::NAME)
+        .option("--etcd-password-file", path)
+        .spawn();
+
+    etcd.shows(
+        KEY,
+        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn the_password_may_stand_in_etcdctls_variable() {
+    let etcd = Etcd::start_with_login(300).await;
+    let (sidekick, redis) = beginning(&etcd).await;
+    let _sidekick = sidekick
+        .environment("ETCDCTL_USER", Login::NAME)
+        .environment("ETCDCTL_PASSWORD", Login::PASSWORD)
+        .spawn();
+
+    etcd.shows(
+        KEY,
+        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_never_announces_and_says_why() {
+    let etcd = Etcd::start_with_login(300).await;
+    let (sidekick, _redis) = beginning(&etcd).await;
+    let mut sidekick = sidekick
+        .option("--etcd-user", &format!("{}:wrong", Login::NAME))
+        .spawn();
+
+    sidekick.logs("authentication failed").await;
+
+    never_for(secs(1), "sidekick exits or writes", async || {
+        !sidekick.is_up() || !etcd.keys().await.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_write_the_key_says_so() {
+    let etcd = Etcd::start_with_login(300).await;
+    let engine = Engine::shared().await;
+    let redis = engine
+        .container(&engine.name("redis1"))
+        .publish("6379")
+        .run()
+        .await;
+    let mut sidekick = with_login(Sidekick::announce(redis.name(), "/elsewhere/redis/1"))
+        .etcd(&etcd)
+        .docker(engine)
+        .host(HOST)
+        .spawn();
+
+    sidekick.logs("permission denied").await;
+
+    never_for(secs(1), "sidekick exits or writes", async || {
+        !sidekick.is_up() || !etcd.keys().await.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_password_is_in_no_log_line() {
+    let etcd = Etcd::start_with_login(300).await;
+    let (sidekick, redis) = beginning(&etcd).await;
+    let mut sidekick = with_login(sidekick).option("--log-level", "trace").spawn();
+    etcd.shows(
+        KEY,
+        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
+    )
+    .await;
+    sidekick.leaves().await;
+    assert_eq!(
+        sidekick.times_logged(Login::PASSWORD),
+        0,
+        "{:#?}",
+        sidekick.log()
+    );
+}
+
+async fn announced(etcd: &Etcd) -> (Sidekick, Container<'static>) {
+    let (sidekick, redis) = beginning(etcd).await;
+    let sidekick = with_login(sidekick).times(6, 3).spawn();
+    etcd.shows(
+        KEY,
+        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
+    )
+    .await;
+    (sidekick, redis)
+}
+
+async fn beginning(etcd: &Etcd) -> (Announce, Container<'static>) {
+    let engine = Engine::shared().await;
+    let redis = engine
+        .container(&engine.name("redis1"))
+        .publish("6379")
+        .run()
+        .await;
+    (
+        Sidekick::announce(redis.name(), KEY)
+            .etcd(etcd)
+            .docker(engine)
+            .host(HOST),
+        redis,
+    )
+}
+
+fn with_login(announce: Announce) -> Announce {
+    announce.option(
+        "--etcd-user",
+        &format!("{}:{}", Login::NAME, Login::PASSWORD),
+    )
+}

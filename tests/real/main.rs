@@ -1,0 +1,27 @@
+//! Every sentence about `sidekick announce` and `sidekick explain` that can be seen from outside, against a
+//! real etcd and a real Docker Engine.
+//!
+//! Each test has an etcd of its own; most share one private Docker Engine. A missing part is a failure.
+
+// A test that can't go on panics, and says where; nobody links against its items.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    unreachable_pub
+)]
+
+mod address;
+mod crash;
+mod engine_outage;
+mod etcd_outage;
+mod explain;
+mod harness;
+mod lifecycle;
+mod login;
+mod members;
+mod ownership;
+mod shutdown;
+mod steady;
+mod systemd;
+mod tls;

@@ -1,0 +1,175 @@
+//! Several etcd members, one of them in trouble: the one that sidekick asks first.
+
+use crate::harness::{
+    Cluster, Container, Engine, HOST, KEY, Proxy, SOON, Sidekick, eventually, never_for, secs,
+};
+
+#[tokio::test]
+async fn a_first_member_that_is_frozen_at_the_start_is_passed_over() {
+    let cluster = Cluster::start(3).await;
+    cluster.members[0].freeze();
+    Announced::by(cluster, None).await;
+}
+
+#[tokio::test]
+async fn a_first_member_that_is_black_holed_at_the_start_is_passed_over() {
+    let cluster = Cluster::start(3).await;
+    let proxy = Proxy::before(cluster.members[0].url()).await;
+    proxy.black_hole();
+    Announced::by(cluster, Some(proxy)).await;
+}
+
+#[tokio::test]
+async fn a_first_member_that_refuses_at_the_start_is_passed_over() {
+    let cluster = Cluster::start(3).await;
+    cluster.members[0].kill9().await;
+    Announced::by(cluster, None).await;
+}
+
+#[tokio::test]
+async fn a_member_that_freezes_leaves_no_gap() {
+    let scene = Announced::by(Cluster::start(3).await, None).await;
+    scene
+        .goes_on_after(async || scene.cluster.members[0].freeze())
+        .await;
+}
+
+#[tokio::test]
+async fn a_member_behind_a_black_hole_leaves_no_gap() {
+    let cluster = Cluster::start(3).await;
+    let proxy = Proxy::before(cluster.members[0].url()).await;
+    let scene = Announced::by(cluster, Some(proxy)).await;
+    scene
+        .goes_on_after(async || scene.proxy().black_hole())
+        .await;
+}
+
+#[tokio::test]
+async fn a_black_hole_that_closes_again_leaves_no_gap() {
+    let cluster = Cluster::start(3).await;
+    let proxy = Proxy::before(cluster.members[0].url()).await;
+    let scene = Announced::by(cluster, Some(proxy)).await;
+    scene
+        .goes_on_after(async || {
+            scene.proxy().black_hole();
+            never_for(secs(3), "the key goes", async || {
+                scene.cluster.members[2].get(KEY).await.is_none()
+            })
+            .await;
+            scene.proxy().pass();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_member_whose_wire_breaks_leaves_no_gap() {
+    let cluster = Cluster::start(3).await;
+    let proxy = Proxy::before(cluster.members[0].url()).await;
+    let scene = Announced::by(cluster, Some(proxy)).await;
+    scene.goes_on_after(async || scene.proxy().refuse()).await;
+}
+
+#[tokio::test]
+async fn a_member_that_is_killed_leaves_no_gap() {
+    let scene = Announced::by(Cluster::start(3).await, None).await;
+    scene
+        .goes_on_after(async || scene.cluster.members[0].kill9().await)
+        .await;
+}
+
+#[tokio::test]
+async fn a_quorum_that_was_lost_and_found_has_the_key_again() {
+    let scene = Announced::by(Cluster::start(3).await, None).await;
+    scene.cluster.members[0].kill9().await;
+    scene.cluster.members[1].kill9().await;
+    never_for(secs(3), "one member of three answers", async || {
+        scene.cluster.members[2].answers().await
+    })
+    .await;
+
+    scene.cluster.members[0].launch();
+    scene.cluster.members[1].launch();
+    scene.cluster.members[2].until_it_answers().await;
+
+    scene.stays_and_goes().await;
+}
+
+/// A container announced by way of three members; the test itself looks at the last of them.
+struct Announced {
+    _sidekick: Sidekick,
+    redis: Container<'static>,
+    proxy: Option<Proxy>,
+    cluster: Cluster,
+}
+
+impl Announced {
+    /// A proxy, if there is one, stands before the first member.
+    async fn by(cluster: Cluster, proxy: Option<Proxy>) -> Announced {
+        let engine = Engine::shared().await;
+        let redis = engine
+            .container(&engine.name("redis1"))
+            .publish("6379")
+            .run()
+            .await;
+        let mut urls: Vec<String> = cluster
+            .members
+            .iter()
+            .map(|member| member.url().to_owned())
+            .collect();
+        if let Some(proxy) = &proxy {
+            urls[0] = proxy.url();
+        }
+        let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+        let sidekick = Sidekick::announce(redis.name(), KEY)
+            .endpoints(&urls)
+            .docker(engine)
+            .host(HOST)
+            .times(6, 2)
+            .spawn();
+        let value = redis.at(HOST, redis.host_port("6379/tcp").await).await;
+        let witness = &cluster.members[2];
+        witness.until_it_answers().await;
+        // A member that is silent may cost a deadline or two.
+        eventually(2 * SOON, "the key appears", async || witness.get(KEY).await).await;
+        witness.shows(KEY, &value).await;
+        Announced {
+            _sidekick: sidekick,
+            redis,
+            proxy,
+            cluster,
+        }
+    }
+
+    fn proxy(&self) -> &Proxy {
+        self.proxy
+            .as_ref()
+            .expect("this cluster has a proxy before its first member")
+    }
+
+    /// After trouble with the first member the key never goes before the container does.
+    async fn goes_on_after(&self, trouble: impl AsyncFnOnce()) {
+        let log = self.cluster.members[2].watch(KEY).await;
+        trouble().await;
+        self.stays_and_goes().await;
+        let log = log.so_far().await;
+        let deletes = log.iter().filter(|change| change.put.is_none()).count();
+        assert_eq!(deletes, 1, "the only delete is the last one: {log:#?}");
+        assert!(
+            log.last().is_some_and(|change| change.put.is_none()),
+            "the last change is the delete: {log:#?}"
+        );
+    }
+
+    async fn stays_and_goes(&self) {
+        let witness = &self.cluster.members[2];
+        // The member in trouble may have been the leader.
+        witness.until_it_answers().await;
+        // More than a TTL, and a leader's change starts the TTL anew.
+        never_for(secs(9), "the key expires", async || {
+            witness.get(KEY).await.is_none()
+        })
+        .await;
+        self.redis.kill().await;
+        witness.loses(KEY).await;
+    }
+}

@@ -1,0 +1,286 @@
+//! Whose key it is.
+
+use crate::harness::{
+    Container, Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, Value, eventually, never_for, secs,
+};
+
+/// Later than any container of a test started.
+const LATER: &str = "2999-12-31T23:59:59.999999999Z";
+
+/// Earlier than any container of a test started.
+const EARLIER: &str = "2001-01-01T00:00:00Z";
+
+/// Twelve digits that no container of a test has.
+const RIVAL: &str = "badc0ffee000";
+
+#[tokio::test]
+async fn a_key_deleted_by_hand_comes_back_at_once() {
+    let scene = Scene::announced().await;
+    scene.etcd.delete(KEY).await;
+    scene.is_announced().await;
+}
+
+#[tokio::test]
+async fn a_key_overwritten_by_hand_with_junk_is_taken_back() {
+    let scene = Scene::announced().await;
+    scene.etcd.put(KEY, "\u{1}not json").await;
+    scene.is_announced().await;
+}
+
+#[tokio::test]
+async fn a_key_that_was_made_permanent_by_hand_gets_its_lease_back() {
+    let scene = Scene::announced().await;
+    scene.etcd.put(KEY, &scene.value.text()).await;
+    scene.is_announced().await;
+}
+
+#[tokio::test]
+async fn a_value_of_the_shell_loop_is_taken_over() {
+    let meeting = Meeting::with(r#"{"host":"old","port":6379}"#).await;
+    meeting.sidekick_wins().await;
+}
+
+#[tokio::test]
+async fn junk_that_stands_at_the_key_is_taken_over_and_logged_once() {
+    let meeting = Meeting::with("{\"host\":").await;
+    meeting.sidekick_wins().await;
+    meeting.sidekick.logs("WARN").await;
+    meeting.etcd.put(KEY, "{\"host\":").await;
+    meeting.sidekick_wins().await;
+    let log = meeting.sidekick.log();
+    assert_eq!(
+        meeting.sidekick.times_logged("WARN"),
+        1,
+        "a bad value is logged once: {log:#?}"
+    );
+}
+
+#[tokio::test]
+async fn a_rival_whose_container_is_older_is_taken_over_at_once() {
+    let meeting = Meeting::with(&Value::of_rival(RIVAL, EARLIER).text()).await;
+    meeting.sidekick_wins().await;
+
+    meeting.etcd.revoke(meeting.rivals_lease).await;
+    never_for(secs(1), "the rival's late delete hits", async || {
+        meeting.etcd.get(KEY).await.is_none()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_rival_whose_container_is_newer_is_stood_by_until_it_goes() {
+    let meeting = Meeting::with(&Value::of_rival(RIVAL, LATER).text()).await;
+    meeting.rival_wins().await;
+    let named = meeting.sidekick.times_logged(RIVAL);
+    assert_eq!(
+        named,
+        1,
+        "one warning that names the holder: {:#?}",
+        meeting.sidekick.log()
+    );
+
+    meeting.etcd.delete(KEY).await;
+    meeting.sidekick_wins().await;
+}
+
+#[tokio::test]
+async fn a_rival_whose_lease_runs_out_is_succeeded() {
+    let meeting = Meeting::with(&Value::of_rival(RIVAL, LATER).text()).await;
+    meeting.rival_wins().await;
+    meeting.etcd.revoke(meeting.rivals_lease).await;
+    meeting.sidekick_wins().await;
+}
+
+#[tokio::test]
+async fn of_two_containers_that_started_together_the_greater_id_wins() {
+    let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
+    let redis = engine
+        .container(&engine.name("redis1"))
+        .publish("6379")
+        .run()
+        .await;
+    let smaller = Value::of_rival("000000000000", &redis.since().await);
+    let meeting = Meeting::at(etcd, engine, redis, &smaller.text()).await;
+    meeting.sidekick_wins().await;
+
+    let greater = Value::of_rival("ffffffffffff", &meeting.redis.since().await);
+    meeting
+        .etcd
+        .put_leased(KEY, &greater.text(), secs(60))
+        .await;
+    let put = meeting.etcd.get(KEY).await;
+    never_for(secs(2), "the greater id is fought", async || {
+        meeting.etcd.get(KEY).await != put
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_is_overtaken_by_a_newer_container_stands_by_and_deletes_nothing() {
+    let mut scene = Scene::announced_every(3, 1).await;
+    scene
+        .etcd
+        .put_leased(KEY, &Value::of_rival(RIVAL, LATER).text(), secs(60))
+        .await;
+    let put = scene.etcd.get(KEY).await;
+    scene.sidekick.logs(RIVAL).await;
+    never_for(secs(2), "the rival is fought", async || {
+        scene.etcd.get(KEY).await != put
+    })
+    .await;
+
+    scene.redis.kill().await;
+    never_for(secs(1), "a death deletes the rival's key", async || {
+        scene.etcd.get(KEY).await != put
+    })
+    .await;
+
+    scene.sidekick.leaves().await;
+    assert_eq!(
+        scene.etcd.get(KEY).await,
+        put,
+        "leaving deletes nothing of the rival's"
+    );
+}
+
+#[tokio::test]
+async fn who_is_overtaken_by_an_older_container_takes_the_key_back() {
+    let scene = Scene::announced().await;
+    scene
+        .etcd
+        .put_leased(KEY, &Value::of_rival(RIVAL, EARLIER).text(), secs(60))
+        .await;
+    scene.is_announced().await;
+}
+
+#[tokio::test]
+async fn two_sidekicks_for_one_container_never_fight() {
+    let mut scene = Scene::announced_every(3, 1).await;
+    let mut second = scene.announce_again(|announce| announce.times(3, 1));
+    let log = scene.etcd.watch(KEY).await;
+
+    // Two intervals without a write: they have settled who holds it.
+    eventually(2 * SOON, "they settle", async || {
+        log.quiet_for().await > secs(2)
+    })
+    .await;
+    let settled = scene.etcd.get(KEY).await;
+    never_for(secs(4), "they fight", async || {
+        scene.etcd.get(KEY).await != settled
+    })
+    .await;
+
+    scene.sidekick.leaves().await;
+    scene.is_announced().await;
+    second.leaves().await;
+    assert_eq!(
+        scene.etcd.get(KEY).await,
+        None,
+        "the last one takes the key away"
+    );
+}
+
+#[tokio::test]
+async fn failover_to_a_newer_container_on_another_machine_leaves_no_gap() {
+    let scene = Scene::announced().await;
+    let log = scene.etcd.watch(KEY).await;
+    // The other machine: another container by another name, and a sidekick of its own.
+    let other = scene
+        .engine
+        .container(&scene.engine.name("elsewhere"))
+        .publish("6379")
+        .run()
+        .await;
+    let value = other
+        .at("worker-2.test", other.host_port("6379/tcp").await)
+        .await;
+    let mut elsewhere = Sidekick::announce(other.name(), KEY)
+        .etcd(&scene.etcd)
+        .docker(scene.engine)
+        .host("worker-2.test")
+        .spawn();
+    scene.etcd.shows(KEY, &value).await;
+
+    scene.redis.kill().await;
+    never_for(secs(1), "the late delete hits the successor", async || {
+        scene.etcd.get(KEY).await.is_none()
+    })
+    .await;
+    assert!(!log.has_a_gap().await, "the key was there all the time");
+
+    scene.redis.start().await;
+    // The restarted container is the newer one now.
+    scene.is_announced().await;
+    elsewhere.leaves().await;
+    scene.is_announced().await;
+}
+
+#[tokio::test]
+async fn a_lease_revoked_by_hand_is_granted_anew() {
+    let scene = Scene::announced().await;
+    let lost = scene.etcd.get(KEY).await.expect("the key stands").lease;
+
+    scene.etcd.revoke(lost).await;
+
+    let entry = scene.etcd.shows(KEY, &scene.value).await;
+    assert_ne!(entry.lease, lost, "the old lease is gone");
+}
+
+/// A sidekick that comes to a key which somebody else holds.
+struct Meeting {
+    sidekick: Sidekick,
+    redis: Container<'static>,
+    etcd: Etcd,
+    held: String,
+    rivals_lease: i64,
+}
+
+impl Meeting {
+    async fn with(held: &str) -> Meeting {
+        let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
+        let redis = engine
+            .container(&engine.name("redis1"))
+            .publish("6379")
+            .run()
+            .await;
+        Meeting::at(etcd, engine, redis, held).await
+    }
+
+    async fn at(etcd: Etcd, engine: &Engine, redis: Container<'static>, held: &str) -> Meeting {
+        let rivals_lease = etcd.put_leased(KEY, held, secs(60)).await;
+        let announce = Sidekick::announce(redis.name(), KEY)
+            .etcd(&etcd)
+            .docker(engine)
+            .host(HOST);
+        let sidekick = announce.times(3, 1).spawn();
+        Meeting {
+            sidekick,
+            redis,
+            etcd,
+            held: held.to_owned(),
+            rivals_lease,
+        }
+    }
+
+    async fn sidekick_wins(&self) {
+        self.etcd
+            .shows(
+                KEY,
+                &self
+                    .redis
+                    .at(HOST, self.redis.host_port("6379/tcp").await)
+                    .await,
+            )
+            .await;
+    }
+
+    async fn rival_wins(&self) {
+        self.sidekick.logs(RIVAL).await;
+        let before = self.etcd.get(KEY).await.expect("the rival's key stands");
+        assert_eq!(before.value, self.held, "the rival's value stands");
+        never_for(secs(3), "the rival is fought", async || {
+            self.etcd.get(KEY).await.as_ref() != Some(&before)
+        })
+        .await;
+    }
+}

@@ -1,0 +1,65 @@
+//! While nothing changes, nothing is written.
+
+use crate::harness::{KEY, Scene, never_for, secs};
+
+#[tokio::test]
+async fn renewing_a_key_writes_nothing() {
+    let scene = Scene::announced_every(3, 1).await;
+    let before = scene.etcd.get(KEY).await;
+    let revision = scene.etcd.revision().await;
+
+    // More than two TTLs: without renewals the key would be gone.
+    never_for(secs(7), "etcd's revision moves", async || {
+        scene.etcd.revision().await != revision
+    })
+    .await;
+
+    assert_eq!(
+        scene.etcd.get(KEY).await,
+        before,
+        "the key stands as it did"
+    );
+    assert_eq!(
+        scene.etcd.leases().await.len(),
+        1,
+        "a process has one lease"
+    );
+}
+
+#[tokio::test]
+async fn what_happens_in_the_container_writes_nothing() {
+    let scene = Scene::announced().await;
+    let revision = scene.etcd.revision().await;
+
+    scene.redis.feels("looked at").await;
+    scene.redis.hang_up().await;
+    scene.engine.docker(&["top", scene.redis.name()]).await;
+    scene
+        .engine
+        .docker(&["update", "--cpu-shares=512", scene.redis.name()])
+        .await;
+
+    never_for(secs(1), "etcd's revision moves", async || {
+        scene.etcd.revision().await != revision
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_log_line_is_json_where_that_is_asked_for() {
+    let scene =
+        Scene::announced_with(|announce| announce.option("--log-format", "json").times(3, 1)).await;
+    scene.etcd.delete(KEY).await;
+    scene.is_announced().await;
+
+    let log = scene.sidekick.log();
+
+    assert!(!log.is_empty(), "an announcement is worth a line");
+    for line in log {
+        let parsed: Result<serde_json::Value, _> = serde_json::from_str(&line);
+        assert!(
+            parsed.is_ok_and(|json| json.is_object()),
+            "no JSON object: {line}"
+        );
+    }
+}

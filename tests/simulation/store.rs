@@ -1,0 +1,232 @@
+//! A model of etcd: revisions, leases, transactions, history. And the judge of every write.
+
+use sidekick::announce::exchange::{Answer, Entry, Header, LeaseId, Op, Request, Revision};
+use sidekick::clock::Moment;
+use sidekick::endpoint::{Endpoint, Key};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// One change in the store's history.
+#[derive(Debug, Clone)]
+pub(crate) struct Event {
+    pub(crate) key: Key,
+    pub(crate) entry: Option<Entry>,
+    pub(crate) revision: Revision,
+}
+
+/// Who a request comes from, as far as the judge has to know.
+pub(crate) struct Author<'a> {
+    pub(crate) container: &'a str,
+    /// Every lease that this process was ever granted.
+    pub(crate) leases: &'a [LeaseId],
+}
+
+#[derive(Default)]
+pub(crate) struct Store {
+    pub(crate) cluster: u64,
+    pub(crate) revision: Revision,
+    pub(crate) entries: BTreeMap<Key, Entry>,
+    pub(crate) leases: BTreeMap<LeaseId, Moment>,
+    pub(crate) history: Vec<Event>,
+    pub(crate) takeovers: usize,
+    pub(crate) clears: usize,
+    ttl: Duration,
+    next_lease: LeaseId,
+}
+
+impl Store {
+    pub(crate) fn new(ttl: Duration) -> Self {
+        Self {
+            cluster: 1,
+            revision: 1,
+            ttl,
+            next_lease: 100,
+            ..Self::default()
+        }
+    }
+
+    /// What an operator, or a fault, does behind everybody's back.
+    pub(crate) fn put_by_hand(&mut self, key: &Key, value: &[u8]) {
+        self.revision += 1;
+        self.put(key, value.to_vec(), 0);
+    }
+
+    pub(crate) fn delete_by_hand(&mut self, key: &Key) {
+        if self.entries.contains_key(key) {
+            self.revision += 1;
+            self.delete(key);
+        }
+    }
+
+    pub(crate) fn revoke(&mut self, lease: LeaseId) {
+        if self.leases.remove(&lease).is_none() {
+            return;
+        }
+        let on_it = |(key, entry): (&Key, &Entry)| (entry.lease == lease).then(|| key.clone());
+        let keys: Vec<Key> = self.entries.iter().filter_map(on_it).collect();
+        if !keys.is_empty() {
+            self.revision += 1;
+        }
+        for key in keys {
+            self.delete(&key);
+        }
+    }
+
+    pub(crate) fn expire(&mut self, now: Moment) {
+        let over = |(id, end): (&LeaseId, &Moment)| (*end <= now).then_some(*id);
+        let ids: Vec<LeaseId> = self.leases.iter().filter_map(over).collect();
+        for id in ids {
+            self.revoke(id);
+        }
+    }
+
+    /// Everything is lost: an empty etcd, perhaps of the same cluster id.
+    pub(crate) fn wipe(&mut self, cluster: u64) {
+        *self = Self {
+            cluster,
+            next_lease: self.next_lease,
+            takeovers: self.takeovers,
+            clears: self.clears,
+            ..Self::new(self.ttl)
+        };
+    }
+
+    fn put(&mut self, key: &Key, value: Vec<u8>, lease: LeaseId) {
+        let entry = Entry {
+            value,
+            lease,
+            mod_revision: self.revision,
+        };
+        self.entries.insert(key.clone(), entry.clone());
+        self.record(key, Some(entry));
+    }
+
+    fn delete(&mut self, key: &Key) {
+        self.entries.remove(key);
+        self.record(key, None);
+    }
+
+    fn record(&mut self, key: &Key, entry: Option<Entry>) {
+        self.history.push(Event {
+            key: key.clone(),
+            entry,
+            revision: self.revision,
+        });
+    }
+
+    fn header(&self) -> Header {
+        Header {
+            cluster: self.cluster,
+            revision: self.revision,
+        }
+    }
+
+    fn read<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> Vec<(Key, Option<Entry>)> {
+        keys.map(|k| (k.clone(), self.entries.get(k).cloned()))
+            .collect()
+    }
+
+    /// Does a request at `now`, and says so if it may not.
+    pub(crate) fn execute(
+        &mut self,
+        request: &Request,
+        author: &Author,
+        now: Moment,
+    ) -> Result<Answer, String> {
+        self.expire(now);
+        Ok(match request {
+            Request::Grant(ttl) => {
+                self.next_lease += 1;
+                self.leases.insert(self.next_lease, now + *ttl);
+                Answer::Granted(self.next_lease, *ttl)
+            }
+            Request::Renew(lease) => match self.leases.get_mut(lease) {
+                Some(end) => {
+                    *end = now + self.ttl;
+                    Answer::Renewed
+                }
+                None => Answer::LeaseGone,
+            },
+            Request::Read(keys) => Answer::Read(self.header(), self.read(keys.iter())),
+            Request::Revoke(lease) if !self.leases.contains_key(lease) => Answer::LeaseGone,
+            Request::Revoke(lease) => {
+                self.revoke(*lease);
+                Answer::Revoked
+            }
+            Request::Write(lease, ops) => self.write(*lease, ops, author)?,
+        })
+    }
+
+    fn write(&mut self, lease: LeaseId, ops: &[Op], author: &Author) -> Result<Answer, String> {
+        if !ops.iter().all(|op| self.holds(op, lease)) {
+            return Ok(Answer::Refused(
+                self.header(),
+                self.read(ops.iter().map(Op::key)),
+            ));
+        }
+        if ops.iter().any(Op::is_put) {
+            if !author.leases.contains(&lease) {
+                return Err(format!(
+                    "a put on lease {lease}, which is not the author's own"
+                ));
+            }
+            if !self.leases.contains_key(&lease) {
+                return Ok(Answer::LeaseGone);
+            }
+        }
+        self.revision += 1;
+        for op in ops {
+            self.judge(op, author)?;
+            match op {
+                Op::Create(key, value) | Op::Update(key, value) | Op::TakeOver(key, value, _) => {
+                    self.put(key, value.clone(), lease);
+                }
+                Op::Delete(key) | Op::Clear(key, _) => self.delete(key),
+            }
+        }
+        Ok(Answer::Written(self.header()))
+    }
+
+    fn holds(&self, op: &Op, lease: LeaseId) -> bool {
+        let entry = self.entries.get(op.key());
+        match op {
+            Op::Create(..) => entry.is_none(),
+            Op::Update(..) | Op::Delete(_) => entry.is_some_and(|e| e.lease == lease),
+            Op::TakeOver(_, _, version) | Op::Clear(_, version) => {
+                entry.is_some_and(|e| e.version() == *version)
+            }
+        }
+    }
+
+    /// The rules of ownership, written down a second time, from the design and not from the code.
+    fn judge(&mut self, op: &Op, author: &Author) -> Result<(), String> {
+        let Some(entry) = self.entries.get(op.key()) else {
+            return Ok(());
+        };
+        if author.leases.contains(&entry.lease) {
+            return Ok(());
+        }
+        let theirs = Endpoint::decode(&entry.value).ok();
+        let same = theirs.as_ref().and_then(|t| t.container.as_deref()) == Some(author.container);
+        let wrong = || format!("{op:?} by {} over {entry:?} ({theirs:?})", author.container);
+        match op {
+            Op::Clear(..) => {
+                self.clears += 1;
+                if same { Ok(()) } else { Err(wrong()) }
+            }
+            Op::TakeOver(_, value, _) => {
+                self.takeovers += 1;
+                let ours = Endpoint::decode(value).map_err(|e| format!("put junk: {e}"))?;
+                let younger = theirs.as_ref().is_some_and(|t| {
+                    t.since > ours.since || (t.since == ours.since && t.container > ours.container)
+                });
+                if younger && !same {
+                    Err(wrong())
+                } else {
+                    Ok(())
+                }
+            }
+            Op::Create(..) | Op::Update(..) | Op::Delete(_) => Err(wrong()),
+        }
+    }
+}
