@@ -3,6 +3,9 @@
 //! `cargo run --example worker [ADDRESS]`, by default `haproxy:80`. It knows nothing of etcd, of
 //! Docker, or of how many Redis there are and where.
 
+// What it says is its result.
+#![allow(clippy::print_stdout)]
+
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -18,8 +21,8 @@ fn main() {
         .nth(1)
         .unwrap_or_else(|| "haproxy:80".to_owned());
     loop {
-        match foo(&address) {
-            Ok(foo) => println!("{foo}"),
+        match set_and_get(&address) {
+            Ok(value) => println!("{value}"),
             Err(error) => println!("{address}: {error}"),
         }
         std::thread::sleep(PAUSE);
@@ -27,7 +30,7 @@ fn main() {
 }
 
 /// `SET foo bar`, `GET foo`, on a connection of its own.
-fn foo(address: &str) -> Result<String, Box<dyn Error>> {
+fn set_and_get(address: &str) -> Result<String, Box<dyn Error>> {
     let socket = address.to_socket_addrs()?.next().ok_or("no such address")?;
     let stream = TcpStream::connect_timeout(&socket, DEADLINE)?;
     stream.set_read_timeout(Some(DEADLINE))?;

@@ -261,6 +261,39 @@ pub(super) mod tests {
         }
     }
 
+    /// Arbitrary bytes, what an attacker would try, and now and then something good.
+    fn hostile() -> impl Strategy<Value = Vec<u8>> {
+        let tricks = prop::sample::select(vec![
+            "redis",
+            "redis@1",
+            "a:b",
+            "10.0.0.7",
+            "fd00::1",
+            "::ffff:1.2.3.4",
+            "db.example.com",
+            "a b",
+            "a\nb",
+            "\"",
+            "${HOME}",
+            "$HOME",
+            ";",
+            "|",
+            "#",
+            "\\",
+            "..",
+            "\0",
+            "fe80::1%eth0",
+            "10.0.0.1:1;show version",
+            "x\n    server evil 6.6.6.6:6",
+            "'",
+        ]);
+        prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..40),
+            tricks.prop_map(|trick| trick.as_bytes().to_vec()),
+            "[a-zA-Z0-9_.:@-]{1,140}".prop_map(String::into_bytes),
+        ]
+    }
+
     fn server() -> impl Strategy<Value = Server> {
         let address = (any::<std::net::IpAddr>(), 1..=u16::MAX).prop_map(SocketAddr::from);
         (
@@ -448,6 +481,28 @@ listen redis
         fn what_is_rendered_reads_back(model in models(), ipv6 in any::<bool>()) {
             let frame = Frame { ipv6, ..frame() };
             let text = render(&frame, &model);
+            prop_assert_eq!(tokenize_strictly(&text), Ok(()));
+            prop_assert_eq!(parse(&text), Some(model.fronts));
+        }
+
+        #[test]
+        fn whatever_stands_in_etcd_the_file_holds_nothing_but_words_of_ours(
+            items in prop::collection::vec((hostile(), hostile(), hostile(), any::<i32>(), any::<bool>()), 1..12)
+        ) {
+            let mut table = super::super::table::Table::new("/services".to_owned());
+            for (service, instance, host, port, raw) in items {
+                let key = [b"/services/", service.as_slice(), b"/", instance.as_slice()].concat();
+                let json = serde_json::json!({"host": String::from_utf8_lossy(&host), "port": port.rem_euclid(70_000)});
+                let value = if raw { host } else { json.to_string().into_bytes() };
+                table.put(super::super::table::Item { key, value, create_revision: 0 });
+            }
+            let settings = super::super::presence::Settings { hold: <_>::default(), forget: <_>::default() };
+            let now = crate::clock::Moment::from_secs(1);
+            let mut presence = super::super::presence::Presence::new(settings, BTreeMap::new(), now);
+            presence.observe(table.services(), now);
+            let addresses = BTreeMap::new();
+            let (model, _) = super::super::layout::lay_out(&<_>::default(), &presence.wanted(now), &addresses, &BTreeMap::new());
+            let text = render(&frame(), &model);
             prop_assert_eq!(tokenize_strictly(&text), Ok(()));
             prop_assert_eq!(parse(&text), Some(model.fronts));
         }
