@@ -27,6 +27,13 @@ pub const DOCKER: Policy = Policy {
     cap: Duration::from_secs(1),
 };
 
+/// Passes at HAProxy. The first pause is what a connection needs to end after it was shut down; the
+/// cap is what a HAProxy that can't start may cost in processes.
+pub const HAPROXY: Policy = Policy {
+    first: Duration::from_millis(10),
+    cap: Duration::from_secs(2),
+};
+
 /// Counts consecutive failures of one thing and tells how long to wait before the next try.
 #[derive(Debug, Clone)]
 pub struct Backoff {

@@ -1,7 +1,7 @@
 //! The command line: raw input only. `config` says whether it makes sense.
 
 use crate::telemetry::LogFormat;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 /// Where etcd listens if nothing is said; etcdctl's own default.
@@ -27,6 +27,10 @@ pub struct Cli {
 pub enum Command {
     /// Watch a container and keep its key in etcd while the container is up
     Announce(AnnounceArgs),
+    /// Watch etcd and keep a HAProxy in step, so that clients dial one fixed name
+    Agent(AgentArgs),
+    /// Print what is registered in etcd
+    List(ListArgs),
     /// Say why a container is, or is not, announceable; write nothing
     ///
     /// Exit status: 0 if it is announceable, 1 if it is not.
@@ -89,6 +93,112 @@ pub struct ExplainArgs {
     /// Where keys are looked for if no key is given
     #[arg(long, env = "SIDEKICK_PREFIX", default_value = "/services")]
     pub prefix: String,
+
+    /// How etcd is reached.
+    #[command(flatten)]
+    pub etcd: EtcdArgs,
+
+    /// What is logged, and how.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// `sidekick agent`.
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// Where services are looked for: PREFIX/SERVICE/INSTANCE
+    #[arg(long, env = "SIDEKICK_PREFIX", default_value = "/services")]
+    pub prefix: String,
+
+    /// Where clients dial a service, like redis=:80 or redis=127.0.0.1:80; repeatable [default: the
+    /// port of its instances (the lowest, when it is first seen) on all addresses, IPv4 and IPv6]
+    #[arg(
+        long,
+        env = "SIDEKICK_BIND",
+        value_name = "SERVICE=ADDRESS",
+        value_delimiter = ','
+    )]
+    pub bind: Vec<String>,
+
+    /// The HAProxy to run, or to check files with [default: /usr/sbin/haproxy]
+    #[arg(long, env = "SIDEKICK_HAPROXY", value_name = "PATH")]
+    pub haproxy: Option<String>,
+
+    /// Don't run a HAProxy, use the one whose master socket this is (haproxy -Ws -S SOCKET)
+    #[arg(long, env = "SIDEKICK_HAPROXY_MASTER", value_name = "SOCKET")]
+    pub haproxy_master: Option<String>,
+
+    /// The file to write [default: /etc/haproxy/haproxy.cfg with --haproxy-master, else
+    /// /var/lib/sidekick/haproxy.cfg]
+    #[arg(long, env = "SIDEKICK_HAPROXY_CONFIG", value_name = "FILE")]
+    pub haproxy_config: Option<String>,
+
+    /// A file with your own global and defaults sections (and whatever else), instead of the built-in
+    #[arg(long, env = "SIDEKICK_HAPROXY_BASE", value_name = "FILE")]
+    pub haproxy_base: Option<String>,
+
+    /// Where HAProxy's statistics page is, or `off` [default: 127.0.0.1:1936; off with --haproxy-base]
+    #[arg(long, env = "SIDEKICK_STATS", value_name = "ADDRESS")]
+    pub stats: Option<String>,
+
+    /// How long instances are kept that leave etcd in a crowd (over half of a service of 4 or more,
+    /// or all of 2 services or more, within 2 s); 0: not at all
+    #[arg(
+        long,
+        env = "SIDEKICK_HOLD",
+        default_value = "30s",
+        value_name = "DURATION"
+    )]
+    pub hold: String,
+
+    /// How long the front of a service without any instance stays bound, and refuses
+    #[arg(
+        long,
+        env = "SIDEKICK_FORGET",
+        default_value = "1h",
+        value_name = "DURATION"
+    )]
+    pub forget: String,
+
+    /// Print the configuration that would be written, and on stderr what is left out; change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// How etcd is reached.
+    #[command(flatten)]
+    pub etcd: EtcdArgs,
+
+    /// What is logged, and how.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// How `sidekick list` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// One array of objects.
+    Json,
+}
+
+/// `sidekick list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only this service
+    pub service: Option<String>,
+
+    /// Where services are looked for: PREFIX/SERVICE/INSTANCE
+    #[arg(long, env = "SIDEKICK_PREFIX", default_value = "/services")]
+    pub prefix: String,
+
+    /// How it looks
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+    pub output: Output,
+
+    /// Go on, and print again whenever it changes
+    #[arg(short, long)]
+    pub watch: bool,
 
     /// How etcd is reached.
     #[command(flatten)]
@@ -206,7 +316,9 @@ impl Cli {
     #[must_use]
     pub const fn log(&self) -> &LogArgs {
         match &self.command {
+            Command::Agent(args) => &args.log,
             Command::Announce(args) => &args.log,
+            Command::List(args) => &args.log,
             Command::Explain(args) => &args.log,
         }
     }

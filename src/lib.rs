@@ -5,8 +5,8 @@
 //! ```text
 //! main.rs          parse, telemetry, signals, dispatch, exit code
 //! cli.rs           clap structs, raw input only
-//! config.rs        raw input → validated configs; everything that exits with 2 is found here
-//! endpoint.rs   P  the contract: Key, Host, Since, Endpoint, their codec and limits
+//! config/          raw input → validated configs; everything that exits with 2 is found here
+//! endpoint/     P  the contract: Key, Host, Since, Endpoint, their codec and limits
 //! backoff.rs    P  retry policies, and what to say of a failure that repeats
 //! clock.rs         the one clock that policies are fed from (CLOCK_BOOTTIME)
 //! shutdown.rs      SIGINT | SIGTERM → a value to wait for; the second signal ends the process
@@ -16,6 +16,7 @@
 //!   mod.rs         its configuration, and what an error means
 //!   members.rs     one client for one member; deadlines, failover, login
 //!   watch.rs       a watch that reopens for ever
+//!   reader.rs      everything below a prefix: a snapshot, then changes; a snapshot again after any gap
 //! announce/        the job `sidekick announce`
 //!   mod.rs         wires the tasks
 //!   container.rs P our own snapshot of a container
@@ -26,8 +27,25 @@
 //!   registrar.rs P the lease, the audit, the batches: what to ask of etcd next
 //!   status.rs    P how it stands, in one line
 //!   docker.rs      the watcher: subscribe, inspect, publish
+//!   inspection.rs  an inspect's answer → snapshot
 //!   registry.rs    executes the registrar's requests; decides nothing
+//! agent/           the job `sidekick agent`
+//!   mod.rs         wires the tasks, and goes through one pass after another
+//!   table.rs     P what stands in etcd → services and instances; the quarantine
+//!   presence.rs  P who counts as there: the hold, the fronts that outlast their instances
+//!   layout.rs    P who listens where → the model of what HAProxy is to be
+//!   render.rs    P model → haproxy.cfg, and back
+//!   diff.rs      P model × what runs → commands for the socket
+//!   processes.rs P what HAProxy's master says of its processes
+//!   status.rs    P how it stands, in one line
+//!   apply.rs       one pass: adjust or restructure, confirm, blame; over a trait, so that it is simulated
+//!   names.rs       resolves host names
+//!   file.rs        the configuration file: draft, `haproxy -c`, fsync, rename
+//!   master.rs      the master's socket
+//!   child.rs       the HAProxy that is ours
+//!   haproxy.rs     those three together: executes what apply decides
 //! explain.rs       the same decisions, told to a person
+//! list.rs          what is registered
 //! ```
 //!
 //! P: pure, values in and values out; `tests/pure_rooms.rs` sees to it. Arrows run one way:
@@ -44,6 +62,21 @@
 //! | `etcd::watch::follow` | etcd's watch | `mpsc<News>`, 64 deep; more waits in etcd | aborted at shutdown |
 //! | `Registry::run` | `watch<Wishes>`, `mpsc<News>` | **the only writer to etcd**; `watch<Standings>` | last: after the lease is revoked, or 5 s |
 //! | `announce::run` | `watch<View>`, `watch<Standings>` | `watch<Wishes>`; systemd | on a signal, or when a task ended that never should |
+//!
+//! # The tasks of `agent`
+//!
+//! | task | reads | writes | ends |
+//! |---|---|---|---|
+//! | `etcd::reader::read` | etcd | `mpsc<Update>`, 1024 deep; more waits in etcd | with the runtime |
+//! | `names::resolve` | `watch` of names; the resolver | `watch<Addresses>` | with the runtime |
+//! | `file.write` | a text | **haproxy.cfg**; one at a time, the latest text next | when it is written |
+//! | the child's listener | HAProxy's stderr | the log | with HAProxy |
+//! | `agent::run` | `mpsc<Update>`, `watch<Addresses>` | **the only one to speak to HAProxy**; systemd | on a signal, or when a task ended that never should |
+//!
+//! - Nothing that etcd says reaches the file or the socket but as a checked name, number or address.
+//! - A pass is over when `show servers state` agrees, not when a command was sent.
+//! - What HAProxy was started from is read from HAProxy itself (`show env`), never remembered.
+//! - Commands go to a worker by its process id: one that is gone is an error, never another worker.
 //!
 //! # Invariants
 //!
@@ -63,9 +96,14 @@
 //!   that broke would be found out an interval later.
 //! - A condition names the lease as well as `mod_revision`: after an etcd that was emptied behind our
 //!   back a revision alone can be another's write (found by the simulation).
+//! - The agent's hold and forget rules are a room of their own (presence), and so is who gets which
+//!   address (layout): they are policies, and the table is bookkeeping.
+//! - A changed instance is told to HAProxy first and saved beside it: `haproxy -c` takes some 40 ms,
+//!   the command one. Structure goes the other way: nothing is reloaded that wasn't checked.
 //! - Of two sidekicks on the same container the overtaken one stands by; by rule 3 alone ("same
 //!   container: take over") they would overwrite each other for ever.
 
+pub mod agent;
 pub mod announce;
 pub mod backoff;
 pub mod cli;
@@ -74,6 +112,7 @@ pub mod config;
 pub mod endpoint;
 pub mod etcd;
 pub mod explain;
+pub mod list;
 pub mod shutdown;
 pub mod systemd;
 pub mod telemetry;

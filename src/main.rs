@@ -2,8 +2,8 @@
 
 use clap::Parser;
 use sidekick::cli::{Cli, Command, one_line};
-use sidekick::config::{AnnounceConfig, ConfigError, ExplainConfig};
-use sidekick::{announce, explain, shutdown, telemetry};
+use sidekick::config::{AgentConfig, AnnounceConfig, ConfigError, ExplainConfig, ListConfig};
+use sidekick::{agent, announce, explain, list, shutdown, telemetry};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -33,12 +33,16 @@ fn main() -> ExitCode {
 }
 
 enum Job {
+    Agent(AgentConfig),
     Announce(AnnounceConfig),
+    List(ListConfig),
     Explain(ExplainConfig),
 }
 
 fn checked(command: Command) -> Result<Job, ConfigError> {
     Ok(match command {
+        Command::Agent(args) => Job::Agent(AgentConfig::new(args)?),
+        Command::List(args) => Job::List(ListConfig::new(args)?),
         Command::Announce(args) => Job::Announce(AnnounceConfig::new(args)?),
         Command::Explain(args) => Job::Explain(ExplainConfig::new(args)?),
     })
@@ -48,6 +52,22 @@ async fn run(job: Job) -> anyhow::Result<ExitCode> {
     // One provider for the process, before tonic looks for one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match job {
+        Job::Agent(config) if config.dry_run => {
+            let (text, left_out) = agent::dry_run(&config).await?;
+            left_out
+                .iter()
+                .for_each(|line| eprintln!("sidekick: {line}"));
+            std::io::stdout().write_all(text.as_bytes())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Job::Agent(config) => {
+            agent::run(config, shutdown::on_signals()?).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Job::List(config) => {
+            list::run(&config, shutdown::on_signals()?).await?;
+            Ok(ExitCode::SUCCESS)
+        }
         Job::Announce(config) => {
             announce::run(config, shutdown::on_signals()?).await?;
             Ok(ExitCode::SUCCESS)

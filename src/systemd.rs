@@ -12,7 +12,7 @@ use tracing::debug;
 const STUCK: Duration = Duration::from_secs(30);
 
 /// A loop's sign of life, in milliseconds of [`now`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Pulse(Arc<AtomicU64>);
 
 impl Pulse {

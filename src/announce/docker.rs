@@ -1,21 +1,18 @@
 //! The watcher: asks the Docker Engine about one container, again whenever an event hints at a
-//! change, and tells what it sees. Bollard's types stop here.
+//! change, and tells what it sees. Bollard's types stop here and in inspection.rs.
 //!
 //! Only GETs: /version, /info, /events and /containers/{name}/json; a read-only socket proxy suffices.
 
-use super::container::{Binding, ContainerPort, ContainerSnapshot, Health, Sighting, State, View};
-use super::rules::parse_binding;
+use super::container::{Sighting, View};
+use super::inspection::sighting;
 use crate::backoff::{Backoff, DOCKER, Outage};
 use crate::clock::now;
-use crate::endpoint::Since;
 use crate::systemd::Pulse;
-use bollard::models::{
-    ContainerInspectResponse, ContainerStateStatusEnum, EventMessage, HealthStatusEnum, PortMap,
-};
+use bollard::models::EventMessage;
 use bollard::query_parameters::{EventsOptionsBuilder, InspectContainerOptions};
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::StreamExt;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::future::Future;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -265,18 +262,6 @@ async fn inspect(docker: &Docker, name: &str) -> anyhow::Result<Sighting> {
     }
 }
 
-/// The engine also takes any prefix of an id for a name, so `db` might find a stranger whose id
-/// begins with db. Only the name itself, or 12 digits of the id and more, is the one we want.
-fn sighting(answer: ContainerInspectResponse, wanted: &str) -> Sighting {
-    let snapshot = snapshot(answer);
-    let by_id = wanted.len() >= 12 && snapshot.id.starts_with(wanted);
-    if snapshot.name == wanted || by_id {
-        Sighting::Present(Box::new(snapshot))
-    } else {
-        Sighting::Absent
-    }
-}
-
 /// Whether something happened between the two that the engine has an event for. (A health check's
 /// count of failures has none.)
 fn another_life(before: &Sighting, after: &Sighting) -> bool {
@@ -287,145 +272,9 @@ fn another_life(before: &Sighting, after: &Sighting) -> bool {
     life(before) != life(after)
 }
 
-fn snapshot(answer: ContainerInspectResponse) -> ContainerSnapshot {
-    let state = answer.state.unwrap_or_default();
-    let config = answer.config.unwrap_or_default();
-    let retries = config
-        .healthcheck
-        .and_then(|h| h.retries)
-        .and_then(|n| u32::try_from(n).ok())
-        // Docker's default.
-        .filter(|n| *n > 0)
-        .unwrap_or(3);
-    let network_mode = answer.host_config.and_then(|h| h.network_mode);
-    ContainerSnapshot {
-        id: answer.id.unwrap_or_default(),
-        name: answer
-            .name
-            .unwrap_or_default()
-            .trim_start_matches('/')
-            .to_owned(),
-        health: health(state.health.as_ref(), retries),
-        started_at: state.started_at.as_deref().and_then(Since::parse),
-        state: state_of(&state),
-        host_network: network_mode.as_deref() == Some("host"),
-        ports: published(answer.network_settings.and_then(|n| n.ports)),
-        labels: config
-            .labels
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|(label, _)| label.starts_with("sidekick."))
-            .collect(),
-    }
-}
-
-fn state_of(state: &bollard::models::ContainerState) -> State {
-    use ContainerStateStatusEnum as Status;
-    let flag = |flag: Option<bool>| flag == Some(true);
-    let status = state.status.unwrap_or(Status::EMPTY);
-    // The flags first: the status may be older than they are, never the other way round.
-    if flag(state.paused) || status == Status::PAUSED {
-        State::Paused
-    } else if flag(state.restarting) || status == Status::RESTARTING {
-        State::Restarting
-    } else if flag(state.dead) || status == Status::DEAD {
-        State::Dead
-    } else {
-        match status {
-            Status::RUNNING if state.running != Some(false) => State::Running,
-            Status::CREATED => State::Created,
-            Status::REMOVING => State::Removing,
-            Status::EXITED | Status::RUNNING => State::Exited(state.exit_code.unwrap_or_default()),
-            other => State::Other(other.to_string()),
-        }
-    }
-}
-
-fn health(health: Option<&bollard::models::Health>, retries: u32) -> Health {
-    let Some(health) = health else {
-        return Health::Good;
-    };
-    let failed = health
-        .failing_streak
-        .and_then(|n| u32::try_from(n).ok())
-        .unwrap_or_default();
-    match health.status {
-        Some(HealthStatusEnum::STARTING) => Health::Starting { failed, retries },
-        Some(HealthStatusEnum::UNHEALTHY) => Health::Unhealthy { failed },
-        _ => Health::Good,
-    }
-}
-
-fn published(ports: Option<PortMap>) -> BTreeMap<ContainerPort, Vec<Binding>> {
-    let mut published = BTreeMap::new();
-    for (port, bound) in ports.unwrap_or_default() {
-        let (Ok(port), Some(bound)) = (port.parse::<ContainerPort>(), bound) else {
-            continue;
-        };
-        let mut bindings: Vec<_> = bound
-            .iter()
-            .filter_map(|b| parse_binding(b.host_ip.as_deref(), b.host_port.as_deref()))
-            .collect();
-        bindings.sort();
-        bindings.dedup();
-        published.insert(port, bindings);
-    }
-    published
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn inspected(json: &str) -> ContainerInspectResponse {
-        serde_json::from_str(json).unwrap()
-    }
-
-    #[test]
-    fn a_stranger_whose_id_begins_with_the_name_is_not_taken() {
-        let id = format!("db{}", "0".repeat(62));
-        let answer = inspected(&format!(r#"{{"Id":"{id}","Name":"/other"}}"#));
-        assert_eq!(sighting(answer.clone(), "db"), Sighting::Absent);
-        assert!(matches!(
-            sighting(answer.clone(), &id[..12]),
-            Sighting::Present(_)
-        ));
-        assert!(matches!(sighting(answer, "other"), Sighting::Present(_)));
-    }
-
-    #[test]
-    fn paused_and_restarting_count_before_running() {
-        let state = |json: &str| state_of(&serde_json::from_str(json).unwrap());
-        assert_eq!(
-            state(r#"{"Status":"running","Running":true}"#),
-            State::Running
-        );
-        assert_eq!(
-            state(r#"{"Status":"running","Running":true,"Paused":true}"#),
-            State::Paused
-        );
-        assert_eq!(
-            state(r#"{"Status":"paused","Running":true,"Paused":true}"#),
-            State::Paused
-        );
-        assert_eq!(
-            state(r#"{"Status":"restarting","Running":true,"Restarting":true}"#),
-            State::Restarting
-        );
-        assert_eq!(
-            state(r#"{"Status":"exited","Running":false,"ExitCode":137}"#),
-            State::Exited(137)
-        );
-        assert_eq!(
-            state(r#"{"Status":"running","Running":false,"ExitCode":1}"#),
-            State::Exited(1)
-        );
-        assert_eq!(
-            state(r#"{"Status":"stopping"}"#),
-            State::Other("stopping".to_owned())
-        );
-        assert_eq!(state("{}"), State::Other(String::new()));
-    }
 
     #[test]
     fn execs_of_a_health_check_are_no_reason_to_look() {
@@ -451,20 +300,5 @@ mod tests {
         assert!(concerns(&event("die", "redis10"), "593ee5d76755"));
         assert!(concerns(&event("rename", "redis10"), "redis1"));
         assert!(concerns(&EventMessage::default(), "redis1"));
-    }
-
-    #[test]
-    fn ports_that_are_exposed_and_not_published_have_no_binding() {
-        let ports = published(Some(
-            serde_json::from_str(
-                r#"{"6379/tcp":[{"HostIp":"::","HostPort":"32769"},{"HostIp":"0.0.0.0","HostPort":"32768"}],
-                    "80/tcp":null,"53/udp":[{"HostIp":"","HostPort":"53"}],"x":[]}"#,
-            )
-            .unwrap(),
-        ));
-        let shown: Vec<_> = ports.iter().map(|(p, b)| format!("{p}={b:?}")).collect();
-        assert_eq!(ports.len(), 2, "{shown:?}");
-        assert_eq!(ports[&"6379".parse().unwrap()].len(), 2);
-        assert_eq!(ports[&"53/udp".parse().unwrap()][0].port.get(), 53);
     }
 }

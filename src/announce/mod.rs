@@ -3,6 +3,7 @@
 pub mod container;
 pub mod docker;
 pub mod exchange;
+mod inspection;
 pub mod ownership;
 pub mod registrar;
 pub mod registry;

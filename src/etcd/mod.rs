@@ -1,6 +1,7 @@
 //! What both jobs need of etcd: whom to ask, how long to wait, and what an error means.
 
 pub mod members;
+pub mod reader;
 pub mod watch;
 
 use std::error::Error as _;

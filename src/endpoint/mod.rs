@@ -3,271 +3,23 @@
 //! Everything that comes out of etcd is untrusted input; everything that goes in passes the same
 //! checks first, so that sidekick never writes what its own agent would refuse.
 
+mod host;
+mod key;
+mod since;
+
+pub use host::{Host, HostError};
+pub use key::{Key, KeyError, MAX_KEY, MAX_PART, check_part};
+pub use since::Since;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU16;
-use std::str::FromStr;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
-/// The longest part of a key, in bytes. HAProxy and systemd take names of this length.
-pub const MAX_PART: usize = 128;
-/// The longest key, in bytes.
-pub const MAX_KEY: usize = 1024;
 /// The longest value that is decoded, in bytes. etcd takes 1.5 MiB; no honest value comes near.
 pub const MAX_VALUE: usize = 64 * 1024;
-
-/// `<prefix>/<service>/<instance>`, such as `/services/redis/redis@1`.
-///
-/// Every part is `[A-Za-z0-9_.:@-]+` without `..`, at most [`MAX_PART`] bytes.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(String);
-
-/// Why a text is no [`Key`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
-    /// It doesn't begin with a slash.
-    #[error("must begin with '/', like /services/redis/redis@1")]
-    NotAbsolute,
-    /// Two slashes in a row, or one at the end.
-    #[error("has an empty part; write it like /services/redis/redis@1")]
-    EmptyPart,
-    /// There is no service or no instance in it.
-    #[error("needs a prefix, a service and an instance, like /services/redis/redis@1")]
-    TooFewParts,
-    /// `..` somewhere.
-    #[error("must not contain '..'")]
-    DotDot,
-    /// A character that no reader could take safely.
-    #[error("contains {0:?}; a part may hold letters, digits and _ . : @ -")]
-    BadCharacter(char),
-    /// Longer than [`MAX_KEY`], or a part longer than [`MAX_PART`].
-    #[error("is too long (at most {MAX_PART} bytes a part, {MAX_KEY} in all)")]
-    TooLong,
-}
-
-/// Whether `part` may stand between two slashes of a key (and so be a service's or an instance's name).
-///
-/// # Errors
-/// The first rule of [`Key`] that it breaks.
-pub fn check_part(part: &str) -> Result<(), KeyError> {
-    if part.is_empty() {
-        return Err(KeyError::EmptyPart);
-    }
-    if part.len() > MAX_PART {
-        return Err(KeyError::TooLong);
-    }
-    if let Some(c) = part
-        .chars()
-        .find(|c| !(c.is_ascii_alphanumeric() || "_.:@-".contains(*c)))
-    {
-        return Err(KeyError::BadCharacter(c));
-    }
-    if part.contains("..") || part == "." {
-        return Err(KeyError::DotDot);
-    }
-    Ok(())
-}
-
-impl Key {
-    /// The whole key.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The part before the last: `redis` of `/services/redis/redis@1`.
-    #[must_use]
-    pub fn service(&self) -> &str {
-        self.0.rsplit('/').nth(1).unwrap_or_default()
-    }
-
-    /// The last part: `redis@1` of `/services/redis/redis@1`.
-    #[must_use]
-    pub fn instance(&self) -> &str {
-        self.0.rsplit('/').next().unwrap_or_default()
-    }
-}
-
-impl FromStr for Key {
-    type Err = KeyError;
-
-    fn from_str(text: &str) -> Result<Self, KeyError> {
-        let rest = text.strip_prefix('/').ok_or(KeyError::NotAbsolute)?;
-        if text.len() > MAX_KEY {
-            return Err(KeyError::TooLong);
-        }
-        let mut parts = 0;
-        for part in rest.split('/') {
-            check_part(part)?;
-            parts += 1;
-        }
-        if parts < 3 {
-            return Err(KeyError::TooFewParts);
-        }
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Where a client on another machine can dial: an IP address or an RFC 1123 name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Host {
-    /// An address that other machines can reach: no loopback, no wildcard, no multicast, nothing
-    /// that needs a zone.
-    Ip(IpAddr),
-    /// A host name as RFC 1123 section 2.1 has it, in the letters that it was given in.
-    Name(String),
-}
-
-/// Why a text is no [`Host`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum HostError {
-    /// Nothing there.
-    #[error("is empty")]
-    Empty,
-    /// White space in it.
-    #[error("holds white space")]
-    WhiteSpace,
-    /// It means the machine that asks.
-    #[error("{0} is a loopback address; other machines can't reach it")]
-    Loopback(String),
-    /// 0.0.0.0, ::, multicast or link-local IPv6.
-    #[error("{0} is no address that a client on another machine could dial")]
-    Unroutable(String),
-    /// Neither an address nor a name.
-    #[error("{0:?} is neither an IP address nor a host name (RFC 1123)")]
-    Malformed(String),
-}
-
-impl FromStr for Host {
-    type Err = HostError;
-
-    fn from_str(text: &str) -> Result<Self, HostError> {
-        if text.is_empty() {
-            return Err(HostError::Empty);
-        }
-        if text.contains(char::is_whitespace) {
-            return Err(HostError::WhiteSpace);
-        }
-        if let Ok(ip) = text.parse::<IpAddr>() {
-            return check_ip(ip);
-        }
-        let name = text.strip_suffix('.').unwrap_or(text);
-        let lower = name.to_ascii_lowercase();
-        if lower == "localhost"
-            || lower.ends_with(".localhost")
-            || lower.starts_with("localhost.")
-            || matches!(lower.as_str(), "ip6-localhost" | "ip6-loopback")
-        {
-            return Err(HostError::Loopback(text.to_owned()));
-        }
-        if !is_rfc1123(name) {
-            return Err(HostError::Malformed(shorten(text)));
-        }
-        Ok(Self::Name(name.to_owned()))
-    }
-}
-
-fn check_ip(ip: IpAddr) -> Result<Host, HostError> {
-    // ::ffff:127.0.0.1 is 127.0.0.1 to every dialler.
-    let canonical = ip.to_canonical();
-    if canonical.is_loopback() {
-        return Err(HostError::Loopback(ip.to_string()));
-    }
-    let link_local = |v6: Ipv6Addr| v6.segments()[0] & 0xffc0 == 0xfe80;
-    let unroutable = canonical.is_unspecified()
-        || canonical.is_multicast()
-        || match canonical {
-            IpAddr::V4(v4) => v4.is_broadcast() || v4.octets()[0] == 0,
-            IpAddr::V6(v6) => link_local(v6),
-        };
-    if unroutable {
-        return Err(HostError::Unroutable(ip.to_string()));
-    }
-    Ok(Host::Ip(canonical))
-}
-
-/// RFC 1123 section 2.1, and nothing that `inet_aton(3)` would read as a number: `127.1` and
-/// `0x7f000001` are loopback to many a resolver.
-fn is_rfc1123(name: &str) -> bool {
-    let label_ok = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let last = name.rsplit('.').next().unwrap_or_default();
-    let numeric = last.bytes().all(|b| b.is_ascii_digit())
-        || last
-            .strip_prefix("0x")
-            .or_else(|| last.strip_prefix("0X"))
-            .is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
-    name.len() <= 253 && name.split('.').all(label_ok) && !numeric
-}
-
-/// What goes into an error message of a text that may be a megabyte long.
-fn shorten(text: &str) -> String {
-    const SHOWN: usize = 60;
-    if text.chars().count() <= SHOWN {
-        text.to_owned()
-    } else {
-        text.chars().take(SHOWN).chain("…".chars()).collect()
-    }
-}
-
-impl fmt::Display for Host {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ip(ip) => ip.fmt(f),
-            Self::Name(name) => f.write_str(name),
-        }
-    }
-}
-
-/// A moment in UTC, to the nanosecond, as Docker's `StartedAt` has it.
-///
-/// Ordered as time, not as text: Go drops trailing zeros of the fraction, so that the texts of two
-/// moments don't sort like the moments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Since(OffsetDateTime);
-
-impl Since {
-    /// Reads an RFC 3339 time. `None` if it is none, or Go's zero time (`0001-01-01T00:00:00Z`,
-    /// which Docker gives for "never").
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let moment = OffsetDateTime::parse(text, &Rfc3339)
-            .ok()?
-            .to_offset(time::UtcOffset::UTC);
-        (moment.year() > 1).then_some(Self(moment))
-    }
-
-    /// The moment so many nanoseconds after 1970 (may be negative).
-    #[must_use]
-    pub fn from_unix_nanos(nanos: i128) -> Option<Self> {
-        OffsetDateTime::from_unix_timestamp_nanos(nanos)
-            .ok()
-            .map(Self)
-    }
-}
-
-impl fmt::Display for Since {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.0.format(&Rfc3339).map_err(|_| fmt::Error)?;
-        f.write_str(&text)
-    }
-}
 
 /// What an instance says of itself beyond being there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -590,7 +342,7 @@ mod tests {
 
     fn hosts() -> impl Strategy<Value = Host> {
         prop_oneof![
-            any::<IpAddr>().prop_filter_map("dialable", |ip| check_ip(ip).ok()),
+            any::<IpAddr>().prop_filter_map("dialable", |ip| ip.to_string().parse().ok()),
             "[a-z]([a-z0-9-]{0,20}[a-z0-9])?(\\.[a-z]{1,9}){0,3}"
                 .prop_filter_map("a name", |n| n.parse().ok()),
         ]

@@ -1,0 +1,126 @@
+//! The HAProxy that we start and stop ourselves.
+
+use super::apply::Trouble;
+use super::master::alerts;
+use std::collections::VecDeque;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{ChildStderr, Command};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+/// After SIGTERM the master ends its workers, connections and all, and then itself.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// So many lines of what it said are kept, to find out whose fault a failed start was.
+const REMEMBERED: usize = 200;
+
+/// A master in the foreground.
+#[derive(Debug)]
+pub(super) struct Child {
+    process: tokio::process::Child,
+    said: Arc<Mutex<VecDeque<String>>>,
+}
+
+impl Child {
+    /// Starts it on `file`, with its master socket at `socket`.
+    pub(super) fn start(binary: &Path, file: &Path, socket: &Path) -> Result<Self, Trouble> {
+        let mut process = command(binary)
+            .arg("-W")
+            // Whatever the base file says of `daemon`: it must not slip away.
+            .arg("-db")
+            .arg("-S")
+            .arg(format!("{},mode,600", socket.display()))
+            .arg("-f")
+            .arg(file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            // A Ctrl-C at the terminal is for us; what it means for HAProxy is ours to say.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|e| Trouble::Down(format!("can't start {}: {e}", binary.display())))?;
+        let said = Arc::new(Mutex::new(VecDeque::new()));
+        if let Some(stderr) = process.stderr.take() {
+            // Ends when HAProxy does.
+            tokio::spawn(listen(stderr, said.clone()));
+        }
+        Ok(Self { process, said })
+    }
+
+    /// How it ended, if it has.
+    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().ok().flatten()
+    }
+
+    /// Returns when it has ended, and how. Cancel-safe.
+    pub(super) async fn wait(&mut self) -> String {
+        match self.process.wait().await {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// What it complained about since this was last asked.
+    pub(super) fn complaints(&self) -> String {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: Vec<_> = said.drain(..).collect();
+        alerts(all.iter().map(String::as_str))
+    }
+
+    /// Ends it and its workers.
+    pub(super) async fn stop(mut self) {
+        if let Some(pid) = self.process.id() {
+            terminate(pid);
+        }
+        if timeout(FAREWELL, self.process.wait()).await.is_err() {
+            warn!("HAProxy doesn't end by itself; killing it");
+            let _ = self.process.kill().await;
+        }
+    }
+}
+
+/// HAProxy, with an environment that is its own business: not systemd's socket, and not etcd's
+/// password, which `show env` would tell.
+pub(super) fn command(binary: &Path) -> Command {
+    let mut command = Command::new(binary);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("ETCDCTL_")
+            || ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].contains(&&*text)
+        {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// SIGTERM.
+pub(super) fn terminate(pid: u32) {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+}
+
+async fn listen(stderr: ChildStderr, said: Arc<Mutex<VecDeque<String>>>) {
+    let mut lines = BufReader::new(stderr).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if line.contains("[ALERT]") {
+            warn!("haproxy: {line}");
+        } else {
+            debug!("haproxy: {line}");
+        }
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.len() == REMEMBERED {
+            said.pop_front();
+        }
+        said.push_back(line);
+    }
+}

@@ -1,0 +1,441 @@
+//! What HAProxy is to be × what it is → the commands between. Pure.
+//!
+//! Replies to commands are free text and differ between versions, so none is believed: what
+//! `show servers state` says afterwards is compared with what was wanted, by the same function that
+//! made the commands.
+
+use super::layout::{Model, Server};
+use super::render::{CHECK, proxy_name};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+/// A server as `show servers state` has it (HAProxy's management guide, version 1 of the format).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Live {
+    /// `None`: an address that is none, like that of a name that was never resolved.
+    pub address: Option<SocketAddr>,
+    /// `srv_admin_state`, a mask.
+    pub admin: u32,
+    /// `srv_uweight`; 0 takes no new connections.
+    pub weight: u32,
+    /// `srv_check_state`, a mask.
+    pub check: u32,
+}
+
+/// Forced or inherited maintenance, by whatever cause: FMAINT, IMAINT, CMAINT, RMAINT.
+const MAINTENANCE: u32 = 0x01 | 0x02 | 0x04 | 0x20;
+/// Forced drain.
+const DRAIN: u32 = 0x08;
+/// The check is on.
+const CHECKED: u32 = 0x04;
+
+/// All servers, by backend and name as HAProxy has them.
+pub type Running = BTreeMap<String, BTreeMap<String, Live>>;
+
+/// `show servers state` can't be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("HAProxy's list of servers can't be read: {0}")]
+pub struct Unreadable(String);
+
+/// Reads `show servers state`. Columns are found by their names: versions add some.
+///
+/// # Errors
+/// It isn't version 1, or it is cut off.
+pub fn parse_state(text: &str) -> Result<Running, Unreadable> {
+    // Every reply ends with an empty line; half a list would look like servers that are missing.
+    if !text.ends_with("\n\n") {
+        return Err(Unreadable("it is cut off".to_owned()));
+    }
+    let mut lines = text.lines().filter(|line| !line.is_empty());
+    match lines.next() {
+        Some("1") => {}
+        other => {
+            return Err(Unreadable(format!(
+                "it begins with {:?}",
+                other.unwrap_or_default()
+            )));
+        }
+    }
+    let header = lines.next().and_then(|line| line.strip_prefix("# "));
+    let header: Vec<_> = header.unwrap_or_default().split(' ').collect();
+    let column = |name: &str| {
+        let found = header.iter().position(|column| *column == name);
+        found.ok_or_else(|| Unreadable(format!("it has no column {name}")))
+    };
+    let (backend, name) = (column("be_name")?, column("srv_name")?);
+    let (address, port) = (column("srv_addr")?, column("srv_port")?);
+    let (admin, weight, check) = (
+        column("srv_admin_state")?,
+        column("srv_uweight")?,
+        column("srv_check_state")?,
+    );
+    let mut running = Running::new();
+    for line in lines.filter(|line| !line.starts_with('#')) {
+        let columns: Vec<_> = line.split(' ').collect();
+        let text = |index: usize| {
+            let cut = || Unreadable(format!("it is cut off at {line:?}"));
+            columns.get(index).copied().ok_or_else(cut)
+        };
+        let number = |index| {
+            let text = text(index)?;
+            text.parse()
+                .map_err(|_| Unreadable(format!("{text:?} is no number in {line:?}")))
+        };
+        let ip = text(address)?.parse::<IpAddr>().ok();
+        let live = Live {
+            address: ip.zip(text(port)?.parse().ok()).map(SocketAddr::from),
+            admin: number(admin)?,
+            weight: number(weight)?,
+            check: number(check)?,
+        };
+        running
+            .entry(text(backend)?.to_owned())
+            .or_default()
+            .insert(text(name)?.to_owned(), live);
+    }
+    Ok(running)
+}
+
+/// One change at one server. Names are HAProxy's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// `backend/server`.
+    pub target: String,
+    /// What to do with it.
+    pub verb: Verb,
+}
+
+/// What to do with a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verb {
+    /// It isn't there.
+    Add(SocketAddr, Intake),
+    /// It is elsewhere.
+    Move(SocketAddr),
+    /// It isn't checked.
+    Check,
+    /// It takes connections and shouldn't, or the other way round.
+    Take(Intake),
+    /// It shouldn't be there. Its connections are cut: the key is gone, so the container is.
+    Remove,
+}
+
+/// Whether a server takes new connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intake {
+    /// It does.
+    Ready,
+    /// It doesn't; old ones may finish.
+    Drain,
+}
+
+impl Command {
+    /// The lines for HAProxy's socket. `can_wait`: it knows `wait … srv-removable` (3.0 and later).
+    #[must_use]
+    pub fn lines(&self, can_wait: bool) -> Vec<String> {
+        let it = &self.target;
+        match self.verb {
+            // Arrives in maintenance and unchecked. Enabled, it takes connections at once, and the
+            // first failed check takes it out. Weight 0: not even for the moment before it drains.
+            Verb::Add(address, Intake::Ready) => vec![
+                format!("add server {it} {address} {CHECK}"),
+                format!("enable health {it}"),
+                format!("enable server {it}"),
+            ],
+            Verb::Add(address, Intake::Drain) => vec![
+                format!("add server {it} {address} {CHECK} weight 0"),
+                format!("enable health {it}"),
+                format!("enable server {it}"),
+                format!("set server {it} state drain"),
+            ],
+            // What the checks found out was about the old address.
+            Verb::Move(address) => vec![
+                format!(
+                    "set server {it} addr {} port {}",
+                    address.ip(),
+                    address.port()
+                ),
+                format!("set server {it} health up"),
+            ],
+            Verb::Check => vec![format!("enable health {it}")],
+            Verb::Take(Intake::Ready) => {
+                vec![
+                    format!("set server {it} weight 1"),
+                    format!("set server {it} state ready"),
+                ]
+            }
+            // From maintenance there is no way to drain but through ready.
+            Verb::Take(Intake::Drain) => vec![
+                format!("set server {it} weight 0"),
+                format!("set server {it} state ready"),
+                format!("set server {it} state drain"),
+            ],
+            Verb::Remove => {
+                let mut lines = vec![
+                    format!("set server {it} state maint"),
+                    format!("shutdown sessions server {it}"),
+                ];
+                // The sessions end a moment later; earlier versions are asked again instead.
+                lines.extend(can_wait.then(|| format!("wait 100ms srv-removable {it}")));
+                lines.push(format!("del server {it}"));
+                lines
+            }
+        }
+    }
+}
+
+/// What to do so that the servers of the model's fronts are as wanted; nothing if they are.
+/// Whatever comes precedes whatever goes, so that a service that changes altogether is never empty.
+/// Backends that are none of the model's are the operator's, and let alone.
+#[must_use]
+pub fn diff(model: &Model, running: &Running) -> Vec<Command> {
+    let (mut coming, mut going) = (Vec::new(), Vec::new());
+    let none = BTreeMap::new();
+    for (service, front) in &model.fronts {
+        let backend = proxy_name(service);
+        let mut rest: BTreeMap<&str, &Live> = running
+            .get(&backend)
+            .unwrap_or(&none)
+            .iter()
+            .map(|(n, l)| (n.as_str(), l))
+            .collect();
+        for (instance, server) in &front.servers {
+            let name = proxy_name(instance);
+            let live = rest.remove(name.as_str());
+            let verbs = change(server, live);
+            coming.extend(verbs.into_iter().map(|verb| Command {
+                target: format!("{backend}/{name}"),
+                verb,
+            }));
+        }
+        going.extend(rest.into_keys().map(|name| Command {
+            target: format!("{backend}/{name}"),
+            verb: Verb::Remove,
+        }));
+    }
+    coming.extend(going);
+    coming
+}
+
+fn change(server: &Server, live: Option<&Live>) -> Vec<Verb> {
+    let intake = if server.draining {
+        Intake::Drain
+    } else {
+        Intake::Ready
+    };
+    let Some(live) = live else {
+        return vec![Verb::Add(server.address, intake)];
+    };
+    let mut verbs = Vec::new();
+    if live.address != Some(server.address) {
+        verbs.push(Verb::Move(server.address));
+    }
+    if live.check & CHECKED == 0 {
+        verbs.push(Verb::Check);
+    }
+    let fits = match intake {
+        Intake::Ready => live.admin & (MAINTENANCE | DRAIN) == 0 && live.weight > 0,
+        Intake::Drain => {
+            live.admin & MAINTENANCE == 0 && live.admin & DRAIN != 0 && live.weight == 0
+        }
+    };
+    if !fits {
+        verbs.push(Verb::Take(intake));
+    }
+    verbs
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::render::tests::models;
+    use super::*;
+    use proptest::prelude::*;
+
+    const HEADER: &str = "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr srv_agent_addr srv_agent_port\n";
+
+    /// A HAProxy's servers, with as much of its rules as the commands depend on.
+    #[derive(Debug, Clone, Default)]
+    pub(in crate::agent) struct Servers(pub(in crate::agent) Running);
+
+    impl Servers {
+        /// One line at the socket.
+        pub(in crate::agent) fn command(&mut self, line: &str) -> Result<(), String> {
+            let words: Vec<_> = line.split(' ').collect();
+            let target = match words.as_slice() {
+                ["add" | "del" | "set", "server", target, ..] => target,
+                ["enable", "health" | "server", target] => target,
+                ["shutdown", "sessions", "server", target] => target,
+                ["wait", "100ms", "srv-removable", target] => target,
+                _ => return Err(format!("Unknown command: {line}")),
+            };
+            let (backend, name) = target.split_once('/').ok_or("no target")?;
+            let servers = self.0.get_mut(backend).ok_or("No such backend.")?;
+            let address = |ip: &str, port: &str| {
+                Some(SocketAddr::new(ip.parse().unwrap(), port.parse().unwrap()))
+            };
+            if let ["add", _, _, at, rest @ ..] = words.as_slice() {
+                if servers.contains_key(name) {
+                    return Err("Already exists a server with the same name in backend.".to_owned());
+                }
+                let weight = match rest.join(" ").strip_prefix(CHECK) {
+                    Some("") => 1,
+                    Some(" weight 0") => 0,
+                    _ => return Err("unknown keyword".to_owned()),
+                };
+                servers.insert(
+                    name.to_owned(),
+                    Live {
+                        address: at.parse().ok(),
+                        admin: 1,
+                        weight,
+                        check: 2,
+                    },
+                );
+                return Ok(());
+            }
+            let live = servers.get_mut(name).ok_or("No such server.")?;
+            match words.as_slice() {
+                ["del", ..] if live.admin & 1 == 0 => {
+                    return Err("Only servers in maintenance mode can be deleted.".to_owned());
+                }
+                ["del", ..] => drop(servers.remove(name)),
+                ["enable", "health", _] => live.check |= CHECKED,
+                ["enable", "server", _] | ["set", _, _, "state", "ready"] => live.admin = 0,
+                ["set", _, _, "state", "drain"] => live.admin |= DRAIN,
+                ["set", _, _, "state", "maint"] => live.admin = 1,
+                ["set", _, _, "weight", weight] => live.weight = weight.parse().unwrap(),
+                ["set", _, _, "addr", ip, "port", port] => live.address = address(ip, port),
+                ["set", _, _, "health", "up"] | ["shutdown", ..] | ["wait", ..] => {}
+                _ => return Err(format!("Unknown command: {line}")),
+            }
+            Ok(())
+        }
+
+        /// As HAProxy boots from the model's file.
+        pub(in crate::agent) fn boot(model: &Model) -> Self {
+            let fronts = model.fronts.iter().map(|(service, front)| {
+                let servers = front.servers.iter().map(|(name, server)| {
+                    let weight = u32::from(!server.draining);
+                    (
+                        proxy_name(name),
+                        Live {
+                            address: Some(server.address),
+                            admin: 0,
+                            weight,
+                            check: 6,
+                        },
+                    )
+                });
+                (proxy_name(service), servers.collect())
+            });
+            Self(fronts.collect())
+        }
+
+        /// `show servers state`.
+        pub(in crate::agent) fn state(&self) -> String {
+            let mut text = HEADER.to_owned();
+            for (backend, servers) in &self.0 {
+                for (name, live) in servers {
+                    let at = live.address.unwrap();
+                    let (admin, weight, check) = (live.admin, live.weight, live.check);
+                    text.push_str(&format!("2 {backend} 1 {name} {} 2 {admin} {weight} 1 0 1 0 3 {check} 0 0 0 - {} - 0 0 - - 0\n", at.ip(), at.port()));
+                }
+            }
+            text + "\n"
+        }
+    }
+
+    #[test]
+    fn a_real_reply_is_read() {
+        let text = format!(
+            "{HEADER}3 good 2 x 127.0.0.1 2 8 0 1 0 1 0 3 6 0 0 0 - 7001 - 0 0 - - 0\n3 good 3 n - 0 32 1 1 0 1 0 3 6 0 0 0 db1 0 - 0 0 - - 0\n\n"
+        );
+        let running = parse_state(&text).unwrap();
+        let expected = Live {
+            address: "127.0.0.1:7001".parse().ok(),
+            admin: 8,
+            weight: 0,
+            check: 6,
+        };
+        assert_eq!(running["good"]["x"], expected);
+        assert_eq!(running["good"]["n"].address, None);
+        for cut in [
+            &text[..text.len() - 60],
+            "",
+            "2\n\n",
+            "Unknown command\n\n",
+            "1\n# be_id be_name\n\n",
+        ] {
+            assert!(parse_state(cut).is_err(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn who_comes_precedes_who_goes() {
+        let server = |at: &str| Server {
+            address: at.parse().unwrap(),
+            draining: false,
+            host: None,
+        };
+        let model = |name: &str| {
+            let servers = BTreeMap::from([(name.to_owned(), server("10.0.0.1:80"))]);
+            let front = super::super::layout::Front {
+                bind: ":80".parse().unwrap(),
+                servers,
+            };
+            Model {
+                stats: None,
+                fronts: BTreeMap::from([("web".to_owned(), front)]),
+            }
+        };
+        let running = Servers::boot(&model("a@1")).0;
+        let commands = diff(&model("b@1"), &running);
+        let lines: Vec<_> = commands.iter().flat_map(|c| c.lines(true)).collect();
+        let expected = [
+            "add server web/b::1 10.0.0.1:80 check inter 2s rise 3 fall 2",
+            "enable health web/b::1",
+            "enable server web/b::1",
+            "set server web/a::1 state maint",
+            "shutdown sessions server web/a::1",
+            "wait 100ms srv-removable web/a::1",
+            "del server web/a::1",
+        ];
+        assert_eq!(lines, expected);
+        assert_eq!(commands[1].lines(false).len(), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn the_commands_lead_from_any_state_to_the_wanted_one(
+            from in models(), to in models(), meddled in prop::collection::vec((any::<prop::sample::Index>(), 0u32..16, 0u32..2, 2u32..7), 0..6)
+        ) {
+            let mut servers = Servers::boot(&to);
+            let mut old = Servers::boot(&from).0.into_values();
+            for backend in servers.0.values_mut() {
+                // Same fronts, other servers, as after a change that needs no reload.
+                *backend = old.next().unwrap_or_default();
+            }
+            for (index, admin, weight, check) in meddled {
+                let mut all: Vec<_> = servers.0.values_mut().flat_map(BTreeMap::values_mut).collect();
+                if !all.is_empty() {
+                    let index = index.index(all.len());
+                    let address = all[index].address;
+                    *all[index] = Live { address, admin, weight, check };
+                }
+            }
+            let running = parse_state(&servers.state()).unwrap();
+            for line in diff(&to, &running).iter().flat_map(|c| c.lines(false)) {
+                prop_assert!(!line.contains([';', '\n', '"', '$', '\\', '|', '<']), "{}", line);
+                prop_assert_eq!(servers.command(&line), Ok(()), "{}", line);
+            }
+            let running = parse_state(&servers.state()).unwrap();
+            prop_assert_eq!(diff(&to, &running), vec![]);
+        }
+
+        #[test]
+        fn arbitrary_replies_never_panic(text in "\\PC*") {
+            let _ = parse_state(&text);
+            let _ = parse_state(&format!("{HEADER}{text}"));
+        }
+    }
+}

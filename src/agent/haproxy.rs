@@ -1,0 +1,301 @@
+//! A real HAProxy and its file: runs what `apply` decides.
+
+use super::apply::{Happening, Proxy, Reload, Trouble, Worker};
+use super::child::{Child, terminate};
+use super::diff::{Command, Running, parse_state};
+use super::file::ConfigFile;
+use super::layout::{Bind, sockets};
+use super::master::{Master, RELOAD};
+use super::render::MARK;
+use crate::systemd::Pulse;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::net::TcpSocket;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+/// After a stop, an adopted HAProxy gets so long to be gone.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// `wait … srv-removable` came with 3.0.
+const CAN_WAIT: (u32, u32) = (3, 0);
+
+/// A backend's servers can be asked for one by one; for more than so many, all at once is faster.
+const FEW: usize = 8;
+
+/// HAProxy, by its master's socket.
+#[derive(Debug)]
+pub(super) struct Haproxy {
+    file: ConfigFile,
+    master: Master,
+    /// Whether it is ours to start and to stop.
+    ours: bool,
+    child: Option<Child>,
+    /// Master, worker, and what the worker was started from: that never changes.
+    mark: RefCell<Option<(u32, u32, Option<String>)>>,
+    saving: Option<Saving>,
+    /// To be saved when that is done.
+    next: Option<String>,
+    pulse: Pulse,
+}
+
+/// What is being written, and by whom.
+type Saving = (String, JoinHandle<Result<(), Trouble>>);
+
+impl Haproxy {
+    /// `ours`: to be supervised. Starts nothing yet.
+    pub(super) const fn new(file: ConfigFile, socket: PathBuf, ours: bool, pulse: Pulse) -> Self {
+        let master = Master::new(socket);
+        Self {
+            file,
+            master,
+            ours,
+            child: None,
+            mark: RefCell::new(None),
+            saving: None,
+            next: None,
+            pulse,
+        }
+    }
+
+    /// Finishes what is being written, and ends HAProxy if it is ours.
+    pub(super) async fn stop(&mut self) {
+        let saving = async {
+            while self.saving.is_some() {
+                let (_, result) = done(&mut self.saving).await;
+                self.saving = None;
+                if let (Ok(()), Some(next)) = (result, self.next.take()) {
+                    self.save(next);
+                }
+            }
+        };
+        let _ = timeout(FAREWELL, saving).await;
+        if let Some(child) = self.child.take() {
+            return child.stop().await;
+        }
+        // One that an earlier life of ours started and left behind.
+        if self.ours
+            && let Ok(processes) = self.master.processes().await
+        {
+            terminate(processes.master);
+            let end = Instant::now() + FAREWELL;
+            while Instant::now() < end && self.master.processes().await.is_ok() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
+    async fn mark(&self, master: u32, worker: u32) -> Result<Option<String>, Trouble> {
+        if let Some((m, w, mark)) = &*self.mark.borrow()
+            && (*m, *w) == (master, worker)
+        {
+            return Ok(mark.clone());
+        }
+        let answer = self
+            .master
+            .ask_worker(worker, &format!("show env {MARK}"))
+            .await?;
+        let mark = answer
+            .lines()
+            .find_map(|line| line.strip_prefix(MARK)?.strip_prefix('='))
+            .map(str::to_owned);
+        *self.mark.borrow_mut() = Some((master, worker, mark.clone()));
+        Ok(mark)
+    }
+}
+
+impl Proxy for Haproxy {
+    async fn write(&mut self, text: &str) -> Result<(), Trouble> {
+        self.pulse.beat();
+        self.next = None;
+        if let Some((_, saving)) = self.saving.take() {
+            let _ = saving.await;
+        }
+        self.file.write(text).await
+    }
+
+    fn save(&mut self, text: String) {
+        if self.saving.is_some() {
+            self.next = Some(text);
+            return;
+        }
+        let (file, copy) = (self.file.clone(), text.clone());
+        self.saving = Some((text, tokio::spawn(async move { file.write(&copy).await })));
+    }
+
+    async fn happens(&mut self) -> Happening {
+        // Cancel-safe, both: a child can be waited for again, and so can a task by reference.
+        tokio::select! {
+            status = ended(&mut self.child) => {
+                warn!("HAProxy ended ({status})");
+                self.child = None;
+                Happening::Died
+            }
+            (text, result) = done(&mut self.saving) => {
+                self.saving = None;
+                if let Some(next) = self.next.take() {
+                    self.save(next);
+                }
+                Happening::Saved(text, result)
+            }
+        }
+    }
+
+    async fn worker(&self) -> Result<Worker, Trouble> {
+        self.pulse.beat();
+        let processes = self.master.processes().await?;
+        let mark = self.mark(processes.master, processes.worker).await?;
+        Ok(Worker {
+            pid: processes.worker,
+            mark,
+            can_wait: processes.version >= CAN_WAIT,
+        })
+    }
+
+    async fn state(
+        &self,
+        worker: &Worker,
+        backends: Option<&BTreeSet<String>>,
+    ) -> Result<Running, Trouble> {
+        self.pulse.beat();
+        let mut running = Running::new();
+        match backends {
+            Some(backends) if backends.len() <= FEW => {
+                for backend in backends {
+                    let text = self
+                        .master
+                        .ask_worker(worker.pid, &format!("show servers state {backend}"))
+                        .await?;
+                    running.extend(parse_state(&text)?);
+                }
+            }
+            _ => {
+                let text = self
+                    .master
+                    .ask_worker(worker.pid, "show servers state")
+                    .await?;
+                running = parse_state(&text)?;
+                running.retain(|name, _| backends.is_none_or(|wanted| wanted.contains(name)));
+            }
+        }
+        Ok(running)
+    }
+
+    async fn tell(&self, worker: &Worker, commands: &[Command]) -> Result<String, Trouble> {
+        self.pulse.beat();
+        let lines = commands
+            .iter()
+            .flat_map(|command| command.lines(worker.can_wait));
+        self.master.tell_worker(worker.pid, lines).await
+    }
+
+    async fn start(&mut self) -> Result<Reload, Trouble> {
+        self.pulse.beat();
+        if !self.ours {
+            return Err(Trouble::Down(format!(
+                "nobody is at {}",
+                self.master.socket().display()
+            )));
+        }
+        if let Some(child) = &mut self.child {
+            match child.ended() {
+                None => return Err(Trouble::Down("it is there, but doesn't answer".to_owned())),
+                Some(status) => warn!("HAProxy ended ({status})"),
+            }
+            self.child = None;
+        }
+        let mut child = Child::start(&self.file.binary, &self.file.path, self.master.socket())?;
+        let end = Instant::now() + RELOAD;
+        while Instant::now() < end {
+            if let Some(status) = child.ended() {
+                // What it said may still be on its way through the pipe.
+                sleep(Duration::from_millis(50)).await;
+                let said = child.complaints();
+                return Ok(Reload::Failed(if said.is_empty() {
+                    format!("it ended at once ({status})")
+                } else {
+                    said
+                }));
+            }
+            if self.master.processes().await.is_ok() {
+                info!("HAProxy runs");
+                child.complaints();
+                self.child = Some(child);
+                return Ok(Reload::Done);
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        child.stop().await;
+        Err(Trouble::Down(format!(
+            "it didn't start within {} s",
+            RELOAD.as_secs()
+        )))
+    }
+
+    async fn reload(&mut self) -> Result<Reload, Trouble> {
+        self.pulse.beat();
+        let outcome = self.master.reload().await?;
+        // 2.6 says nothing at the socket, but our own one's words reach us another way.
+        Ok(match (outcome, &self.child) {
+            (Reload::Failed(log), Some(child)) if log.is_empty() => {
+                Reload::Failed(child.complaints())
+            }
+            (outcome, _) => outcome,
+        })
+    }
+
+    async fn obstacle(&self, bind: Bind) -> Option<String> {
+        sockets(bind).into_iter().find_map(|address| {
+            let error = try_to_bind(address).err()?;
+            match error.kind() {
+                ErrorKind::AddrInUse => Some("another process listens there".to_owned()),
+                ErrorKind::AddrNotAvailable if bind == Bind::At(address) => {
+                    Some("the machine has no such address".to_owned())
+                }
+                // HAProxy may be allowed more than we are, and without IPv6 it isn't asked for.
+                _ => None,
+            }
+        })
+    }
+}
+
+/// Binds and lets go. Without listen(2) nobody can connect meanwhile.
+fn try_to_bind(address: SocketAddr) -> io::Result<()> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    // As a server would: connections that are long over are no obstacle.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)
+}
+
+/// Whether the machine has IPv6: not with `ipv6.disable=1` on the kernel's command line.
+pub(super) fn has_ipv6() -> bool {
+    TcpSocket::new_v6().is_ok()
+}
+
+async fn ended(child: &mut Option<Child>) -> String {
+    match child {
+        Some(child) => child.wait().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn done(saving: &mut Option<Saving>) -> (String, Result<(), Trouble>) {
+    match saving {
+        Some((text, task)) => {
+            let result = task
+                .await
+                .unwrap_or_else(|e| Err(Trouble::File(e.to_string())));
+            (text.clone(), result)
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,149 @@
+//! Speaks to HAProxy's master socket. Decides nothing.
+
+use super::apply::{Reload, Trouble};
+use super::processes::Processes;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep, timeout};
+
+/// One question and its answer. A worker with ten thousand servers lists them in some 20 ms.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// While the master starts anew, the kernel takes connections that nobody will answer.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
+
+/// A reload: reading the file, and up to two seconds of trying to bind.
+pub(super) const RELOAD: Duration = Duration::from_secs(15);
+
+/// Between two looks while a reload goes on.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The longest answer that is read: 32,768 servers are some 5 MB.
+const LONGEST_ANSWER: u64 = 32 << 20;
+
+/// The longest line that is sent. HAProxy's buffers hold 16 kB unless told otherwise.
+const LONGEST_LINE: usize = 8 << 10;
+
+/// The master's socket.
+#[derive(Debug)]
+pub(super) struct Master {
+    socket: PathBuf,
+}
+
+impl Master {
+    pub(super) const fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// `show proc`.
+    pub(super) async fn processes(&self) -> Result<Processes, Trouble> {
+        let text = self.ask("show proc", ANSWER).await?;
+        Processes::parse(&text).ok_or_else(|| Trouble::Down("it has no worker".to_owned()))
+    }
+
+    /// One command to one worker. A worker that is gone is an error, never another worker.
+    pub(super) async fn ask_worker(&self, pid: u32, command: &str) -> Result<String, Trouble> {
+        self.ask(&format!("@!{pid} {command}"), ANSWER).await
+    }
+
+    /// Many commands to one worker, in order. Returns the first complaint, if there is one.
+    pub(super) async fn tell_worker(
+        &self,
+        pid: u32,
+        commands: impl Iterator<Item = String>,
+    ) -> Result<String, Trouble> {
+        let (mut line, mut complaint) = (String::new(), String::new());
+        for command in commands {
+            if line.len() + command.len() > LONGEST_LINE {
+                keep_first(&mut complaint, &self.ask(&line, ANSWER).await?);
+                line.clear();
+            }
+            // Several in one line are done one after another; each needs its worker named.
+            let separator = if line.is_empty() { "" } else { "; " };
+            line = format!("{line}{separator}@!{pid} {command}");
+        }
+        if !line.is_empty() {
+            keep_first(&mut complaint, &self.ask(&line, ANSWER).await?);
+        }
+        Ok(complaint)
+    }
+
+    /// Makes the master read its file again, and waits for what comes of it.
+    pub(super) async fn reload(&self) -> Result<Reload, Trouble> {
+        let before = self.processes().await?;
+        // 2.7 and later answer when it is over, with a verdict and what was said meanwhile; 2.6
+        // hangs up at once, and the master starts anew under the same process id.
+        let answer = self.ask("reload", RELOAD).await.unwrap_or_default();
+        if let Some((_, log)) = answer.split_once("Success=0") {
+            return Ok(Reload::Failed(alerts(log.lines())));
+        }
+        let end = Instant::now() + RELOAD;
+        while Instant::now() < end {
+            let text = self
+                .ask("show proc", SIGN_OF_LIFE)
+                .await
+                .unwrap_or_default();
+            if let Some(now) = Processes::parse(&text)
+                && (now.reloads, now.master) != (before.reloads, before.master)
+            {
+                if now.worker != before.worker {
+                    return Ok(Reload::Done);
+                }
+                if now.failed > 0 {
+                    return Ok(Reload::Failed(String::new()));
+                }
+            }
+            sleep(LOOK).await;
+        }
+        Err(Trouble::Down(format!(
+            "the reload didn't come to an end within {} s",
+            RELOAD.as_secs()
+        )))
+    }
+
+    async fn ask(&self, line: &str, deadline: Duration) -> Result<String, Trouble> {
+        let down = |why: std::io::Error| Trouble::Down(format!("{}: {why}", self.socket.display()));
+        let talk = async {
+            let mut stream = UnixStream::connect(&self.socket).await?;
+            stream.write_all(format!("{line}\n").as_bytes()).await?;
+            // 2.6 keeps the connection open until we close our half.
+            stream.shutdown().await?;
+            let mut answer = Vec::new();
+            stream.take(LONGEST_ANSWER).read_to_end(&mut answer).await?;
+            Ok(String::from_utf8_lossy(&answer).into_owned())
+        };
+        let silent = || Trouble::Down(format!("{} doesn't answer", self.socket.display()));
+        timeout(deadline, talk)
+            .await
+            .map_err(|_| silent())?
+            .map_err(down)
+    }
+}
+
+/// What HAProxy says when all went well; anything else is worth a word in the log.
+fn keep_first(complaint: &mut String, answer: &str) {
+    let usual = |line: &str| {
+        line.is_empty()
+            || ["New server registered.", "Server deleted."].contains(&line)
+            || line.contains("changed from")
+            || line.contains("Done.")
+    };
+    if complaint.is_empty()
+        && let Some(line) = answer.lines().map(str::trim).find(|line| !usual(line))
+    {
+        *complaint = format!(" (HAProxy: {line})");
+    }
+}
+
+/// The lines that say what went wrong, without their tags.
+pub(super) fn alerts<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    let alerts = lines.filter(|line| line.contains("[ALERT]"));
+    let words = alerts.map(|line| line.split_once(" : ").map_or(line, |(_, rest)| rest));
+    words.collect::<Vec<_>>().join("\n")
+}

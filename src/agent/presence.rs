@@ -1,0 +1,390 @@
+//! Who counts as there: the table, and for a while those who left it in a crowd. Pure.
+//!
+//! One instance that leaves is believed at once. Half of a service, or several services, that leave
+//! within two seconds look like an etcd that was emptied, or a network cut in two, and not like
+//! that many containers dying: those are kept for a while, and HAProxy's own checks decide.
+
+use super::table::{Instances, Services};
+use crate::clock::Moment;
+use crate::endpoint::{Endpoint, Status};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Departures within so long of each other are one crowd.
+pub const CROWD: Duration = Duration::from_secs(2);
+
+/// A service this big may be held by itself; in a smaller one, "over half" is a single container.
+const BIG_ENOUGH: usize = 4;
+
+/// How long things outlast their keys.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// How long a crowd is kept; zero: not at all.
+    pub hold: Duration,
+    /// How long the front of a service without any instance stays bound.
+    pub forget: Duration,
+}
+
+/// Something worth a loud line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// So many instances of the service left at a blow, and are kept.
+    Held(String, usize),
+    /// They are let go.
+    LetGo(String, usize),
+    /// The service had no instance for long enough.
+    Forgotten(String),
+}
+
+/// A service as it is to be served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Where clients dial it unless the operator said otherwise: the lowest port among its
+    /// instances when it was first seen, and never another one while it is known.
+    pub port: u16,
+    /// Those that are there, and those that are held.
+    pub instances: Instances,
+}
+
+#[derive(Debug, Default)]
+struct Service {
+    port: u16,
+    here: Instances,
+    /// Gone within the last [`CROWD`], and believed so far.
+    left: BTreeMap<String, (Endpoint, Moment)>,
+    /// Gone, and kept until the second moment.
+    held: BTreeMap<String, (Endpoint, Moment, Moment)>,
+    empty_since: Option<Moment>,
+}
+
+/// The services with their recent past.
+#[derive(Debug)]
+pub struct Presence {
+    settings: Settings,
+    services: BTreeMap<String, Service>,
+    notes: Vec<Note>,
+}
+
+impl Presence {
+    /// Starts from what was served last (from the file on disk), so that a crowd that left while
+    /// nobody looked is a crowd too. Each service comes with the port it was served at.
+    #[must_use]
+    pub fn new(settings: Settings, last: BTreeMap<String, Wanted>, now: Moment) -> Self {
+        let services = last.into_iter().map(|(name, wanted)| {
+            let empty_since = wanted.instances.is_empty().then_some(now);
+            let service = Service {
+                port: wanted.port,
+                here: wanted.instances,
+                empty_since,
+                ..Service::default()
+            };
+            (name, service)
+        });
+        Self {
+            settings,
+            services: services.collect(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// The table as it is at `now`.
+    pub fn observe(&mut self, mut table: Services, now: Moment) {
+        let mut names: BTreeSet<String> = self.services.keys().cloned().collect();
+        names.extend(table.keys().cloned());
+        for name in names {
+            let here = table.remove(&name).unwrap_or_default();
+            let service = self.services.entry(name).or_default();
+            service.arrive_and_leave(here, now);
+        }
+        if !self.settings.hold.is_zero() {
+            self.hold(now);
+        }
+    }
+
+    /// Who is to be served at `now`. Lets those go whose time is up.
+    pub fn wanted(&mut self, now: Moment) -> BTreeMap<String, Wanted> {
+        let forget = self.settings.forget;
+        let notes = &mut self.notes;
+        self.services.retain(|name, service| {
+            let before = service.held.len();
+            service.held.retain(|_, (_, _, until)| *until > now);
+            if service.held.len() < before {
+                notes.push(Note::LetGo(name.clone(), before - service.held.len()));
+            }
+            service
+                .left
+                .retain(|_, (_, at)| now.saturating_sub(*at) <= CROWD);
+            if !service.here.is_empty() || !service.held.is_empty() {
+                service.empty_since = None;
+                return true;
+            }
+            let since = *service.empty_since.get_or_insert(now);
+            let stays = now.saturating_sub(since) < forget || !service.left.is_empty();
+            if !stays {
+                notes.push(Note::Forgotten(name.clone()));
+            }
+            stays
+        });
+        let wanted = self.services.iter().map(|(name, service)| {
+            let held = service
+                .held
+                .iter()
+                .map(|(name, (endpoint, ..))| (name.clone(), endpoint.clone()));
+            let mut instances: Instances = held.collect();
+            instances.extend(service.here.clone());
+            (
+                name.clone(),
+                Wanted {
+                    port: service.port,
+                    instances,
+                },
+            )
+        });
+        wanted.collect()
+    }
+
+    /// When [`Presence::wanted`] will change by itself.
+    #[must_use]
+    pub fn next_change(&self) -> Option<Moment> {
+        let held = self
+            .services
+            .values()
+            .flat_map(|s| s.held.values().map(|(_, _, until)| *until));
+        let empty = self.services.values().filter_map(|s| s.empty_since);
+        held.chain(empty.map(|since| since + self.settings.forget))
+            .min()
+    }
+
+    /// How long a crowd is held.
+    #[must_use]
+    pub const fn hold_time(&self) -> Duration {
+        self.settings.hold
+    }
+
+    /// How many instances are held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.services
+            .values()
+            .map(|service| service.held.len())
+            .sum()
+    }
+
+    /// What happened since this was last asked.
+    pub fn take_notes(&mut self) -> Vec<Note> {
+        std::mem::take(&mut self.notes)
+    }
+
+    fn hold(&mut self, now: Moment) {
+        let wiped = self
+            .services
+            .values()
+            .filter(|service| service.is_wiped(now))
+            .count();
+        for (name, service) in &mut self.services {
+            let (left, here) = (service.left.len(), service.here.len());
+            let half = left + here >= BIG_ENOUGH && left * 2 > left + here;
+            if left > 0 && (half || (wiped >= 2 && service.is_wiped(now))) {
+                self.notes.push(Note::Held(name.clone(), left));
+                let until = now + self.settings.hold;
+                let crowd = std::mem::take(&mut service.left).into_iter();
+                service
+                    .held
+                    .extend(crowd.map(|(name, (endpoint, at))| (name, (endpoint, at, until))));
+            }
+        }
+    }
+}
+
+impl Service {
+    fn arrive_and_leave(&mut self, here: Instances, now: Moment) {
+        let before = std::mem::replace(&mut self.here, here);
+        self.left
+            .retain(|_, (_, at)| now.saturating_sub(*at) <= CROWD);
+        for (name, endpoint) in before {
+            // One that was draining said that it would go.
+            let announced = endpoint.status == Some(Status::Draining);
+            if !self.here.contains_key(&name) && !announced {
+                self.left.insert(name, (endpoint, now));
+            }
+        }
+        for name in self.here.keys() {
+            self.left.remove(name);
+            self.held.remove(name);
+        }
+        if self.port == 0 {
+            let lowest = self.here.values().map(|endpoint| endpoint.port.get()).min();
+            self.port = lowest.unwrap_or_default();
+        }
+    }
+
+    /// Whether nobody is there any more, and somebody was a moment ago.
+    fn is_wiped(&self, now: Moment) -> bool {
+        let recent = |at: Moment| now.saturating_sub(at) <= CROWD;
+        let left = self.left.values().any(|(_, at)| recent(*at));
+        let held = self.held.values().any(|(_, at, _)| recent(*at));
+        self.here.is_empty() && (left || held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOLD: Duration = Duration::from_secs(30);
+    const FORGET: Duration = Duration::from_secs(3600);
+
+    fn at(seconds: f64) -> Moment {
+        Moment::from_secs_f64(1000.0 + seconds)
+    }
+
+    fn presence() -> Presence {
+        Presence::new(
+            Settings {
+                hold: HOLD,
+                forget: FORGET,
+            },
+            BTreeMap::new(),
+            at(0.0),
+        )
+    }
+
+    /// `redis:1,2 web:1` with 1 → port 6001; a `d` after the number: draining.
+    fn table(text: &str) -> Services {
+        let mut services = Services::new();
+        for part in text.split_whitespace() {
+            let (service, instances) = part.split_once(':').unwrap();
+            for name in instances.split(',').filter(|i| !i.is_empty()) {
+                let number = name.trim_end_matches('d');
+                let status = if name.ends_with('d') {
+                    r#","status":"draining""#
+                } else {
+                    ""
+                };
+                let value = format!(
+                    r#"{{"host":"10.0.0.1","port":{}{status}}}"#,
+                    6000 + number.parse::<u16>().unwrap()
+                );
+                let endpoint = Endpoint::decode(value.as_bytes()).unwrap();
+                services
+                    .entry(service.to_owned())
+                    .or_default()
+                    .insert(number.to_owned(), endpoint);
+            }
+        }
+        services
+    }
+
+    fn shows(presence: &mut Presence, seconds: f64) -> String {
+        let wanted = presence.wanted(at(seconds));
+        let services = wanted.iter().map(|(name, wanted)| {
+            let instances: Vec<_> = wanted.instances.keys().map(String::as_str).collect();
+            format!("{name}:{}", instances.join(","))
+        });
+        services.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn one_that_leaves_is_believed_at_once() {
+        let mut p = presence();
+        p.observe(table("redis:1,2,3,4"), at(0.0));
+        p.observe(table("redis:1,2,3"), at(1.0));
+        assert_eq!(shows(&mut p, 1.0), "redis:1,2,3");
+        p.observe(table("redis:1,2"), at(2.0));
+        assert_eq!(shows(&mut p, 2.0), "redis:1,2");
+        assert_eq!(p.take_notes(), []);
+    }
+
+    #[test]
+    fn over_half_within_two_seconds_is_held_also_those_who_went_first() {
+        let mut p = presence();
+        p.observe(table("redis:1,2,3,4"), at(0.0));
+        p.observe(table("redis:1,2,3"), at(1.0));
+        assert_eq!(shows(&mut p, 1.0), "redis:1,2,3");
+        p.observe(table("redis:1"), at(2.0));
+        assert_eq!(shows(&mut p, 2.0), "redis:1,2,3,4");
+        assert_eq!(p.take_notes(), [Note::Held("redis".to_owned(), 3)]);
+        assert_eq!(p.next_change(), Some(at(32.0)));
+        assert_eq!(shows(&mut p, 31.9), "redis:1,2,3,4");
+        assert_eq!(shows(&mut p, 32.0), "redis:1");
+        assert_eq!(p.take_notes(), [Note::LetGo("redis".to_owned(), 3)]);
+    }
+
+    #[test]
+    fn over_half_but_slowly_is_believed() {
+        let mut p = presence();
+        p.observe(table("redis:1,2,3,4"), at(0.0));
+        for (left, when) in [("redis:1,2,3", 0.0), ("redis:1,2", 2.1), ("redis:1", 4.2)] {
+            p.observe(table(left), at(when));
+            assert_eq!(shows(&mut p, when), left);
+        }
+    }
+
+    #[test]
+    fn who_was_draining_is_never_held() {
+        let mut p = presence();
+        p.observe(table("redis:1d,2d,3d,4 web:1d"), at(0.0));
+        p.observe(table("redis:4"), at(1.0));
+        assert_eq!(shows(&mut p, 1.0), "redis:4 web:");
+    }
+
+    #[test]
+    fn two_services_wiped_are_held_one_is_believed() {
+        let mut p = presence();
+        p.observe(table("a:1 b:1 c:1"), at(0.0));
+        p.observe(table("b:1 c:1"), at(1.0));
+        assert_eq!(shows(&mut p, 1.0), "a: b:1 c:1");
+        p.observe(table("c:1"), at(2.0));
+        assert_eq!(shows(&mut p, 2.0), "a:1 b:1 c:1");
+        p.observe(table(""), at(3.5));
+        assert_eq!(shows(&mut p, 3.5), "a:1 b:1 c:1");
+        // They come back one by one: no longer held, and no longer counted.
+        p.observe(table("a:1"), at(5.0));
+        assert_eq!(p.held(), 2);
+        assert_eq!(shows(&mut p, 34.0), "a:1 b: c:");
+    }
+
+    #[test]
+    fn zero_turns_it_off() {
+        let mut p = presence();
+        p.settings.hold = Duration::ZERO;
+        p.observe(table("a:1,2,3,4 b:1"), at(0.0));
+        p.observe(table(""), at(1.0));
+        assert_eq!(shows(&mut p, 1.0), "a: b:");
+    }
+
+    #[test]
+    fn what_was_served_last_is_part_of_the_crowd() {
+        let mut before = presence();
+        before.observe(table("a:1 b:1"), at(0.0));
+        let last = before.wanted(at(0.0));
+        let mut p = Presence::new(
+            Settings {
+                hold: HOLD,
+                forget: FORGET,
+            },
+            last,
+            at(10.0),
+        );
+        p.observe(table(""), at(11.0));
+        assert_eq!(shows(&mut p, 11.0), "a:1 b:1");
+    }
+
+    #[test]
+    fn an_empty_service_keeps_its_front_and_its_port_until_forgotten() {
+        let mut p = presence();
+        p.observe(table("a:2,3"), at(0.0));
+        p.observe(table(""), at(10.0));
+        assert_eq!(shows(&mut p, 10.0), "a:");
+        assert_eq!(p.next_change(), Some(at(3610.0)));
+        assert_eq!(shows(&mut p, 3609.0), "a:");
+        p.observe(table("a:1"), at(3609.5));
+        assert_eq!(p.wanted(at(3609.5))["a"].port, 6002);
+        p.observe(table(""), at(4000.0));
+        assert_eq!(shows(&mut p, 4000.0), "a:");
+        assert_eq!(shows(&mut p, 7600.0), "");
+        assert_eq!(p.take_notes(), [Note::Forgotten("a".to_owned())]);
+        p.observe(table("a:1"), at(8000.0));
+        assert_eq!(p.wanted(at(8000.0))["a"].port, 6001);
+    }
+}

@@ -1,0 +1,406 @@
+//! A HAProxy that fails in every way that one can, seeded, in no time at all. Whatever happened, once
+//! it stops failing a few passes put everything right, and nobody was cut who needn't have been.
+
+use super::super::diff::Verb;
+use super::super::diff::tests::Servers;
+use super::super::render::tests::frame;
+use super::*;
+use crate::endpoint::Endpoint;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+/// Every future of the fake's is ready at once.
+fn now_or_never<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("the fake never waits"),
+    }
+}
+
+#[derive(Debug, Default)]
+struct World {
+    rng: fastrand::Rng,
+    /// Of 100 calls so many fail.
+    failing: u8,
+    file: String,
+    /// pid, and what it was started from.
+    worker: Option<(u32, String)>,
+    servers: Servers,
+    pids: u32,
+    reloads: u32,
+    failed_reloads: u32,
+    /// Ports that another process has.
+    busy: BTreeSet<u16>,
+    /// Whether `obstacle` sees them.
+    sees: bool,
+    /// Whether a failed reload says whose fault it was.
+    talks: bool,
+    removed: Vec<String>,
+    saving: Option<String>,
+}
+
+impl World {
+    fn fails(&mut self) -> bool {
+        self.rng.u8(0..100) < self.failing
+    }
+
+    fn boot(&mut self) -> Result<(), String> {
+        let fronts = parse(&self.file).ok_or("no file of ours")?;
+        let model = Model {
+            stats: None,
+            fronts,
+        };
+        let blocked = model
+            .binds()
+            .find(|(_, bind)| self.busy.contains(&bind.port()));
+        if let Some((name, bind)) = blocked {
+            self.failed_reloads += 1;
+            return Err(format!(
+                "[ALERT] Binding [f:1] for proxy {name}: cannot bind socket (Address already in use) for [{bind}]"
+            ));
+        }
+        self.pids += 1;
+        self.worker = Some((self.pids, mark_of(&self.file).unwrap().to_owned()));
+        self.servers = Servers::boot(&model);
+        Ok(())
+    }
+}
+
+struct Fake(RefCell<World>);
+
+impl Proxy for Fake {
+    async fn write(&mut self, text: &str) -> Result<(), Trouble> {
+        let mut world = self.0.borrow_mut();
+        world.saving = None;
+        if world.fails() {
+            return Err(Trouble::File("no space left".to_owned()));
+        }
+        super::super::render::tests::tokenize_strictly(text).unwrap();
+        text.clone_into(&mut world.file);
+        Ok(())
+    }
+
+    fn save(&mut self, text: String) {
+        self.0.get_mut().saving = Some(text);
+    }
+
+    async fn happens(&mut self) -> Happening {
+        let text = self
+            .0
+            .get_mut()
+            .saving
+            .take()
+            .expect("somebody waits for nothing");
+        let result = self.write(&text).await;
+        Happening::Saved(text, result)
+    }
+
+    async fn worker(&self) -> Result<Worker, Trouble> {
+        let mut world = self.0.borrow_mut();
+        if world.fails() {
+            return Err(Trouble::Down("no answer".to_owned()));
+        }
+        let (pid, mark) = world
+            .worker
+            .clone()
+            .ok_or_else(|| Trouble::Down("nobody".to_owned()))?;
+        Ok(Worker {
+            pid,
+            mark: Some(mark),
+            can_wait: false,
+        })
+    }
+
+    async fn state(
+        &self,
+        _: &Worker,
+        backends: Option<&BTreeSet<String>>,
+    ) -> Result<Running, Trouble> {
+        let mut world = self.0.borrow_mut();
+        let text = world.servers.state();
+        let cut = if world.fails() {
+            world.rng.usize(0..text.len())
+        } else {
+            text.len()
+        };
+        let mut running = super::super::diff::parse_state(&text[..cut])?;
+        running.retain(|name, _| backends.is_none_or(|wanted| wanted.contains(name)));
+        Ok(running)
+    }
+
+    async fn tell(&self, _: &Worker, commands: &[Command]) -> Result<String, Trouble> {
+        let mut world = self.0.borrow_mut();
+        for command in commands {
+            if command.verb == Verb::Remove {
+                world.removed.push(command.target.clone());
+            }
+            for line in command.lines(false) {
+                if world.fails() {
+                    return Err(Trouble::Down("cut off".to_owned()));
+                }
+                // One line in so many is lost without a word.
+                if !world.fails() {
+                    let _ = world.servers.command(&line);
+                }
+            }
+        }
+        Ok(String::new())
+    }
+
+    async fn start(&mut self) -> Result<Reload, Trouble> {
+        // Perhaps it was just slow to answer.
+        if self.0.borrow().worker.is_some() {
+            return Err(Trouble::Down("busy".to_owned()));
+        }
+        self.reload().await
+    }
+
+    async fn reload(&mut self) -> Result<Reload, Trouble> {
+        let mut world = self.0.borrow_mut();
+        world.reloads += 1;
+        if world.fails() {
+            return Err(Trouble::Down("no answer to reload".to_owned()));
+        }
+        let talks = world.talks;
+        Ok(match world.boot() {
+            Ok(()) => Reload::Done,
+            Err(log) => Reload::Failed(if talks { log } else { String::new() }),
+        })
+    }
+
+    async fn obstacle(&self, bind: Bind) -> Option<String> {
+        let world = self.0.borrow();
+        (world.sees && world.busy.contains(&bind.port())).then(|| "in use".to_owned())
+    }
+}
+
+struct Scene {
+    applier: Applier<Fake>,
+    wanted: BTreeMap<String, Wanted>,
+    now: Moment,
+}
+
+impl Scene {
+    fn new(seed: u64) -> Self {
+        let world = World {
+            rng: fastrand::Rng::with_seed(seed),
+            ..World::default()
+        };
+        let applier = Applier::new(Fake(RefCell::new(world)), frame(), Rules::default(), None);
+        Self {
+            applier,
+            wanted: BTreeMap::new(),
+            now: Moment::from_secs(1000),
+        }
+    }
+
+    fn world(&mut self) -> &mut World {
+        self.applier.proxy.0.get_mut()
+    }
+
+    fn put(&mut self, service: &str, port: u16, instance: &str, status: &str) {
+        let value = format!(r#"{{"host":"10.0.0.1","port":{port},"status":"{status}"}}"#);
+        let endpoint = Endpoint::decode(value.as_bytes()).unwrap();
+        let wanted = self.wanted.entry(service.to_owned());
+        let wanted = wanted.or_insert_with(|| Wanted {
+            port,
+            instances: BTreeMap::new(),
+        });
+        wanted.instances.insert(instance.to_owned(), endpoint);
+    }
+
+    fn pass(&mut self) -> Result<Report, Trouble> {
+        self.now += Duration::from_millis(1500);
+        let result = now_or_never(self.applier.pass(&self.wanted, &BTreeMap::new(), self.now));
+        // Saved soon, or not before the next pass.
+        if self.world().saving.is_some() && (self.world().failing == 0 || self.world().rng.bool()) {
+            now_or_never(self.applier.happens())?;
+        }
+        result
+    }
+
+    /// Passes until there is nothing to do, and no more than a few.
+    fn settle(&mut self) -> Report {
+        let mut last = None;
+        for _ in 0..40 {
+            last = Some(self.pass());
+            if let Some(Ok(report)) = &last
+                && !report.reloaded
+                && report.changes == 0
+                && report
+                    .again
+                    .is_none_or(|again| again > self.now + RELOAD_PAUSE)
+            {
+                return report.clone();
+            }
+        }
+        panic!("it doesn't settle: {last:?}");
+    }
+
+    fn must_agree(&mut self) {
+        let (model, _) = lay_out(
+            &Rules::default(),
+            &self.wanted,
+            &BTreeMap::new(),
+            &BTreeMap::new(),
+        );
+        let text = render(&frame(), &model);
+        let world = self.world();
+        assert_eq!(world.file, text);
+        let running = super::super::diff::parse_state(&world.servers.state()).unwrap();
+        assert_eq!(diff(&model, &running), vec![]);
+        // And a crash now would lead to the same servers.
+        world.boot().unwrap();
+        assert_eq!(world.servers.0.keys().count(), model.fronts.len());
+    }
+}
+
+#[test]
+fn instances_cost_no_reload_and_a_service_costs_one() {
+    let mut scene = Scene::new(1);
+    scene.put("redis", 6379, "redis@1", "");
+    scene.settle();
+    assert_eq!(scene.world().reloads, 1);
+    for status in ["", "draining", ""] {
+        scene.put("redis", 6379, "redis@2", status);
+        scene.settle();
+    }
+    scene.wanted.get_mut("redis").unwrap().instances.clear();
+    scene.settle();
+    assert_eq!(scene.world().reloads, 1);
+    scene.put("web", 80, "web@1", "");
+    scene.settle();
+    assert_eq!(scene.world().reloads, 2);
+    scene.must_agree();
+}
+
+#[test]
+fn at_most_one_reload_a_second() {
+    let mut scene = Scene::new(1);
+    for port in 1..=50 {
+        scene.put(&format!("s{port}"), port, "i", "");
+        scene.now += Duration::from_millis(100);
+        let (wanted, now) = (scene.wanted.clone(), scene.now);
+        now_or_never(scene.applier.pass(&wanted, &BTreeMap::new(), now)).unwrap();
+    }
+    assert_eq!(scene.world().reloads, 5);
+    scene.settle();
+    scene.must_agree();
+}
+
+#[test]
+fn a_port_that_is_seen_to_be_in_use_costs_no_reload() {
+    let mut scene = Scene::new(1);
+    (scene.world().sees, scene.world().busy) = (true, BTreeSet::from([81]));
+    scene.put("a", 80, "i", "");
+    scene.put("b", 81, "i", "");
+    let report = scene.pass().unwrap();
+    assert_eq!((report.fronts, report.refusals.len()), (1, 1));
+    assert_eq!(scene.world().failed_reloads, 0);
+    scene.world().busy.clear();
+    scene.settle();
+    scene.must_agree();
+}
+
+#[test]
+fn a_port_that_cannot_be_bound_takes_nobody_else_down() {
+    for (talks, most) in [(true, 1), (false, 8)] {
+        let mut scene = Scene::new(1);
+        scene.put("old", 80, "i", "");
+        scene.settle();
+        (scene.world().talks, scene.world().busy) = (talks, BTreeSet::from([137]));
+        for port in 101..=164 {
+            scene.put(&format!("s{port}"), port, "i", "");
+        }
+        let report = scene.settle();
+        assert_eq!((report.fronts, report.refusals.len()), (64, 1), "{talks}");
+        let failed = scene.world().failed_reloads;
+        assert!(failed <= most, "{failed} failed reloads");
+        assert!(scene.world().boot().is_ok(), "the file doesn't boot");
+        // Tried again later, and then it works.
+        scene.world().busy.clear();
+        scene.now += TRY_AGAIN;
+        scene.settle();
+        scene.must_agree();
+    }
+}
+
+#[test]
+fn another_haproxy_is_put_right_too() {
+    let mut scene = Scene::new(1);
+    scene.put("a", 80, "i", "");
+    scene.settle();
+    // It died and came back from the file; meanwhile somebody left.
+    scene.wanted.get_mut("a").unwrap().instances.clear();
+    scene.world().boot().unwrap();
+    scene.settle();
+    scene.must_agree();
+    assert_eq!(scene.world().reloads, 1);
+}
+
+#[test]
+fn whatever_fails_it_converges_and_cuts_nobody_who_stays() {
+    for seed in 0..3_000 {
+        let mut scene = Scene::new(seed);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for _ in 0..rng.usize(1..25) {
+            scene.world().failing = if rng.bool() { rng.u8(0..40) } else { 0 };
+            let service = format!("s{}", rng.u8(0..4));
+            let instance = format!("i@{}", rng.u8(0..4));
+            match rng.u8(0..10) {
+                0..=4 => scene.put(
+                    &service,
+                    80 + u16::from(rng.u8(0..6)),
+                    &instance,
+                    if rng.bool() { "draining" } else { "" },
+                ),
+                5..=6 => drop(
+                    scene
+                        .wanted
+                        .get_mut(&service)
+                        .map(|w| w.instances.remove(&instance)),
+                ),
+                7 => drop(scene.wanted.remove(&service)),
+                8 => drop(scene.world().boot()),
+                _ => scene.world().worker = None,
+            }
+            let stay: BTreeSet<String> = scene
+                .wanted
+                .iter()
+                .flat_map(|(s, w)| {
+                    w.instances
+                        .keys()
+                        .map(move |i| format!("{s}/{}", i.replace('@', "::")))
+                })
+                .collect();
+            scene.world().removed.clear();
+            let _ = scene.pass();
+            let cut: Vec<_> = scene
+                .world()
+                .removed
+                .iter()
+                .filter(|target| stay.contains(*target))
+                .cloned()
+                .collect();
+            assert_eq!(cut, Vec::<String>::new(), "seed {seed}");
+        }
+        scene.world().failing = 0;
+        scene.settle();
+        // Two on one port are no matter of this test.
+        let ports: BTreeSet<_> = scene.wanted.values().map(|w| w.port).collect();
+        if ports.len() == scene.wanted.len() {
+            scene.must_agree();
+        }
+    }
+}
+
+#[test]
+fn haproxy_is_understood_when_it_names_the_guilty() {
+    let log = "Binding [/etc/haproxy/haproxy.cfg:22] for proxy redis::1: cannot bind socket (Address already in use) for [:::80]\n\
+               [haproxy.main()] Some protocols failed to start their listeners! Exiting.";
+    let why = "HAProxy says \"cannot bind socket (Address already in use) for [:::80]\"".to_owned();
+    assert_eq!(accused(log), BTreeMap::from([("redis@1".to_owned(), why)]));
+}

@@ -1,0 +1,95 @@
+//! How it stands, in one line for `systemctl status`. Pure.
+
+use crate::clock::Moment;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// What doesn't work for so long is worth the line; a shorter failover isn't.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
+
+/// What there is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    pub(super) fronts: usize,
+    pub(super) servers: usize,
+    pub(super) quarantined: usize,
+    pub(super) refused: usize,
+    pub(super) held: usize,
+}
+
+/// The line.
+pub(super) fn line(
+    counts: &Counts,
+    heard: bool,
+    etcd_lost_since: Option<Moment>,
+    haproxy_lost_since: Option<Moment>,
+    now: Moment,
+) -> String {
+    let Counts {
+        fronts,
+        servers,
+        quarantined,
+        refused,
+        held,
+    } = counts;
+    let mut line = if heard || *fronts > 0 {
+        format!("serving {fronts} services, {servers} instances")
+    } else {
+        "waiting for etcd".to_owned()
+    };
+    for (count, word) in [
+        (held, "held"),
+        (quarantined, "quarantined"),
+        (refused, "refused"),
+    ] {
+        if *count > 0 {
+            let _ = write!(line, ", {count} {word}");
+        }
+    }
+    for (since, who) in [
+        (etcd_lost_since, "etcd unreachable"),
+        (haproxy_lost_since, "HAProxy not as it should be"),
+    ] {
+        if let Some(lost) = since.map(|since| now.saturating_sub(since))
+            && lost >= WORTH_TELLING
+        {
+            let _ = write!(line, "; {who} for {} s, retrying", lost.as_secs());
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_says_what_a_person_wants_to_know() {
+        let at = Moment::from_secs;
+        assert_eq!(
+            line(&Counts::default(), false, None, None, at(9)),
+            "waiting for etcd"
+        );
+        let counts = Counts {
+            fronts: 2,
+            servers: 5,
+            quarantined: 1,
+            refused: 0,
+            held: 3,
+        };
+        assert_eq!(
+            line(&counts, true, Some(at(5)), None, at(17)),
+            "serving 2 services, 5 instances, 3 held, 1 quarantined; etcd unreachable for 12 s, retrying"
+        );
+        assert_eq!(
+            line(
+                &Counts { held: 0, ..counts },
+                true,
+                Some(at(17)),
+                Some(at(17)),
+                at(17)
+            ),
+            "serving 2 services, 5 instances, 1 quarantined"
+        );
+    }
+}

@@ -1,0 +1,377 @@
+//! What stands below the prefix in etcd, sorted into services and instances. Pure.
+//!
+//! Everything in here is untrusted input. What is no endpoint is quarantined: counted, told once,
+//! and never seen again by any other room.
+
+use crate::endpoint::{Endpoint, Key, KeyError, ValueError};
+use std::collections::BTreeMap;
+
+/// The most instances of one service. `balance roundrobin` takes 4095 servers a backend
+/// (HAProxy's configuration manual, "balance").
+pub const MAX_INSTANCES: usize = 4_095;
+/// The most services: each is a listener, a port, and a reload when it comes.
+pub const MAX_SERVICES: usize = 4_096;
+/// The most instances in all: each is a server with a check of its own every 2 s.
+pub const MAX_IN_ALL: usize = 32_768;
+
+/// The endpoints of one service, by instance.
+pub type Instances = BTreeMap<String, Endpoint>;
+
+/// All services, by name.
+pub type Services = BTreeMap<String, Instances>;
+
+/// A key and its value as they came out of etcd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// Any bytes.
+    pub key: Vec<u8>,
+    /// Any bytes.
+    pub value: Vec<u8>,
+    /// When the key came to be: who was there first keeps its place where places run out.
+    pub create_revision: i64,
+}
+
+/// Why a key is in quarantine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The key can't be a service and an instance.
+    #[error("the key {0}")]
+    Key(KeyError),
+    /// The key isn't text.
+    #[error("the key is no text")]
+    NotText,
+    /// Too few parts below the prefix, or too many.
+    #[error("the key is not of the form {0}/SERVICE/INSTANCE")]
+    Depth(String),
+    /// The value can't be dialled.
+    #[error("{0}")]
+    Value(ValueError),
+    /// There is no room for it.
+    #[error("there is no room for it: {0}")]
+    Full(&'static str),
+}
+
+/// A key that was put into quarantine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Junk {
+    /// The key, harmless to print and short.
+    pub key: String,
+    /// What is wrong.
+    pub fault: Fault,
+}
+
+#[derive(Debug)]
+struct Entry {
+    endpoint: Endpoint,
+    create_revision: i64,
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct Table {
+    prefix: String,
+    entries: BTreeMap<(String, String), Entry>,
+    quarantine: BTreeMap<Vec<u8>, Fault>,
+    /// Those that there was no room for when last looked.
+    surplus: BTreeMap<(String, String), Fault>,
+    untold: Vec<Junk>,
+}
+
+impl Table {
+    /// Nothing known below `prefix` (no slash at its end).
+    #[must_use]
+    pub const fn new(prefix: String) -> Self {
+        Self {
+            prefix,
+            entries: BTreeMap::new(),
+            quarantine: BTreeMap::new(),
+            surplus: BTreeMap::new(),
+            untold: Vec::new(),
+        }
+    }
+
+    /// Everything that stands there now. What isn't among `items` is gone.
+    pub fn replace(&mut self, items: Vec<Item>) {
+        self.entries.clear();
+        let known = std::mem::take(&mut self.quarantine);
+        for item in items {
+            self.file(item, &known);
+        }
+    }
+
+    /// A key was put.
+    pub fn put(&mut self, item: Item) {
+        let known = self.quarantine.remove_entry(&item.key);
+        self.file(item, &known.into_iter().collect());
+    }
+
+    /// A key was deleted.
+    pub fn delete(&mut self, key: &[u8]) {
+        self.quarantine.remove(key);
+        if let Ok(place) = self.place(key) {
+            self.entries.remove(&place);
+        }
+    }
+
+    /// How many keys are in quarantine.
+    #[must_use]
+    pub fn quarantined(&self) -> usize {
+        self.quarantine.len() + self.surplus.len()
+    }
+
+    /// What went into quarantine since this was last asked. A key is told again only when what is
+    /// wrong with it has changed, or when it was well in between.
+    pub fn take_junk(&mut self) -> Vec<Junk> {
+        std::mem::take(&mut self.untold)
+    }
+
+    /// Everything that is good, within the limits.
+    pub fn services(&mut self) -> Services {
+        let surplus = self.surplus();
+        let told = std::mem::replace(&mut self.surplus, surplus);
+        for (place, fault) in &self.surplus {
+            if told.get(place) != Some(fault) {
+                let key = format!("{}/{}/{}", self.prefix, place.0, place.1);
+                self.untold.push(Junk {
+                    key,
+                    fault: fault.clone(),
+                });
+            }
+        }
+        let mut services = Services::new();
+        for (place, entry) in &self.entries {
+            if !self.surplus.contains_key(place) {
+                let endpoint = entry.endpoint.clone();
+                services
+                    .entry(place.0.clone())
+                    .or_default()
+                    .insert(place.1.clone(), endpoint);
+            }
+        }
+        services
+    }
+
+    fn place(&self, key: &[u8]) -> Result<(String, String), Fault> {
+        let text = std::str::from_utf8(key).map_err(|_| Fault::NotText)?;
+        let rest = text
+            .strip_prefix(&self.prefix)
+            .and_then(|rest| rest.strip_prefix('/'));
+        let depth = || Fault::Depth(self.prefix.clone());
+        let (service, instance) = rest
+            .and_then(|rest| rest.split_once('/'))
+            .ok_or_else(depth)?;
+        if instance.contains('/') {
+            return Err(depth());
+        }
+        text.parse::<Key>().map_err(Fault::Key)?;
+        Ok((service.to_owned(), instance.to_owned()))
+    }
+
+    fn file(&mut self, item: Item, known: &BTreeMap<Vec<u8>, Fault>) {
+        let place = self.place(&item.key);
+        let endpoint = Endpoint::decode(&item.value).map_err(Fault::Value);
+        match place {
+            Ok(place) => match endpoint {
+                Ok(endpoint) => {
+                    let create_revision = item.create_revision;
+                    self.entries.insert(
+                        place,
+                        Entry {
+                            endpoint,
+                            create_revision,
+                        },
+                    );
+                }
+                Err(fault) => {
+                    self.entries.remove(&place);
+                    self.refuse(item.key, fault, known);
+                }
+            },
+            Err(fault) => self.refuse(item.key, fault, known),
+        }
+    }
+
+    fn refuse(&mut self, key: Vec<u8>, fault: Fault, known: &BTreeMap<Vec<u8>, Fault>) {
+        if known.get(&key) != Some(&fault) {
+            self.untold.push(Junk {
+                key: printable(&key),
+                fault: fault.clone(),
+            });
+        }
+        self.quarantine.insert(key, fault);
+    }
+
+    /// Those that there is no room for: the latest comers. So a flood doesn't push anybody out.
+    fn surplus(&self) -> BTreeMap<(String, String), Fault> {
+        let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
+        for (service, _) in self.entries.keys() {
+            *sizes.entry(service).or_default() += 1;
+        }
+        let fits = self.entries.len() <= MAX_IN_ALL
+            && sizes.len() <= MAX_SERVICES
+            && sizes.values().all(|size| *size <= MAX_INSTANCES);
+        if fits {
+            return BTreeMap::new();
+        }
+        let mut order: Vec<_> = self.entries.iter().collect();
+        order.sort_by_key(|(place, entry)| (entry.create_revision, *place));
+        let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
+        let (mut all, mut surplus) = (0, BTreeMap::new());
+        for (place, _) in order {
+            let size = sizes.get(place.0.as_str()).copied();
+            let full = if all >= MAX_IN_ALL {
+                "too many instances in all"
+            } else if size.is_none() && sizes.len() >= MAX_SERVICES {
+                "too many services"
+            } else if size.unwrap_or_default() >= MAX_INSTANCES {
+                "too many instances of this service"
+            } else {
+                all += 1;
+                *sizes.entry(place.0.as_str()).or_default() += 1;
+                continue;
+            };
+            surplus.insert(place.clone(), Fault::Full(full));
+        }
+        surplus
+    }
+}
+
+/// A key that may hold anything and be a kilobyte long, for a log line.
+fn printable(key: &[u8]) -> String {
+    const SHOWN: usize = 100;
+    let shown = &key[..key.len().min(SHOWN)];
+    let mut text = shown.escape_ascii().to_string();
+    if key.len() > SHOWN {
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn item(key: &str, value: &str, create_revision: i64) -> Item {
+        Item {
+            key: key.into(),
+            value: value.into(),
+            create_revision,
+        }
+    }
+
+    fn table() -> Table {
+        Table::new("/services".to_owned())
+    }
+
+    const GOOD: &str = r#"{"host":"10.0.0.7","port":6379}"#;
+
+    #[test]
+    fn puts_and_deletes_are_followed() {
+        let mut table = table();
+        table.replace(vec![item("/services/redis/redis@1", GOOD, 1)]);
+        table.put(item("/services/redis/redis@2", GOOD, 2));
+        assert_eq!(
+            table.services()["redis"].keys().collect::<Vec<_>>(),
+            ["redis@1", "redis@2"]
+        );
+        table.delete(b"/services/redis/redis@1");
+        table.delete(b"/services/redis/redis@2");
+        assert!(table.services().is_empty());
+    }
+
+    #[test]
+    fn junk_is_counted_and_told_once_and_good_neighbours_go_on() {
+        let mut table = table();
+        let long = "x".repeat(300);
+        let hostile = [
+            ("/services/redis/a b", GOOD),
+            ("/services/redis/a\nb", GOOD),
+            ("/services/redis/${HOME}", GOOD),
+            ("/services/redis/a;b", GOOD),
+            ("/services/redis/a|b", GOOD),
+            ("/services/redis/a\"b", GOOD),
+            ("/services/redis/a\0b", GOOD),
+            ("/services/redis/", GOOD),
+            ("/services/redis", GOOD),
+            ("/services/eu/redis/a", GOOD),
+            ("/services/redis/..", GOOD),
+            ("/services/redis/p0", r#"{"host":"10.0.0.7","port":0}"#),
+            ("/services/redis/p7", r#"{"host":"10.0.0.7","port":70000}"#),
+            ("/services/redis/ps", r#"{"host":"10.0.0.7","port":"6379"}"#),
+            (
+                "/services/redis/n",
+                r#"{"host":{"host":"10.0.0.7"},"port":1}"#,
+            ),
+            ("/services/redis/z", r#"{"host":"fe80::1%eth0","port":1}"#),
+            ("/services/redis/l", r#"{"host":"localhost","port":1}"#),
+            ("/services/redis/u", r#"{"host":"0.0.0.0","port":1}"#),
+            (
+                "/services/redis/i",
+                r#"{"host":"1.2.3.4:1;show version","port":1}"#,
+            ),
+        ];
+        let mut items: Vec<_> = hostile.iter().map(|(k, v)| item(k, v, 1)).collect();
+        items.push(item(&format!("/services/redis/{long}"), GOOD, 1));
+        items.push(item("/services/redis/mb", &"x".repeat(1 << 20), 1));
+        items.push(Item {
+            key: b"/services/redis/\xff\xfe".to_vec(),
+            value: vec![],
+            create_revision: 1,
+        });
+        let bad = items.len();
+        items.push(item("/services/redis/good", GOOD, 1));
+        table.replace(items.clone());
+        assert_eq!(table.services()["redis"].len(), 1);
+        assert_eq!((table.quarantined(), table.take_junk().len()), (bad, bad));
+        // The same again, as after a lost stream, is no news.
+        table.replace(items);
+        assert_eq!((table.quarantined(), table.take_junk().len()), (bad, 0));
+        // Well in between: news again.
+        table.put(item("/services/redis/p0", GOOD, 1));
+        assert_eq!(table.quarantined(), bad - 1);
+        table.put(item("/services/redis/p0", "{", 1));
+        assert_eq!(table.take_junk().len(), 1);
+        assert_eq!(table.services()["redis"].len(), 1);
+    }
+
+    #[test]
+    fn a_flood_of_valid_keys_pushes_nobody_out() {
+        let mut table = table();
+        let mut items = vec![item("/services/zz/old", GOOD, 1)];
+        items.extend(
+            (0..100_000).map(|n| item(&format!("/services/flood{}/i{n}", n % 20_000), GOOD, 2)),
+        );
+        items.extend((0..9_000).map(|n| item(&format!("/services/big/i{n}"), GOOD, 1)));
+        table.replace(items);
+        let services = table.services();
+        assert!(services["zz"].contains_key("old"));
+        assert_eq!(services["big"].len(), MAX_INSTANCES);
+        assert!(services.len() <= MAX_SERVICES);
+        let all: usize = services.values().map(BTreeMap::len).sum();
+        assert!(all <= MAX_IN_ALL);
+        assert_eq!(table.quarantined(), 109_001 - all);
+        assert_eq!(table.take_junk().len(), 109_001 - all);
+        table.services();
+        assert_eq!(table.take_junk(), []);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic_and_never_get_through(
+            items in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), prop::collection::vec(any::<u8>(), 0..80)), 0..20)
+        ) {
+            let mut table = table();
+            for (tail, value) in items {
+                let mut key = b"/services/a/".to_vec();
+                key.extend(tail);
+                table.put(Item { key, value, create_revision: 0 });
+            }
+            for (service, instances) in table.services() {
+                for name in instances.keys().chain([&service]) {
+                    prop_assert!(crate::endpoint::check_part(name).is_ok());
+                }
+            }
+        }
+    }
+}

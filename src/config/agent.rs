@@ -1,0 +1,190 @@
+//! What `agent` takes.
+
+use super::etcd::etcd;
+use super::{Checked, duration, prefix, wrong};
+use crate::agent::layout::{self, Bind};
+use crate::agent::presence;
+use crate::agent::render::{self, BASE};
+use crate::cli::AgentArgs;
+use crate::endpoint::check_part;
+use crate::etcd::EtcdConfig;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Where Debian's package reads its configuration.
+const DEBIANS_FILE: &str = "/etc/haproxy/haproxy.cfg";
+
+/// Where ours is, unless systemd gives us a StateDirectory=.
+const OUR_DIRECTORY: &str = "/var/lib/sidekick";
+
+/// Where a HAProxy is looked for: Debian's package, and the official image.
+const PROGRAMS: [&str; 2] = ["/usr/sbin/haproxy", "/usr/local/sbin/haproxy"];
+
+/// Where the statistics page is unless told otherwise.
+const STATS: &str = "127.0.0.1:1936";
+
+/// unix(7) has 108 bytes, and HAProxy appends a dozen while it binds.
+const LONGEST_SOCKET: usize = 90;
+
+/// How HAProxy is run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    /// By us, with its master's socket there.
+    Supervise(PathBuf),
+    /// By somebody else, with its master's socket there.
+    Attach(PathBuf),
+}
+
+/// `sidekick agent`, checked.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// Below which keys are services; no slash at its end.
+    pub prefix: String,
+    /// Who listens where.
+    pub rules: layout::Rules,
+    /// The global and defaults sections.
+    pub base: String,
+    /// The program: to be run, or to check files with.
+    pub haproxy: PathBuf,
+    /// By whom it is run.
+    pub way: Way,
+    /// The file that HAProxy reads.
+    pub file: PathBuf,
+    /// How long things outlast their keys.
+    pub keeping: presence::Settings,
+    /// Print, and that's it.
+    pub dry_run: bool,
+    /// How to reach etcd.
+    pub etcd: EtcdConfig,
+}
+
+impl AgentConfig {
+    /// Checks everything.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn new(args: AgentArgs) -> Checked<Self> {
+        let mut binds = BTreeMap::new();
+        for text in args.bind.iter().filter(|text| !text.is_empty()) {
+            let (service, bind) = bind(text)?;
+            if binds.insert(service, bind).is_some() {
+                return Err(wrong(
+                    "--bind",
+                    format!("{text:?}: that service has a bind already"),
+                ));
+            }
+        }
+        let given = |option: Option<String>| option.filter(|text| !text.is_empty());
+        let base = given(args.haproxy_base).map(|path| {
+            std::fs::read_to_string(&path)
+                .map_err(|e| wrong("--haproxy-base", format!("can't read {path}: {e}")))
+        });
+        let base = base.transpose()?;
+        let stats = match (args.stats.as_deref(), &base) {
+            (None, Some(_)) | (Some("off" | ""), _) => None,
+            (text, _) => Some(
+                text.unwrap_or(STATS)
+                    .parse()
+                    .map_err(|e: String| wrong("--stats", e))?,
+            ),
+        };
+        let reserved = base
+            .iter()
+            .flat_map(|base| render::sections(base))
+            .map(str::to_owned)
+            .collect();
+        let (way, file) = way(given(args.haproxy_master), given(args.haproxy_config))?;
+        Ok(Self {
+            prefix: prefix(&args.prefix)?,
+            rules: layout::Rules {
+                binds,
+                stats,
+                reserved,
+            },
+            base: base.unwrap_or_else(|| BASE.to_owned()),
+            haproxy: program(given(args.haproxy), args.dry_run)?,
+            way,
+            file,
+            keeping: presence::Settings {
+                hold: duration("--hold", &args.hold)?,
+                forget: duration("--forget", &args.forget)?,
+            },
+            dry_run: args.dry_run,
+            etcd: etcd(&args.etcd)?,
+        })
+    }
+}
+
+/// `redis=:80`.
+fn bind(text: &str) -> Checked<(String, Bind)> {
+    let (service, bind) = text.split_once('=').ok_or_else(|| {
+        wrong(
+            "--bind",
+            format!("{text:?} is not of the form SERVICE=ADDRESS, like redis=:80"),
+        )
+    })?;
+    check_part(service).map_err(|e| wrong("--bind", format!("the service {service:?} {e}")))?;
+    Ok((
+        service.to_owned(),
+        bind.parse().map_err(|e: String| wrong("--bind", e))?,
+    ))
+}
+
+fn way(master: Option<String>, file: Option<String>) -> Checked<(Way, PathBuf)> {
+    // What systemd made for us is a list, of which the first is meant.
+    let given = |name: &str| {
+        let list = std::env::var(name).ok()?;
+        list.split(':')
+            .next()
+            .filter(|first| !first.is_empty())
+            .map(PathBuf::from)
+    };
+    let (way, file) = match master {
+        Some(socket) => (
+            Way::Attach(socket.into()),
+            file.map_or_else(|| DEBIANS_FILE.into(), PathBuf::from),
+        ),
+        None => {
+            let state = || given("STATE_DIRECTORY").unwrap_or_else(|| OUR_DIRECTORY.into());
+            let file = file.map_or_else(|| state().join("haproxy.cfg"), PathBuf::from);
+            let directory =
+                given("RUNTIME_DIRECTORY").or_else(|| file.parent().map(Path::to_owned));
+            (
+                Way::Supervise(directory.unwrap_or_default().join("haproxy-master.sock")),
+                file,
+            )
+        }
+    };
+    let (Way::Supervise(socket) | Way::Attach(socket)) = &way;
+    let text = socket.to_string_lossy();
+    // It stands in an argument and in a file of HAProxy's, where other characters have a meaning.
+    let harmless = |b: u8| b.is_ascii_alphanumeric() || b"/._-".contains(&b);
+    if text.len() > LONGEST_SOCKET || !text.bytes().all(harmless) {
+        let option = if matches!(way, Way::Attach(_)) {
+            "--haproxy-master"
+        } else {
+            "--haproxy-config"
+        };
+        let rule = format!("at most {LONGEST_SOCKET} letters, digits and / . _ -");
+        return Err(wrong(
+            option,
+            format!("{text:?} is no path for HAProxy's socket ({rule})"),
+        ));
+    }
+    Ok((way, file))
+}
+
+/// A dry run needs none.
+fn program(given: Option<String>, dry_run: bool) -> Checked<PathBuf> {
+    let candidates: Vec<PathBuf> = match given {
+        Some(path) => vec![path.into()],
+        None => PROGRAMS.map(PathBuf::from).to_vec(),
+    };
+    let found = candidates.iter().find(|path| path.is_file() || dry_run);
+    found.cloned().ok_or_else(|| {
+        wrong(
+            "--haproxy",
+            format!("there is no {}", candidates[0].display()),
+        )
+    })
+}

@@ -1,0 +1,192 @@
+//! What `announce` and `explain` take.
+
+use super::etcd::etcd;
+use super::{Checked, check_url, duration, prefix, wrong};
+use crate::announce::docker::DockerHost;
+use crate::announce::rules::Rules;
+use crate::cli::{AnnounceArgs, ContainerArgs, DEFAULT_DOCKER_HOST, ExplainArgs};
+use crate::endpoint::Key;
+use crate::etcd::EtcdConfig;
+use std::path::Path;
+use std::time::Duration;
+
+/// The least TTL. etcd's own minimum follows its election timeout (1.5 × 1 s by default, rounded up).
+const MIN_TTL: Duration = Duration::from_secs(2);
+
+/// `sidekick announce`, checked.
+#[derive(Debug, Clone)]
+pub struct AnnounceConfig {
+    /// Its name, or 12 or more digits of its id.
+    pub container: String,
+    /// The key to keep.
+    pub key: Key,
+    /// Which address and port to announce.
+    pub rules: Rules,
+    /// The lease's time to live; whole seconds.
+    pub ttl: Duration,
+    /// Between two renewals; shorter than `ttl`.
+    pub interval: Duration,
+    /// How long the key is kept while Docker can't be asked; `None`: for ever.
+    pub docker_grace: Option<Duration>,
+    /// Where the Docker Engine listens.
+    pub docker: DockerHost,
+    /// How to reach etcd.
+    pub etcd: EtcdConfig,
+}
+
+impl AnnounceConfig {
+    /// Checks everything.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn new(args: AnnounceArgs) -> Checked<Self> {
+        let ttl = duration("--ttl", &args.ttl)?;
+        let interval = duration("--interval", &args.interval)?;
+        if ttl < MIN_TTL || ttl.subsec_nanos() != 0 {
+            let least = MIN_TTL.as_secs();
+            return Err(wrong(
+                "--ttl",
+                format!(
+                    "{} is not a whole number of seconds from {least} up",
+                    args.ttl
+                ),
+            ));
+        }
+        if interval >= ttl || interval.is_zero() {
+            return Err(wrong(
+                "--interval",
+                format!(
+                    "{} is not between 0 and the TTL of {} s; the key would vanish between renewals",
+                    args.interval,
+                    ttl.as_secs()
+                ),
+            ));
+        }
+        let docker_grace = match args.docker_grace.as_deref() {
+            None => Some(ttl),
+            Some("forever") => None,
+            Some(text) => Some(duration("--docker-grace", text)?),
+        };
+        Ok(Self {
+            key: args
+                .key
+                .parse()
+                .map_err(|e| wrong("--key", format!("{:?} {e}", args.key)))?,
+            ttl,
+            interval,
+            docker_grace,
+            rules: rules(&args.container)?,
+            docker: docker(&args.container)?,
+            container: container(args.container.container)?,
+            etcd: etcd(&args.etcd)?,
+        })
+    }
+}
+
+/// `sidekick explain`, checked.
+#[derive(Debug, Clone)]
+pub struct ExplainConfig {
+    /// As for announcing.
+    pub container: String,
+    /// The key to look at.
+    pub key: Option<Key>,
+    /// Where to look for keys if none is given.
+    pub prefix: String,
+    /// As for announcing.
+    pub rules: Rules,
+    /// Where the Docker Engine listens.
+    pub docker: DockerHost,
+    /// How to reach etcd.
+    pub etcd: EtcdConfig,
+}
+
+impl ExplainConfig {
+    /// Checks everything.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn new(args: ExplainArgs) -> Checked<Self> {
+        let key = args.key.map(|key| {
+            key.parse()
+                .map_err(|e| wrong("--key", format!("{key:?} {e}")))
+        });
+        Ok(Self {
+            key: key.transpose()?,
+            prefix: prefix(&args.prefix)?,
+            rules: rules(&args.container)?,
+            docker: docker(&args.container)?,
+            container: container(args.container.container)?,
+            etcd: etcd(&args.etcd)?,
+        })
+    }
+}
+
+/// Docker's own rule for names; it also keeps the name from being anything else in a URL.
+fn container(name: String) -> Checked<String> {
+    let fits = name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    if fits {
+        Ok(name)
+    } else {
+        let rule = "letters, digits and _ . - after a letter or a digit";
+        Err(wrong(
+            "CONTAINER",
+            format!("{name:?} is no container name ({rule})"),
+        ))
+    }
+}
+
+fn rules(args: &ContainerArgs) -> Checked<Rules> {
+    let host = args.host.as_deref().map(str::parse).transpose();
+    let port = args.port.as_deref().map(str::parse).transpose();
+    Ok(Rules {
+        host: host.map_err(|e| wrong("--host", e))?,
+        port: port.map_err(|e: String| wrong("--port", e))?,
+        hostname: hostname(),
+    })
+}
+
+/// This machine's name. In a container it would be the container's id, which nobody can dial.
+fn hostname() -> Option<String> {
+    let contained = ["/.dockerenv", "/run/.containerenv"]
+        .iter()
+        .any(|file| Path::new(file).exists());
+    if contained {
+        return None;
+    }
+    hostname::get().ok()?.into_string().ok()
+}
+
+fn docker(args: &ContainerArgs) -> Checked<DockerHost> {
+    // An empty variable is an unset one, as docker has it.
+    let url = match args.docker_host.as_str() {
+        "" => DEFAULT_DOCKER_HOST,
+        url => url,
+    };
+    if let Some(path) = url.strip_prefix("unix://") {
+        return match path {
+            "" => Err(wrong("--docker-host", format!("{url:?} names no socket"))),
+            path => Ok(DockerHost::Unix(path.to_owned())),
+        };
+    }
+    let tls = args
+        .docker_tls_verify
+        .as_ref()
+        .is_some_and(|v| !v.is_empty());
+    if url.starts_with("https://") || tls {
+        return Err(wrong(
+            "DOCKER_TLS_VERIFY",
+            "sidekick speaks no TLS to Docker, and won't fall back to plain text; use a unix:// socket on the Docker host",
+        ));
+    }
+    if url.starts_with("tcp://") || url.starts_with("http://") {
+        check_url("--docker-host", url, None)?;
+        return Ok(DockerHost::Tcp(url.to_owned()));
+    }
+    Err(wrong(
+        "--docker-host",
+        format!("{url:?} is neither unix://PATH nor tcp://HOST:PORT"),
+    ))
+}

@@ -1,0 +1,128 @@
+//! Raw input → what the jobs take. Everything that can be wrong before anything runs is found here.
+
+mod agent;
+mod announce;
+mod etcd;
+
+pub use agent::{AgentConfig, Way};
+pub use announce::{AnnounceConfig, ExplainConfig};
+
+use crate::cli::ListArgs;
+use crate::endpoint::check_part;
+use crate::etcd::EtcdConfig;
+use std::fmt;
+use std::time::Duration;
+
+/// `sidekick list`, checked.
+#[derive(Debug, Clone)]
+pub struct ListConfig {
+    /// Below which keys are services; no slash at its end.
+    pub prefix: String,
+    /// That service alone.
+    pub service: Option<String>,
+    /// One array instead of a table.
+    pub json: bool,
+    /// Go on and print again whenever it changes.
+    pub watch: bool,
+    /// How to reach etcd.
+    pub etcd: EtcdConfig,
+}
+
+impl ListConfig {
+    /// Checks everything.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn new(args: ListArgs) -> Checked<Self> {
+        if let Some(service) = &args.service {
+            check_part(service).map_err(|e| wrong("SERVICE", format!("{service:?} {e}")))?;
+        }
+        Ok(Self {
+            prefix: prefix(&args.prefix)?,
+            service: args.service,
+            json: args.output == crate::cli::Output::Json,
+            watch: args.watch,
+            etcd: etcd::etcd(&args.etcd)?,
+        })
+    }
+}
+
+/// An option and what is wrong with it, in one line.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{option}: {problem}")]
+pub struct ConfigError {
+    option: &'static str,
+    problem: String,
+}
+
+fn wrong(option: &'static str, problem: impl fmt::Display) -> ConfigError {
+    // One line, whatever the input holds.
+    let problem = problem.to_string().replace(['\n', '\r'], " ");
+    ConfigError { option, problem }
+}
+
+type Checked<T> = Result<T, ConfigError>;
+
+/// `60`, `60s`, `1m30s`.
+fn duration(option: &'static str, text: &str) -> Checked<Duration> {
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Ok(Duration::from_secs(seconds.into()));
+    }
+    let longest = Duration::from_secs(u32::MAX.into());
+    humantime::parse_duration(text)
+        .ok()
+        .filter(|d| *d <= longest)
+        .ok_or_else(|| {
+            wrong(
+                option,
+                format!("{text:?} is no duration; write 60, 60s or 1m30s"),
+            )
+        })
+}
+
+/// `/services` without a slash at its end.
+fn prefix(text: &str) -> Checked<String> {
+    let trimmed = text.strip_suffix('/').unwrap_or(text);
+    let parts = trimmed.strip_prefix('/').ok_or_else(|| {
+        wrong(
+            "--prefix",
+            format!("{text:?} must begin with '/', like /services"),
+        )
+    })?;
+    for part in parts.split('/') {
+        check_part(part).map_err(|e| wrong("--prefix", format!("{text:?} {e}")))?;
+    }
+    Ok(trimmed.to_owned())
+}
+
+/// The authority of `scheme://host[:port]`, with the default port where none is named.
+fn check_url(option: &'static str, url: &str, default_port: Option<u16>) -> Checked<String> {
+    let no_url = |why: &str| {
+        wrong(
+            option,
+            format!("{url:?} is no URL of the form http://HOST:PORT: {why}"),
+        )
+    };
+    let (scheme, rest) = url.split_once("://").ok_or_else(|| no_url("no scheme"))?;
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let host_ok = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+        Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            let harmless = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+            !host.is_empty() && host.bytes().all(harmless)
+        }
+    };
+    if !host_ok {
+        return Err(no_url("the host can't be read"));
+    }
+    let port = match port {
+        Some(text) => text.parse::<u16>().ok().filter(|p| *p > 0),
+        None => default_port,
+    };
+    let port = port.ok_or_else(|| no_url("the port is not from 1 to 65535"))?;
+    Ok(format!("{scheme}://{host}:{port}"))
+}

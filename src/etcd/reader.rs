@@ -1,0 +1,373 @@
+//! Everything below a prefix: a snapshot, then what changes, for ever.
+//!
+//! Whenever the stream is lost (a member that dies or hangs, a compaction, a cluster restored from
+//! elsewhere) there is a snapshot again; the listener finds out what is different. So nothing that
+//! happened in between needs to be known, and no revision is ever trusted across a gap.
+
+use super::Fault;
+use super::members::Members;
+use crate::backoff::{Backoff, ETCD};
+use crate::systemd::Pulse;
+use etcd_client::{
+    Client, Error, EventType, GetOptions, KeyValue, ResponseHeader, WatchOptions, WatchStream,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, info, warn};
+
+/// What the reader tells.
+#[derive(Debug)]
+pub enum Update {
+    /// All that there is.
+    Snapshot(Vec<KeyValue>),
+    /// What has changed since, in etcd's order.
+    Changes(Vec<Change>),
+}
+
+/// One key.
+#[derive(Debug)]
+pub enum Change {
+    /// It was put.
+    Put(KeyValue),
+    /// It was deleted.
+    Deleted(Vec<u8>),
+}
+
+/// Keys in one answer: 10,000 instances are some 2 MB in ten answers.
+const PAGE: i64 = 1_000;
+
+/// The largest message that is taken. etcd's own limit for a value is 1.5 MiB, so that a page of
+/// such values has to be asked for in smaller pages.
+const LARGEST_MESSAGE: usize = 16 << 20;
+
+/// How often etcd is asked for a sign of life while a watch is open: a member that is cut off or
+/// frozen just falls silent. One read of one key's count.
+const PROBE: Duration = Duration::from_secs(5);
+
+/// How often everything is read again, though the watch looks well.
+const RESYNC: Duration = Duration::from_secs(300);
+
+/// Which history a revision belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct History {
+    cluster: u64,
+    revision: i64,
+}
+
+impl History {
+    fn of(header: Option<&ResponseHeader>) -> Result<Self, Fault> {
+        let header =
+            header.ok_or_else(|| Fault::Unreachable("an answer without a header".to_owned()))?;
+        Ok(Self {
+            cluster: header.cluster_id(),
+            revision: header.revision(),
+        })
+    }
+
+    /// Whether `later` can't have come after.
+    const fn is_broken_by(self, later: Self) -> bool {
+        self.cluster != later.cluster || later.revision < self.revision
+    }
+}
+
+/// Why a watch was given up.
+enum End {
+    /// Nobody listens any more.
+    Deaf,
+    /// Another member is turned to, or it is time to read everything again.
+    Renew,
+    /// It is another history.
+    Restored,
+    /// It broke.
+    Broken(Fault),
+}
+
+/// Reads every key below `prefix` (no slash at its end) and tells `updates`; ends only when nobody
+/// listens any more.
+pub async fn read(
+    members: Arc<Members>,
+    prefix: String,
+    updates: mpsc::Sender<Update>,
+    pulse: Pulse,
+) {
+    let mut reader = Reader {
+        members,
+        prefix,
+        updates,
+        pulse,
+        page: PAGE,
+        history: None,
+    };
+    let mut backoff = Backoff::new(ETCD);
+    let mut told = false;
+    loop {
+        reader.pulse.beat();
+        let generation = *reader.members.changes().borrow();
+        let fault = match reader.round().await {
+            Ok(End::Deaf) => return,
+            Ok(End::Renew) => {
+                (told, backoff) = (false, Backoff::new(ETCD));
+                continue;
+            }
+            Ok(End::Restored) => {
+                warn!(
+                    "etcd is another cluster than before, or was restored; reading everything again"
+                );
+                continue;
+            }
+            Ok(End::Broken(fault)) => {
+                backoff.reset();
+                fault
+            }
+            Err(fault) => fault,
+        };
+        if fault.is_the_members() {
+            debug!("reading {}: {fault}", reader.prefix);
+            reader.members.failed(generation, &fault);
+        } else if !told {
+            told = true;
+            warn!(
+                "reading {}: {fault}; retrying, and serving what was there",
+                reader.prefix
+            );
+        }
+        sleep(backoff.next_pause(fastrand::f64())).await;
+    }
+}
+
+struct Reader {
+    members: Arc<Members>,
+    prefix: String,
+    updates: mpsc::Sender<Update>,
+    pulse: Pulse,
+    page: i64,
+    history: Option<History>,
+}
+
+impl Reader {
+    /// One snapshot and the watch after it.
+    async fn round(&mut self) -> Result<End, Fault> {
+        let mut changes = self.members.changes();
+        changes.borrow_and_update();
+        let (kvs, history) =
+            snapshot(&self.members, &self.prefix, &mut self.page, &self.pulse).await?;
+        if self
+            .history
+            .is_some_and(|before| before.is_broken_by(history))
+        {
+            warn!("etcd is another cluster than before, or was restored; taking it as it is now");
+        }
+        self.history = Some(history);
+        debug!(revision = history.revision, "read {} keys", kvs.len());
+        if !self.tell(Update::Snapshot(kvs)).await {
+            return Ok(End::Deaf);
+        }
+        let mut stream = self.watch(history.revision + 1).await?;
+        let resync = Instant::now() + RESYNC;
+        let mut probe = Instant::now() + PROBE;
+        loop {
+            self.pulse.beat();
+            // All cancel-safe: a watch channel keeps its mark, a stream a half-read message, and a
+            // sleep has no effect. The probe itself runs in its arm, where nothing cancels it.
+            tokio::select! {
+                _ = changes.changed() => return Ok(End::Renew),
+                message = stream.message() => match changes_of(message) {
+                    Err(end) => return Ok(end),
+                    Ok(changes) if changes.is_empty() => {}
+                    Ok(changes) => if !self.tell(Update::Changes(changes)).await {
+                        return Ok(End::Deaf);
+                    },
+                },
+                () = sleep_until(probe) => {
+                    if Instant::now() > resync {
+                        return Ok(End::Renew);
+                    }
+                    match self.probe().await {
+                        Ok(now) if history.is_broken_by(now) => return Ok(End::Restored),
+                        // A member that doesn't answer changes the generation, and so ends this.
+                        Ok(_) | Err(_) => probe = Instant::now() + PROBE,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Passes it on; `false` when nobody listens any more. Beats while the listener is busy.
+    async fn tell(&self, update: Update) -> bool {
+        loop {
+            // Cancel-safe: a permit that isn't used goes back.
+            tokio::select! {
+                permit = self.updates.reserve() => {
+                    return permit.map(|permit| permit.send(update)).is_ok();
+                }
+                () = sleep(PROBE) => self.pulse.beat(),
+            }
+        }
+    }
+
+    async fn probe(&self) -> Result<History, Fault> {
+        let options = GetOptions::new().with_count_only();
+        let key = self.prefix.clone().into_bytes();
+        let answer = self
+            .members
+            .call(|client| get(client, key.clone(), options.clone()))
+            .await?;
+        History::of(answer.header())
+    }
+
+    async fn watch(&self, from: i64) -> Result<WatchStream, Fault> {
+        let key = format!("{}/", self.prefix);
+        self.members
+            .call(|client| {
+                // Fragments: a thousand large values changed at once are no one message.
+                let options = WatchOptions::new()
+                    .with_prefix()
+                    .with_start_revision(from)
+                    .with_fragment();
+                let mut client = client
+                    .watch_client()
+                    .max_decoding_message_size(LARGEST_MESSAGE);
+                let key = key.clone();
+                async move {
+                    let mut stream = client.watch(key, Some(options)).await?;
+                    let closed = || Error::WatchError("the stream closed at once".to_owned());
+                    let first = stream.message().await?.ok_or_else(closed)?;
+                    // A refusal has both flags set; one for a compaction may name no reason.
+                    if first.canceled() {
+                        return Err(Error::WatchError(first.cancel_reason().to_owned()));
+                    }
+                    Ok(stream)
+                }
+            })
+            .await
+    }
+}
+
+/// Everything below `prefix`, once; each member is asked in turn.
+///
+/// # Errors
+/// What the last member said.
+pub async fn once(members: &Members, prefix: &str) -> Result<Vec<KeyValue>, Fault> {
+    let mut result = Err(Fault::Unreachable("no member".to_owned()));
+    for _ in 0..members.count() {
+        let pulse = Pulse::default();
+        result = snapshot(members, prefix, &mut PAGE.clone(), &pulse)
+            .await
+            .map(|(kvs, _)| kvs);
+        if !result.as_ref().is_err_and(Fault::is_the_members) {
+            break;
+        }
+    }
+    result
+}
+
+/// All keys at one revision, page by page.
+async fn snapshot(
+    members: &Members,
+    prefix: &str,
+    size: &mut i64,
+    pulse: &Pulse,
+) -> Result<(Vec<KeyValue>, History), Fault> {
+    let mut all: Vec<KeyValue> = Vec::new();
+    let mut history: Option<History> = None;
+    // The byte after '/'.
+    let end = format!("{prefix}0");
+    loop {
+        let start = all.last().map_or_else(
+            || format!("{prefix}/").into_bytes(),
+            |last| [last.key(), b"\0"].concat(),
+        );
+        let mut options = GetOptions::new().with_range(end.clone()).with_limit(*size);
+        if let Some(history) = history {
+            options = options.with_revision(history.revision);
+        }
+        let answer = members
+            .call(|client| get(client, start.clone(), options.clone()))
+            .await;
+        pulse.beat();
+        let mut answer = match answer {
+            Ok(answer) => answer,
+            Err(Fault::Refused(why)) if why.contains("too large") && *size > 1 => {
+                *size = (*size / 8).max(1);
+                continue;
+            }
+            Err(fault) => return Err(fault),
+        };
+        let now = History::of(answer.header())?;
+        let first = *history.get_or_insert(now);
+        if first.cluster != now.cluster {
+            return Err(Fault::Unreachable(
+                "two members of different clusters answered".to_owned(),
+            ));
+        }
+        let more = answer.more();
+        all.append(&mut answer.take_kvs());
+        if !more {
+            return Ok((all, first));
+        }
+    }
+}
+
+async fn get(
+    client: Client,
+    key: Vec<u8>,
+    options: GetOptions,
+) -> Result<etcd_client::GetResponse, Error> {
+    let mut client = client
+        .kv_client()
+        .max_decoding_message_size(LARGEST_MESSAGE);
+    client.get(key, Some(options)).await
+}
+
+fn changes_of(
+    message: Result<Option<etcd_client::WatchResponse>, Error>,
+) -> Result<Vec<Change>, End> {
+    let broken = |fault: Fault| End::Broken(fault);
+    let message = message.map_err(|e| broken(e.into()))?;
+    let ended = || broken(Fault::Unreachable("the watch's stream ended".to_owned()));
+    let message = message.ok_or_else(ended)?;
+    if message.compact_revision() > 0 {
+        info!(
+            "etcd has compacted revision {}; reading everything again",
+            message.compact_revision()
+        );
+        return Err(End::Renew);
+    }
+    if message.canceled() {
+        return Err(broken(
+            Error::WatchError(message.cancel_reason().to_owned()).into(),
+        ));
+    }
+    let changes = message.events().iter().filter_map(|event| {
+        let kv = event.kv()?;
+        Some(match event.event_type() {
+            EventType::Put => Change::Put(kv.clone()),
+            EventType::Delete => Change::Deleted(kv.key().to_vec()),
+        })
+    });
+    Ok(changes.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_goes_on_or_is_another() {
+        let before = History {
+            cluster: 1,
+            revision: 10,
+        };
+        for (cluster, revision, broken) in
+            [(1, 10, false), (1, 11, false), (1, 9, true), (2, 11, true)]
+        {
+            assert_eq!(
+                before.is_broken_by(History { cluster, revision }),
+                broken,
+                "{cluster} {revision}"
+            );
+        }
+    }
+}

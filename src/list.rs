@@ -1,0 +1,281 @@
+//! `sidekick list`: what is registered, for a person or for a program. Writes nothing to etcd.
+
+use crate::agent::table::{Item, Table};
+use crate::config::ListConfig;
+use crate::endpoint::{Endpoint, Status};
+use crate::etcd::Fault;
+use crate::etcd::members::Members;
+use crate::etcd::reader::{self, Change, Update};
+use crate::shutdown::Shutdown;
+use crate::systemd::Pulse;
+use etcd_client::KeyValue;
+use futures_util::stream::{self, StreamExt};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{ErrorKind, Write};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// So many leases are asked for at once.
+const AT_ONCE: usize = 32;
+
+/// Updates that wait while we print.
+const UPDATES_WAITING: usize = 16;
+
+/// Prints, and with `--watch` goes on until `shutdown`.
+///
+/// # Errors
+/// etcd can't be asked. (With `--watch` it is asked again, for ever.)
+pub async fn run(config: &ListConfig, mut shutdown: Shutdown) -> anyhow::Result<()> {
+    let members = Arc::new(Members::new(&config.etcd)?);
+    if !config.watch {
+        let kvs = reader::once(&members, &config.prefix).await?;
+        let kvs = kvs.into_iter().map(|kv| (kv.key().to_vec(), kv)).collect();
+        return print(config, &members, &kvs).await.map(drop);
+    }
+    let (updates, mut news) = mpsc::channel(UPDATES_WAITING);
+    let reader = reader::read(
+        members.clone(),
+        config.prefix.clone(),
+        updates,
+        Pulse::default(),
+    );
+    let follow = async {
+        let mut kvs = BTreeMap::new();
+        while let Some(update) = news.recv().await {
+            take(&mut kvs, update);
+            while let Ok(update) = news.try_recv() {
+                take(&mut kvs, update);
+            }
+            if !print(config, &members, &kvs).await? {
+                break;
+            }
+        }
+        anyhow::Ok(())
+    };
+    // Nothing is half-done by any of them that matters: they only read.
+    tokio::select! {
+        () = shutdown.requested() => Ok(()),
+        () = reader => Ok(()),
+        result = follow => result,
+    }
+}
+
+fn take(kvs: &mut BTreeMap<Vec<u8>, KeyValue>, update: Update) {
+    match update {
+        Update::Snapshot(all) => *kvs = all.into_iter().map(|kv| (kv.key().to_vec(), kv)).collect(),
+        Update::Changes(changes) => {
+            for change in changes {
+                match change {
+                    Change::Put(kv) => drop(kvs.insert(kv.key().to_vec(), kv)),
+                    Change::Deleted(key) => drop(kvs.remove(&key)),
+                }
+            }
+        }
+    }
+}
+
+/// One instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Row {
+    service: String,
+    instance: String,
+    host: String,
+    port: u16,
+    container: Option<String>,
+    since: Option<String>,
+    status: &'static str,
+    /// Seconds that its lease has left; none for a key without a lease.
+    ttl: Option<i64>,
+}
+
+/// `false`: nobody reads it any more.
+async fn print(
+    config: &ListConfig,
+    members: &Members,
+    kvs: &BTreeMap<Vec<u8>, KeyValue>,
+) -> anyhow::Result<bool> {
+    let ttls = time_left(
+        members,
+        kvs.values()
+            .map(KeyValue::lease)
+            .filter(|lease| *lease != 0)
+            .collect(),
+    )
+    .await;
+    let mut table = Table::new(config.prefix.clone());
+    table.replace(kvs.values().map(item).collect());
+    let services = table.services();
+    for junk in table.take_junk() {
+        eprintln!("sidekick: quarantined: {}: {}", junk.key, junk.fault);
+    }
+    let wanted = |service: &str| config.service.as_ref().is_none_or(|only| only == service);
+    let mut rows = Vec::new();
+    for (service, instances) in services.iter().filter(|(service, _)| wanted(service)) {
+        for (instance, endpoint) in instances {
+            let key = format!("{}/{service}/{instance}", config.prefix);
+            let lease = kvs.get(key.as_bytes()).map(KeyValue::lease);
+            let ttl = lease.and_then(|lease| ttls.get(&lease).copied());
+            rows.push(row(service, instance, endpoint, ttl));
+        }
+    }
+    if rows.is_empty() {
+        match &config.service {
+            Some(service) => eprintln!(
+                "sidekick: no instance of {service} is registered below {}",
+                config.prefix
+            ),
+            None => eprintln!("sidekick: nothing is registered below {}", config.prefix),
+        }
+    }
+    let mut text = if config.json {
+        json(&rows)?
+    } else {
+        columns(&rows)
+    };
+    if config.watch && !config.json {
+        text.push('\n');
+    }
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        result => Ok(result.map(|()| true)?),
+    }
+}
+
+fn item(kv: &KeyValue) -> Item {
+    Item {
+        key: kv.key().to_vec(),
+        value: kv.value().to_vec(),
+        create_revision: kv.create_revision(),
+    }
+}
+
+/// Seconds that each lease has left. One that is just ending, or can't be asked for, is left out.
+async fn time_left(members: &Members, leases: BTreeSet<i64>) -> BTreeMap<i64, i64> {
+    let ask = |lease| async move {
+        let answer = members
+            .call(|mut client| async move { client.lease_time_to_live(lease, None).await })
+            .await;
+        answer.map(|answer| (lease, answer.ttl()))
+    };
+    let answers = stream::iter(leases).map(ask).buffer_unordered(AT_ONCE);
+    let known = answers
+        .filter_map(|answer: Result<_, Fault>| async { answer.ok().filter(|(_, ttl)| *ttl >= 0) });
+    known.collect().await
+}
+
+fn row(service: &str, instance: &str, endpoint: &Endpoint, ttl: Option<i64>) -> Row {
+    Row {
+        service: service.to_owned(),
+        instance: instance.to_owned(),
+        host: endpoint.host.to_string(),
+        port: endpoint.port.get(),
+        container: endpoint.container.clone(),
+        since: endpoint.since.map(|since| since.to_string()),
+        status: if endpoint.status == Some(Status::Draining) {
+            "draining"
+        } else {
+            "serving"
+        },
+        ttl,
+    }
+}
+
+fn json(rows: &[Row]) -> serde_json::Result<String> {
+    Ok(serde_json::to_string(rows)? + "\n")
+}
+
+/// Everything in here is ASCII, so that a column is as wide as its longest text.
+fn columns(rows: &[Row]) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let head = [
+        "SERVICE",
+        "INSTANCE",
+        "ADDRESS",
+        "CONTAINER",
+        "UP SINCE",
+        "STATUS",
+        "TTL",
+    ]
+    .map(str::to_owned);
+    let dash = || "-".to_owned();
+    let lines = rows.iter().map(|row| {
+        let address = if row.host.contains(':') {
+            format!("[{}]:{}", row.host, row.port)
+        } else {
+            format!("{}:{}", row.host, row.port)
+        };
+        // Whole seconds will do for a person.
+        let since = row
+            .since
+            .as_deref()
+            .map(|since| match since.split_once('.') {
+                Some((seconds, _)) => format!("{seconds}Z"),
+                None => since.to_owned(),
+            });
+        [
+            row.service.clone(),
+            row.instance.clone(),
+            address,
+            row.container.clone().unwrap_or_else(dash),
+            since.unwrap_or_else(dash),
+            row.status.to_owned(),
+            row.ttl.map_or_else(dash, |ttl| format!("{ttl}s")),
+        ]
+    });
+    let lines: Vec<_> = std::iter::once(head).chain(lines).collect();
+    let width = |column: usize| {
+        lines
+            .iter()
+            .map(|line| line[column].len())
+            .max()
+            .unwrap_or_default()
+    };
+    let widths: Vec<_> = (0..lines[0].len()).map(width).collect();
+    let line = |cells: &[String; 7]| {
+        let cells: Vec<_> = cells
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        cells.join("  ").trim_end().to_owned() + "\n"
+    };
+    lines.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows() -> Vec<Row> {
+        let full = Endpoint::decode(br#"{"host":"ip-172-31-24-253","port":6379,"container":"593ee5d76755","since":"2026-11-23T05:06:06.123456789Z"}"#).unwrap();
+        let bare =
+            Endpoint::decode(br#"{"host":"fd00::7","port":80,"status":"draining"}"#).unwrap();
+        vec![
+            row("redis", "redis@1", &full, Some(42)),
+            row("web", "a", &bare, None),
+        ]
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let expected = "\
+SERVICE  INSTANCE  ADDRESS                CONTAINER     UP SINCE              STATUS    TTL
+redis    redis@1   ip-172-31-24-253:6379  593ee5d76755  2026-11-23T05:06:06Z  serving   42s
+web      a         [fd00::7]:80           -             -                     draining  -
+";
+        assert_eq!(columns(&rows()), expected);
+    }
+
+    #[test]
+    fn json_is_one_array() {
+        let parsed: serde_json::Value = serde_json::from_str(&json(&rows()).unwrap()).unwrap();
+        assert_eq!(parsed[0]["instance"], "redis@1");
+        assert_eq!(parsed[0]["ttl"], 42);
+        assert_eq!(parsed[1]["container"], serde_json::Value::Null);
+        assert_eq!(json(&[]).unwrap(), "[]\n");
+    }
+}

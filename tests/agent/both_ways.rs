@@ -1,0 +1,381 @@
+//! What has to hold whoever runs HAProxy.
+
+use crate::harness::*;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
+
+macro_rules! both_ways {
+    ($($name:ident)*) => { $(
+        mod $name {
+            use super::*;
+            #[tokio::test]
+            async fn supervised() { super::$name(Way::Supervised).await }
+            #[tokio::test]
+            async fn attached() { super::$name(Way::Attached).await }
+        }
+    )* };
+}
+
+both_ways! {
+    instances_come_move_drain_and_go_without_a_reload
+    a_new_service_costs_one_reload_and_cuts_nobody
+    an_empty_service_refuses_quickly_and_comes_back_without_a_reload
+    a_haproxy_that_was_killed_comes_back_as_it_was
+    an_agent_that_was_killed_picks_up_where_it_was
+    etcd_gone_changes_nothing
+    an_etcd_emptied_at_a_blow_is_not_believed_at_once
+    another_cluster_in_etcds_place_is_compared_not_followed_blindly
+    a_thousand_changes_at_once_are_one_reload_at_most
+    sigterm_ends_what_is_ours_and_nothing_else
+}
+
+fn at(backend: &Backend) -> String {
+    backend.port.to_string()
+}
+
+async fn instances_come_move_drain_and_go_without_a_reload(way: Way) {
+    let scene = Scene::start(way, &[]).await;
+    let (a, b, c) = (
+        Backend::start("a").await,
+        Backend::start("b").await,
+        Backend::start("c").await,
+    );
+    scene.put("redis", "redis@1", &a.value()).await;
+    scene.serves(&[("redis/redis::1", at(&a))]).await;
+    let reloads = scene.reloads().await;
+    let (mut kept, name) = Connection::dial(scene.port).await.unwrap();
+    assert_eq!(name, "a");
+
+    scene.put("redis", "redis@2", &b.value()).await;
+    scene
+        .serves(&[("redis/redis::1", at(&a)), ("redis/redis::2", at(&b))])
+        .await;
+    let (mut cut, _) = loop {
+        let dialled = Connection::dial(scene.port).await.unwrap();
+        if dialled.1 == "b" {
+            break dialled;
+        }
+    };
+    // Moved: new connections go to the new place.
+    scene.put("redis", "redis@2", &c.value()).await;
+    scene
+        .serves(&[("redis/redis::1", at(&a)), ("redis/redis::2", at(&c))])
+        .await;
+    eventually("c answers", async || {
+        Connection::dial(scene.port).await.unwrap().1 == "c"
+    })
+    .await;
+    // Drained: no new connections, old ones live.
+    let (mut draining, _) = loop {
+        let dialled = Connection::dial(scene.port).await.unwrap();
+        if dialled.1 == "c" {
+            break dialled;
+        }
+    };
+    scene.put("redis", "redis@2", &c.draining()).await;
+    scene
+        .serves(&[
+            ("redis/redis::1", at(&a)),
+            ("redis/redis::2", format!("{} drain", c.port)),
+        ])
+        .await;
+    for _ in 0..10 {
+        assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
+    }
+    assert!(draining.lives().await);
+    // And back.
+    scene.put("redis", "redis@2", &c.value()).await;
+    scene
+        .serves(&[("redis/redis::1", at(&a)), ("redis/redis::2", at(&c))])
+        .await;
+    eventually("c answers again", async || {
+        Connection::dial(scene.port).await.unwrap().1 == "c"
+    })
+    .await;
+    // Gone: so are its connections, and nobody else's.
+    scene.delete("redis", "redis@2").await;
+    scene.serves(&[("redis/redis::1", at(&a))]).await;
+    assert!(!draining.lives().await && !cut.lives().await);
+    assert!(kept.lives().await);
+    assert_eq!(scene.reloads().await, reloads);
+}
+
+async fn a_new_service_costs_one_reload_and_cuts_nobody(way: Way) {
+    let scene = Scene::start(way, &[]).await;
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    scene.put("redis", "redis@1", &a.value()).await;
+    scene.serves(&[("redis/redis::1", at(&a))]).await;
+    let reloads = scene.reloads().await;
+    let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
+    // Bound to its own port on all addresses: where the instance itself listens, so it is refused
+    // on this one machine, and told so.
+    scene.put("web", "web@1", &b.value()).await;
+    eventually("it is refused", async || {
+        scene.log().contains("another process listens there")
+    })
+    .await;
+    assert_eq!(scene.reloads().await, reloads);
+    drop(b);
+    scene
+        .serves(&[
+            ("redis/redis::1", at(&a)),
+            ("web/web::1", scene_port(&scene, "web").await),
+        ])
+        .await;
+    assert_eq!(scene.reloads().await, reloads + 1);
+    assert!(kept.lives().await);
+    assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
+}
+
+/// The port of a service's only server, once the file has it.
+async fn scene_port(scene: &Scene, service: &str) -> String {
+    let mut port = String::new();
+    eventually("the service is in the file", async || {
+        let config = scene.config();
+        let Some((_, rest)) = config.split_once(&format!("listen {service}\n")) else {
+            return false;
+        };
+        port = rest
+            .split("bind :::")
+            .nth(1)
+            .unwrap()
+            .split(' ')
+            .next()
+            .unwrap()
+            .to_owned();
+        true
+    })
+    .await;
+    port
+}
+
+async fn an_empty_service_refuses_quickly_and_comes_back_without_a_reload(way: Way) {
+    let scene = Scene::start(way, &[]).await;
+    let a = Backend::start("a").await;
+    scene.put("redis", "redis@1", &a.value()).await;
+    scene.serves(&[("redis/redis::1", at(&a))]).await;
+    let reloads = scene.reloads().await;
+    scene.delete("redis", "redis@1").await;
+    scene.serves(&[]).await;
+    let start = Instant::now();
+    assert!(Connection::dial(scene.port).await.is_none());
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
+    assert!(
+        std::net::TcpListener::bind(("0.0.0.0", scene.port)).is_err(),
+        "the port is free for others to take"
+    );
+    scene.put("redis", "redis@1", &a.value()).await;
+    scene.serves(&[("redis/redis::1", at(&a))]).await;
+    assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
+    assert_eq!(scene.reloads().await, reloads);
+}
+
+async fn a_haproxy_that_was_killed_comes_back_as_it_was(way: Way) {
+    let mut scene = Scene::start(way, &[]).await;
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    scene.put("redis", "redis@1", &a.value()).await;
+    scene.put("redis", "redis@2", &b.draining()).await;
+    let expected = [
+        ("redis/redis::1", at(&a)),
+        ("redis/redis::2", format!("{} drain", b.port)),
+    ];
+    scene.serves(&expected).await;
+    let before = scene.master_pid().await;
+    scene.kill_haproxy().await;
+    // A change that comes while nobody is there.
+    scene.delete("redis", "redis@1").await;
+    if way == Way::Attached {
+        scene.file_boots().await;
+        scene.start_haproxy().await;
+    }
+    scene.serves(&expected[1..]).await;
+    assert_ne!(scene.master_pid().await, before);
+    scene.put("redis", "redis@1", &a.value()).await;
+    scene.serves(&expected).await;
+    assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
+}
+
+async fn an_agent_that_was_killed_picks_up_where_it_was(way: Way) {
+    let mut scene = Scene::start(way, &[]).await;
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    scene.put("redis", "redis@1", &a.value()).await;
+    scene.serves(&[("redis/redis::1", at(&a))]).await;
+    let (reloads, master) = (scene.reloads().await, scene.master_pid().await);
+    let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
+    scene.kill_agent().await;
+    scene.file_boots().await;
+    scene.put("redis", "redis@2", &b.value()).await;
+    sleep(A_WHILE).await;
+    assert!(kept.lives().await);
+    scene.start_agent();
+    scene
+        .serves(&[("redis/redis::1", at(&a)), ("redis/redis::2", at(&b))])
+        .await;
+    assert_eq!(
+        (scene.reloads().await, scene.master_pid().await),
+        (reloads, master)
+    );
+    assert!(kept.lives().await);
+}
+
+async fn etcd_gone_changes_nothing(way: Way) {
+    let mut scene = Scene::start(way, &[]).await;
+    let a = Backend::start("a").await;
+    scene.put("redis", "redis@1", &a.value()).await;
+    scene.serves(&[("redis/redis::1", at(&a))]).await;
+    let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
+    scene.etcd.kill().await;
+    eventually("the agent says so", async || scene.log().contains("etcd")).await;
+    sleep(A_WHILE).await;
+    scene.serves(&[("redis/redis::1", at(&a))]).await;
+    // And so for an agent that starts without etcd, HAProxy or not.
+    scene.kill_agent().await;
+    if way == Way::Supervised {
+        scene.kill_haproxy().await;
+    }
+    scene.start_agent();
+    scene.serves(&[("redis/redis::1", at(&a))]).await;
+    eventually("a answers", async || {
+        Connection::dial(scene.port)
+            .await
+            .is_some_and(|(_, name)| name == "a")
+    })
+    .await;
+    if way == Way::Attached {
+        assert!(kept.lives().await);
+    }
+    scene.etcd.start_again().await;
+    let b = Backend::start("b").await;
+    scene.put("redis", "redis@2", &b.value()).await;
+    scene
+        .serves(&[("redis/redis::1", at(&a)), ("redis/redis::2", at(&b))])
+        .await;
+}
+
+async fn an_etcd_emptied_at_a_blow_is_not_believed_at_once(way: Way) {
+    let scene = Scene::start(way, &["--hold=3s"]).await;
+    let a = Backend::start("a").await;
+    let mut expected = Vec::new();
+    for (instance, name) in ["i1", "i2", "i3", "i4", "i5"]
+        .iter()
+        .zip(["redis/i1", "redis/i2", "redis/i3", "redis/i4", "redis/i5"])
+    {
+        scene.put("redis", instance, &a.value()).await;
+        expected.push((name, at(&a)));
+    }
+    scene.serves(&expected).await;
+    let gone = Instant::now();
+    let mut client = scene.etcd.client().await;
+    client
+        .delete(
+            "/services/",
+            Some(etcd_client::DeleteOptions::new().with_prefix()),
+        )
+        .await
+        .unwrap();
+    eventually("it is said loudly", async || {
+        scene.log().contains("5 instances left etcd at a blow")
+    })
+    .await;
+    scene.serves(&expected).await;
+    // One comes back; the others are let go when their time is up, and not before.
+    scene.put("redis", "i1", &a.value()).await;
+    scene.serves(&expected[..1]).await;
+    assert!(
+        gone.elapsed() > Duration::from_millis(2900),
+        "{:?}",
+        gone.elapsed()
+    );
+}
+
+async fn another_cluster_in_etcds_place_is_compared_not_followed_blindly(way: Way) {
+    let mut scene = Scene::start(way, &["--hold=20s"]).await;
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let four = ["redis/i1", "redis/i2", "redis/i3", "redis/i4"].map(|name| (name, at(&a)));
+    for n in 0..20 {
+        scene
+            .put("redis", &format!("i{}", n % 4 + 1), &a.value())
+            .await;
+    }
+    scene.serves(&four).await;
+    let reloads = scene.reloads().await;
+    let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
+    scene.etcd.kill().await;
+    scene.etcd.start_empty().await;
+    scene.put("redis", "new", &b.value()).await;
+    for n in 1..5 {
+        scene.put("redis", &format!("i{n}"), &a.value()).await;
+    }
+    let mut five = four.to_vec();
+    five.push(("redis/new", at(&b)));
+    scene.serves(&five).await;
+    assert!(scene.log().contains("another cluster"), "{}", scene.log());
+    // A compaction while etcd is away from the watch.
+    let mut client = scene.etcd.client().await;
+    let revision = client
+        .get("x", None)
+        .await
+        .unwrap()
+        .header()
+        .unwrap()
+        .revision();
+    client.compact(revision, None).await.unwrap();
+    scene.delete("redis", "new").await;
+    scene.serves(&four).await;
+    assert_eq!(scene.reloads().await, reloads);
+    assert!(kept.lives().await);
+}
+
+async fn a_thousand_changes_at_once_are_one_reload_at_most(way: Way) {
+    let scene = Scene::start(way, &["--hold=0"]).await;
+    let a = Backend::start("a").await;
+    scene.put("redis", "kept", &a.value()).await;
+    scene.serves(&[("redis/kept", at(&a))]).await;
+    let reloads = scene.reloads().await;
+    let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
+    let mut client = scene.etcd.client().await;
+    for batch in 0..10 {
+        let puts = (0..100).map(|n| {
+            let key = format!("/services/redis/i{}", batch * 100 + n);
+            etcd_client::TxnOp::put(key, a.value(), None)
+        });
+        client
+            .txn(etcd_client::Txn::new().and_then(puts.collect::<Vec<_>>()))
+            .await
+            .unwrap();
+    }
+    becomes("the servers' number", 1001, async || {
+        scene.servers().await.len()
+    })
+    .await;
+    client
+        .delete(
+            "/services/redis/i",
+            Some(etcd_client::DeleteOptions::new().with_prefix()),
+        )
+        .await
+        .unwrap();
+    scene.serves(&[("redis/kept", at(&a))]).await;
+    assert_eq!(scene.reloads().await, reloads);
+    assert!(kept.lives().await);
+}
+
+async fn sigterm_ends_what_is_ours_and_nothing_else(way: Way) {
+    let mut scene = Scene::start(way, &[]).await;
+    let a = Backend::start("a").await;
+    scene.put("redis", "redis@1", &a.value()).await;
+    scene.serves(&[("redis/redis::1", at(&a))]).await;
+    assert_eq!(scene.stop_agent().await, Some(0));
+    match way {
+        Way::Supervised => assert!(
+            tokio::net::TcpStream::connect(("127.0.0.1", scene.port))
+                .await
+                .is_err()
+        ),
+        Way::Attached => assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a"),
+    }
+}

@@ -1,0 +1,121 @@
+//! What stands in etcd is anybody's. None of it may reach the file or the socket as anything but data.
+
+use crate::harness::*;
+
+#[tokio::test]
+async fn hostile_keys_and_values_are_quarantined_and_neighbours_go_on() {
+    let scene = Scene::start(Way::Supervised, &[]).await;
+    let a = Backend::start("a").await;
+    let values = [
+        "",
+        "{",
+        "null",
+        "[]",
+        "\"x\"",
+        "{}",
+        "\n",
+        "\0",
+        r#"{"host":"10.0.0.7","port":0}"#,
+        r#"{"host":"10.0.0.7","port":70000}"#,
+        r#"{"host":"10.0.0.7","port":"6379"}"#,
+        r#"{"host":"10.0.0.7","port":6379.5}"#,
+        r#"{"host":{"host":"10.0.0.7"},"port":1}"#,
+        r#"{"host":"10.0.0.7\n    server evil 6.6.6.6:6","port":1}"#,
+        r#"{"host":"10.0.0.7;show version","port":1}"#,
+        r#"{"host":"${HOME}","port":1}"#,
+        r#"{"host":"\"","port":1}"#,
+        r#"{"host":"a|b","port":1}"#,
+        r#"{"host":"a b","port":1}"#,
+        r#"{"host":"a\u0000b","port":1}"#,
+        r#"{"host":"fe80::1%eth0","port":1}"#,
+        r#"{"host":"localhost","port":1}"#,
+        r#"{"host":"0.0.0.0","port":1}"#,
+        r#"{"host":"127.0.0.1","port":1}"#,
+    ];
+    let mut bad = Vec::new();
+    for (n, value) in values.iter().enumerate() {
+        bad.push((format!("/services/redis/v{n}"), (*value).to_owned()));
+    }
+    bad.push((
+        "/services/redis/big".to_owned(),
+        format!("{{\"host\":\"{}\",\"port\":1}}", "x".repeat(1 << 20)),
+    ));
+    let long = "x".repeat(300);
+    let good = r#"{"host":"10.0.0.7","port":6379}"#;
+    for name in [
+        "a b",
+        "a\nb",
+        "a\"b",
+        "${HOME}",
+        "a;show version",
+        "a|b",
+        "a\0b",
+        "..",
+        "é",
+        &long,
+        "a/b",
+        "@1 reload\n",
+    ] {
+        bad.push((format!("/services/redis/{name}"), good.to_owned()));
+        if !name.contains("a/b") {
+            bad.push((format!("/services/{name}/x"), good.to_owned()));
+        }
+    }
+    for (key, value) in &bad {
+        scene.etcd.put(key, value).await;
+    }
+    scene.put("redis", "redis@1", &a.value()).await;
+    scene
+        .serves(&[("redis/redis::1", a.port.to_string())])
+        .await;
+    assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
+    let lines = |log: &str| {
+        log.lines()
+            .filter(|line| line.contains("quarantined: "))
+            .count()
+    };
+    becomes("each is logged once", bad.len(), async || {
+        lines(&scene.log())
+    })
+    .await;
+    // Once: not again when everything is read again.
+    scene.put("redis", "redis@2", &a.value()).await;
+    scene
+        .serves(&[
+            ("redis/redis::1", a.port.to_string()),
+            ("redis/redis::2", a.port.to_string()),
+        ])
+        .await;
+    assert_eq!(lines(&scene.log()), bad.len());
+    assert_eq!(scene.config().matches("listen ").count(), 1);
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_keys_push_nobody_out() {
+    let scene = Scene::start(Way::Supervised, &["--hold=0"]).await;
+    let a = Backend::start("a").await;
+    scene.put("redis", "redis@1", &a.value()).await;
+    scene
+        .serves(&[("redis/redis::1", a.port.to_string())])
+        .await;
+    let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
+    let mut client = scene.etcd.client().await;
+    for batch in 0..1000 {
+        let puts = (0..100).map(|n| {
+            etcd_client::TxnOp::put(format!("/services/redis/bad {batch} {n}"), "{}", None)
+        });
+        client
+            .txn(etcd_client::Txn::new().and_then(puts.collect::<Vec<_>>()))
+            .await
+            .unwrap();
+    }
+    scene.put("redis", "redis@2", &a.value()).await;
+    scene
+        .serves(&[
+            ("redis/redis::1", a.port.to_string()),
+            ("redis/redis::2", a.port.to_string()),
+        ])
+        .await;
+    assert!(kept.lives().await);
+    assert!(scene.log().len() < 10_000_000);
+}

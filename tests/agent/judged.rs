@@ -1,0 +1,97 @@
+//! `haproxy -c` judges a sample of what the property tests in `render.rs` judge word by word.
+
+use crate::harness::HAPROXY;
+use sidekick::agent::layout::{Rules, lay_out};
+use sidekick::agent::presence::{Presence, Settings};
+use sidekick::agent::render::{BASE, Frame, render};
+use sidekick::agent::table::{Item, Table};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const HOSTS: [&str; 12] = [
+    "10.0.0.7",
+    "fd00::1",
+    "::ffff:1.2.3.4",
+    "db.example.com",
+    "${HOME}",
+    "a\"b",
+    "x\n    server evil 6.6.6.6:6",
+    "a b",
+    "#",
+    "fe80::1%eth0",
+    "0.0.0.0",
+    "10.0.0.1:1;show version",
+];
+
+fn name(rng: &mut fastrand::Rng) -> String {
+    let letters = b"abcXYZ019_.:@-\"$ \n;#\\";
+    let harmless = if rng.u8(0..4) > 0 {
+        letters.len() - 8
+    } else {
+        letters.len()
+    };
+    let length = if rng.u8(0..10) == 0 {
+        128
+    } else {
+        rng.usize(1..12)
+    };
+    (0..length)
+        .map(|_| char::from(letters[rng.usize(0..harmless)]))
+        .collect()
+}
+
+#[test]
+fn haproxy_takes_whatever_is_rendered() {
+    let mut servers = 0;
+    for seed in 0..40 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut table = Table::new("/services".to_owned());
+        let services: Vec<_> = (0..5).map(|_| name(&mut rng)).collect();
+        for _ in 0..60 {
+            let key = format!("/services/{}/{}", services[rng.usize(0..5)], name(&mut rng));
+            let host = HOSTS[rng.usize(0..HOSTS.len())];
+            let status = if rng.bool() { "draining" } else { "" };
+            let value =
+                serde_json::json!({"host": host, "port": rng.u32(0..70_000), "status": status});
+            table.put(Item {
+                key: key.into_bytes(),
+                value: value.to_string().into_bytes(),
+                create_revision: 0,
+            });
+        }
+        let now = Duration::from_secs(1);
+        let settings = Settings {
+            hold: Duration::ZERO,
+            forget: Duration::ZERO,
+        };
+        let mut presence = Presence::new(settings, BTreeMap::new(), now);
+        presence.observe(table.services(), now);
+        let addresses =
+            BTreeMap::from([("db.example.com".to_owned(), "10.0.0.9".parse().unwrap())]);
+        let rules = Rules {
+            stats: Some("127.0.0.1:1936".parse().unwrap()),
+            ..Rules::default()
+        };
+        let (model, _) = lay_out(&rules, &presence.wanted(now), &addresses, &BTreeMap::new());
+        servers += model.servers();
+        let frame = Frame {
+            base: BASE.to_owned(),
+            ipv6: seed % 2 == 0,
+            idle: "/tmp/idle".to_owned(),
+        };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), render(&frame, &model)).unwrap();
+        let check = std::process::Command::new(HAPROXY)
+            .arg("-c")
+            .arg("-f")
+            .arg(file.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&check.stderr);
+        assert!(
+            check.status.success() && !said.contains("[WARNING]"),
+            "seed {seed}: {said}"
+        );
+    }
+    assert!(servers > 200, "only {servers}: nothing was tried");
+}

@@ -1,0 +1,173 @@
+//! Ports that are taken, files that are wrong, names that come and go.
+
+use crate::harness::*;
+use std::time::Duration;
+use tokio::time::sleep;
+
+#[tokio::test]
+async fn a_port_that_is_taken_costs_nobody_else_anything() {
+    let scene = Scene::start(Way::Supervised, &[]).await;
+    let a = Backend::start("a").await;
+    scene.put("redis", "redis@1", &a.value()).await;
+    let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    scene
+        .put(
+            "web",
+            "w",
+            &format!(r#"{{"host":"10.255.255.1","port":{port}}}"#),
+        )
+        .await;
+    scene
+        .serves(&[("redis/redis::1", a.port.to_string())])
+        .await;
+    eventually("it is said loudly", async || {
+        scene.log().contains("another process listens there")
+    })
+    .await;
+    let reloads = scene.reloads().await;
+    let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
+    drop(taken);
+    scene
+        .serves(&[
+            ("redis/redis::1", a.port.to_string()),
+            ("web/w", port.to_string()),
+        ])
+        .await;
+    assert_eq!(scene.reloads().await, reloads + 1);
+    assert!(kept.lives().await);
+}
+
+/// An address that the machine doesn't have. Beside a HAProxy of its own the agent sees that at once;
+/// beside one that somebody else configured it has to find out by a reload that fails.
+#[tokio::test]
+async fn a_reload_that_fails_is_taken_back() {
+    for (way, words) in [
+        (Way::Supervised, "no such address"),
+        (Way::Attached, "HAProxy couldn't listen there"),
+    ] {
+        let (port, front) = (free_port(), free_port());
+        let nowhere = format!("--bind=a=203.0.113.77:{port}");
+        let scene = Scene::start(way, &[&nowhere, &format!("--bind=b=:{front}")]).await;
+        let b = Backend::start("b").await;
+        scene.put("a", "i", &b.value()).await;
+        scene.put("b", "i", &b.value()).await;
+        scene.serves(&[("b/i", b.port.to_string())]).await;
+        eventually("it is said loudly", async || scene.log().contains(words)).await;
+        assert_eq!(Connection::dial(front).await.unwrap().1, "b");
+        scene.file_boots().await;
+    }
+}
+
+#[tokio::test]
+async fn two_services_on_one_port_the_first_by_name_has_it() {
+    let scene = Scene::start(Way::Supervised, &[]).await;
+    let port = free_port();
+    let value = format!(r#"{{"host":"10.255.255.1","port":{port}}}"#);
+    scene.put("bb", "i", &value).await;
+    scene.serves(&[("bb/i", port.to_string())]).await;
+    scene.put("aa", "i", &value).await;
+    scene.serves(&[("aa/i", port.to_string())]).await;
+    eventually("it is said loudly", async || {
+        scene.log().contains(&format!(":{port} is taken by aa"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_service_is_forgotten_when_its_time_is_up() {
+    let scene = Scene::start(Way::Supervised, &["--forget=2s"]).await;
+    let port = free_port();
+    scene
+        .put(
+            "web",
+            "w",
+            &format!(r#"{{"host":"10.255.255.1","port":{port}}}"#),
+        )
+        .await;
+    scene.serves(&[("web/w", port.to_string())]).await;
+    scene.delete("web", "w").await;
+    scene.serves(&[]).await;
+    assert!(scene.config().contains("listen web"));
+    eventually("it is forgotten", async || {
+        !scene.config().contains("listen web")
+    })
+    .await;
+    eventually("the port is free", async || {
+        std::net::TcpListener::bind(("0.0.0.0", port)).is_ok()
+    })
+    .await;
+    // The operator's own is never forgotten.
+    assert!(scene.config().contains("listen redis"));
+}
+
+#[tokio::test]
+async fn a_base_file_that_is_wrong_ends_it_with_a_word() {
+    let base = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(base.path(), "globall\n").unwrap();
+    let mut scene = Scene::start(
+        Way::Supervised,
+        &[&format!("--haproxy-base={}", base.path().display())],
+    )
+    .await;
+    assert_eq!(scene.agent_ends().await, Some(1));
+    assert!(scene.log().contains("globall"), "{}", scene.log());
+    assert!(!scene.file().exists());
+}
+
+#[tokio::test]
+async fn a_file_that_somebody_wrote_is_kept() {
+    let scene = Scene::start(Way::Attached, &[]).await;
+    scene.serves(&[]).await;
+    eventually("ours is there", async || {
+        scene.config().contains("listen redis")
+    })
+    .await;
+    let copy = scene.dir.path().join("haproxy.cfg.before-sidekick");
+    assert!(std::fs::read_to_string(copy).unwrap().contains("somebodys"));
+}
+
+#[tokio::test]
+async fn somebody_elses_meddling_is_put_right() {
+    let scene = Scene::start(Way::Supervised, &[]).await;
+    let a = Backend::start("a").await;
+    scene.put("redis", "redis@1", &a.value()).await;
+    scene
+        .serves(&[("redis/redis::1", a.port.to_string())])
+        .await;
+    scene
+        .master("@1 set server redis/redis::1 state maint")
+        .await;
+    scene.put("redis", "redis@2", &a.value()).await;
+    // Seen at the next audit, half a minute later at most; here sooner, for a reload by hand makes
+    // another worker, and that is looked at altogether.
+    scene.master("reload").await;
+    scene
+        .serves(&[
+            ("redis/redis::1", a.port.to_string()),
+            ("redis/redis::2", a.port.to_string()),
+        ])
+        .await;
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_waits_and_harms_nobody() {
+    let scene = Scene::start(Way::Supervised, &[]).await;
+    let a = Backend::start("a").await;
+    scene.put("redis", "redis@1", &a.value()).await;
+    scene
+        .put("redis", "redis@2", r#"{"host":"nobody.invalid","port":1}"#)
+        .await;
+    scene
+        .serves(&[("redis/redis::1", a.port.to_string())])
+        .await;
+    eventually("it is said", async || {
+        scene.log().contains("nobody.invalid doesn't resolve")
+    })
+    .await;
+    sleep(Duration::from_millis(100)).await;
+    scene.delete("redis", "redis@2").await;
+    scene
+        .serves(&[("redis/redis::1", a.port.to_string())])
+        .await;
+}
