@@ -166,6 +166,36 @@ pub enum Sighting {
     Present(Box<ContainerSnapshot>),
 }
 
+/// What the engine's `die` event says: the main process of a container has ended.
+///
+/// The one event that is believed and not only a hint: a life ends once, and the engine answers no
+/// inspect until it has cleaned up behind a dead container (0.1 s and more).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Death {
+    /// The container's whole id.
+    pub id: String,
+    /// By the engine's clock, which `StartedAt` is by too.
+    pub at: Since,
+    /// Its exit status.
+    pub code: i64,
+}
+
+impl Sighting {
+    /// What is to be believed once that death is known: an answer about the life that it ended is
+    /// out of date, one about a later life isn't.
+    #[must_use]
+    pub fn after(mut self, death: Option<&Death>) -> Self {
+        if let (Self::Present(container), Some(death)) = (&mut self, death)
+            && container.id == death.id
+            && matches!(container.state, State::Running | State::Paused)
+            && container.started_at.is_some_and(|start| start < death.at)
+        {
+            container.state = State::Exited(death.code);
+        }
+        self
+    }
+}
+
 /// The watcher's latest word: what was last seen, and whether it still can be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
@@ -221,6 +251,37 @@ mod tests {
         ] {
             assert!(text.parse::<ContainerPort>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_death_ends_the_life_it_belongs_to_and_no_later_one() {
+        let at = |second| Since::from_unix_nanos(second * 1_000_000_000).unwrap();
+        let seen = |started, state| {
+            Sighting::Present(Box::new(ContainerSnapshot {
+                id: "aa".to_owned(),
+                name: "redis1".to_owned(),
+                state,
+                health: Health::Good,
+                started_at: Some(at(started)),
+                host_network: false,
+                ports: BTreeMap::new(),
+                labels: BTreeMap::new(),
+            }))
+        };
+        let death = |id: &str| Death {
+            id: id.to_owned(),
+            at: at(20),
+            code: 137,
+        };
+        let ended = seen(10, State::Exited(137));
+        assert_eq!(seen(10, State::Running).after(Some(&death("aa"))), ended);
+        assert_eq!(seen(10, State::Paused).after(Some(&death("aa"))), ended);
+        for untouched in [seen(21, State::Running), seen(10, State::Restarting)] {
+            assert_eq!(untouched.clone().after(Some(&death("aa"))), untouched);
+            assert_eq!(untouched.clone().after(None), untouched);
+        }
+        let other = seen(10, State::Running);
+        assert_eq!(other.clone().after(Some(&death("bb"))), other);
     }
 
     proptest! {

@@ -3,10 +3,11 @@
 //!
 //! Only GETs: /version, /info, /events and /containers/{name}/json; a read-only socket proxy suffices.
 
-use super::container::{Sighting, View};
+use super::container::{Death, Sighting, View};
 use super::inspection::sighting;
 use crate::backoff::{Backoff, DOCKER, Outage};
 use crate::clock::now;
+use crate::endpoint::Since;
 use crate::systemd::Pulse;
 use bollard::models::EventMessage;
 use bollard::query_parameters::{EventsOptionsBuilder, InspectContainerOptions};
@@ -127,14 +128,26 @@ impl Session<'_> {
         self.pulse.beat();
         // Subscribed before the first look. The reader only marks; nothing that this loop does
         // can make it slow. It ends with the session.
-        let (mark, mut marked) = watch::channel(());
+        let (mark, mut marked) = watch::channel(None);
         let mut reader = JoinSet::new();
         reader.spawn(read_events(docker.clone(), self.name.to_owned(), mark));
         let mut hinted = true;
         loop {
             let looked_at = now();
-            marked.mark_unchanged();
-            let sighting = inspect(&docker, self.name).await?;
+            self.bury(marked.borrow_and_update().as_ref());
+            let mut look = std::pin::pin!(inspect(&docker, self.name));
+            let mut again = false;
+            let sighting = loop {
+                // Cancel-safe: the look goes on at the next turn, a mark stays.
+                tokio::select! {
+                    answer = &mut look => break answer?,
+                    Ok(()) = marked.changed() => {
+                        again = true;
+                        self.bury(marked.borrow_and_update().as_ref());
+                    }
+                }
+            };
+            let sighting = sighting.after(marked.borrow().as_ref());
             let silent = !hinted && another_life(&self.view.borrow().sighting, &sighting);
             backoff.reset();
             if let Some(notice) = outage.recovered(now()) {
@@ -143,20 +156,31 @@ impl Session<'_> {
             }
             self.publish(sighting, engine_name.as_ref());
             anyhow::ensure!(!silent, "GET /events: a change came without an event");
-            hinted = loop {
+            hinted = again;
+            while !hinted {
                 self.pulse.beat();
                 // Cancel-safe: a mark stays, the join set keeps its task, a sleep has no effect.
                 tokio::select! {
                     biased;
                     Some(ended) = reader.join_next() => return Err(ended.unwrap_or_else(Into::into)),
-                    Ok(()) = marked.changed() => break true,
+                    Ok(()) = marked.changed() => hinted = true,
                     () = sleep(TICK) => {}
                 }
                 if now().saturating_sub(looked_at) >= RELIST {
-                    break false;
+                    break;
                 }
-            };
+            }
         }
+    }
+
+    /// A death that is told by its event is believed at once.
+    fn bury(&self, death: Option<&Death>) {
+        self.view.send_if_modified(|view| {
+            let sighting = view.sighting.clone().after(death);
+            let changed = view.sighting != sighting;
+            view.sighting = sighting;
+            changed
+        });
     }
 
     fn publish(&self, sighting: Sighting, engine_name: Option<&String>) {
@@ -205,7 +229,11 @@ async fn engine_name(docker: &Docker) -> Option<String> {
 }
 
 /// Reads events and marks that it is time to look. Returns why the stream ended.
-async fn read_events(docker: Docker, name: String, mark: watch::Sender<()>) -> anyhow::Error {
+async fn read_events(
+    docker: Docker,
+    name: String,
+    mark: watch::Sender<Option<Death>>,
+) -> anyhow::Error {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
@@ -220,13 +248,30 @@ async fn read_events(docker: Docker, name: String, mark: watch::Sender<()>) -> a
         match event {
             Ok(event) if concerns(&event, &name) => {
                 debug!(action = event.action, "event");
-                mark.send_replace(());
+                // A death stays until the next one: any answer that is older has to know it.
+                mark.send_modify(|last| {
+                    if let Some(death) = death(event) {
+                        *last = Some(death);
+                    }
+                });
             }
             Ok(_) => {}
             Err(error) => return anyhow::Error::from(error).context("GET /events"),
         }
     }
     anyhow::anyhow!("GET /events: the stream ended")
+}
+
+fn death(event: EventMessage) -> Option<Death> {
+    let actor = event
+        .actor
+        .filter(|_| event.action.as_deref() == Some("die"))?;
+    let code = actor.attributes.as_ref().and_then(|a| a.get("exitCode"));
+    Some(Death {
+        id: actor.id?,
+        at: Since::from_unix_nanos(event.time_nano?.into())?,
+        code: code.and_then(|c| c.parse().ok()).unwrap_or_default(),
+    })
 }
 
 /// Whether an event may be about the container called `name`, by its name, its id, or a rename.
