@@ -509,16 +509,19 @@ impl Drop for Scene {
             let n = stream.read(&mut answer)?;
             Ok(String::from_utf8_lossy(&answer[..n]).into_owned())
         };
-        let pid = ask().ok().and_then(|text| {
-            text.lines()
-                .find(|l| l.contains("master"))?
-                .split_whitespace()
-                .next()?
-                .parse()
-                .ok()
-        });
-        if let Some(pid) = pid {
-            signal(pid, nix::sys::signal::Signal::SIGTERM);
+        // While it starts or reloads it doesn't answer; one that is gone has no socket that does.
+        for _ in 0..40 {
+            let text = ask().unwrap_or_default();
+            let master = text.lines().find(|line| line.contains("master"));
+            let pid = master.and_then(|line| line.split_whitespace().next()?.parse().ok());
+            if let Some(pid) = pid {
+                end(pid);
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            if !self.socket().exists() || agent.is_none() {
+                break;
+            }
         }
         drop(agent);
         if std::thread::panicking() {
@@ -529,6 +532,22 @@ impl Drop for Scene {
             );
         }
     }
+}
+
+/// A master that is just starting anew may not hear a SIGTERM. Its workers end with it.
+fn end(pid: u32) {
+    use nix::sys::signal::{Signal, kill};
+    let target = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    signal(pid, Signal::SIGTERM);
+    for _ in 0..40 {
+        std::thread::sleep(Duration::from_millis(25));
+        // Gone, or a child of ours that waits to be reaped.
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        if kill(target, None).is_err() || stat.contains(") Z") {
+            return;
+        }
+    }
+    signal(pid, Signal::SIGKILL);
 }
 
 pub fn signal(pid: u32, signal: nix::sys::signal::Signal) {
