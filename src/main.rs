@@ -54,30 +54,21 @@ async fn run(job: Job) -> anyhow::Result<ExitCode> {
     match job {
         Job::Agent(config) if config.dry_run => {
             let (text, left_out) = agent::dry_run(&config).await?;
-            left_out
-                .iter()
-                .for_each(|line| eprintln!("sidekick: {line}"));
+            for line in left_out {
+                eprintln!("sidekick: {line}");
+            }
             std::io::stdout().write_all(text.as_bytes())?;
-            Ok(ExitCode::SUCCESS)
         }
-        Job::Agent(config) => {
-            agent::run(config, shutdown::on_signals()?).await?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Job::List(config) => {
-            list::run(&config, shutdown::on_signals()?).await?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Job::Announce(config) => {
-            announce::run(config, shutdown::on_signals()?).await?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Job::Agent(config) => agent::run(config, shutdown::on_signals()?).await?,
+        Job::List(config) => list::run(&config, shutdown::on_signals()?).await?,
+        Job::Announce(config) => announce::run(config, shutdown::on_signals()?).await?,
         Job::Explain(config) => {
             let explanation = explain::run(&config).await?;
             std::io::stdout().write_all(explanation.text.as_bytes())?;
-            Ok(ExitCode::from(u8::from(!explanation.announceable)))
+            return Ok(ExitCode::from(u8::from(!explanation.announceable)));
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn complain(line: &str) -> ExitCode {

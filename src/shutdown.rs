@@ -39,7 +39,7 @@ pub fn on_signals() -> std::io::Result<Shutdown> {
                 info!("{name}: stopping");
                 asked.send_replace(true);
             } else {
-                warn!("{name} again: leaving at once; the TTL does the rest");
+                warn!("{name} again: leaving at once");
                 std::process::exit(1);
             }
         }

@@ -58,7 +58,7 @@ impl Systemd {
 
     /// It stops now.
     pub fn stopping(&self) {
-        tell(&[NotifyState::Stopping, NotifyState::Status("withdrawing")]);
+        tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     }
 
     /// How often [`Systemd::alive`] wants to be called: twice in each of systemd's periods, and

@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_death_ends_the_life_it_belongs_to_and_no_later_one() {
-        let at = |second| Since::from_unix_nanos(second * 1_000_000_000).unwrap();
+        let at = |second: i128| Since::from_unix_nanos(second * 1_000_000_000).unwrap();
         let seen = |started, state| {
             Sighting::Present(Box::new(ContainerSnapshot {
                 id: "aa".to_owned(),
