@@ -19,7 +19,7 @@ demo: build ## one container, one key, on real parts; until Ctrl-C, or for DEMO_
 	@exec demo/demo.sh $(sidekick)
 
 test: check units build ## everything that .ci/run runs: needs root or sudo, 10 to 15 minutes on 2 cores
-	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli
+	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy
 	SIDEKICK_SIM_SEEDS=3000 RUST_TEST_THREADS=8 $(cargo_as_root) test --locked --features real
 	DEMO_SECONDS=0 demo/demo.sh $(sidekick)
 	@$(MAKE) --no-print-directory systemd image
