@@ -38,9 +38,9 @@ make_builder() {
         docker cp - builder:/usr/local
     mkdir -p "$stage/home/.cargo"
     cargo vendor --quiet --locked --respect-source-config "$stage/home/vendor" >/dev/null
-    printf '[source.crates-io]\nreplace-with = "vendor"\n[source.vendor]\ndirectory = "/root/vendor"\n' \
+    printf '[source.crates-io]\nreplace-with = "vendor"\n[source.vendor]\ndirectory = "/vendor"\n' \
         >"$stage/home/.cargo/config.toml"
-    tar --create --directory="$stage/home" --owner=0 --group=0 . | docker cp - builder:/root
+    tar --create --directory="$stage/home" --owner=0 --group=0 . | docker cp - builder:/
     docker commit builder local-builder >/dev/null
     docker rm builder >/dev/null
     rm -rf "${stage:?}/home"
