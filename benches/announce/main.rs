@@ -36,7 +36,7 @@ const ROUNDS: usize = 100;
 /// Rounds of the slower measurements.
 const FEW: usize = 30;
 /// The shell loop's rounds; each waits for a TTL.
-const LOOPS: usize = 6;
+const LOOPS: u32 = 6;
 /// The shell loop runs this much faster than it did (TTL 60 s, every 45 s), to be done today.
 const SCALE: u32 = 10;
 /// How long the steady state is looked at.
@@ -181,30 +181,46 @@ etcdctl put {key} '{{"host":"{HOST}","port":6379}}' --lease="$lease" >/dev/null;
         );
         let mut shown_after = Samples::named("", "shell loop");
         let mut gone_after = Samples::named("", "shell loop");
+        let mut back_after = Samples::named("", "shell loop");
         let before = self.etcd.revision().await;
         let begun = Instant::now();
-        for round in 0..LOOPS {
-            let (mark, told) = (self.moments.mark(), wall_clock());
+        let start = || {
             let mut command = Command::new("sh");
             command
                 .args(["-c", &script])
                 .env("ETCDCTL_API", "3")
                 .env("ETCDCTL_ENDPOINTS", self.etcd.url())
                 .kill_on_drop(true);
-            let started = Instant::now();
-            let mut child = command.spawn().expect("no shell");
+            (Instant::now(), command.spawn().expect("no shell"))
+        };
+        // Each time at another moment of the loop's interval.
+        let moment = |round: u32| secs(5) / LOOPS * round;
+        for round in 0..LOOPS {
+            let (mark, told) = (self.moments.mark(), wall_clock());
+            let (started, mut child) = start();
             let shown = self.moments.change(mark, key, true).await;
             shown_after.add(shown.saturating_sub(told));
-            // The container dies at another moment of the interval each time; the unit's ExecStop
-            // removed a wrong key, so that only the TTL took the right one away.
-            let life =
-                secs(5) / u32::try_from(LOOPS).expect("few") * u32::try_from(round).expect("few");
-            let lives = async || started.elapsed() >= life;
+            let lives = async || started.elapsed() >= moment(round);
             eventually(secs(10), "the loop has lived", lives).await;
+            // The unit's ExecStop removed a wrong key, so that only the TTL took the right one away.
             let (mark, died) = (self.moments.mark(), wall_clock());
             child.kill().await.expect("the loop can be ended");
             let gone = self.moments.change(mark, key, false).await;
             gone_after.add(gone.saturating_sub(died));
+        }
+        for round in 0..LOOPS {
+            let mark = self.moments.mark();
+            let (started, mut child) = start();
+            self.moments.change(mark, key, true).await;
+            let lives = async || started.elapsed() >= moment(round);
+            eventually(secs(10), "the loop has lived", lives).await;
+            let mark = self.moments.mark();
+            self.etcd.delete(key).await;
+            let gone = self.moments.change(mark, key, false).await;
+            let back = self.moments.change(mark, key, true).await;
+            back_after.add(back.saturating_sub(gone));
+            child.kill().await.expect("the loop can be ended");
+            self.etcd.delete(key).await;
         }
         let puts = self.etcd.revision().await - before;
         println!(
@@ -212,10 +228,13 @@ etcdctl put {key} '{{"host":"{HOST}","port":6379}}' --lease="$lease" >/dev/null;
             60 / SCALE
         );
         println!("{}", shown_after.called("loop's start → key visible"));
-        println!("{}", gone_after.called("container death → key gone"));
+        println!("{}", gone_after.called("death or SIGTERM → key gone"));
+        println!("{}", back_after.called("key deleted by hand → key back"));
+        let as_it_ran = |samples: &Samples| samples.median() * f64::from(SCALE) / 1000.0;
         println!(
-            "  as it ran (TTL 60 s): median {:.1} s\n",
-            gone_after.median() * f64::from(SCALE) / 1000.0
+            "  as it ran (TTL 60 s): gone after {:.1} s, back after {:.1} s (medians)\n",
+            as_it_ran(&gone_after),
+            as_it_ran(&back_after)
         );
         println!(
             "  etcdctl's peak memory {} KiB; {puts} revisions in {:.0} s",
