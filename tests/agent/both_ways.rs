@@ -2,7 +2,6 @@
 
 use crate::harness::*;
 use std::time::{Duration, Instant};
-use tokio::time::sleep;
 
 macro_rules! both_ways {
     ($($name:ident)*) => { $(
@@ -209,8 +208,7 @@ async fn an_agent_that_was_killed_picks_up_where_it_was(way: Way) {
     scene.kill_agent().await;
     scene.file_boots().await;
     scene.put("redis", "redis@2", &b.value()).await;
-    sleep(A_WHILE).await;
-    assert!(kept.lives().await);
+    throughout("the connection lives", async || kept.lives().await).await;
     scene.start_agent();
     scene
         .serves(&[("redis/redis::1", at(&a)), ("redis/redis::2", at(&b))])
@@ -230,7 +228,12 @@ async fn etcd_gone_changes_nothing(way: Way) {
     let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
     scene.etcd.kill().await;
     eventually("the agent says so", async || scene.log().contains("etcd")).await;
-    sleep(A_WHILE).await;
+    throughout("a answers", async || {
+        Connection::dial(scene.port)
+            .await
+            .is_some_and(|(_, name)| name == "a")
+    })
+    .await;
     scene.serves(&[("redis/redis::1", at(&a))]).await;
     // And so for an agent that starts without etcd, HAProxy or not.
     scene.kill_agent().await;

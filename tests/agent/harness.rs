@@ -29,6 +29,15 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
+/// Makes sure that a condition holds, and goes on holding for [`A_WHILE`].
+pub async fn throughout(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + A_WHILE;
+    while Instant::now() < end {
+        assert!(holds().await, "no longer: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// Waits until both are equal.
 pub async fn becomes<T: PartialEq + Debug>(
     what: &str,

@@ -1,8 +1,6 @@
 //! Ports that are taken, files that are wrong, names that come and go.
 
 use crate::harness::*;
-use std::time::Duration;
-use tokio::time::sleep;
 
 #[tokio::test]
 async fn a_port_that_is_taken_costs_nobody_else_anything() {
@@ -165,7 +163,6 @@ async fn a_name_that_does_not_resolve_waits_and_harms_nobody() {
         scene.log().contains("nobody.invalid doesn't resolve")
     })
     .await;
-    sleep(Duration::from_millis(100)).await;
     scene.delete("redis", "redis@2").await;
     scene
         .serves(&[("redis/redis::1", a.port.to_string())])
