@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::container::Container;
@@ -72,6 +73,12 @@ impl Sidekick {
     /// SIGSTOP: it neither looks nor renews.
     pub fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
+        // It takes effect a moment later; this waits for that, and reaps nothing.
+        let stopped = waitpid(self.nix_pid(), Some(WaitPidFlag::WUNTRACED));
+        assert!(
+            matches!(stopped, Ok(WaitStatus::Stopped(..))),
+            "sidekick does not stop: {stopped:?}"
+        );
     }
 
     /// SIGCONT.
@@ -139,9 +146,12 @@ impl Sidekick {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid is small"));
         // The child is not waited for before it is dropped, so the pid is its own to the end.
-        kill(pid, signal).expect("sidekick cannot be signalled");
+        kill(self.nix_pid(), signal).expect("sidekick cannot be signalled");
+    }
+
+    fn nix_pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.pid()).expect("a pid is small"))
     }
 }
 

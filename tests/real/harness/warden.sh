@@ -18,6 +18,21 @@ is_up() {
     return 1
 }
 
+# SIGSTOP takes effect in each thread at a moment of its own; this waits for the last of them, for 2 s at most.
+await_frozen() {
+    tries=0
+    until frozen || [ "$tries" -ge 200 ]; do
+        tries=$((tries + 1))
+        sleep 0.01
+    done
+}
+
+frozen() {
+    for thread in "/proc/$server/task"/*; do
+        { read -r _ _ letter _ <"$thread/stat"; } 2>/dev/null && [ "$letter" = T ] || return 1
+    done
+}
+
 while read -r command argument; do
     case $command in
     start) # -> its pid, as this PID namespace counts
@@ -28,6 +43,7 @@ while read -r command argument; do
         ;;
     signal) # KILL, STOP, CONT, TERM
         [ -z "$server" ] || kill -s "$argument" "$server"
+        [ -z "$server" ] || [ "$argument" != STOP ] || await_frozen
         echo ok
         ;;
     kill) # some other process of this PID namespace, by its pid
