@@ -147,7 +147,9 @@ fn describe_key(text: &mut String, kv: &KeyValue, decision: Option<&Decision>) -
         return Ok(());
     };
     let wanted = decision.endpoint.encode();
-    let outcome = if kv.value() == wanted.as_bytes() {
+    let outcome = if kv.lease() == 0 {
+        "announce would take it over: it is on no lease".to_owned()
+    } else if kv.value() == wanted.as_bytes() {
         "stands as it should".to_owned()
     } else {
         match contest(&Holder::from(&decision.endpoint), kv.value(), false) {

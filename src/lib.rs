@@ -103,6 +103,8 @@
 //! - A `die` event is believed, and withdraws the key before the container is inspected: the engine
 //!   answers no inspect until it has cleaned up behind a dead container (150 ms in the bench, against
 //!   a few for the withdrawal). An inspect follows all the same.
+//! - A value without a lease is taken over whatever it says: no sidekick put it, and it would stay
+//!   for ever (found by the simulation, seed 2684).
 //! - Of two sidekicks on the same container the overtaken one stands by; by rule 3 alone ("same
 //!   container: take over") they would overwrite each other for ever.
 

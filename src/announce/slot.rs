@@ -134,12 +134,12 @@ impl Slot {
         if leases.holds(entry) {
             return Verdict::Ours;
         }
-        if leases.former.contains(&entry.lease) {
+        // No sidekick puts without a lease: what has none was put by hand and would stay for ever,
+        // whatever container it names.
+        if entry.lease == 0 || leases.former.contains(&entry.lease) {
             return Verdict::TakeOver;
         }
-        // No sidekick puts without a lease: what has none was put by hand, and would stay for ever.
-        let overtook_us =
-            entry.lease != 0 && self.claimed.is_some_and(|at| entry.mod_revision > at);
+        let overtook_us = self.claimed.is_some_and(|at| entry.mod_revision > at);
         contest(&Holder::from(&**ours), &entry.value, overtook_us)
     }
 

@@ -220,7 +220,8 @@ impl Store {
                 let younger = theirs.as_ref().is_some_and(|t| {
                     t.since > ours.since || (t.since == ours.since && t.container > ours.container)
                 });
-                if younger && !same {
+                // What is on no lease is nobody's.
+                if younger && !same && entry.lease != 0 {
                     Err(wrong())
                 } else {
                     Ok(())
