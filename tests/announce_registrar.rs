@@ -383,3 +383,38 @@ fn an_etcd_that_went_back_in_time_is_read_again() {
     desk.answer(&create, Answer::LeaseGone);
     assert_eq!(desk.asks(), Request::Grant(TTL));
 }
+
+/// Found by the simulation, seed 2684.
+#[test]
+fn a_permanent_copy_of_a_younger_containers_value_is_taken_over() {
+    let mut desk = Desk::new(&[(1, announce(1))]);
+    let write = desk.asks();
+    let copy = entry(
+        r#"{"host":"b","port":1,"container":"bb","since":"2027-01-01T00:00:00Z"}"#,
+        0,
+        9,
+    );
+    let found = vec![(key(1), Some(copy))];
+    desk.answer(&write, Answer::Refused(header(9), found));
+    assert!(matches!(desk.writes()[..], [Op::TakeOver(..)]));
+}
+
+/// Found by the simulation, seed 31: after an etcd that was emptied behind our back the same
+/// revision can be another's write.
+#[test]
+fn a_take_over_names_the_lease_that_it_takes_over_from() {
+    let mut desk = Desk::new(&[(1, announce(1))]);
+    let write = desk.asks();
+    let older = entry(
+        r#"{"host":"b","port":1,"container":"bb","since":"2020-01-01T00:00:00Z"}"#,
+        8,
+        9,
+    );
+    let found = vec![(key(1), Some(older.clone()))];
+    desk.answer(&write, Answer::Refused(header(9), found));
+    let [Op::TakeOver(_, _, version)] = &desk.writes()[..] else {
+        panic!("no take-over");
+    };
+    assert_eq!((version.mod_revision, version.lease), (9, 8));
+    assert_eq!(*version, older.version());
+}
