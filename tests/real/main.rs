@@ -13,6 +13,7 @@
 
 mod address;
 mod crash;
+mod docker_wire;
 mod engine_outage;
 mod etcd_outage;
 mod explain;

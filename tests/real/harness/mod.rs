@@ -22,7 +22,9 @@ pub use container::{Container, Run};
 pub use engine::Engine;
 pub use etcd::{Etcd, Login};
 pub use patience::{SOON, eventually, millis, never_for, secs};
-pub use proxy::Proxy;
+#[allow(unused_imports, reason = "for `make chaos`")]
+pub use ports::free as free_port;
+pub use proxy::{Proxy, Wire};
 pub use scene::{HOST, KEY, Scene};
 pub use sidekick::{Announce, Explained, Sidekick};
 pub use value::Value;
