@@ -8,7 +8,7 @@ worker := $(CARGO_TARGET_DIR)/release/worker
 # The tests with real parts start Docker Engines, which takes root: cargo runs the tests, and only those, with sudo.
 cargo_as_root := cargo $(if $(filter-out 0,$(shell id -u)),--config 'target."cfg(unix)".runner="sudo --preserve-env"')
 
-.PHONY: build demo test check units image systemd bench clean help cargo
+.PHONY: build demo test check units image systemd chaos bench clean help cargo
 .NOTPARALLEL:
 
 build: cargo ## the release binary, target/release/sidekick
@@ -28,6 +28,10 @@ test: check units build $(worker) ## everything that .ci/run runs: needs root or
 	SIDEKICK_SIM_SEEDS=3000 RUST_TEST_THREADS=8 $(cargo_as_root) test --locked --features real
 	DEMO_SECONDS=0 demo/demo.sh $(sidekick) $(worker)
 	@$(MAKE) --no-print-directory systemd image
+
+chaos: cargo ## everything real, and everything wrong by a seed, for MINUTES=3; SEED=N plays that one again
+	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli haproxy
+	SEED=$(SEED) MINUTES=$(MINUTES) $(cargo_as_root) test --locked --features real --test chaos
 
 bench: cargo ## the numbers: sidekick beside the shell loop and the floor; asserts nothing
 	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli

@@ -107,7 +107,9 @@ fn launch(arguments: &[String], directory: &TempDir) -> Child {
         .append(true)
         .open(directory.path().join("log"))
         .expect("no log can be made");
-    Command::new(env!("CARGO_BIN_EXE_sidekick"))
+    // The kernel kills it with the thread that started it, which is the run's own.
+    Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_sidekick")])
         .args(arguments)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())

@@ -103,6 +103,11 @@ fn timelines(record: &Record) -> BTreeMap<&str, Vec<Standing<'_>>> {
     keys
 }
 
+/// What is left of a wrong when it had time for a reaction, and when what excuses it is over.
+fn overdue(wrong: Span, excused: &Spans) -> Spans {
+    Spans::of([Span::new(wrong.from + REACTION, wrong.to)]).minus(excused)
+}
+
 impl Checker<'_> {
     fn violation(&mut self, promise: u8, at: Ms, what: String) {
         self.report.violations.push((promise, at, what));
@@ -192,15 +197,18 @@ impl Checker<'_> {
                 let excused = excused.fold(Spans::default(), |all, client| {
                     all.or(&self.excuses.leftover(client))
                 });
-                // Each stretch that nothing excuses gets a reaction's time, and not more.
-                for stretch in after.minus(&excused).iter() {
-                    self.number("a key after its container's end", stretch.length());
-                    if stretch.length() > REACTION {
+                for stretch in after.iter() {
+                    let wrong = overdue(stretch, &excused);
+                    if wrong.total() > 0 {
                         let ms = stretch.length();
                         let text =
                             format!("{key} outlived container {container} by {ms} ms: {life:?}");
-                        self.violation(1, stretch.from, text);
+                        self.violation(1, wrong.from(), text);
                     }
+                }
+                let unexcused = after.minus(&excused).longest();
+                if unexcused > 0 {
+                    self.number("a key after its container's end", unexcused);
                 }
                 if after.total() > 0 {
                     self.number(
@@ -258,14 +266,17 @@ impl Checker<'_> {
                 for gap in unmet.iter() {
                     self.number("a key missing or wrong, faults included", gap.length());
                 }
-                for gap in unmet.minus(&excused).iter() {
-                    let ms = gap.length();
-                    self.number("a key missing or wrong", ms);
-                    if ms > REACTION {
-                        let key = &claim.key;
+                for gap in unmet.iter() {
+                    let wrong = overdue(gap, &excused);
+                    if wrong.total() > 0 {
+                        let (key, ms) = (&claim.key, gap.length());
                         let text = format!("sidekick {client}: {key} lacked {life:?} for {ms} ms");
-                        self.violation(2, gap.from, text);
+                        self.violation(2, wrong.from(), text);
                     }
+                }
+                let unexcused = unmet.minus(&excused).longest();
+                if unexcused > 0 {
+                    self.number("a key missing or wrong", unexcused);
                 }
             }
         }

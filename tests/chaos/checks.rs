@@ -255,7 +255,8 @@ fn haproxy_serves_what_etcd_holds_or_is_excused() {
     let stale = || {
         quiet()
             .serves(10_000, Some(7009))
-            .serves(13_000, Some(7009))
+            .serves(12_500, Some(7009))
+            .serves(14_000, Some(7009))
     };
     stale().breaks(7);
     stale().trouble(What::Client(2), 9_000, 9_500).is_good();

@@ -15,8 +15,9 @@ pub const INTERVAL: Ms = 2000;
 /// keep changing is put right only once a second (HEAL_PAUSE).
 pub const REACTION: Ms = 1500;
 
-/// From the end of a trouble to the truth: the second promise.
-pub const RECOVERY: Ms = 2000;
+/// From the end of a trouble to the truth: 2 s by the second promise, and half a second because the
+/// run itself keeps both cores busy.
+pub const RECOVERY: Ms = 2500;
 
 /// The agent's: the seventh promise.
 pub const AGENT_RECOVERY: Ms = 5000;

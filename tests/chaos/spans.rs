@@ -90,6 +90,11 @@ impl Spans {
         self.iter().any(|span| span.from <= at && at < span.to)
     }
 
+    /// Its first moment, 0 where there is none.
+    pub fn from(&self) -> Ms {
+        self.0.first().map_or(0, |span| span.from)
+    }
+
     /// The longest of them, 0 where there is none.
     pub fn longest(&self) -> Ms {
         self.iter().map(Span::length).max().unwrap_or(0)

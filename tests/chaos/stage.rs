@@ -4,7 +4,7 @@
 use crate::agent::Agent;
 use crate::excuses::{INTERVAL, TTL};
 use crate::harness::{Cluster, Container, Engine, Proxy, Sidekick, free_port};
-use crate::record::{Claim, Life, Record, Turn};
+use crate::record::{Claim, Life, Record, Turn, What};
 use crate::schedule::{AGENT, CONTAINERS, SIDEKICKS};
 use crate::spans::{Ms, Span};
 use crate::watchers::{Seen, client, haproxy, history, stalls};
@@ -116,9 +116,13 @@ impl<'e> Stage<'e> {
             stage.turned(number, 0).await;
         }
         for number in 0..SIDEKICKS {
+            let unborn = stage.seen.trouble(What::Client(number), 0);
             let sidekick = stage.sidekick(number);
             stage.sidekicks.push(Some(sidekick));
+            stage.seen.over(unborn);
         }
+        let haproxy_starts = stage.seen.trouble(What::Haproxy, 0);
+        stage.seen.over(haproxy_starts);
         stage
     }
 
