@@ -1,11 +1,11 @@
 //! HAProxy's configuration file: never half written, never one that HAProxy would refuse.
 
-use super::apply::Trouble;
 use super::child::command;
 use super::master::alerts;
-use super::render::OURS;
+use super::proxy::Trouble;
+use super::render::{OURS, Text};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(super) struct ConfigFile {
 
 impl ConfigFile {
     /// Temporary file → `haproxy -c` → fsync → rename.
-    pub(super) async fn write(&self, text: &str) -> Result<(), Trouble> {
+    pub(super) async fn write(&self, text: &Text) -> Result<(), Trouble> {
         let new = self.draft(text).await?;
         self.check(&new).await?;
         self.blocking(move |path| replace(&new, path)).await
@@ -34,7 +34,7 @@ impl ConfigFile {
     ///
     /// # Errors
     /// It wouldn't, or can't be written.
-    pub(super) async fn try_out(&self, text: &str) -> Result<(), Trouble> {
+    pub(super) async fn try_out(&self, text: &Text) -> Result<(), Trouble> {
         let new = self.draft(text).await?;
         let result = self.check(&new).await;
         self.blocking(move |_| fs::remove_file(new)).await?;
@@ -42,11 +42,11 @@ impl ConfigFile {
     }
 
     /// The new file beside the old one.
-    async fn draft(&self, text: &str) -> Result<PathBuf, Trouble> {
+    async fn draft(&self, text: &Text) -> Result<PathBuf, Trouble> {
         let mut name = self.path.clone().into_os_string();
         name.push(".new");
         let new = PathBuf::from(name);
-        let (draft, text) = (new.clone(), text.to_owned());
+        let (draft, text) = (new.clone(), text.clone());
         self.blocking(move |path| put(&draft, path, &text)).await?;
         Ok(new)
     }
@@ -92,9 +92,12 @@ impl ConfigFile {
 }
 
 /// With the old file's permissions; and a copy of the old one if it isn't ours, for somebody wrote it.
-fn put(new: &Path, path: &Path, text: &str) -> io::Result<()> {
-    let mut out = File::create(new)?;
-    out.write_all(text.as_bytes())?;
+fn put(new: &Path, path: &Path, text: &Text) -> io::Result<()> {
+    let mut out = BufWriter::new(File::create(new)?);
+    for piece in text.pieces() {
+        out.write_all(piece.as_bytes())?;
+    }
+    let out = out.into_inner().map_err(io::IntoInnerError::into_error)?;
     let Ok(mut old) = File::open(path) else {
         return Ok(());
     };

@@ -1,12 +1,12 @@
 //! A real HAProxy and its file: runs what `apply` decides.
 
-use super::apply::{Happening, Proxy, Reload, Trouble, Worker};
 use super::child::{Child, terminate};
 use super::diff::{Command, Running, parse_state};
 use super::file::ConfigFile;
 use super::layout::{Bind, sockets};
 use super::master::{Master, RELOAD};
-use super::render::MARK;
+use super::proxy::{Happening, Proxy, Reload, Trouble, Worker};
+use super::render::{MARK, Text};
 use crate::systemd::Pulse;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -40,12 +40,12 @@ pub(super) struct Haproxy {
     mark: RefCell<Option<(u32, u32, Option<String>)>>,
     saving: Option<Saving>,
     /// To be saved when that is done.
-    next: Option<String>,
+    next: Option<Text>,
     pulse: Pulse,
 }
 
 /// What is being written, and by whom.
-type Saving = (String, JoinHandle<Result<(), Trouble>>);
+type Saving = (Text, JoinHandle<Result<(), Trouble>>);
 
 impl Haproxy {
     /// `ours`: to be supervised. Starts nothing yet.
@@ -110,7 +110,7 @@ impl Haproxy {
 }
 
 impl Proxy for Haproxy {
-    async fn write(&mut self, text: &str) -> Result<(), Trouble> {
+    async fn write(&mut self, text: &Text) -> Result<(), Trouble> {
         self.pulse.beat();
         self.next = None;
         if let Some((_, saving)) = self.saving.take() {
@@ -119,7 +119,7 @@ impl Proxy for Haproxy {
         self.file.write(text).await
     }
 
-    fn save(&mut self, text: String) {
+    fn save(&mut self, text: Text) {
         if self.saving.is_some() {
             self.next = Some(text);
             return;
@@ -288,7 +288,7 @@ async fn ended(child: &mut Option<Child>) -> String {
     }
 }
 
-async fn done(saving: &mut Option<Saving>) -> (String, Result<(), Trouble>) {
+async fn done(saving: &mut Option<Saving>) -> (Text, Result<(), Trouble>) {
     match saving {
         Some((text, task)) => {
             let result = task

@@ -3,8 +3,9 @@
 use super::etcd::etcd;
 use super::{Checked, duration, prefix, wrong};
 use crate::agent::layout::{self, Bind};
+use crate::agent::parse::sections;
 use crate::agent::presence;
-use crate::agent::render::{self, BASE};
+use crate::agent::render::BASE;
 use crate::cli::AgentArgs;
 use crate::endpoint::check_part;
 use crate::etcd::EtcdConfig;
@@ -90,7 +91,7 @@ impl AgentConfig {
         };
         let reserved = base
             .iter()
-            .flat_map(|base| render::sections(base))
+            .flat_map(|base| sections(base))
             .map(str::to_owned)
             .collect();
         let (way, file) = way(given(args.haproxy_master), given(args.haproxy_config))?;
