@@ -87,6 +87,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
         stats: config.rules.stats,
         ..Model::default()
     };
+    file.make_room()?;
     file.try_out(&render(&frame, &empty).into()).await?;
     let haproxy = Haproxy::new(file, socket, ours, pulse.clone());
 

@@ -200,7 +200,9 @@ impl Scene {
         Self {
             applier,
             wanted: BTreeMap::new(),
-            addresses: Addresses::default(),
+            addresses: [("db".to_owned(), [10, 0, 1, 0].into())]
+                .into_iter()
+                .collect(),
             directory: Directory::default(),
             now: Moment::from_secs(1000),
         }
