@@ -16,7 +16,9 @@ build: cargo ## the release binary, target/release/sidekick
 	@cargo build --release --locked
 
 # rustc alone: with cargo the tests' dependencies would be built too.
-$(worker): examples/worker.rs | build
+$(worker): examples/worker.rs | cargo
+	@scripts/install cc
+	@mkdir -p $(@D)
 	@rustc --edition 2024 -O -o $@ $<
 
 demo: build $(worker) ## the whole loop on real parts, one Redis killed; until Ctrl-C, or for DEMO_SECONDS=N
@@ -46,9 +48,9 @@ systemd: build ## the shipped units under a real systemd, in a machine in a cont
 	@scripts/install docker dockerd ip debootstrap redis-server redis-cli
 	tests/systemd.sh $(sidekick)
 
-image: cargo ## the Dockerfile: built offline, run, looked at
+image: cargo $(worker) ## the Dockerfile: built offline, run, looked at
 	@scripts/install docker dockerd ip debootstrap etcd etcdctl redis-server redis-cli
-	tests/image.sh
+	tests/image.sh $(worker)
 
 clean: ## target/, and the Debian root file systems that the tests keep in ~/.cache/sidekick
 	cargo clean
