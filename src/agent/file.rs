@@ -93,6 +93,10 @@ impl ConfigFile {
 
 /// With the old file's permissions; and a copy of the old one if it isn't ours, for somebody wrote it.
 fn put(new: &Path, path: &Path, text: &str) -> io::Result<()> {
+    // A machine on which it never ran has no /var/lib/sidekick.
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
     let mut out = File::create(new)?;
     out.write_all(text.as_bytes())?;
     let Ok(mut old) = File::open(path) else {
