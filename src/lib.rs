@@ -35,14 +35,20 @@
 //!   registry.rs    executes the registrar's requests; decides nothing
 //! agent/           the job `sidekick agent`
 //!   mod.rs         wires the tasks, and goes through one pass after another
-//!   table.rs     P what stands in etcd → services and instances; the quarantine
-//!   presence.rs  P who counts as there: the hold, the fronts that outlast their instances
-//!   layout.rs    P who listens where → the model of what HAProxy is to be
-//!   render.rs    P model → haproxy.cfg, and back
-//!   diff.rs      P model × what runs → commands for the socket
-//!   processes.rs P what HAProxy's master says of its processes
-//!   status.rs    P how it stands, in one line
-//!   apply.rs       one pass: adjust or restructure, confirm, blame; over a trait, so that it is simulated
+//!   table.rs     P  what stands in etcd → services and instances; the quarantine
+//!   presence.rs  P  who counts as there: the hold, the fronts that outlast their instances
+//!   addresses.rs P  instances and the addresses of names → servers
+//!   layout.rs    P  who listens where → the model of what HAProxy is to be
+//!   bars.rs      P  who can't listen where, and when it is tried again
+//!   render.rs    P  model → haproxy.cfg
+//!   parse.rs     P  haproxy.cfg, if it is ours → what was served
+//!   diff.rs      P  fronts × what runs → commands for the socket
+//!   processes.rs P  what HAProxy's master says of its processes
+//!   status.rs    P  how it stands, in one line
+//!   telling.rs     what the log says, once
+//!   dry_run.rs     what would be written now
+//!   proxy.rs       what a pass needs of HAProxy: a trait, so that it is simulated
+//!   apply.rs       one pass: adjust or restructure, confirm
 //!   names.rs       resolves host names
 //!   file.rs        the configuration file: draft, `haproxy -c`, fsync, rename
 //!   master.rs      the master's socket
@@ -81,6 +87,8 @@
 //! - A pass is over when `show servers state` agrees, not when a command was sent.
 //! - What HAProxy was started from is read from HAProxy itself (`show env`), never remembered.
 //! - Commands go to a worker by its process id: one that is gone is an error, never another worker.
+//! - A pass costs what has changed: table, presence, addresses and render hand on by pointer what
+//!   hasn't, and who compares pointers holds one, so that nothing is changed in place behind them.
 //!
 //! # Invariants
 //!
