@@ -168,18 +168,3 @@ async fn a_name_that_does_not_resolve_waits_and_harms_nobody() {
         .serves(&[("redis/redis::1", a.port.to_string())])
         .await;
 }
-
-/// A base file that is wrong ends it as soon as it has tried to write, before any HAProxy is started.
-#[tokio::test]
-async fn a_directory_that_is_not_there_yet_is_made() {
-    let scene = Scene::new(Way::Supervised, &[]).await;
-    let base = scene.dir.path().join("base.cfg");
-    std::fs::write(&base, "globall\n").unwrap();
-    let file = scene.dir.path().join("var/lib/sidekick/haproxy.cfg");
-    let mut agent = scene.command("agent");
-    agent.arg("--haproxy-config").arg(&file);
-    let output = agent.arg("--haproxy-base").arg(base).output().await;
-    let said = String::from_utf8(output.unwrap().stderr).unwrap();
-    assert!(said.contains("globall"), "{said}");
-    assert!(file.parent().unwrap().is_dir());
-}
