@@ -347,6 +347,11 @@ impl Scene {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
+    /// The agent's process id.
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.as_ref().unwrap().id().unwrap()
+    }
+
     /// SIGKILL, and nothing else.
     pub async fn kill_agent(&mut self) {
         self.agent.as_mut().unwrap().kill().await.unwrap();
@@ -487,6 +492,15 @@ impl Scene {
     /// How often the master was reloaded.
     pub async fn reloads(&self) -> u32 {
         self.column("master", 2).await.expect("no master answers")
+    }
+
+    /// The process ids of the master and of all its workers.
+    pub async fn haproxies(&self) -> Vec<u32> {
+        let text = self.master("show proc").await;
+        let processes = text.lines().filter(|line| !line.starts_with('#'));
+        processes
+            .filter_map(|line| line.split_whitespace().next()?.parse().ok())
+            .collect()
     }
 
     pub async fn master_pid(&self) -> u32 {
