@@ -24,9 +24,9 @@ test: check units build ## everything that .ci/run runs: needs root or sudo, 10 
 	DEMO_SECONDS=0 demo/demo.sh $(sidekick)
 	@$(MAKE) --no-print-directory systemd image
 
-bench: cargo ## the numbers: sidekick beside the shell loop and the floor; asserts nothing
-	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli
-	$(cargo_as_root) bench --locked --features real --bench announce
+bench: cargo ## the numbers, beside what sidekick replaces and the floor (BENCH=announce or agent: one of them)
+	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli haproxy
+	$(cargo_as_root) bench --locked --features real $(if $(BENCH),--bench $(BENCH),--bench announce --bench agent)
 
 check: cargo ## formatting, and clippy with warnings denied
 	@scripts/install cc protoc

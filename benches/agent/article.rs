@@ -96,7 +96,11 @@ impl Poller {
 
     /// One after another: an instance comes, another goes.
     async fn change(&self, etcd: &mut Client, coming: &[Backend]) -> [Samples; 2] {
-        let mut latencies = [(); 2].map(|()| Samples::named("", "poll, -sf"));
+        let mut latencies = [
+            "put → show servers state has it",
+            "delete → show servers state hasn't",
+        ]
+        .map(|title| Samples::named(title, "poll, -sf"));
         let plan = (0..).zip(coming).flat_map(|(i, backend)| {
             [
                 (format!("coming{i}"), Some(backend.value())),

@@ -1,9 +1,9 @@
 //! From a change in etcd to HAProxy's having it, and the floor: the same commands by hand.
 
 use crate::harness::Backend;
-use crate::samples::{Samples, header};
+use crate::samples::Samples;
 use crate::stage::{Stage, address};
-use crate::view::{Seen, View, watch};
+use crate::view::{Seen, View, dial, watch};
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
@@ -26,11 +26,10 @@ pub async fn measure(stage: &Stage) {
     let mut view = stage.view();
     let (ours, etcds) = by_etcd(stage, &backend, &mut view).await;
     let floor = by_hand(stage, &backend, &mut view).await;
-    println!("{}", header());
     for (i, title) in TITLES.iter().enumerate() {
         println!("{}\n{}", ours[i].called(title), floor[i].called(""));
     }
-    println!("{etcds}\n{}", what_looking_costs(&mut view));
+    println!("{etcds}\n{}", what_looking_costs(stage, &mut view));
     let ratio = |i: usize| ours[i].median() / floor[i].median();
     println!(
         "  median, sidekick : by hand    put {:.1}, delete {:.1}\n",
@@ -109,11 +108,12 @@ fn add(latencies: &mut [Samples; 4], there: bool, seen: &Seen) {
 }
 
 /// One look and one dial, with nothing going on.
-fn what_looking_costs(view: &mut View) -> Samples {
-    let mut samples = Samples::named("  of it: a look", "bench");
+fn what_looking_costs(stage: &Stage, view: &mut View) -> Samples {
+    let mut samples = Samples::named("  of it: a look and a dial", "bench");
     for _ in 0..ROUNDS {
         let begun = Instant::now();
-        view.servers("redis").expect("HAProxy answers");
+        dial(stage.byhand);
+        view.servers("byhand").expect("HAProxy answers");
         samples.add(begun.elapsed());
     }
     samples

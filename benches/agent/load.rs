@@ -20,6 +20,10 @@ const HELD_PAUSE: Duration = Duration::from_millis(20);
 const DIALLING: usize = 16;
 const DIALLING_PAUSE: Duration = Duration::from_millis(10);
 
+/// The load in words.
+pub const WORDS: &str =
+    "64 connections held, each asking every 20 ms; 16 clients dialling anew every 10 ms";
+
 /// An answer takes a millisecond; one that takes longer than this is none.
 const PATIENCE: Duration = Duration::from_secs(5);
 

@@ -28,6 +28,7 @@ mod view;
 
 use samples::header;
 use stage::{Stage, Table};
+use std::time::Instant;
 
 const SMALL: Table = Table {
     services: 2,
@@ -38,39 +39,33 @@ const LARGE: Table = Table {
     each: 10,
 };
 
+// Two threads: HAProxy's clients and backends go on while the bench looks.
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
+    let begun = Instant::now();
     let (cores, load) = usage::machine();
     println!(
-        "sidekick agent {}, {cores} cores, load {load}, one etcd member, loopback\n",
-        env!("CARGO_PKG_VERSION")
+        "sidekick agent {}, HAProxy {}, {cores} cores, load {load}, one etcd member, loopback\n",
+        env!("CARGO_PKG_VERSION"),
+        stage::haproxy_version().await
     );
-    let only = std::env::args().nth(1).filter(|a| !a.starts_with('-'));
-    let t = std::time::Instant::now();
-    if only.as_deref().is_none_or(|o| o == "load") {
-        let (ours, kinds) = changes::measure().await;
-        println!("{kinds}");
-        let (theirs, [come, go]) = article::measure().await;
-        load::print([("sidekick", &ours), ("poll, -sf", &theirs)]);
-        println!(
-            "{}\n{}\n{}",
-            header(),
-            come.called("put"),
-            go.called("delete")
-        );
-        println!("{:?}", t.elapsed());
-    }
-    if only.as_deref().is_none_or(|o| o == "lat") {
-        let small = Stage::start(SMALL).await;
-        latency::measure(&small).await;
-        println!("{:?}", t.elapsed());
-        let mut large = Stage::start(LARGE).await;
-        println!("{:?}", t.elapsed());
-        scale::full_start(&mut large).await;
-        println!("{:?}", t.elapsed());
-        latency::measure(&large).await;
-        println!("{:?}", t.elapsed());
-        scale::at_rest([&small, &large]).await;
-        println!("{:?}", t.elapsed());
-    }
+    let small = Stage::start(SMALL).await;
+    println!("{SMALL}; one more comes and goes\n{}", header());
+    latency::measure(&small).await;
+
+    let mut large = Stage::set(LARGE).await;
+    println!("{LARGE}; one more comes and goes\n{}", header());
+    scale::full_start(&mut large).await;
+    latency::measure(&large).await;
+    scale::at_rest([&small, &large]).await;
+    drop((small, large));
+
+    let (ours, kinds) = changes::measure().await;
+    let (theirs, [put, delete]) = article::measure().await;
+    println!("instances change under load: {}", load::WORDS);
+    println!("sidekick: {kinds}");
+    load::print([("sidekick", &ours), ("poll, -sf", &theirs)]);
+    println!("\n{}\n{put}\n{delete}", header());
+    let (_, load) = usage::machine();
+    println!("\nload {load} after {:.0} s", begun.elapsed().as_secs_f64());
 }

@@ -1,16 +1,18 @@
 //! An agent with its etcd and its HAProxy, and as many services as are asked for.
 
-use crate::harness::{Scene, Way, free_port, host};
+use crate::harness::{HAPROXY, Scene, Way, free_port, host};
 use crate::log::Log;
 use crate::view::View;
 use etcd_client::{Client, Txn, TxnOp};
 use sidekick::agent::render::BASE;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use tokio::process::Command;
 use tokio::time::sleep;
 
 /// Ports for a thousand fronts: above those that the tests' servers take, below the kernel's own.
@@ -36,6 +38,26 @@ impl Table {
     pub fn instances(self) -> usize {
         self.services * self.each
     }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} instances of {} services",
+            self.instances(),
+            self.services
+        )
+    }
+}
+
+/// Such as 2.6.12.
+pub async fn haproxy_version() -> String {
+    let output = Command::new(HAPROXY).arg("-v").output().await;
+    let output = output.expect("haproxy can't be started; is it installed?");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.split_whitespace().nth(2).unwrap_or_default();
+    version.split('-').next().unwrap_or_default().to_owned()
 }
 
 /// Everything that is measured happens to the service `redis`, or to HAProxy's own `byhand`.
