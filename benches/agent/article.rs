@@ -47,7 +47,7 @@ pub async fn measure() -> (Outcome, [Samples; 2]) {
     let outcome = Outcome {
         changes: 2 * CHANGING,
         took,
-        tally: load.stop().await.judged_by(&poller.log),
+        tally: load.stop().await.judged_by(&poller.log, "poll, -sf"),
         reloads: poller.started().len() - before,
         processes,
     };

@@ -71,8 +71,8 @@ pub async fn measure() -> (Outcome, String) {
     let outcome = Outcome {
         changes: CHANGES,
         took,
-        processes: resident(stage.scene.haproxies().await),
-        tally: load.stop().await.judged_by(&stage.log),
+        processes: resident(stage.haproxies().await),
+        tally: load.stop().await.judged_by(&stage.log, "sidekick"),
         reloads: (stage.scene.reloads().await - reloads) as usize,
     };
     (outcome, kinds)

@@ -44,7 +44,7 @@ pub struct Tally {
 impl Tally {
     /// HAProxy's own log tells which connections it ended because their server was removed: `K`,
     /// killed by the administrator.
-    pub fn judged_by(mut self, log: &Log) -> Self {
+    pub fn judged_by(mut self, log: &Log, who: &str) -> Self {
         let all = self.failed.len();
         self.failed.retain(|failure| {
             !log.ending(failure.port)
@@ -53,7 +53,7 @@ impl Tally {
         self.removed = all - self.failed.len();
         for failure in self.cut.iter().chain(&self.failed) {
             let ending = log.ending(failure.port).unwrap_or_default();
-            println!("  failed: {} {ending}", failure.why);
+            println!("{who}: a request failed: {} {ending}", failure.why);
         }
         self
     }

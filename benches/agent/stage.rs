@@ -134,6 +134,14 @@ impl Stage {
         servers.map_or(0, |servers| servers.len())
     }
 
+    /// The process ids of HAProxy's master and of all its workers.
+    pub async fn haproxies(&self) -> Vec<u32> {
+        let text = self.scene.master("show proc").await;
+        let processes = text.lines().filter(|line| !line.starts_with('#'));
+        let pids = processes.filter_map(|line| line.split_whitespace().next()?.parse().ok());
+        pids.collect()
+    }
+
     /// A view of HAProxy's worker.
     pub fn view(&self) -> View {
         self.try_view().expect("HAProxy's worker listens")

@@ -359,9 +359,8 @@ impl Scene {
 
     /// SIGTERM; returns the exit status.
     pub async fn stop_agent(&mut self) -> Option<i32> {
-        let agent = self.agent.as_mut().unwrap();
-        signal(agent.id().unwrap(), nix::sys::signal::Signal::SIGTERM);
-        timeout(SOON, agent.wait())
+        signal(self.agent_pid(), nix::sys::signal::Signal::SIGTERM);
+        timeout(SOON, self.agent.as_mut().unwrap().wait())
             .await
             .expect("the agent doesn't stop")
             .unwrap()
@@ -492,15 +491,6 @@ impl Scene {
     /// How often the master was reloaded.
     pub async fn reloads(&self) -> u32 {
         self.column("master", 2).await.expect("no master answers")
-    }
-
-    /// The process ids of the master and of all its workers.
-    pub async fn haproxies(&self) -> Vec<u32> {
-        let text = self.master("show proc").await;
-        let processes = text.lines().filter(|line| !line.starts_with('#'));
-        processes
-            .filter_map(|line| line.split_whitespace().next()?.parse().ok())
-            .collect()
     }
 
     pub async fn master_pid(&self) -> u32 {
