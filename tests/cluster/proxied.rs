@@ -102,7 +102,7 @@ fn answers(cluster: &Cluster) {
         cluster
             .haproxy
             .ping(machine.name, 80)
-            .is_ok_and(|said| said == "+PONG\r")
+            .is_ok_and(|said| said == "+PONG")
     });
 }
 

@@ -52,7 +52,7 @@ pub fn starts_both(cluster: &Cluster) {
     );
     assert_eq!(
         cluster.worker2.ping("worker1", 6379).as_deref(),
-        Ok("+PONG\r"),
+        Ok("+PONG"),
         "from worker2"
     );
     assert_eq!(

@@ -142,7 +142,9 @@ impl Etcd {
     #[track_caller]
     pub fn defragment(&self, member: usize) {
         let mut client = self.clients[member].clone();
-        let answer = self.runtime.block_on(timeout(SOON, client.defragment()));
+        let answer = self
+            .runtime
+            .block_on(async { timeout(SOON, client.defragment()).await });
         answer.expect("defragment in time").expect("defragment");
     }
 
@@ -172,10 +174,10 @@ impl Etcd {
     /// What a member says of itself, if it answers.
     pub fn status(&self, member: usize) -> Option<StatusResponse> {
         let mut client = self.clients[member].clone();
-        self.runtime
-            .block_on(timeout(PATIENCE, client.status()))
-            .ok()?
-            .ok()
+        let answer = self
+            .runtime
+            .block_on(async { timeout(PATIENCE, client.status()).await });
+        answer.ok()?.ok()
     }
 
     /// Which of the members leads; asks those in `among`.

@@ -68,7 +68,7 @@ impl Machine {
             .iter()
             .map(|(name, address)| format!("--add-host={name}:{address}"));
         let hosts: Vec<String> = hosts.collect();
-        let address = format!("--ip={address}");
+        let at = format!("--ip={address}");
         let mut arguments = vec![
             "create",
             "--name",
@@ -76,7 +76,7 @@ impl Machine {
             "--hostname",
             name,
             "--network=cluster",
-            &address,
+            &at,
         ];
         arguments.extend(hosts.iter().map(String::as_str));
         arguments.extend(AS_A_MACHINE);
@@ -89,6 +89,12 @@ impl Machine {
                 .expect("a directory");
             std::fs::copy(source, &target).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
         }
+        // Without one systemd takes it for the first boot, and enables all that can be enabled.
+        let id = format!(
+            "{:032x}\n",
+            u32::from(address.parse::<std::net::Ipv4Addr>().expect("an address"))
+        );
+        std::fs::write(root.join("etc/machine-id"), id).expect("a file can be written");
         let masks = root.join("etc/systemd/system");
         std::fs::create_dir_all(&masks).expect("a directory");
         for unit in UNITS.iter().filter(|unit| !role.units.contains(unit)) {
