@@ -3,11 +3,16 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= target
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
 sidekick := $(CARGO_TARGET_DIR)/release/sidekick
+worker := $(CARGO_TARGET_DIR)/worker
 
 # The tests with real parts start Docker Engines, which takes root: cargo runs the tests, and only those, with sudo.
-cargo_as_root := cargo $(if $(filter-out 0,$(shell id -u)),--config 'target."cfg(unix)".runner="sudo --preserve-env"')
+cargo_as_root := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env)
 
-.PHONY: build demo test check units image systemd bench clean help cargo
+# Run by itself: cargo would not wait for its end after a Ctrl-C.
+cluster_program = $(as_root) "$$(cargo test --locked --features cluster --test cluster --no-run \
+	--message-format=json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\/cluster-[^"]*\)".*/\1/p')"
+
+.PHONY: build demo test check units image cluster cluster-test bench clean help cargo
 .NOTPARALLEL:
 
 build: cargo ## the release binary, target/release/sidekick
@@ -22,7 +27,7 @@ test: check units build ## everything that .ci/run runs: needs root or sudo, 10 
 	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy
 	SIDEKICK_SIM_SEEDS=3000 RUST_TEST_THREADS=8 $(cargo_as_root) test --locked --features real
 	DEMO_SECONDS=0 demo/demo.sh $(sidekick)
-	@$(MAKE) --no-print-directory systemd image
+	@$(MAKE) --no-print-directory cluster-test image
 
 bench: cargo ## the numbers: sidekick beside the shell loop and the floor; asserts nothing
 	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli
@@ -37,9 +42,16 @@ units: ## the shipped units: systemd-analyze verify and security
 	@scripts/install systemd-analyze
 	tests/units.sh
 
-systemd: build ## the shipped units under a real systemd, in a machine in a container
+cluster: build $(worker) ## three etcd machines, two workers, one with HAProxy; until Ctrl-C, or for CLUSTER_SECONDS=N; DEBIAN=13
 	@scripts/install docker dockerd ip debootstrap redis-server redis-cli
-	tests/systemd.sh $(sidekick)
+	@exec $(cluster_program) $(sidekick) $(worker) --stay
+
+cluster-test: build $(worker) ## what becomes of the key when machines, members and processes of that cluster fail
+	@scripts/install docker dockerd ip debootstrap redis-server redis-cli
+	@exec $(cluster_program) $(sidekick) $(worker)
+
+$(worker): examples/worker.rs # static: the machines' libc may be another
+	@rustc --edition 2024 -O -C target-feature=+crt-static -o $@ $<
 
 image: cargo ## the Dockerfile: built offline, run, looked at
 	@scripts/install docker dockerd ip debootstrap etcd etcdctl redis-server redis-cli
@@ -50,7 +62,7 @@ clean: ## target/, and the Debian root file systems that the tests keep in ~/.ca
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/sidekick"
 
 help:
-	@sed -nE 's/^([a-z]+):[^#]*## /\1\t/p' Makefile | expand -t 10
+	@sed -nE 's/^([a-z-]+):[^#]*## /\1\t/p' Makefile | expand -t 14
 
 cargo:
 	@command -v cargo >/dev/null || { echo "no cargo here; this gets it: curl --proto '=https' -sSf https://sh.rustup.rs | sh" >&2; exit 1; }

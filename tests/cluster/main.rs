@@ -26,7 +26,7 @@ mod units;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use harness::{Cluster, Parts, enter_own_network};
 
@@ -99,6 +99,7 @@ fn run(cluster: &Cluster, names: &[String]) -> bool {
     let asked = |name: &str| names.is_empty() || names.iter().any(|part| name.contains(part));
     let asked = SCENARIOS.iter().filter(|(name, _)| asked(name));
     let scene: Scenario = ("the_scene_is_set", Cluster::set_the_scene);
+    let mut longest = (Duration::ZERO, "");
     for (name, scenario) in [&scene].into_iter().chain(asked) {
         let began = Instant::now();
         let done = catch_unwind(AssertUnwindSafe(|| {
@@ -115,6 +116,12 @@ fn run(cluster: &Cluster, names: &[String]) -> bool {
             began.elapsed().as_secs_f32(),
             cluster.seen_since(began)
         );
+        longest = longest.max((cluster.worker().longest_without_bar(began), name));
     }
+    println!(
+        "longest stretch without bar: {:.1} s, in {}",
+        longest.0.as_secs_f32(),
+        longest.1
+    );
     true
 }

@@ -37,10 +37,8 @@ pub fn attached_to_debians_haproxy(cluster: &Cluster) {
     // It is the agent that finds out: what changes now reaches the new HAProxy.
     cluster.worker1.stop("redis@1");
     let stopped = Instant::now();
-    deadline(SOON, "the worker gets no answer", || {
-        !cluster
-            .worker()
-            .bar_since(Instant::now().checked_sub(secs(1)).unwrap_or(stopped))
+    deadline(SOON, "the worker is refused", || {
+        !cluster.worker().complaints(stopped).is_empty()
     });
     cluster.worker1.start("redis@1");
 }

@@ -212,9 +212,12 @@ impl Machine {
     }
 
     /// What Redis on another machine answers to PING, dialled from this one.
+    ///
+    /// # Errors
+    /// Nobody answers there.
     pub fn ping(&self, host: &str, port: u16) -> Result<String, String> {
         let dial = format!(
-            "exec 3<>/dev/tcp/{host}/{port}; printf 'PING\\r\\n' >&3; read -r -t 5 answer <&3; echo $answer"
+            "exec 3<>/dev/tcp/{host}/{port} && printf 'PING\\r\\n' >&3 && read -r answer <&3 && echo $answer"
         );
         self.try_run(&["timeout", "5", "bash", "-c", &dial])
     }

@@ -67,7 +67,7 @@ impl Worker {
         longest
     }
 
-    /// The last lines that were something else.
+    /// What it printed since then that was something else, each with its time.
     pub fn complaints(&self, since: Instant) -> Vec<String> {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let others = lines
