@@ -3,10 +3,11 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= target
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
 sidekick := $(CARGO_TARGET_DIR)/release/sidekick
-worker := $(CARGO_TARGET_DIR)/worker
+worker := $(CARGO_TARGET_DIR)/release/worker
 
 # The tests with real parts start Docker Engines, which takes root: cargo runs the tests, and only those, with sudo.
-cargo_as_root := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env)
+cargo_as_root := cargo $(if $(filter-out 0,$(shell id -u)),--config 'target."cfg(unix)".runner="sudo --preserve-env"')
+as_root := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env)
 
 # Run by itself: cargo would not wait for its end after a Ctrl-C.
 cluster_program = $(as_root) "$$(cargo test --locked --features cluster --test cluster --no-run \
@@ -19,14 +20,18 @@ build: cargo ## the release binary, target/release/sidekick
 	@scripts/install cc protoc
 	@cargo build --release --locked
 
-demo: build ## one container, one key, on real parts; until Ctrl-C, or for DEMO_SECONDS=N
-	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli
-	@exec demo/demo.sh $(sidekick)
+# rustc alone: with cargo the tests' dependencies would be built too. Static: the cluster's machines have a libc of theirs.
+$(worker): examples/worker.rs | build
+	@rustc --edition 2024 -O -C target-feature=+crt-static -o $@ $<
 
-test: check units build ## everything that .ci/run runs: needs root or sudo, 10 to 15 minutes on 2 cores
-	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy
+demo: build $(worker) ## the whole loop on real parts, one Redis killed; until Ctrl-C, or for DEMO_SECONDS=N
+	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat
+	@exec demo/demo.sh $(sidekick) $(worker)
+
+test: check units build $(worker) ## everything that .ci/run runs: needs root or sudo, 15 to 20 minutes on 2 cores
+	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat
 	SIDEKICK_SIM_SEEDS=3000 RUST_TEST_THREADS=8 $(cargo_as_root) test --locked --features real
-	DEMO_SECONDS=0 demo/demo.sh $(sidekick)
+	DEMO_SECONDS=0 demo/demo.sh $(sidekick) $(worker)
 	@$(MAKE) --no-print-directory cluster-test image
 
 bench: cargo ## the numbers: sidekick beside the shell loop and the floor; asserts nothing
@@ -49,9 +54,6 @@ cluster: build $(worker) ## three etcd machines, two workers, one with HAProxy; 
 cluster-test: build $(worker) ## what becomes of the key when machines, members and processes of that cluster fail
 	@scripts/install docker dockerd ip debootstrap redis-server redis-cli
 	@exec $(cluster_program) $(sidekick) $(worker)
-
-$(worker): examples/worker.rs # static: the machines' libc may be another
-	@rustc --edition 2024 -O -C target-feature=+crt-static -o $@ $<
 
 image: cargo ## the Dockerfile: built offline, run, looked at
 	@scripts/install docker dockerd ip debootstrap etcd etcdctl redis-server redis-cli

@@ -17,3 +17,4 @@ mod hostile;
 mod judged;
 mod list;
 mod trouble;
+mod worker;

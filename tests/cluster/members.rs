@@ -64,6 +64,7 @@ pub fn a_members_disk_full(cluster: &Cluster) {
         cluster.key().is_none()
     });
     cluster.no_reader_missed_it_since(began);
+    println!("    until then: {}", cluster.seen_since(began));
 
     let container = worker.container("redis1");
     worker.run(&["docker", "kill", "redis1"]);
@@ -122,6 +123,7 @@ fn goes_on_without(cluster: &Cluster, member: usize, lose: impl FnOnce()) {
     });
     cluster.no_reader_missed_it_since(began);
     assert!(!cluster.was_gone(from), "the key was gone in between");
+    println!("    until then: {}", cluster.seen_since(began));
 
     let (worker, container) = (&cluster.worker1, cluster.worker1.container("redis1"));
     worker.run(&["docker", "kill", "redis1"]);
