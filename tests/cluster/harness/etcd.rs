@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use etcd_client::{
-    AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, ConnectOptions, DeleteOptions,
-    Error, GetOptions, StatusResponse,
+    AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, ConnectOptions, Error,
+    StatusResponse,
 };
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -60,22 +60,6 @@ impl Etcd {
             .map(|kv| String::from_utf8_lossy(kv.value()).into_owned())
     }
 
-    /// Every key below a prefix.
-    #[track_caller]
-    pub fn keys(&self, prefix: &str) -> Vec<String> {
-        let got = self.ask("keys", async |mut client| {
-            client
-                .get(
-                    prefix,
-                    Some(GetOptions::new().with_prefix().with_keys_only()),
-                )
-                .await
-        });
-        let keys = got.kvs().iter();
-        keys.map(|kv| String::from_utf8_lossy(kv.key()).into_owned())
-            .collect()
-    }
-
     /// The revision that etcd is at.
     #[track_caller]
     pub fn revision(&self) -> i64 {
@@ -117,16 +101,6 @@ impl Etcd {
                 }
             }
         })
-    }
-
-    /// Deletes whatever is below a prefix.
-    #[track_caller]
-    pub fn delete(&self, prefix: &str) {
-        self.ask("a delete", async |mut client| {
-            client
-                .delete(prefix, Some(DeleteOptions::new().with_prefix()))
-                .await
-        });
     }
 
     /// Forgets all revisions before this one.
