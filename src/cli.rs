@@ -52,8 +52,17 @@ pub struct AnnounceArgs {
     pub container: ContainerArgs,
 
     /// The key to keep, like /services/redis/redis@1
-    #[arg(long, env = "SIDEKICK_KEY")]
-    pub key: String,
+    #[arg(
+        long,
+        env = "SIDEKICK_KEY",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
+    pub key: Option<String>,
+
+    /// With --all: where keys are put, PREFIX/SERVICE/INSTANCE
+    #[arg(long, env = "SIDEKICK_PREFIX", default_value = "/services")]
+    pub prefix: String,
 
     /// How long the key outlives a dead sidekick; whole seconds, 2 s at least
     #[arg(
@@ -94,7 +103,7 @@ pub struct ExplainArgs {
     pub container: ContainerArgs,
 
     /// Show what stands at this key [default: every key below the prefix that names the container]
-    #[arg(long, env = "SIDEKICK_KEY")]
+    #[arg(long, env = "SIDEKICK_KEY", conflicts_with = "all")]
     pub key: Option<String>,
 
     /// Where keys are looked for if no key is given
@@ -220,8 +229,16 @@ pub struct ListArgs {
 #[derive(Debug, Args)]
 pub struct ContainerArgs {
     /// The container's name, or 12 or more digits of its id; it need not exist yet
-    #[arg(env = "SIDEKICK_CONTAINER")]
-    pub container: String,
+    #[arg(
+        env = "SIDEKICK_CONTAINER",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
+    pub container: Option<String>,
+
+    /// Every running container with the label sidekick.service=NAME or sidekick.PORT.service=NAME
+    #[arg(long)]
+    pub all: bool,
 
     /// The address to announce: an IP or a name [default: the label sidekick.host, else the address
     /// the port is bound on, else the Docker host's name, else this machine's]
@@ -230,7 +247,7 @@ pub struct ContainerArgs {
 
     /// The container port to announce, like 6379 or 53/udp [default: the label sidekick.port, else
     /// the only published one]
-    #[arg(long, env = "SIDEKICK_PORT")]
+    #[arg(long, env = "SIDEKICK_PORT", conflicts_with = "all")]
     pub port: Option<String>,
 
     /// Where the Docker Engine listens: unix://PATH or tcp://HOST:PORT
