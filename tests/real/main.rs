@@ -12,6 +12,7 @@
 )]
 
 mod address;
+mod all;
 mod crash;
 mod docker_wire;
 mod engine_outage;

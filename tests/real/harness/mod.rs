@@ -27,4 +27,5 @@ pub use ports::free as free_port;
 pub use proxy::{Proxy, Wire};
 pub use scene::{HOST, KEY, Scene};
 pub use sidekick::{Announce, Explained, Sidekick};
+pub use store::Entry;
 pub use value::Value;
