@@ -424,12 +424,16 @@ impl Checker<'_> {
             });
             let port = self.record.ports[cut.container].to_string();
             let prefix = format!("{}/", cut.service);
-            let served = |table: &BTreeMap<String, String>| {
-                table
-                    .iter()
-                    .any(|(name, at)| name.starts_with(&prefix) && *at == port)
+            // By more than one key perhaps; which of them the connection came by isn't known.
+            let servers = |table: &BTreeMap<String, String>| -> Vec<String> {
+                let names = table.iter();
+                let names = names.filter(|(name, at)| name.starts_with(&prefix) && **at == port);
+                names.map(|(name, _)| name.clone()).collect()
             };
-            let steady = self.tables(past).iter().all(served);
+            let tables = self.tables(past);
+            let steady = tables
+                .windows(2)
+                .all(|pair| servers(&pair[0]) == servers(&pair[1]));
             self.number("client connections that broke, for a reason or not", 0);
             let excused = haproxy
                 .or(&self.excuses.stalls())
