@@ -197,6 +197,14 @@ impl Checker<'_> {
                 let excused = excused.fold(Spans::default(), |all, client| {
                     all.or(&self.excuses.leftover(client))
                 });
+                let ends = self.ups(container).into_iter().map(|(span, _)| span.to);
+                let within = |at: &Ms| standing.span.from < *at && *at < standing.span.to;
+                if let Some(at) = ends.filter(within).find(|at| !excused.has(*at))
+                    && standing.span.to < self.record.end
+                {
+                    let what = "from the command that ends a container to its key's end";
+                    self.number(what, standing.span.to - at);
+                }
                 for stretch in after.iter() {
                     let wrong = overdue(stretch, &excused);
                     if wrong.total() > 0 {

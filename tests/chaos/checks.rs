@@ -217,6 +217,20 @@ fn one_member_of_three_is_no_reason_and_two_are() {
         .breaks(2);
 }
 
+/// etcd 3.4's own, and healed at once; found by the first run of `make chaos`.
+#[test]
+fn a_leader_that_wakes_up_may_revoke_what_another_renewed() {
+    let woken = |from| {
+        quiet()
+            .trouble(What::Member(0), from, 20_000)
+            .trouble(What::FrozenLeader, from, 20_000)
+            .deletes(20_010)
+    };
+    woken(15_000).puts(20_080, 0, EARLY, 2).is_good();
+    woken(19_000).puts(20_080, 0, EARLY, 2).breaks(2);
+    woken(15_000).puts(24_000, 0, EARLY, 2).breaks(2);
+}
+
 #[test]
 fn the_younger_rival_has_the_key_and_overwrites_once() {
     let younger = || quiet().turns(1, 20_000, Some(LATE));

@@ -101,10 +101,17 @@ impl<'r> Excuses<'r> {
             .troubles
             .iter()
             .filter(|t| t.what == What::Stall && t.span.length() > TTL - INTERVAL - 2000);
+        // What a leader that was frozen thinks of a lease is as old as its last renewal there.
+        let woken =
+            self.record.troubles.iter().filter(|t| {
+                t.what == What::FrozenLeader && t.span.length() >= TTL - INTERVAL - 1000
+            });
+        let woken = Spans::of(woken.map(|t| Span::new(t.span.to - 500, t.span.to + 1000)));
         // Troubles that follow each other closely eat up a TTL together.
         let cut = self.no_majority(client, TTL - INTERVAL);
         self.blind(client)
             .or(&dead)
+            .or(&woken)
             .or(&Spans::of(cut.iter().map(|span| span.and(RECOVERY))))
             .or(&Spans::of(stalled.map(|t| t.span.and(RECOVERY))))
     }

@@ -70,6 +70,11 @@ impl Stage<'_> {
                 begun
                     .troubles
                     .push(self.seen.trouble(What::Member(member), from));
+                let frozen = matches!(fault, MemberFrozen(_) | LeaderFrozen);
+                if frozen && self.leader().await == Some(member) {
+                    let trouble = self.seen.trouble(What::FrozenLeader, from);
+                    begun.troubles.push(trouble);
+                }
                 match fault {
                     MemberKilled(_) | LeaderKilled => self.cluster.members[member].kill9().await,
                     _ => self.cluster.members[member].freeze(),

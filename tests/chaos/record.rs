@@ -68,6 +68,9 @@ pub enum What {
     Client(usize),
     /// An etcd member was dead or frozen.
     Member(usize),
+    /// The member that led was frozen. When it wakes it doesn't know yet that another leads, finds
+    /// leases run out that the other has renewed, and revokes them (etcd#15247; 3.4 has no cure).
+    FrozenLeader,
     /// The wire between a client and a member was anything but whole.
     Wire(usize, usize),
     /// The wire between a sidekick and the engine was.
