@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 
 /// Every entry of `left` with the one of `right` that has the same name. Both come in the order of
 /// their names, as out of a `BTreeMap`.
-pub fn beside<'l, 'r, L, R>(
+pub(super) fn beside<'l, 'r, L, R>(
     left: impl Iterator<Item = (&'l String, L)>,
     right: impl Iterator<Item = (&'r String, R)>,
 ) -> impl Iterator<Item = (&'l String, L, Option<R>)> {
