@@ -166,7 +166,8 @@ fn docker_wire(random: &mut Rng) -> Wire {
 /// Short mostly; now and then longer than a TTL.
 fn lasts(fault: Fault, random: &mut Rng) -> Ms {
     match fault {
-        Fault::KeyDeleted(_)
+        Fault::HaproxyKilled
+        | Fault::KeyDeleted(_)
         | Fault::KeyOverwritten(..)
         | Fault::Compacted
         | Fault::Defragmented(_)
