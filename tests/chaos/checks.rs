@@ -105,7 +105,7 @@ impl History {
         self
     }
 
-    fn is_good(self) {
+    fn keeps_all(self) {
         let report = check(&self.0);
         assert_eq!(report.violations, [], "{:#?}", self.0);
     }
@@ -144,14 +144,14 @@ fn spans_are_added_and_taken_away() {
 
 #[test]
 fn a_quiet_life_is_good_and_so_is_a_death() {
-    quiet().is_good();
-    quiet().turns(0, 20_000, None).deletes(20_050).is_good();
+    quiet().keeps_all();
+    quiet().turns(0, 20_000, None).deletes(20_050).keeps_all();
     quiet()
         .turns(0, 20_000, None)
         .deletes(20_050)
         .turns(0, 30_000, Some(LATE))
         .puts(30_090, 0, LATE, 1)
-        .is_good();
+        .keeps_all();
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn a_key_that_outlives_its_container_is_a_violation() {
             .turns(0, 20_000, None)
             .trouble(What::Engine, 19_000, 25_000)
     };
-    away().deletes(26_900).is_good();
+    away().deletes(26_900).keeps_all();
     away().deletes(28_700).breaks(1);
 }
 
@@ -175,14 +175,14 @@ fn a_key_outlives_a_killed_sidekick_by_a_ttl_and_etcds_delay() {
             .trouble(What::Client(0), 10_000, 50_000)
             .turns(0, 11_000, None)
     };
-    killed().deletes(17_800).is_good();
+    killed().deletes(17_800).keeps_all();
     killed().deletes(25_000).breaks(1);
     // A leader's change meanwhile starts the lease anew.
     let member = What::Member(2);
     killed()
         .trouble(member, 15_000, 16_000)
         .deletes(25_000)
-        .is_good();
+        .keeps_all();
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn a_key_that_goes_or_stays_away_for_no_reason_is_a_violation() {
         .deletes(20_000)
         .by_hand()
         .puts(21_000, 0, EARLY, 1)
-        .is_good();
+        .keeps_all();
     quiet()
         .deletes(20_000)
         .by_hand()
@@ -207,7 +207,7 @@ fn one_member_of_three_is_no_reason_and_two_are() {
     let one = || quiet().trouble(What::Member(0), 19_000, 30_000);
     one().deletes(20_000).puts(20_010, 0, EARLY, 2).breaks(2);
     let two = || one().trouble(What::Wire(0, 1), 19_000, 30_000);
-    two().deletes(28_000).puts(31_900, 0, EARLY, 2).is_good();
+    two().deletes(28_000).puts(31_900, 0, EARLY, 2).keeps_all();
     two().deletes(28_000).puts(33_700, 0, EARLY, 2).breaks(2);
     // Another's wire is no excuse.
     one()
@@ -226,7 +226,7 @@ fn a_leader_that_wakes_up_may_revoke_what_another_renewed() {
             .trouble(What::FrozenLeader, from, 20_000)
             .deletes(20_010)
     };
-    woken(15_000).puts(20_080, 0, EARLY, 2).is_good();
+    woken(15_000).puts(20_080, 0, EARLY, 2).keeps_all();
     woken(19_000).puts(20_080, 0, EARLY, 2).breaks(2);
     woken(15_000).puts(24_000, 0, EARLY, 2).breaks(2);
 }
@@ -234,7 +234,7 @@ fn a_leader_that_wakes_up_may_revoke_what_another_renewed() {
 #[test]
 fn the_younger_rival_has_the_key_and_overwrites_once() {
     let younger = || quiet().turns(1, 20_000, Some(LATE));
-    younger().puts(20_050, 1, LATE, 2).is_good();
+    younger().puts(20_050, 1, LATE, 2).keeps_all();
     younger().breaks(2);
     younger()
         .puts(20_050, 1, LATE, 2)
@@ -251,7 +251,7 @@ fn nothing_is_put_without_a_lease_but_by_hand() {
         .event(20_000, Some(("junk".to_owned(), 0)))
         .by_hand()
         .puts(20_010, 0, EARLY, 1)
-        .is_good();
+        .keeps_all();
 }
 
 #[test]
@@ -260,12 +260,12 @@ fn a_write_in_a_calm_is_a_violation() {
     quiet()
         .trouble(What::Member(1), 19_000, 19_500)
         .puts(20_000, 0, EARLY, 1)
-        .is_good();
+        .keeps_all();
 }
 
 #[test]
 fn haproxy_serves_what_etcd_holds_or_is_excused() {
-    quiet().serves(10_000, Some(7000)).is_good();
+    quiet().serves(10_000, Some(7000)).keeps_all();
     let stale = || {
         quiet()
             .serves(10_000, Some(7009))
@@ -273,7 +273,7 @@ fn haproxy_serves_what_etcd_holds_or_is_excused() {
             .serves(14_000, Some(7009))
     };
     stale().breaks(7);
-    stale().trouble(What::Client(2), 9_000, 9_500).is_good();
+    stale().trouble(What::Client(2), 9_000, 9_500).keeps_all();
     stale().trouble(What::Client(2), 5_000, 7_000).breaks(7);
     // No trouble excuses an empty service.
     let empty = quiet().serves(10_000, Some(7000)).serves(10_250, None);
@@ -293,18 +293,18 @@ fn a_connection_is_cut_for_a_reason_of_its_own() {
     quiet()
         .trouble(What::Haproxy, 29_000, 29_001)
         .cut(30_000)
-        .is_good();
+        .keeps_all();
     quiet()
         .deletes(29_900)
         .by_hand()
         .puts(29_950, 0, EARLY, 1)
         .cut(30_000)
-        .is_good();
+        .keeps_all();
     quiet()
         .turns(0, 29_800, None)
         .deletes(29_850)
         .cut(30_000)
-        .is_good();
+        .keeps_all();
 }
 
 #[test]
