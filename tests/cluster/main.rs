@@ -21,6 +21,7 @@ mod lost;
 mod members;
 mod proxied;
 mod stay;
+mod swarm;
 mod units;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -60,6 +61,7 @@ const SCENARIOS: &[Scenario] = scenarios![
     members::a_members_disk_full,
     proxied::attached_to_debians_haproxy,
     proxied::supervised_by_its_own_unit,
+    swarm::swarm_moves_redis_and_its_key_follows,
 ];
 
 fn main() -> ExitCode {

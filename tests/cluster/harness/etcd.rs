@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use etcd_client::{
-    AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, ConnectOptions, DeleteOptions,
-    Error, GetOptions, StatusResponse,
+    AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, ConnectOptions, Error,
+    GetOptions, StatusResponse,
 };
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -117,16 +117,6 @@ impl Etcd {
                 }
             }
         })
-    }
-
-    /// Deletes whatever is below a prefix.
-    #[track_caller]
-    pub fn delete(&self, prefix: &str) {
-        self.ask("a delete", async |mut client| {
-            client
-                .delete(prefix, Some(DeleteOptions::new().with_prefix()))
-                .await
-        });
     }
 
     /// Forgets all revisions before this one.
