@@ -17,10 +17,12 @@
 )]
 
 mod harness;
+mod host;
 mod lost;
 mod members;
 mod proxied;
 mod stay;
+mod swarm;
 mod units;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,7 +38,7 @@ macro_rules! scenarios {
     ($($room:ident::$name:ident),* $(,)?) => { &[$((stringify!($name), $room::$name as fn(&Cluster))),*] };
 }
 
-/// In this order. Of the article's points: one machine and its units, a machine lost, a member lost, the agent.
+/// In this order: one machine and its units, a machine lost, a member lost, the agent, `announce --all`.
 const SCENARIOS: &[Scenario] = scenarios![
     units::understands_the_units,
     units::sidekick_pulls_in_its_redis_and_nothing_else,
@@ -60,6 +62,8 @@ const SCENARIOS: &[Scenario] = scenarios![
     members::a_members_disk_full,
     proxied::attached_to_debians_haproxy,
     proxied::supervised_by_its_own_unit,
+    host::one_sidekick_for_a_whole_host,
+    swarm::swarm_moves_redis_and_its_key_follows,
 ];
 
 fn main() -> ExitCode {

@@ -123,7 +123,7 @@ impl Cluster {
     /// Boots all machines; `DEBIAN` in the environment is 12 (as if not set) or 13.
     pub fn boot(parts: Parts) -> Cluster {
         let engine = Arc::new(Engine::start());
-        make_images(&engine);
+        make_images(&engine, &parts.sidekick);
         engine.docker(&["network", "create", "--subnet", NETWORK, "cluster"]);
         write_files(engine.directory());
         let hosts = MACHINES.map(|(name, address, _)| (name, address));
@@ -215,7 +215,13 @@ impl Cluster {
     /// What happened to the key after a revision, the earliest first.
     #[track_caller]
     pub fn history(&self, after: i64) -> Vec<Change> {
-        self.history.of_key(&self.etcd, KEY, after)
+        self.history_of(KEY, after)
+    }
+
+    /// What happened to any key below /services.
+    #[track_caller]
+    pub fn history_of(&self, key: &str, after: i64) -> Vec<Change> {
+        self.history.of_key(&self.etcd, key, after)
     }
 
     /// Whether the key was deleted or expired after a revision.
@@ -246,6 +252,21 @@ impl Cluster {
     /// The engine that the machines are containers of.
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// The members, by their addresses.
+    pub fn endpoints(&self) -> Vec<String> {
+        endpoints(&self.members)
+    }
+
+    /// An image `sidekick` with the binary under test, as `docker save` wrote it.
+    pub fn sidekick_image(&self) -> PathBuf {
+        self.engine.directory().join("sidekick.tar")
+    }
+
+    /// What a test sets besides deploy/swarm.yml.
+    pub fn swarm_settings(&self) -> PathBuf {
+        self.engine.directory().join("settings.yml")
     }
 
     /// All machines.
@@ -328,8 +349,8 @@ impl Cluster {
     }
 }
 
-/// sidekick-machine, Debian; and redis, from this machine's own redis-server, as redis.tar.
-fn make_images(engine: &Engine) {
+/// sidekick-machine: Debian. For the machines: redis, from this one's own redis-server, as redis.tar; sidekick.tar.
+fn make_images(engine: &Engine, sidekick: &Path) {
     let codename = match std::env::var("DEBIAN").as_deref() {
         Err(_) | Ok("" | "12") => "bookworm",
         Ok("13") => "trixie",
@@ -345,22 +366,21 @@ fn make_images(engine: &Engine) {
     }
     let tar = finish("scripts/debian-root", &mut debian).unwrap_or_else(|error| panic!("{error}"));
     engine.docker(&["import", &tar, "sidekick-machine"]);
-    let instruction = r#"CMD ["redis-server", "--protected-mode", "no", "--save", ""]"#;
-    let mut redis = engine.command(&[
-        "scripts/import-image",
-        "redis",
-        instruction,
-        "redis-server",
-        "redis-cli",
-    ]);
-    finish("scripts/import-image", &mut redis).unwrap_or_else(|error| panic!("{error}"));
-    let tar = engine.directory().join("redis.tar");
-    engine.docker(&[
-        "save",
-        "--output",
-        tar.to_str().expect("a path in UTF-8"),
-        "redis",
-    ]);
+    let sidekick = std::fs::canonicalize(sidekick).expect("the binary is there");
+    let sidekick = sidekick.to_str().expect("a path in UTF-8");
+    let redis = r#"CMD ["redis-server", "--protected-mode", "no", "--save", ""]"#;
+    let entry = format!(r#"ENTRYPOINT ["{sidekick}"]"#);
+    make_image(engine, "redis", &[redis, "redis-server", "redis-cli"]);
+    make_image(engine, "sidekick", &[&entry, sidekick]);
+}
+
+/// Of this machine's programs, saved for the engines of the machines.
+fn make_image(engine: &Engine, name: &str, parts: &[&str]) {
+    let mut import = engine.command(&[&["scripts/import-image", name], parts].concat());
+    finish("scripts/import-image", &mut import).unwrap_or_else(|error| panic!("{error}"));
+    let tar = engine.directory().join(name).with_extension("tar");
+    let tar = tar.to_str().expect("a path in UTF-8");
+    engine.docker(&["save", "--output", tar, name]);
 }
 
 fn endpoints(members: &[Machine]) -> Vec<String> {
@@ -408,6 +428,12 @@ fn write_files(directory: &Path) {
     }
     // Debian's restarts what was killed; here that stays dead until somebody starts it.
     write("etcd-stays-dead", "[Service]\nRestart=no\n".to_owned());
+    write(
+        "settings.yml",
+        format!(
+            "version: '3.8'\nservices: {{sidekick: {{environment: {{SIDEKICK_TTL: {ttl}s, SIDEKICK_INTERVAL: {INTERVAL}}}}}}}\n"
+        ),
+    );
     write("attached", drop_in_of_the_agent());
 }
 
@@ -436,6 +462,10 @@ fn files(parts: &Parts, directory: &Path, name: &str) -> Vec<(&'static str, Path
         (
             "etc/systemd/system/redis-discovery@.service",
             "systemd/redis-discovery@.service".into(),
+        ),
+        (
+            "etc/systemd/system/sidekick.service",
+            "systemd/sidekick.service".into(),
         ),
         (
             "etc/systemd/system/sidekick-agent.service",
