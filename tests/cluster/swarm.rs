@@ -28,20 +28,33 @@ pub fn swarm_moves_redis_and_its_key_follows(cluster: &Cluster) {
     let (off, off_at) = (Instant::now(), SystemTime::now());
     lost.power_off();
     let other = workers[usize::from(lost.name == workers[0].name)];
-    let (key, _) = deadline(secs(90), "the other worker announces Redis", || {
+    let state = [
+        "docker",
+        "node",
+        "inspect",
+        "--format={{.Status.State}}",
+        lost.name,
+    ];
+    deadline(secs(90), "Swarm sees that it is down", || {
+        manager.run(&state) == "down"
+    });
+    let seen = off.elapsed();
+    let (key, _) = deadline(SOON, "the other worker announces Redis", || {
         announced_by(cluster, &[other])
     });
-    let (announced, value) = (off.elapsed(), cluster.etcd.get(&key).unwrap_or_default());
-    let since = member(&value, "since");
+    let since = member(&cluster.etcd.get(&key).unwrap_or_default(), "since");
     let started = OffsetDateTime::parse(&since, &Rfc3339).expect("since is a time")
         - OffsetDateTime::from(off_at);
+    let put = cluster.history_of(&key, 0)[0].instant - off;
     bar(cluster, Instant::now());
     println!(
-        "    {} lost its power; Swarm had Redis on {} after {:.1} s, its key was there after {:.1} s, bar after {:.1} s",
+        "    {} lost its power; Swarm noticed after {:.1} s and had Redis on {} after {:.2} s, its key was there after \
+         {:.2} s; worker without bar for {:.1} s",
         lost.name,
+        seen.as_secs_f32(),
         other.name,
         started.as_seconds_f32(),
-        announced.as_secs_f32(),
+        put.as_secs_f32(),
         cluster.worker().longest_without_bar(off).as_secs_f32(),
     );
     deadline(SOON, "the lost worker's key is gone", || {
