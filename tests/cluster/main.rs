@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use harness::{Cluster, Parts, enter_own_network};
+use harness::{Cluster, Parts, debian_root, enter_own_network};
 
 type Scenario = (&'static str, fn(&Cluster));
 
@@ -73,11 +73,19 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let names: Vec<String> = arguments.collect();
-    enter_own_network();
+    if let Some(name) = names
+        .iter()
+        .find(|name| **name != "--stay" && !SCENARIOS.iter().any(|(s, _)| s.contains(*name)))
+    {
+        eprintln!("cluster: no scenario's name contains {name}");
+        return ExitCode::from(2);
+    }
+    let debian = enter_own_network(debian_root);
     let began = Instant::now();
     let cluster = Cluster::boot(Parts {
         sidekick: PathBuf::from(sidekick),
         worker: PathBuf::from(worker),
+        debian: PathBuf::from(debian),
     });
     println!(
         "{} ({:.0} s)",

@@ -98,6 +98,8 @@ pub struct Parts {
     pub sidekick: PathBuf,
     /// examples/worker.rs, built static: the machines' libc may be another.
     pub worker: PathBuf,
+    /// What [`debian_root`] made.
+    pub debian: PathBuf,
 }
 
 /// All of it, running.
@@ -120,10 +122,10 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Boots all machines; `DEBIAN` in the environment is 12 (as if not set) or 13.
+    /// Boots all machines.
     pub fn boot(parts: Parts) -> Cluster {
         let engine = Arc::new(Engine::start());
-        make_images(&engine, &parts.sidekick);
+        make_images(&engine, &parts);
         engine.docker(&["network", "create", "--subnet", NETWORK, "cluster"]);
         write_files(engine.directory());
         let hosts = MACHINES.map(|(name, address, _)| (name, address));
@@ -349,8 +351,9 @@ impl Cluster {
     }
 }
 
-/// sidekick-machine: Debian. For the machines: redis, from this one's own redis-server, as redis.tar; sidekick.tar.
-fn make_images(engine: &Engine, sidekick: &Path) {
+/// The machines' root file system as a tar, made by the first who asks; `DEBIAN` in the environment is 12 (as if not
+/// set) or 13.
+pub fn debian_root() -> String {
     let codename = match std::env::var("DEBIAN").as_deref() {
         Err(_) | Ok("" | "12") => "bookworm",
         Ok("13") => "trixie",
@@ -364,9 +367,17 @@ fn make_images(engine: &Engine, sidekick: &Path) {
     if codename == "trixie" {
         debian.arg("docker-cli"); // a package of its own since Debian 13
     }
-    let tar = finish("scripts/debian-root", &mut debian).unwrap_or_else(|error| panic!("{error}"));
-    engine.docker(&["import", &tar, "sidekick-machine"]);
-    let sidekick = std::fs::canonicalize(sidekick).expect("the binary is there");
+    finish("scripts/debian-root", &mut debian).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// sidekick-machine: Debian. For the machines: redis, from this one's own redis-server, as redis.tar; sidekick.tar.
+fn make_images(engine: &Engine, parts: &Parts) {
+    engine.docker(&[
+        "import",
+        parts.debian.to_str().expect("a path in UTF-8"),
+        "sidekick-machine",
+    ]);
+    let sidekick = std::fs::canonicalize(&parts.sidekick).expect("the binary is there");
     let sidekick = sidekick.to_str().expect("a path in UTF-8");
     let redis = r#"CMD ["redis-server", "--protected-mode", "no", "--save", ""]"#;
     let entry = format!(r#"ENTRYPOINT ["{sidekick}"]"#);

@@ -9,7 +9,7 @@ mod patience;
 mod reader;
 mod worker;
 
-pub use cluster::{Cluster, Parts, TTL};
+pub use cluster::{Cluster, Parts, TTL, debian_root};
 pub use engine::enter_own_network;
 pub use machine::Machine;
 pub use patience::{SOON, deadline, never_for, secs};
