@@ -21,7 +21,9 @@ build: cargo ## the release binary, target/release/sidekick
 	@cargo build --release --locked
 
 # rustc alone: with cargo the tests' dependencies would be built too. Static: the cluster's machines have a libc of theirs.
-$(worker): examples/worker.rs | build
+$(worker): examples/worker.rs | cargo
+	@scripts/install cc
+	@mkdir -p $(@D)
 	@rustc --edition 2024 -O -C target-feature=+crt-static -o $@ $<
 
 demo: build $(worker) ## the whole loop on real parts, one Redis killed; until Ctrl-C, or for DEMO_SECONDS=N
@@ -34,9 +36,9 @@ test: check units build $(worker) ## everything that .ci/run runs: needs root or
 	DEMO_SECONDS=0 demo/demo.sh $(sidekick) $(worker)
 	@$(MAKE) --no-print-directory cluster-test image
 
-bench: cargo ## the numbers: sidekick beside the shell loop and the floor; asserts nothing
-	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli
-	$(cargo_as_root) bench --locked --features real --bench announce
+bench: cargo ## the numbers, beside what sidekick replaces and the floor (BENCH=announce or agent: one of them)
+	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli haproxy
+	$(cargo_as_root) bench --locked --features real $(if $(BENCH),--bench $(BENCH),--bench announce --bench agent)
 
 check: cargo ## formatting, and clippy with warnings denied
 	@scripts/install cc protoc
@@ -55,9 +57,9 @@ cluster-test: build $(worker) ## what becomes of the key when machines, members 
 	@scripts/install docker dockerd ip debootstrap redis-server redis-cli
 	@exec $(cluster_program) $(sidekick) $(worker)
 
-image: cargo ## the Dockerfile: built offline, run, looked at
+image: cargo $(worker) ## the Dockerfile: built offline, run, looked at
 	@scripts/install docker dockerd ip debootstrap etcd etcdctl redis-server redis-cli
-	tests/image.sh
+	tests/image.sh $(worker)
 
 clean: ## target/, and the Debian root file systems that the tests keep in ~/.cache/sidekick
 	cargo clean

@@ -168,3 +168,21 @@ async fn a_name_that_does_not_resolve_waits_and_harms_nobody() {
         .serves(&[("redis/redis::1", a.port.to_string())])
         .await;
 }
+
+/// Else HAProxy would start empty and be told of its servers one by one: 6 s for ten thousand.
+#[tokio::test]
+async fn the_first_start_waits_for_names() {
+    let mut scene = Scene::new(Way::Supervised, &[]).await;
+    let a = Backend::start("a").await;
+    scene.put("redis", "redis@1", &a.value()).await;
+    scene.start_agent();
+    scene
+        .serves(&[("redis/redis::1", a.port.to_string())])
+        .await;
+    let log = scene.log();
+    let first = log.lines().find(|line| line.contains(" services, "));
+    assert!(
+        first.is_some_and(|line| line.contains(" 1 instances (0 changes")),
+        "{log}"
+    );
+}
