@@ -61,6 +61,7 @@ const SCENARIOS: &[Scenario] = scenarios![
     members::two_of_three_gone_for_30_seconds,
     members::a_members_disk_full,
     proxied::attached_to_debians_haproxy,
+    proxied::attached_with_debians_own_sections,
     proxied::supervised_by_its_own_unit,
     host::one_sidekick_for_a_whole_host,
     swarm::swarm_moves_redis_and_its_key_follows,

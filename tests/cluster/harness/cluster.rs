@@ -79,6 +79,9 @@ const MACHINES: [(&str, &str, Role); 6] = [
     ),
 ];
 
+/// Swarm asks the registry for an image before it takes the one that is there; DNS would be silent for 20 s here.
+const NO_REGISTRY: (&str, &str) = ("registry-1.docker.io", "127.0.0.1");
+
 const PACKAGES: &[&str] = &[
     "systemd",
     "systemd-sysv",
@@ -128,7 +131,11 @@ impl Cluster {
         make_images(&engine, &parts);
         engine.docker(&["network", "create", "--subnet", NETWORK, "cluster"]);
         write_files(engine.directory());
-        let hosts = MACHINES.map(|(name, address, _)| (name, address));
+        let mut hosts: Vec<_> = MACHINES
+            .iter()
+            .map(|(name, address, _)| (*name, *address))
+            .collect();
+        hosts.push(NO_REGISTRY);
         let machines = MACHINES.map(|(name, address, role)| {
             let files = files(&parts, engine.directory(), name);
             Machine::make(&engine, (name, address), role, &hosts, &files)
