@@ -73,6 +73,7 @@ pub struct Directory {
     hosts: Hosts,
     /// The addresses' `changes` when last looked.
     changes: u64,
+    shape: u64,
 }
 
 impl Directory {
@@ -99,6 +100,7 @@ impl Directory {
             other_hosts |= self.hosts.come(&wanted.instances);
             if let Some(before) = before {
                 other_hosts |= self.hosts.go(&before.made_of);
+                self.shape += u64::from(before.port != wanted.port);
                 before.port = wanted.port;
                 before.made_of = wanted.instances;
                 if *before.servers != servers {
@@ -111,9 +113,11 @@ impl Directory {
                     made_of: wanted.instances,
                 };
                 self.services.insert(service.to_owned(), served);
+                self.shape += 1;
             }
         }
         if names.len() < self.services.len() {
+            self.shape += 1;
             self.services.retain(|service, served| {
                 let stays = names.binary_search(&service.as_str()).is_ok();
                 other_hosts |= !stays && self.hosts.go(&served.made_of);
@@ -127,6 +131,12 @@ impl Directory {
     #[must_use]
     pub const fn services(&self) -> &BTreeMap<String, Served> {
         &self.services
+    }
+
+    /// The same as long as no service comes, goes, or has another port.
+    #[must_use]
+    pub const fn shape(&self) -> u64 {
+        self.shape
     }
 
     /// The hosts that have to be resolved.
@@ -254,7 +264,7 @@ pub(super) mod tests {
                     }
                 }
                 let list = || all.iter().map(|(name, wanted)| (name.as_str(), wanted.clone()));
-                let before = directory.services().clone();
+                let (before, shape) = (directory.services().clone(), directory.shape());
                 let told = directory.update(list(), &addresses);
                 let mut fresh = Directory::default();
                 fresh.update(list(), &addresses);
@@ -263,6 +273,8 @@ pub(super) mod tests {
                 prop_assert!(directory.hosts().eq(fresh.hosts()));
                 prop_assert_eq!(told, !directory.hosts().eq(hosts.iter()));
                 hosts = directory.hosts().cloned().collect();
+                let ports = |all: &BTreeMap<String, Served>| all.iter().map(|(n, s)| (n.clone(), s.port)).collect::<Vec<_>>();
+                prop_assert_eq!(shape == directory.shape(), ports(&before) == ports(directory.services()));
                 for (service, now) in directory.services() {
                     if let Some(before) = before.get(service) {
                         prop_assert_eq!(Arc::ptr_eq(&before.servers, &now.servers), before.servers == now.servers);

@@ -196,6 +196,15 @@ impl Model {
         )
     }
 
+    /// Takes over the servers of the services that it was laid out for.
+    pub fn follow(&mut self, services: &BTreeMap<String, Served>) {
+        for (service, front) in &mut self.fronts {
+            if let Some(it) = services.get(service) {
+                front.servers = it.servers.clone();
+            }
+        }
+    }
+
     /// How many instances there are.
     #[must_use]
     pub fn servers(&self) -> usize {
