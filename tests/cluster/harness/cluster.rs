@@ -1,109 +1,29 @@
-//! The six machines, and what is on them.
+//! The six machines, running, and what can be seen of the key on them.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::engine::{Engine, finish};
+use super::engine::Engine;
 use super::etcd::Etcd;
+use super::furniture::{MACHINES, files, write_files};
 use super::history::{Change, History};
-use super::machine::{Machine, Role};
-use super::patience::{SOON, deadline, secs};
+use super::images::{Parts, make_images};
+use super::machine::Machine;
+use super::patience::{SOON, deadline};
 use super::reader::Reader;
 use super::worker::Worker;
 
 /// The key of redis@1.
 pub const KEY: &str = "/services/redis/redis@1";
 
-/// Short, so that waiting for it takes no minute. etcd's least is 1.5 election timeouts, 2 s.
-pub const TTL: Duration = secs(10);
-const INTERVAL: &str = "7s";
-
 /// How often the worker program dials. The article's 3 s would tell less. In milliseconds.
 const BEAT: &str = "100";
-
-/// So little that a scenario can fill it: the third member's disk.
-const SMALL_DISK: u64 = 16 << 20;
-
-const NETWORK: &str = "10.77.0.0/24";
-
-/// role=services, role=worker, and the third kind. etcd1 has a Docker Engine to be Swarm's manager with.
-const MACHINES: [(&str, &str, Role); 6] = [
-    (
-        "etcd1",
-        "10.77.0.11",
-        Role {
-            units: &[
-                "etcd.service",
-                "docker.service",
-                "docker.socket",
-                "containerd.service",
-            ],
-        },
-    ),
-    (
-        "etcd2",
-        "10.77.0.12",
-        Role {
-            units: &["etcd.service"],
-        },
-    ),
-    (
-        "etcd3",
-        "10.77.0.13",
-        Role {
-            units: &["etcd.service"],
-        },
-    ),
-    (
-        "worker1",
-        "10.77.0.21",
-        Role {
-            units: &["docker.service", "docker.socket", "containerd.service"],
-        },
-    ),
-    (
-        "worker2",
-        "10.77.0.22",
-        Role {
-            units: &["docker.service", "docker.socket", "containerd.service"],
-        },
-    ),
-    (
-        "haproxy",
-        "10.77.0.31",
-        Role {
-            units: &["haproxy.service"],
-        },
-    ),
-];
 
 /// Swarm asks the registry for an image before it takes the one that is there; DNS would be silent for 20 s here.
 const NO_REGISTRY: (&str, &str) = ("registry-1.docker.io", "127.0.0.1");
 
-const PACKAGES: &[&str] = &[
-    "systemd",
-    "systemd-sysv",
-    "dbus",
-    "docker.io",
-    "etcd-server",
-    "etcd-client",
-    "haproxy",
-    "iproute2",
-    "iptables",
-    "procps",
-];
-
-/// What is under test, and what stands by.
-pub struct Parts {
-    /// The binary.
-    pub sidekick: PathBuf,
-    /// examples/worker.rs, built static: the machines' libc may be another.
-    pub worker: PathBuf,
-    /// What [`debian_root`] made.
-    pub debian: PathBuf,
-}
+const NETWORK: &str = "10.77.0.0/24";
 
 /// All of it, running.
 pub struct Cluster {
@@ -358,151 +278,9 @@ impl Cluster {
     }
 }
 
-/// The machines' root file system as a tar, made by the first who asks; `DEBIAN` in the environment is 12 (as if not
-/// set) or 13.
-pub fn debian_root() -> String {
-    let codename = match std::env::var("DEBIAN").as_deref() {
-        Err(_) | Ok("" | "12") => "bookworm",
-        Ok("13") => "trixie",
-        Ok(other) => panic!("DEBIAN={other}: 12 or 13"),
-    };
-    let mut debian = Command::new("scripts/debian-root");
-    debian
-        .arg(codename)
-        .args(PACKAGES)
-        .stderr(std::process::Stdio::inherit());
-    if codename == "trixie" {
-        debian.arg("docker-cli"); // a package of its own since Debian 13
-    }
-    finish("scripts/debian-root", &mut debian).unwrap_or_else(|error| panic!("{error}"))
-}
-
-/// sidekick-machine: Debian. For the machines: redis, from this one's own redis-server, as redis.tar; sidekick.tar.
-fn make_images(engine: &Engine, parts: &Parts) {
-    engine.docker(&[
-        "import",
-        parts.debian.to_str().expect("a path in UTF-8"),
-        "sidekick-machine",
-    ]);
-    let sidekick = std::fs::canonicalize(&parts.sidekick).expect("the binary is there");
-    let sidekick = sidekick.to_str().expect("a path in UTF-8");
-    let redis = r#"CMD ["redis-server", "--protected-mode", "no", "--save", ""]"#;
-    let entry = format!(r#"ENTRYPOINT ["{sidekick}"]"#);
-    make_image(engine, "redis", &[redis, "redis-server", "redis-cli"]);
-    make_image(engine, "sidekick", &[&entry, sidekick]);
-}
-
-/// Of this machine's programs, saved for the engines of the machines.
-fn make_image(engine: &Engine, name: &str, parts: &[&str]) {
-    let mut import = engine.command(&[&["scripts/import-image", name], parts].concat());
-    finish("scripts/import-image", &mut import).unwrap_or_else(|error| panic!("{error}"));
-    let tar = engine.directory().join(name).with_extension("tar");
-    let tar = tar.to_str().expect("a path in UTF-8");
-    engine.docker(&["save", "--output", tar, name]);
-}
-
 fn endpoints(members: &[Machine]) -> Vec<String> {
     members
         .iter()
         .map(|member| format!("http://{}:2379", member.address))
         .collect()
-}
-
-/// The settings, written where [`files`] finds them.
-fn write_files(directory: &Path) {
-    let write = |name: &str, text: String| {
-        std::fs::write(directory.join(name), text).expect("a file can be written")
-    };
-    let members = &MACHINES[..3];
-    let urls = members
-        .iter()
-        .map(|(name, _, _)| format!("http://{name}:2379"));
-    let ttl = TTL.as_secs();
-    write(
-        "sidekick",
-        format!(
-            "ETCDCTL_ENDPOINTS={}\nSIDEKICK_TTL={ttl}s\nSIDEKICK_INTERVAL={INTERVAL}\nSIDEKICK_BIND=redis=:80\n",
-            urls.collect::<Vec<_>>().join(",")
-        ),
-    );
-    let peers = members
-        .iter()
-        .map(|(name, address, _)| format!("{name}=http://{address}:2380"));
-    let peers = peers.collect::<Vec<_>>().join(",");
-    for (name, address, _) in members {
-        let quota = if *name == "etcd3" { SMALL_DISK } else { 0 };
-        write(
-            &format!("etcd-{name}"),
-            format!(
-                "ETCD_NAME={name}\n\
-                 ETCD_LISTEN_PEER_URLS=http://{address}:2380\n\
-                 ETCD_INITIAL_ADVERTISE_PEER_URLS=http://{address}:2380\n\
-                 ETCD_LISTEN_CLIENT_URLS=http://0.0.0.0:2379\n\
-                 ETCD_ADVERTISE_CLIENT_URLS=http://{name}:2379\n\
-                 ETCD_INITIAL_CLUSTER={peers}\n\
-                 ETCD_QUOTA_BACKEND_BYTES={quota}\n"
-            ),
-        );
-    }
-    // Debian's restarts what was killed; here that stays dead until somebody starts it.
-    write("etcd-stays-dead", "[Service]\nRestart=no\n".to_owned());
-    write(
-        "settings.yml",
-        format!(
-            "version: '3.8'\nservices: {{sidekick: {{environment: {{SIDEKICK_TTL: {ttl}s, SIDEKICK_INTERVAL: {INTERVAL}}}}}}}\n"
-        ),
-    );
-    write("attached", drop_in_of_the_agent());
-}
-
-/// The drop-in for Debian's haproxy.service, as the comment in the unit shows it.
-fn drop_in_of_the_agent() -> String {
-    let unit =
-        std::fs::read_to_string("systemd/sidekick-agent.service").expect("the unit is there");
-    let comment = unit.lines().take_while(|line| line.starts_with('#'));
-    let indented = comment.filter_map(|line| line.strip_prefix("#   "));
-    indented
-        .skip_while(|line| !line.starts_with('['))
-        .fold(String::new(), |text, line| text + line + "\n")
-}
-
-/// What lies on a machine besides Debian, by its path there.
-fn files(parts: &Parts, directory: &Path, name: &str) -> Vec<(&'static str, PathBuf)> {
-    let written = |name: &str| directory.join(name);
-    let mut files = vec![
-        ("machine-init", "scripts/machine-init".into()),
-        ("usr/local/bin/sidekick", parts.sidekick.clone()),
-        ("etc/default/sidekick", written("sidekick")),
-        (
-            "etc/systemd/system/redis@.service",
-            "systemd/redis@.service".into(),
-        ),
-        (
-            "etc/systemd/system/redis-discovery@.service",
-            "systemd/redis-discovery@.service".into(),
-        ),
-        (
-            "etc/systemd/system/sidekick.service",
-            "systemd/sidekick.service".into(),
-        ),
-        (
-            "etc/systemd/system/sidekick-agent.service",
-            "systemd/sidekick-agent.service".into(),
-        ),
-    ];
-    if name.starts_with("etcd") {
-        files.push(("etc/default/etcd", written(&format!("etcd-{name}"))));
-        files.push((
-            "etc/systemd/system/etcd.service.d/stays-dead.conf",
-            written("etcd-stays-dead"),
-        ));
-    }
-    if name == "haproxy" {
-        files.push(("usr/local/bin/worker", parts.worker.clone()));
-        files.push((
-            "etc/systemd/system/sidekick-agent.service.d/override.conf",
-            written("attached"),
-        ));
-    }
-    files
 }
