@@ -230,11 +230,11 @@ impl Cluster {
             "--- the worker said, besides bar:\n{}",
             self.worker.complaints(since).join("\n")
         );
-        println!(
-            "--- the key: {:?}; leader: {:?}",
-            self.key(),
-            self.etcd.leader(&[0, 1, 2])
-        );
+        let members = (0..self.members.len()).map(|member| self.etcd.status(member));
+        let leaders: Vec<_> = members
+            .map(|status| status.map(|status| status.leader()))
+            .collect();
+        println!("--- who leads, by each member of etcd: {leaders:x?}");
         let since = SystemTime::now() - since.elapsed();
         let since = since
             .duration_since(UNIX_EPOCH)
