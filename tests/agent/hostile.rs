@@ -99,16 +99,10 @@ async fn a_hundred_thousand_keys_push_nobody_out() {
         .serves(&[("redis/redis::1", a.port.to_string())])
         .await;
     let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
-    let mut client = scene.etcd.client().await;
-    for batch in 0..1000 {
-        let puts = (0..100).map(|n| {
-            etcd_client::TxnOp::put(format!("/services/redis/bad {batch} {n}"), "{}", None)
-        });
-        client
-            .txn(etcd_client::Txn::new().and_then(puts.collect::<Vec<_>>()))
-            .await
-            .unwrap();
-    }
+    let flood: Vec<_> = (0..100_000)
+        .map(|n| (format!("/services/redis/bad {n}"), "{}".to_owned()))
+        .collect();
+    scene.etcd.put_all(&flood).await;
     scene.put("redis", "redis@2", &a.value()).await;
     scene
         .serves(&[
