@@ -93,6 +93,10 @@ impl AgentConfig {
             .flat_map(|base| render::sections(base))
             .map(str::to_owned)
             .collect();
+        let occupied = base
+            .iter()
+            .flat_map(|base| render::occupied(base))
+            .collect();
         let (way, file) = way(given(args.haproxy_master), given(args.haproxy_config))?;
         Ok(Self {
             prefix: prefix(&args.prefix)?,
@@ -100,6 +104,7 @@ impl AgentConfig {
                 binds,
                 stats,
                 reserved,
+                occupied,
             },
             base: base.unwrap_or_else(|| BASE.to_owned()),
             haproxy: program(given(args.haproxy), args.dry_run)?,

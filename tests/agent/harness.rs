@@ -13,19 +13,19 @@ mod haproxy;
 mod load;
 // What the tests of `announce` have, and these need but a part of.
 #[path = "../real/harness/mod.rs"]
-#[allow(dead_code, unused_imports)]
+#[allow(dead_code, unused_imports, clippy::print_stdout)]
 mod real;
 #[path = "harness/scene.rs"]
 mod scene;
 
 pub use apart::apart;
-pub use client::{Backend, Connection, host};
+pub use client::{Backend, Connection};
 pub use etcd::Etcd;
-pub use haproxy::{HAPROXY, Servers, boots, fresh_haproxy_on, servers_in};
+pub use haproxy::{HAPROXY, Servers, fresh_haproxy_on, servers_in};
 pub use load::Load;
 pub use real::notify::Notifications;
 pub use real::ports::free as free_port;
-pub use real::{Cluster, Proxy, millis, secs};
+pub use real::{Cluster, Proxy, millis};
 pub use scene::{Scene, Victim, Way};
 
 use std::fmt::Debug;

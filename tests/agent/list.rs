@@ -1,4 +1,4 @@
-//! `sidekick list`, and `sidekick agent --dry-run`.
+//! `sidekick list`.
 
 use crate::harness::*;
 use std::process::Stdio;
@@ -97,22 +97,4 @@ async fn watch_follows() {
     );
     scene.delete("redis", "redis@1").await;
     assert_eq!(lines.next_line().await.unwrap().unwrap(), "[]");
-}
-
-#[tokio::test]
-async fn a_dry_run_prints_and_changes_nothing() {
-    let scene = Scene::new(Way::Supervised, &[]).await;
-    scene.put("redis", "redis@1", VALUE).await;
-    scene.put("redis", "a;b", VALUE).await;
-    let file = scene.file().display().to_string();
-    let (out, err, code) = run(
-        &scene,
-        "agent",
-        &["--dry-run", "--bind=redis=:80", "--haproxy-config", &file],
-    )
-    .await;
-    assert_eq!(code, Some(0), "{err}");
-    assert!(out.contains("    bind :::80 v4v6\n    mode tcp\n    balance roundrobin\n    server redis::1 10.0.0.7:6379 check inter 2s rise 3 fall 2\n"), "{out}");
-    assert!(err.contains("quarantined: /services/redis/a;b"), "{err}");
-    assert!(!scene.file().exists());
 }

@@ -24,11 +24,16 @@ macro_rules! both_ways {
     )* };
 }
 
+mod addresses;
+mod base;
 mod both_ways;
 mod crash;
+mod dry_run;
 mod harness;
+mod hold;
 mod hostile;
 mod judged;
 mod list;
 mod load;
+mod reading;
 mod trouble;

@@ -100,20 +100,6 @@ async fn a_service_is_forgotten_when_its_time_is_up() {
 }
 
 #[tokio::test]
-async fn a_base_file_that_is_wrong_ends_it_with_a_word() {
-    let base = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(base.path(), "globall\n").unwrap();
-    let mut scene = Scene::start(
-        Way::Supervised,
-        &[&format!("--haproxy-base={}", base.path().display())],
-    )
-    .await;
-    assert_eq!(scene.agent_ends().await, Some(1));
-    assert!(scene.log().contains("globall"), "{}", scene.log());
-    assert!(!scene.file().exists());
-}
-
-#[tokio::test]
 async fn a_file_that_somebody_wrote_is_kept() {
     let scene = Scene::start(Way::Attached, &[]).await;
     scene.serves(&[]).await;

@@ -1,7 +1,10 @@
 //! One etcd member, by the names that these tests call things.
 
-use super::real;
+use super::real::{self, secs};
 use etcd_client::{Client, DeleteOptions, Txn, TxnOp};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 /// An etcd on free ports. Ends with the test, however that ends.
 pub struct Etcd(real::Etcd);
@@ -17,6 +20,11 @@ impl Etcd {
         Etcd(real::Etcd::not_yet().await)
     }
 
+    /// A member of a cluster.
+    pub fn of(member: real::Etcd) -> Etcd {
+        Etcd(member)
+    }
+
     pub fn url(&self) -> &str {
         self.0.url()
     }
@@ -27,6 +35,13 @@ impl Etcd {
 
     pub async fn put(&self, key: &str, value: &str) {
         self.0.put(key, value).await;
+    }
+
+    /// Whether it takes a put within a second.
+    pub async fn takes(&self, key: &str, value: &str) -> bool {
+        let mut client = self.client().await;
+        let put = client.put(key, value, None);
+        timeout(secs(1), put).await.is_ok_and(|put| put.is_ok())
     }
 
     pub async fn delete(&self, key: &str) {
@@ -52,6 +67,21 @@ impl Etcd {
             .delete(prefix, Some(options))
             .await
             .unwrap();
+    }
+
+    /// How many reads it has answered.
+    pub async fn reads(&self) -> f64 {
+        let address = self.url().trim_start_matches("http://");
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = b"GET /metrics HTTP/1.0\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut metrics = String::new();
+        stream.read_to_string(&mut metrics).await.unwrap();
+        let mut lines = metrics.lines().filter(|line| {
+            line.starts_with("grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Range\"")
+        });
+        let count = lines.next().and_then(|line| line.split(' ').next_back());
+        count.map_or(0.0, |count| count.parse().unwrap())
     }
 
     /// Forgets the history before now.
