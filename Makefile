@@ -3,6 +3,7 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= target
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
 sidekick := $(CARGO_TARGET_DIR)/release/sidekick
+worker := $(CARGO_TARGET_DIR)/release/worker
 
 # The tests with real parts start Docker Engines, which takes root: cargo runs the tests, and only those, with sudo.
 cargo_as_root := cargo $(if $(filter-out 0,$(shell id -u)),--config 'target."cfg(unix)".runner="sudo --preserve-env"')
@@ -14,14 +15,18 @@ build: cargo ## the release binary, target/release/sidekick
 	@scripts/install cc protoc
 	@cargo build --release --locked
 
-demo: build ## one container, one key, on real parts; until Ctrl-C, or for DEMO_SECONDS=N
-	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli
-	@exec demo/demo.sh $(sidekick)
+# rustc alone: with cargo the tests' dependencies would be built too.
+$(worker): examples/worker.rs | build
+	@rustc --edition 2024 -O -o $@ $<
 
-test: check units build ## everything that .ci/run runs: needs root or sudo, 10 to 15 minutes on 2 cores
-	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy
+demo: build $(worker) ## the whole loop on real parts, one Redis killed; until Ctrl-C, or for DEMO_SECONDS=N
+	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat
+	@exec demo/demo.sh $(sidekick) $(worker)
+
+test: check units build $(worker) ## everything that .ci/run runs: needs root or sudo, 10 to 15 minutes on 2 cores
+	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat
 	SIDEKICK_SIM_SEEDS=3000 RUST_TEST_THREADS=8 $(cargo_as_root) test --locked --features real
-	DEMO_SECONDS=0 demo/demo.sh $(sidekick)
+	DEMO_SECONDS=0 demo/demo.sh $(sidekick) $(worker)
 	@$(MAKE) --no-print-directory systemd image
 
 bench: cargo ## the numbers: sidekick beside the shell loop and the floor; asserts nothing

@@ -1,46 +1,75 @@
 #!/usr/bin/env bash
-# One container, one key: shows that the key in etcd lives exactly as long as the container does.
+# The whole loop: two Redis containers, a sidekick for each, etcd, the agent with its HAProxy, and a worker that dials
+# HAProxy and prints `bar`, whatever becomes of one of the containers.
 #
-#   demo/demo.sh SIDEKICK        the path of the binary; `make demo` builds it and calls this
+#   demo/demo.sh SIDEKICK WORKER     the paths of the two programs; `make demo` builds them and calls this
 #
-# Everything runs on the real thing: a Docker Engine (yours, if it answers, or a private one), a throwaway etcd, Redis.
-# It stays until Ctrl-C, or for DEMO_SECONDS, and takes all that it started down again, however it ends.
+# Everything runs on the real thing: a Docker Engine (yours, if it answers, or a private one), a throwaway etcd, Redis,
+# a HAProxy of its own. It stays until Ctrl-C, or for DEMO_SECONDS, and takes all that it started down again, however it
+# ends.
 set -euo pipefail
 export LC_ALL=C # a decimal point in $EPOCHREALTIME
 PATH=$PATH:/usr/sbin:/sbin
 # shellcheck source=scripts/stage.sh
 source "$(dirname -- "$0")/../scripts/stage.sh"
+# shellcheck source=demo/haproxy.sh
+source "$(dirname -- "$0")/haproxy.sh"
 
 readonly PULL_SECONDS=30  # a fast line pulls Redis in 5; where there is no registry, nobody should wait long
 readonly EVENT_SECONDS=10 # the slowest step, a container's start, takes under a second on a quiet machine
+readonly ENGINE_WORK_SECONDS=60 # a start or a kill takes under a second; an engine that hangs shall not hang this
+readonly WORKER_PAUSE=20  # milliseconds; the article's worker takes 3 s, in which a lot could go unseen
+readonly WORKER_LINES=50  # so many after each event, before they are counted
 
 main() {
-    sidekick=$(realpath -- "${1:?usage: demo.sh SIDEKICK}")
-    # A user's settings for etcd and sidekick would make both do something else than is shown here.
-    unset "${!ETCD@}" "${!SIDEKICK@}"
+    sidekick=$(realpath -- "${1:?usage: demo.sh SIDEKICK WORKER}")
+    worker=$(realpath -- "${2:?usage: demo.sh SIDEKICK WORKER}")
+    # A user's settings for etcd and sidekick would make both do something else than is shown here; so would systemd's.
+    unset "${!ETCD@}" "${!SIDEKICK@}" STATE_DIRECTORY RUNTIME_DIRECTORY NOTIFY_SOCKET
     stage_open sidekick-demo
     use_engine
     start_etcd
     watch_etcd
     get_redis_image
+    find_host
     echo
     show
     stay
 }
 
-# The story itself. Two or more containers, agent and worker come in here.
+# The story itself.
 show() {
     run_redis redis1 6379
     announce "$container" redis "redis@1"
-    kill_and_start_again
+    run_redis redis2 6380
+    announce "$container" redis "redis@2"
+    start_agent redis 'redis::1 redis::2'
+    start_worker
+    list
+    happens kill die DELETE 'key gone' 'out of HAProxy' 'redis::1'
+    list
+    happens start start PUT 'key back' 'back in HAProxy' 'redis::1 redis::2'
 }
 
 # ------------------------------------------------------------------------------------------------ the parts
 
+declare -A running # by name
+
+# run NAME COMMAND…: as launch does, and it has to last until the end.
+run() {
+    launch "$@"
+    running[$1]=$launched
+}
+
+docker() {
+    timeout --foreground "$ENGINE_WORK_SECONDS" docker "$@"
+}
+
 use_engine() {
-    # sidekick knows DOCKER_HOST, not docker's contexts: what the context says goes into it.
+    # sidekick knows DOCKER_HOST, not docker's contexts: what the context says goes into it. On another machine's engine
+    # the containers would be there, and what is announced here would lead nowhere.
     local host=${DOCKER_HOST:-$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null || true)}
-    if [[ $host == @(unix|tcp)://* && ! ${DOCKER_TLS_VERIFY:-} ]] && timeout 10 docker version >/dev/null 2>&1; then
+    if [[ $host == @(unix://|tcp://127.0.0.1:|tcp://localhost:)* && ! ${DOCKER_TLS_VERIFY:-} ]] && timeout 10 docker version >/dev/null 2>&1; then
         export DOCKER_HOST=$host
         say 'Docker Engine' "$(docker version --format '{{.Server.Version}}'), the one running at $DOCKER_HOST"
     else
@@ -56,19 +85,18 @@ start_etcd() {
         client=$((RANDOM % 10000 + 20000)) peer=$((client + 1))
         export ETCDCTL_API=3 ETCDCTL_ENDPOINTS=http://127.0.0.1:$client
         [[ $(uname -m) != aarch64 ]] || export ETCD_UNSUPPORTED_ARCH=arm64 # etcd 3.4 insists
-        launch etcd etcd --name demo --data-dir "$stage/etcd" \
+        run etcd etcd --name demo --data-dir "$stage/etcd" \
             --listen-client-urls "$ETCDCTL_ENDPOINTS" --advertise-client-urls "$ETCDCTL_ENDPOINTS" \
             --listen-peer-urls "http://127.0.0.1:$peer" --initial-advertise-peer-urls "http://127.0.0.1:$peer" \
             --initial-cluster "demo=http://127.0.0.1:$peer"
-        etcd=$launched
-        ! within 10 etcd_answers_or_ended || ! kill -0 "$etcd" 2>/dev/null || break
+        ! within 10 etcd_answers_or_ended || ! kill -0 "$launched" 2>/dev/null || break
     done
     etcdctl endpoint health >/dev/null 2>&1 || give_up 'etcd does not start' "$stage/etcd.log"
     say etcd "$(etcdctl version | sed -n 's/^etcdctl version: //p'), a throwaway at $ETCDCTL_ENDPOINTS"
 }
 
 etcd_answers_or_ended() {
-    ! kill -0 "$etcd" 2>/dev/null || etcdctl --command-timeout=1s endpoint health
+    ! kill -0 "$launched" 2>/dev/null || etcdctl --command-timeout=1s endpoint health
 }
 
 # Present, or pulled, or made from this machine's own redis-server. Only what was not there before is removed.
@@ -106,7 +134,7 @@ run_redis() {
             give_up "docker start $container failed" "$stage/docker.log"
         docker rm --force "$container" >/dev/null
         create_redis 6379
-        docker start "$container" >/dev/null
+        docker start "$container" >/dev/null 2>"$stage/docker.log" || give_up "docker start $container failed" "$stage/docker.log"
         say 'port taken' "$2 is in use here; Docker chose $(docker port "$container" 6379 | sed -n '1s/.*://p')"
     fi
     [[ $container == "$1" ]] || say 'name taken' "you have a container $1, so the demo's is $container"
@@ -115,7 +143,8 @@ run_redis() {
 
 create_redis() {
     published=$1
-    container_id=$(docker create --name "$container" --label "sidekick.demo=$stage" --publish "$published" "$image")
+    container_id=$(docker create --name "$container" --label "sidekick.demo=$stage" --publish "$published" "$image" \
+        2>"$stage/docker.log") || give_up "docker create $container failed" "$stage/docker.log"
 }
 
 remove_containers() {
@@ -123,54 +152,129 @@ remove_containers() {
     timeout 20 docker rm --force --volumes $(timeout 10 docker ps -aq --filter "label=sidekick.demo=$stage") >/dev/null 2>&1
 }
 
+# The machine's name, as %H is in the unit, if it leads back to this machine; else an address that does.
+find_host() {
+    local address
+    host=$(uname -n)
+    address=$(getent ahostsv4 "$host" | awk 'NR == 1 { print $1 }') || true
+    if [[ $host == localhost* || ! $host =~ ^[A-Za-z0-9.-]+$ || ! $address ]] ||
+        [[ " 127.0.0.1 127.0.1.1 $(hostname -I) " != *" $address "* ]]; then
+        host=$(hostname -I | cut -d ' ' -f 1)
+    fi
+}
+
 # announce CONTAINER SERVICE INSTANCE
 announce() {
     local started=$EPOCHREALTIME
     key=/services/$2/$3
-    command_line "sidekick announce $1 --key $key --host $(host_name)"
-    launch "sidekick-$3" "$sidekick" announce "$1" --key "$key" --host "$(host_name)" --etcd-endpoints "$ETCDCTL_ENDPOINTS"
-    announcer=$launched announcer_log=$stage/sidekick-$3.log
+    command_line "sidekick announce $1 --key $key --host $host"
+    run "sidekick-$3" "$sidekick" announce "$1" --key "$key" --host "$host" --etcd-endpoints "$ETCDCTL_ENDPOINTS"
+    announcer_log=$stage/sidekick-$3.log
     expect PUT "$key"
     timing 'key appeared' "$(milliseconds "$started" "$at")" "after sidekick's start"
     printf '    %s\n' "$value"
 }
 
-# The machine's name, as %H is in the unit; where that is no name for other machines, an address.
-host_name() {
-    case $(uname -n) in
-    localhost*) hostname -I | cut -d ' ' -f 1 ;;
-    *) uname -n ;;
-    esac
+# start_agent SERVICE SERVERS: until HAProxy has these. Its ports are on loopback, its files in a directory of their own.
+start_agent() {
+    local started=$EPOCHREALTIME stats
+    front=127.0.0.1:$(free_port) stats=127.0.0.1:$(free_port)
+    stats_page=http://$stats/
+    mkdir -m 700 "$stage/haproxy"
+    command_line "sidekick agent --bind $1=$front"
+    run agent "$sidekick" agent --bind "$1=$front" --stats "$stats" --etcd-endpoints "$ETCDCTL_ENDPOINTS" \
+        --haproxy "$(command -v haproxy)" --haproxy-config "$stage/haproxy/haproxy.cfg"
+    haproxy_at "$stage/haproxy/haproxy-master.sock"
+    within "$EVENT_SECONDS" haproxy_processes || give_up 'the agent starts no HAProxy' "$stage/agent.log"
+    haproxy_watch "$1"
+    haproxy_expect "$2"
+    haproxy_watch_ends
+    timing 'HAProxy has both' "$(milliseconds "$started" "$at")" "after the agent's start"
 }
 
-kill_and_start_again() {
-    local typed=$EPOCHREALTIME
-    command_line "docker kill $container"
-    docker kill "$container" >/dev/null
-    expect DELETE "$key"
-    timing 'key gone' "$(since_engine_event die "$typed")" "after the container's death ($(milliseconds "$typed" "$at") ms after docker kill was typed)"
-    typed=$EPOCHREALTIME
-    command_line "docker start $container"
-    docker start "$container" >/dev/null
-    expect PUT "$key"
-    timing 'key back' "$(since_engine_event start "$typed")" "after the container's start ($(milliseconds "$typed" "$at") ms after docker start was typed)"
+# Below the range from which the kernel itself gives ports away.
+free_port() {
+    local port
+    for _ in {1..100}; do
+        port=$((RANDOM % 10000 + 20000))
+        (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
+    done
+    echo "$port"
+}
+
+start_worker() {
+    command_line "worker $front $WORKER_PAUSE    # SET foo bar, GET foo, print it, every $WORKER_PAUSE ms"
+    run worker "$worker" "$front" "$WORKER_PAUSE"
+    within "$EVENT_SECONDS" worker_prints_bar 3 || give_up 'the worker does not print bar' "$stage/worker.log"
+    tail -n 3 "$stage/worker.log" | sed 's/^/    /'
+}
+
+# worker_prints_bar TIMES: so often, by now
+worker_prints_bar() {
+    (($(tail -n "$1" "$stage/worker.log" | grep -cx bar) == $1))
+}
+
+worker_lines() {
+    wc -l <"$stage/worker.log"
+}
+
+worker_is_at() {
+    (($(worker_lines) >= $1))
+}
+
+# worker_since LINE TIME: lets it go on for a while, and tells what it has printed since then.
+worker_since() {
+    local printed elapsed
+    within "$EVENT_SECONDS" worker_is_at $(($(worker_lines) + WORKER_LINES)) ||
+        give_up 'the worker has stopped' "$stage/worker.log"
+    within "$EVENT_SECONDS" worker_prints_bar 3 || give_up 'the worker no longer prints bar' "$stage/worker.log"
+    printed=$(tail -n "+$(($1 + 1))" "$stage/worker.log") elapsed=$(milliseconds "$2" "$EPOCHREALTIME")
+    fact 'the worker' "goes on: $(grep -cx bar <<<"$printed") × bar, $(grep -cvx bar <<<"$printed") × an error, in ${elapsed%.*} ms"
+    grep -vx bar <<<"$printed" | sed 's/^/        /;10q' || true
+}
+
+list() {
+    command_line 'sidekick list'
+    timeout 20 "$sidekick" list --etcd-endpoints "$ETCDCTL_ENDPOINTS" | sed 's/^/    /'
+}
+
+# happens VERB EVENT ACTION WORDS WORDS SERVERS: docker's VERB makes the engine's EVENT, that makes etcd's ACTION on the
+# key, and that makes HAProxy's SERVERS what they are then.
+happens() {
+    local typed line processes
+    processes=$(haproxy_processes)
+    haproxy_watch redis
+    line=$(worker_lines) typed=$EPOCHREALTIME
+    command_line "docker $1 $container"
+    docker "$1" "$container" >/dev/null
+    expect "$3" "$key"
+    timing "$4" "$(since_engine_event "$2" "$typed")" "after the engine's $2 event"
+    haproxy_expect "$6"
+    haproxy_watch_ends
+    timing "$5" "$(since_engine_event "$2" "$typed")" "after it (seen in \`show servers state\`, at most $every ms late)"
+    worker_since "$line" "$typed"
+    [[ $(haproxy_processes) == "$processes" ]] ||
+        give_up "HAProxy was reloaded: $processes before, $(haproxy_processes) now" "$stage/agent.log"
+    fact 'no reload' "\`show proc\` says as before: $processes"
 }
 
 stay() {
-    local seconds=${DEMO_SECONDS:-infinity} status=0
+    local seconds=${DEMO_SECONDS:-infinity} status=0 name
     [[ $seconds != 0 ]] || return 0
     cat <<END
 
 All of it runs on$([[ $seconds == infinity ]] && echo ' until Ctrl-C' || echo " for $seconds s"). Look around from another terminal, or kill something:
-  etcdctl --endpoints $ETCDCTL_ENDPOINTS watch --prefix /services
+  $sidekick list --watch --etcd-endpoints $ETCDCTL_ENDPOINTS
   docker --host $DOCKER_HOST kill $container        # and: start, pause, unpause, stop, rm -f
-  tail -f $announcer_log
+  tail -f $stage/worker.log        # and: agent.log, sidekick-redis@1.log
+  $stats_page        # HAProxy's statistics
 END
     trap 'exit 0' INT # from here on the way to end it, and no failure
     launch stay sleep "$seconds"
-    wait -n "$launched" "$etcd" "$announcer" || status=$?
-    kill -0 "$etcd" 2>/dev/null || give_up 'etcd has ended' "$stage/etcd.log"
-    kill -0 "$announcer" 2>/dev/null || give_up "sidekick has ended (status $status)" "$announcer_log"
+    wait -n "$launched" "${running[@]}" || status=$?
+    for name in "${!running[@]}"; do
+        kill -0 "${running[$name]}" 2>/dev/null || give_up "$name has ended (status $status)" "$stage/$name.log"
+    done
 }
 
 on_close() {
@@ -189,7 +293,7 @@ watch_etcd() {
     exec {events}<"$stage/stamped"
     # The watch is there when it has shown something; puts from before that are not shown.
     for _ in {1..50}; do
-        etcdctl put /services/.demo-begins now >/dev/null
+        etcdctl put /services-demo-begins now >/dev/null
         ! read -r -t 0.2 -u "$events" || return 0
     done
     give_up 'etcdctl watch shows nothing' "$stage/etcdctl.log"
@@ -215,7 +319,7 @@ expect() {
     give_up "no $1 of $2 within $EVENT_SECONDS s" "${announcer_log:-}"
 }
 
-# since_engine_event ACTION FROM: from the time that the engine gave its event to the time that the watch saw the key.
+# since_engine_event ACTION FROM: from the time that the engine gave its event to $at.
 since_engine_event() {
     local nanoseconds
     nanoseconds=$(timeout 10 docker events --since "$2" --until "$EPOCHREALTIME" --filter "container=$container_id" \
@@ -240,7 +344,11 @@ command_line() {
 }
 
 timing() {
-    printf '    %-13s %7s ms %s\n' "$@"
+    printf '    %-16s %7s ms %s\n' "$@"
+}
+
+fact() {
+    printf '    %-16s %s\n' "$@"
 }
 
 main "$@"

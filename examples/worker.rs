@@ -1,7 +1,8 @@
 //! The article's worker: dials one fixed name, sets `foo` to `bar`, and prints what it gets back.
 //!
-//! `cargo run --example worker [ADDRESS]`, by default `haproxy:80`. It knows nothing of etcd, of
-//! Docker, or of how many Redis there are and where.
+//! `worker [ADDRESS [MILLISECONDS]]`, by default `haproxy:80` and every 3000. It knows nothing of etcd,
+//! of Docker, or of how many Redis there are and where. The standard library is all it needs:
+//! `rustc --edition 2024 -O examples/worker.rs` builds it.
 
 // What it says is its result.
 #![allow(clippy::print_stdout)]
@@ -11,21 +12,26 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
+const ADDRESS: &str = "haproxy:80";
+
 const PAUSE: Duration = Duration::from_secs(3);
 
 /// HAProxy refuses at once when there is no Redis; this is for when there is no HAProxy.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-fn main() {
-    let address = std::env::args()
-        .nth(1)
-        .unwrap_or_else(|| "haproxy:80".to_owned());
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let address = arguments.next().unwrap_or_else(|| ADDRESS.to_owned());
+    let pause = match arguments.next() {
+        Some(milliseconds) => Duration::from_millis(milliseconds.parse()?),
+        None => PAUSE,
+    };
     loop {
         match set_and_get(&address) {
             Ok(value) => println!("{value}"),
             Err(error) => println!("{address}: {error}"),
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(pause);
     }
 }
 

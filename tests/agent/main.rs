@@ -37,3 +37,4 @@ mod list;
 mod load;
 mod reading;
 mod trouble;
+mod worker;
