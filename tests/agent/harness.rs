@@ -19,7 +19,7 @@ mod real;
 mod scene;
 
 pub use apart::apart;
-pub use client::{Backend, Connection};
+pub use client::{Backend, Connection, host};
 pub use etcd::Etcd;
 pub use haproxy::{HAPROXY, Servers, fresh_haproxy_on, servers_in};
 pub use load::Load;
