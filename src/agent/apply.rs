@@ -423,12 +423,13 @@ impl<P: Proxy> Applier<P> {
         self.adjust(model, text).await
     }
 
-    /// Whose fault it was that the reload failed: HAProxy says so, or there is only one who can be,
+    /// Whose fault it was that the reload failed: HAProxy says so, or says nothing and there is only one,
     /// or fewer are let in at the next try.
     fn blame(&mut self, new: &[(String, Bind)], log: &str, now: Moment) {
         let mut named = accused(log);
+        // One that says something else died of something else.
         if let [(only, _)] = new
-            && !named.contains_key(only)
+            && log.is_empty()
         {
             named.insert(only.clone(), "HAProxy couldn't listen there".to_owned());
         }

@@ -27,6 +27,7 @@ macro_rules! both_ways {
 mod addresses;
 mod base;
 mod both_ways;
+mod burst;
 mod crash;
 mod dry_run;
 mod harness;

@@ -120,9 +120,15 @@ impl Scene {
             .arg("--haproxy-config")
             .arg(self.file())
             .arg(format!("--bind=redis=:{}", self.port));
-        agent
-            .args(["--stats=off", "--haproxy", HAPROXY])
-            .args(&self.arguments);
+        // Unless the test says otherwise.
+        for default in ["--stats=off".to_owned(), format!("--haproxy={HAPROXY}")] {
+            let (option, _) = default.split_once('=').unwrap();
+            let given = format!("{option}=");
+            if !self.arguments.iter().any(|it| it.starts_with(&given)) {
+                agent.arg(default);
+            }
+        }
+        agent.args(&self.arguments);
         if self.way == Way::Attached {
             agent.arg("--haproxy-master").arg(self.socket());
         }
@@ -340,36 +346,19 @@ fn ports_of(servers: Servers) -> Servers {
 }
 
 impl Drop for Scene {
-    /// A supervised HAProxy outlives an agent that was killed; it must not outlive the test.
+    /// Ends whatever names the scene's directory on its command line: the agent, HAProxy (which
+    /// outlives an agent that was killed), and what either was just about to start.
     fn drop(&mut self) {
-        use std::io::{Read, Write};
-        let agent = self.agent.take().and_then(|mut agent| {
-            agent.start_kill().ok()?;
-            Some(agent)
-        });
-        let ask = || -> std::io::Result<String> {
-            let mut stream = std::os::unix::net::UnixStream::connect(self.socket())?;
-            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-            stream.write_all(b"show proc\n")?;
-            let mut answer = [0; 4096];
-            let n = stream.read(&mut answer)?;
-            Ok(String::from_utf8_lossy(&answer[..n]).into_owned())
-        };
-        // While it starts or reloads it doesn't answer; one that is gone has no socket that does.
-        for _ in 0..40 {
-            let text = ask().unwrap_or_default();
-            let master = text.lines().find(|line| line.contains("master"));
-            let pid = master.and_then(|line| line.split_whitespace().next()?.parse().ok());
-            if let Some(pid) = pid {
-                end(pid);
+        let dir = self.dir.path().to_str().unwrap();
+        for _ in 0..200 {
+            let ours = processes_naming(dir);
+            if ours.is_empty() {
                 break;
             }
-            std::thread::sleep(Duration::from_millis(50));
-            if !self.socket().exists() || agent.is_none() {
-                break;
-            }
+            ours.into_iter()
+                .for_each(|pid| signal(pid, Signal::SIGKILL));
+            std::thread::sleep(Duration::from_millis(5));
         }
-        drop(agent);
         if std::thread::panicking() {
             eprintln!(
                 "--- the agent's log\n{}\n--- the file\n{}",
@@ -380,23 +369,18 @@ impl Drop for Scene {
     }
 }
 
-/// A master that is just starting anew may not hear a SIGTERM. Its workers end with it.
-fn end(pid: u32) {
-    use nix::sys::signal::kill;
-    let target = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
-    signal(pid, Signal::SIGTERM);
-    for _ in 0..40 {
-        std::thread::sleep(Duration::from_millis(25));
-        // Gone, or a child of ours that waits to be reaped.
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        if kill(target, None).is_err() || stat.contains(") Z") {
-            return;
-        }
-    }
-    signal(pid, Signal::SIGKILL);
+/// Those that have ended have no command line any more.
+fn processes_naming(word: &str) -> Vec<u32> {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let names_it = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(word)
+    };
+    pids.filter(names_it).collect()
 }
 
-pub fn signal(pid: u32, signal: Signal) {
+fn signal(pid: u32, signal: Signal) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
     let _ = nix::sys::signal::kill(pid, signal);
 }
