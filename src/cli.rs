@@ -9,6 +9,13 @@ pub const DEFAULT_ENDPOINTS: &str = "http://127.0.0.1:2379";
 /// Where Docker listens if nothing is said; docker's own default.
 pub const DEFAULT_DOCKER_HOST: &str = "unix:///var/run/docker.sock";
 
+/// Below which keys services are looked for if nothing is said.
+pub const DEFAULT_PREFIX: &str = "/services";
+/// How long a crowd that left is kept if nothing is said.
+pub const DEFAULT_HOLD: &str = "30s";
+/// How long a service without any instance is remembered if nothing is said.
+pub const DEFAULT_FORGET: &str = "1h";
+
 /// Keeps a Docker container's etcd key true while the container is up, and not a moment longer.
 ///
 /// Every option has an environment variable: etcd's are etcdctl's own, Docker's are Docker's.
@@ -45,8 +52,17 @@ pub struct AnnounceArgs {
     pub container: ContainerArgs,
 
     /// The key to keep, like /services/redis/redis@1
-    #[arg(long, env = "SIDEKICK_KEY")]
-    pub key: String,
+    #[arg(
+        long,
+        env = "SIDEKICK_KEY",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
+    pub key: Option<String>,
+
+    /// With --all: where keys are put, PREFIX/SERVICE/INSTANCE
+    #[arg(long, env = "SIDEKICK_PREFIX", default_value = "/services")]
+    pub prefix: String,
 
     /// How long the key outlives a dead sidekick; whole seconds, 2 s at least
     #[arg(
@@ -87,11 +103,11 @@ pub struct ExplainArgs {
     pub container: ContainerArgs,
 
     /// Show what stands at this key [default: every key below the prefix that names the container]
-    #[arg(long, env = "SIDEKICK_KEY")]
+    #[arg(long, env = "SIDEKICK_KEY", conflicts_with = "all")]
     pub key: Option<String>,
 
     /// Where keys are looked for if no key is given
-    #[arg(long, env = "SIDEKICK_PREFIX", default_value = "/services")]
+    #[arg(long, env = "SIDEKICK_PREFIX", default_value = DEFAULT_PREFIX)]
     pub prefix: String,
 
     /// How etcd is reached.
@@ -107,7 +123,7 @@ pub struct ExplainArgs {
 #[derive(Debug, Args)]
 pub struct AgentArgs {
     /// Where services are looked for: PREFIX/SERVICE/INSTANCE
-    #[arg(long, env = "SIDEKICK_PREFIX", default_value = "/services")]
+    #[arg(long, env = "SIDEKICK_PREFIX", default_value = DEFAULT_PREFIX)]
     pub prefix: String,
 
     /// Where clients dial a service, like redis=:80 or redis=127.0.0.1:80; repeatable [default: the
@@ -146,7 +162,7 @@ pub struct AgentArgs {
     #[arg(
         long,
         env = "SIDEKICK_HOLD",
-        default_value = "30s",
+        default_value = DEFAULT_HOLD,
         value_name = "DURATION"
     )]
     pub hold: String,
@@ -155,7 +171,7 @@ pub struct AgentArgs {
     #[arg(
         long,
         env = "SIDEKICK_FORGET",
-        default_value = "1h",
+        default_value = DEFAULT_FORGET,
         value_name = "DURATION"
     )]
     pub forget: String,
@@ -189,7 +205,7 @@ pub struct ListArgs {
     pub service: Option<String>,
 
     /// Where services are looked for: PREFIX/SERVICE/INSTANCE
-    #[arg(long, env = "SIDEKICK_PREFIX", default_value = "/services")]
+    #[arg(long, env = "SIDEKICK_PREFIX", default_value = DEFAULT_PREFIX)]
     pub prefix: String,
 
     /// How it looks
@@ -213,8 +229,16 @@ pub struct ListArgs {
 #[derive(Debug, Args)]
 pub struct ContainerArgs {
     /// The container's name, or 12 or more digits of its id; it need not exist yet
-    #[arg(env = "SIDEKICK_CONTAINER")]
-    pub container: String,
+    #[arg(
+        env = "SIDEKICK_CONTAINER",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
+    pub container: Option<String>,
+
+    /// Every running container with the label sidekick.service=NAME or sidekick.PORT.service=NAME
+    #[arg(long)]
+    pub all: bool,
 
     /// The address to announce: an IP or a name [default: the label sidekick.host, else the address
     /// the port is bound on, else the Docker host's name, else this machine's]
@@ -223,7 +247,7 @@ pub struct ContainerArgs {
 
     /// The container port to announce, like 6379 or 53/udp [default: the label sidekick.port, else
     /// the only published one]
-    #[arg(long, env = "SIDEKICK_PORT")]
+    #[arg(long, env = "SIDEKICK_PORT", conflicts_with = "all")]
     pub port: Option<String>,
 
     /// Where the Docker Engine listens: unix://PATH or tcp://HOST:PORT

@@ -1,13 +1,16 @@
 //! `sidekick explain`: the same decision as announcing, told to a person. Writes nothing to etcd.
 
+use crate::announce::claims::{Claim, Judge, Judged, Target, settle};
 use crate::announce::container::{Sighting, View};
 use crate::announce::docker;
+use crate::announce::exchange::Wishes;
 use crate::announce::ownership::{Holder, Verdict as Contest, contest};
-use crate::announce::rules::{Decision, Verdict, health_words, judge};
+use crate::announce::rules::{Decision, Reason, Verdict, health_words, judge};
 use crate::clock::now;
 use crate::config::ExplainConfig;
 use crate::etcd::members::Members;
 use etcd_client::{GetOptions, KeyValue};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// What to print, and whether the container is announceable.
@@ -19,15 +22,104 @@ pub struct Explanation {
     pub announceable: bool,
 }
 
-/// Looks at the container and at what stands in etcd.
+/// Looks at one container and at what stands in etcd, or at all containers.
 ///
 /// # Errors
 /// Docker can't be asked. (An etcd that can't be asked is a line of the explanation.)
 pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
-    let view = docker::look(&config.docker, &config.container).await?;
-    let verdict = judge(&config.container, &view, &config.rules, None, now());
+    match &config.container {
+        Some(name) => one(config, name).await,
+        None => all(config).await,
+    }
+}
+
+/// Every container with labels of ours: how it is announced, or why not.
+async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
+    let everything = docker::look_at_all(&config.docker).await?;
+    let target = Target::All {
+        prefix: config.prefix.clone(),
+    };
+    let judge = Judge {
+        target: &target,
+        rules: &config.rules,
+        grace: None,
+    };
+    let (mut text, mut refused) = (String::new(), 0);
+    let mut judged = BTreeMap::new();
+    for (id, view) in everything.labelled {
+        match view {
+            // It went while we looked.
+            Ok(view) if view.sighting == Sighting::Absent => {}
+            Ok(view) => drop(judged.insert(id.clone(), judge.judge(&id, &view, None, now()))),
+            Err(error) => {
+                refused += 1;
+                writeln!(text, "{id}\n  no: {error:#}")?;
+            }
+        }
+    }
+    let settlement = settle(&judged, &Wishes::new());
+    let mut by_name: Vec<_> = judged.iter().collect();
+    by_name.sort_by_key(|(_, judged)| &judged.name);
+    let count = by_name.len() + refused;
+    for (id, judged) in by_name {
+        writeln!(text, "{}", judged.name)?;
+        let winner = |claim: &Claim| {
+            let at = (id.clone(), claim.key.clone());
+            settlement.outranked.get(&at).cloned()
+        };
+        refused += usize::from(!describe_claims(&mut text, judged, winner)?);
+    }
+    let unlabelled = everything.unlabelled;
+    writeln!(
+        text,
+        "{count} containers with labels of sidekick's, {} announceable; {unlabelled} without",
+        count - refused
+    )?;
+    Ok(Explanation {
+        announceable: refused == 0,
+        text,
+    })
+}
+
+/// Returns whether all that it claims would be announced.
+fn describe_claims(
+    text: &mut String,
+    judged: &Judged,
+    winner: impl Fn(&Claim) -> Option<String>,
+) -> Result<bool, std::fmt::Error> {
+    if let Some(reason) = &judged.refused {
+        writeln!(text, "  no: {reason}")?;
+        return Ok(false);
+    }
+    let mut all = true;
+    for claim in &judged.claims {
+        let key = &claim.key;
+        let reason = match (&claim.verdict, winner(claim)) {
+            (Verdict::Withdraw(reason), _) => reason.clone(),
+            (_, Some(winner)) => Reason::Outranked {
+                key: key.clone(),
+                winner,
+            },
+            (Verdict::Announce(decision), None) => {
+                let endpoint = &decision.endpoint;
+                let (port, rule) = (decision.container_port, decision.host_rule);
+                writeln!(text, "  {key}: yes: {endpoint} ({port}; host by {rule})")?;
+                continue;
+            }
+            // Only where Docker can't be asked, and then there is no view.
+            (Verdict::Keep(_), None) => continue,
+        };
+        all = false;
+        writeln!(text, "  {key}: no: {reason}")?;
+    }
+    Ok(all)
+}
+
+async fn one(config: &ExplainConfig, name: &str) -> anyhow::Result<Explanation> {
+    let view = docker::look(&config.docker, name).await?;
+    let verdict = judge(name, &view, &config.rules, None, now());
     let mut text = String::new();
-    describe_container(&mut text, &config.container, &view)?;
+    describe_container(&mut text, name, &view)?;
     let decision = match &verdict {
         Verdict::Announce(decision) => {
             describe_decision(&mut text, decision)?;
@@ -152,7 +244,7 @@ fn describe_key(text: &mut String, kv: &KeyValue, decision: Option<&Decision>) -
     } else if kv.value() == wanted.as_bytes() {
         "stands as it should".to_owned()
     } else {
-        match contest(&Holder::from(&decision.endpoint), kv.value(), false) {
+        match contest(&Holder::from(&*decision.endpoint), kv.value(), false) {
             Contest::Ours | Contest::TakeOver => "announce would take it over".to_owned(),
             Contest::StandBy(_) => {
                 "announce would stand by: the holder has the better right".to_owned()

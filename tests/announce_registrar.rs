@@ -11,6 +11,7 @@ use sidekick::announce::registrar::{HEAL_PAUSE, Registrar, Settings};
 use sidekick::clock::Moment;
 use sidekick::endpoint::{Endpoint, Key};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 const LEASE: i64 = 7;
@@ -32,7 +33,7 @@ fn endpoint(port: u16) -> Endpoint {
 }
 
 fn announce(port: u16) -> Wish {
-    Wish::Announce(Box::new(endpoint(port)))
+    Wish::Announce(Arc::new(endpoint(port)))
 }
 
 const WITHDRAW: Wish = Wish::Withdraw { down: None };
@@ -124,7 +125,7 @@ fn a_lease_is_held_before_there_is_anything_to_announce_and_a_claim_is_one_write
     desk.written(6);
     assert_eq!(
         desk.registrar.standings()[&key(1)],
-        Standing::Announced(Box::new(endpoint(1)))
+        Standing::Announced(Arc::new(endpoint(1)))
     );
     assert_eq!(desk.waits(), START + INTERVAL);
 }
@@ -247,7 +248,7 @@ fn standing_by_is_told_once_for_every_holder() {
         desk.registrar.take_notes()[..],
         [Note::StandingBy(..)]
     ));
-    desk.registrar.watch_opened();
+    desk.registrar.watch_opened(&key(1));
     let read = desk.asks();
     desk.answer(
         &read,
@@ -375,7 +376,7 @@ fn leaving_is_one_revoke_that_is_repeated_until_it_is_answered() {
 fn an_etcd_that_went_back_in_time_is_read_again() {
     let mut desk = Desk::new(&[(1, announce(1))]);
     desk.written(600);
-    desk.registrar.watch_opened();
+    desk.registrar.watch_opened(&key(1));
     let read = desk.asks();
     desk.answer(&read, Answer::Read(header(3), vec![(key(1), None)]));
     assert_eq!(desk.registrar.take_notes(), [Note::HistoryReset]);

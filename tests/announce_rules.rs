@@ -13,6 +13,7 @@ use sidekick::announce::rules::{
 };
 use sidekick::endpoint::Since;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 const ID: &str = "593ee5d76755aaaabbbbccccddddeeeeffff00001111222233334444555566667777";
@@ -298,9 +299,9 @@ fn an_address_that_nobody_can_dial_is_refused_and_says_what_to_do() {
 fn while_docker_cannot_be_asked_what_is_announced_stays_for_the_grace() {
     let second = Duration::from_secs;
     let seen = |lost_since| View {
-        sighting: Sighting::Present(Box::new(redis(&[("6379", "0.0.0.0:6379")]))),
+        sighting: Sighting::Present(Arc::new(redis(&[("6379", "0.0.0.0:6379")]))),
         lost_since,
-        engine_name: Some("docker-host".to_owned()),
+        engine_name: Some("docker-host".into()),
     };
     let at = |view: &View, grace, now| judge("redis1", view, &rules(None, None), grace, now);
     assert!(matches!(
@@ -426,7 +427,7 @@ proptest! {
                 prop_assert_eq!(&container.state, &State::Running);
                 prop_assert_eq!(container.health, Health::Good);
                 let value = decision.endpoint.encode();
-                prop_assert_eq!(sidekick::endpoint::Endpoint::decode(value.as_bytes()), Ok(decision.endpoint.clone()));
+                prop_assert_eq!(sidekick::endpoint::Endpoint::decode(value.as_bytes()), Ok((*decision.endpoint).clone()));
                 match decision.binding {
                     None => prop_assert!(container.host_network),
                     Some(binding) => {

@@ -1,7 +1,7 @@
 //! The HAProxy that we start and stop ourselves.
 
-use super::apply::Trouble;
 use super::master::alerts;
+use super::proxy::Trouble;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};

@@ -4,7 +4,7 @@
 //! `show servers state` says afterwards is compared with what was wanted, by the same function that
 //! made the commands.
 
-use super::layout::{Model, Server};
+use super::addresses::{Server, Servers};
 use super::render::{CHECK, proxy_name};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -184,14 +184,17 @@ impl Command {
     }
 }
 
-/// What to do so that the servers of the model's fronts are as wanted; nothing if they are.
-/// Whatever comes precedes whatever goes, so that a service that changes altogether is never empty.
-/// Backends that are none of the model's are the operator's, and let alone.
+/// What to do so that the servers of those fronts are as wanted; nothing if they are. Whatever comes
+/// precedes whatever goes, so that a service that changes altogether is never empty. Backends that
+/// aren't asked about may be the operator's, and are let alone.
 #[must_use]
-pub fn diff(model: &Model, running: &Running) -> Vec<Command> {
+pub fn diff<'a>(
+    fronts: impl Iterator<Item = (&'a str, &'a Servers)>,
+    running: &Running,
+) -> Vec<Command> {
     let (mut coming, mut going) = (Vec::new(), Vec::new());
     let none = BTreeMap::new();
-    for (service, front) in &model.fronts {
+    for (service, servers) in fronts {
         let backend = proxy_name(service);
         let mut rest: BTreeMap<&str, &Live> = running
             .get(&backend)
@@ -199,7 +202,7 @@ pub fn diff(model: &Model, running: &Running) -> Vec<Command> {
             .iter()
             .map(|(n, l)| (n.as_str(), l))
             .collect();
-        for (instance, server) in &front.servers {
+        for (instance, server) in servers {
             let name = proxy_name(instance);
             let live = rest.remove(name.as_str());
             let verbs = change(server, live);
@@ -215,6 +218,20 @@ pub fn diff(model: &Model, running: &Running) -> Vec<Command> {
     }
     coming.extend(going);
     coming
+}
+
+/// A backend of HAProxy's where [`diff`] finds nothing to do.
+#[must_use]
+pub fn agreeing(servers: &Servers) -> BTreeMap<String, Live> {
+    let live = |server: &Server| Live {
+        address: Some(server.address),
+        admin: if server.draining { DRAIN } else { 0 },
+        weight: u32::from(!server.draining),
+        check: CHECKED,
+    };
+    let servers = servers.iter();
+    let servers = servers.map(|(name, server)| (proxy_name(name), live(server)));
+    servers.collect()
 }
 
 fn change(server: &Server, live: Option<&Live>) -> Vec<Verb> {
@@ -247,9 +264,19 @@ fn change(server: &Server, live: Option<&Live>) -> Vec<Verb> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::layout::Model;
     use super::super::render::tests::models;
     use super::*;
     use proptest::prelude::*;
+
+    /// Of all fronts.
+    pub(in crate::agent) fn diff_all(model: &Model, running: &Running) -> Vec<Command> {
+        let fronts = model.fronts.iter();
+        diff(
+            fronts.map(|(name, front)| (name.as_str(), &*front.servers)),
+            running,
+        )
+    }
 
     const HEADER: &str = "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr srv_agent_addr srv_agent_port\n";
 
@@ -381,7 +408,7 @@ pub(super) mod tests {
             let servers = BTreeMap::from([(name.to_owned(), server("10.0.0.1:80"))]);
             let front = super::super::layout::Front {
                 bind: ":80".parse().unwrap(),
-                servers,
+                servers: servers.into(),
             };
             Model {
                 stats: None,
@@ -389,7 +416,7 @@ pub(super) mod tests {
             }
         };
         let running = Servers::boot(&model("a@1")).0;
-        let commands = diff(&model("b@1"), &running);
+        let commands = diff_all(&model("b@1"), &running);
         let lines: Vec<_> = commands.iter().flat_map(|c| c.lines(true)).collect();
         let expected = [
             "add server web/b::1 10.0.0.1:80 check inter 2s rise 3 fall 2",
@@ -424,12 +451,18 @@ pub(super) mod tests {
                 }
             }
             let running = parse_state(&servers.state()).unwrap();
-            for line in diff(&to, &running).iter().flat_map(|c| c.lines(false)) {
+            for line in diff_all(&to, &running).iter().flat_map(|c| c.lines(false)) {
                 prop_assert!(!line.contains([';', '\n', '"', '$', '\\', '|', '<']), "{}", line);
                 prop_assert_eq!(servers.command(&line), Ok(()), "{}", line);
             }
             let running = parse_state(&servers.state()).unwrap();
-            prop_assert_eq!(diff(&to, &running), vec![]);
+            prop_assert_eq!(diff_all(&to, &running), vec![]);
+        }
+
+        #[test]
+        fn what_agrees_needs_no_command(model in models()) {
+            let running = model.fronts.iter().map(|(name, front)| (proxy_name(name), agreeing(&front.servers)));
+            prop_assert_eq!(diff_all(&model, &running.collect()), vec![]);
         }
 
         #[test]

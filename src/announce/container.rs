@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// What the Docker Engine says of one container at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,7 +164,7 @@ pub enum Sighting {
     /// The engine knows no such container.
     Absent,
     /// There it is.
-    Present(Box<ContainerSnapshot>),
+    Present(Arc<ContainerSnapshot>),
 }
 
 /// What the engine's `die` event says: the main process of a container has ended.
@@ -190,13 +191,13 @@ impl Sighting {
             && matches!(container.state, State::Running | State::Paused)
             && container.started_at.is_some_and(|start| start < death.at)
         {
-            container.state = State::Exited(death.code);
+            Arc::make_mut(container).state = State::Exited(death.code);
         }
         self
     }
 }
 
-/// The watcher's latest word: what was last seen, and whether it still can be asked.
+/// The watcher's latest word on one container: what was last seen, and whether it still can be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     /// What the engine said last.
@@ -204,7 +205,28 @@ pub struct View {
     /// Since when the engine doesn't answer; `None` while it does.
     pub lost_since: Option<Moment>,
     /// The Docker host's own name (`Name` of `GET /info`), where the engine tells it.
-    pub engine_name: Option<String>,
+    pub engine_name: Option<Arc<str>>,
+}
+
+/// The watcher's latest word on all that it watches.
+#[derive(Debug, Clone)]
+pub struct Views {
+    /// By the container's name where one is watched, by id where all with labels are.
+    pub containers: BTreeMap<String, View>,
+    /// Since when the engine doesn't answer; `None` while it does. A single container can be past
+    /// asking all the same.
+    pub lost_since: Option<Moment>,
+}
+
+impl Views {
+    /// Before the first question to the engine.
+    #[must_use]
+    pub const fn unasked(now: Moment) -> Self {
+        Self {
+            containers: BTreeMap::new(),
+            lost_since: Some(now),
+        }
+    }
 }
 
 impl View {
@@ -257,7 +279,7 @@ mod tests {
     fn a_death_ends_the_life_it_belongs_to_and_no_later_one() {
         let at = |second: i128| Since::from_unix_nanos(second * 1_000_000_000).unwrap();
         let seen = |started, state| {
-            Sighting::Present(Box::new(ContainerSnapshot {
+            Sighting::Present(Arc::new(ContainerSnapshot {
                 id: "aa".to_owned(),
                 name: "redis1".to_owned(),
                 state,

@@ -4,6 +4,8 @@
 use super::ownership::Holder;
 use crate::clock::Moment;
 use crate::endpoint::{Endpoint, Key};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The most operations in one transaction: etcd's default for `--max-txn-ops`.
@@ -21,7 +23,7 @@ pub type Revision = i64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wish {
     /// This endpoint.
-    Announce(Box<Endpoint>),
+    Announce(Arc<Endpoint>),
     /// Nothing of ours. `down` is the incarnation of the container that is known to be down: a
     /// value that names it was left by our own past life, and is cleared away too.
     Withdraw {
@@ -29,6 +31,12 @@ pub enum Wish {
         down: Option<Holder>,
     },
 }
+
+/// What ought to stand at each key.
+pub type Wishes = BTreeMap<Key, Wish>;
+
+/// How it stands with each key.
+pub type Standings = BTreeMap<Key, Standing>;
 
 /// What stands at a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,7 +170,7 @@ pub enum Standing {
     /// Not there yet, or not known to be.
     Pending,
     /// It stands as wished, on our lease.
-    Announced(Box<Endpoint>),
+    Announced(Arc<Endpoint>),
     /// Somebody with a better right holds it.
     StandingBy(Holder),
     /// Nothing of ours is there, as wished.

@@ -1,12 +1,79 @@
-//! What `GET /containers/{name}/json` answers, as our own snapshot.
+//! What `GET /containers/{name}/json` answers, as our own snapshot; and what of a list matters.
 
 use super::container::{Binding, ContainerPort, ContainerSnapshot, Health, Sighting, State};
+use super::labels::PREFIX;
 use super::rules::parse_binding;
 use crate::endpoint::Since;
 use bollard::models::{
-    ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum, PortMap,
+    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, HealthStatusEnum, PortMap,
 };
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A line of `GET /containers/json`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Listed {
+    /// The whole id.
+    pub(super) id: String,
+    /// The name, without Docker's leading slash.
+    pub(super) name: String,
+    /// In Docker's word.
+    pub(super) state: String,
+    /// Whether it has a label of ours.
+    pub(super) labelled: bool,
+}
+
+/// `None` for what has no id.
+pub(super) fn listed(container: ContainerSummary) -> Option<Listed> {
+    let names = container.names.unwrap_or_default();
+    let labels = container.labels.unwrap_or_default();
+    Some(Listed {
+        id: container.id?,
+        name: own_name(names.iter().map(String::as_str)),
+        state: container.state.map(|s| s.to_string()).unwrap_or_default(),
+        labelled: labels.keys().any(|label| label.starts_with(PREFIX)),
+    })
+}
+
+/// The same of a list that holds something unknown. `None` where it is no list at all.
+pub(super) fn listed_leniently(json: &str) -> Option<Vec<Listed>> {
+    let all: Vec<serde_json::Value> = serde_json::from_str(json).ok()?;
+    let listed = all.iter().filter_map(|container| {
+        let names = container["Names"].as_array();
+        let names = names.into_iter().flatten().filter_map(|name| name.as_str());
+        let labels = container["Labels"].as_object();
+        Some(Listed {
+            id: container["Id"].as_str()?.to_owned(),
+            name: own_name(names),
+            state: container["State"].as_str().unwrap_or_default().to_owned(),
+            labelled: labels.is_some_and(|l| l.keys().any(|label| label.starts_with(PREFIX))),
+        })
+    });
+    Some(listed.collect())
+}
+
+/// Links of other containers are names too: `/web/db`.
+fn own_name<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut names = names.map(|name| name.trim_start_matches('/'));
+    names
+        .find(|name| !name.contains('/'))
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// A state in the word that a list has for it.
+pub(super) fn word(state: &State) -> &str {
+    match state {
+        State::Running => "running",
+        State::Paused => "paused",
+        State::Restarting => "restarting",
+        State::Created => "created",
+        State::Exited(_) => "exited",
+        State::Removing => "removing",
+        State::Dead => "dead",
+        State::Other(word) => word,
+    }
+}
 
 /// The engine also takes any prefix of an id for a name, so `db` might find a stranger whose id
 /// begins with db. Only the name itself, or 12 digits of the id and more, is the one we want.
@@ -14,7 +81,7 @@ pub(super) fn sighting(answer: ContainerInspectResponse, wanted: &str) -> Sighti
     let snapshot = snapshot(answer);
     let by_id = wanted.len() >= 12 && snapshot.id.starts_with(wanted);
     if snapshot.name == wanted || by_id {
-        Sighting::Present(Box::new(snapshot))
+        Sighting::Present(Arc::new(snapshot))
     } else {
         Sighting::Absent
     }
@@ -47,7 +114,7 @@ fn snapshot(answer: ContainerInspectResponse) -> ContainerSnapshot {
             .labels
             .unwrap_or_default()
             .into_iter()
-            .filter(|(label, _)| label.starts_with("sidekick."))
+            .filter(|(label, _)| label.starts_with(PREFIX))
             .collect(),
     }
 }
@@ -124,6 +191,34 @@ mod tests {
             Sighting::Present(_)
         ));
         assert!(matches!(sighting(answer, "other"), Sighting::Present(_)));
+    }
+
+    #[test]
+    fn one_container_in_an_unknown_state_spoils_no_list() {
+        let json = r#"[
+            {"Id":"aa","Names":["/web/db","/db"],"State":"running","Labels":{"sidekick.service":"db"}},
+            {"Id":"bb","Names":["/odd"],"State":"hibernating","Labels":{"sidekick.service":"odd"},
+             "Ports":[{"PrivatePort":1,"Type":"quic"}]},
+            {"Id":"cc","Names":["/plain"],"State":"exited","Labels":{}}]"#;
+        assert!(serde_json::from_str::<Vec<ContainerSummary>>(json).is_err());
+        let all = listed_leniently(json).unwrap();
+        let line = |l: &Listed| (l.id.clone(), l.name.clone(), l.state.clone(), l.labelled);
+        let shown: Vec<_> = all.iter().map(line).collect();
+        let text = str::to_owned;
+        assert_eq!(
+            shown,
+            [
+                (text("aa"), text("db"), text("running"), true),
+                (text("bb"), text("odd"), text("hibernating"), true),
+                (text("cc"), text("plain"), text("exited"), false),
+            ]
+        );
+        let strict: ContainerSummary = serde_json::from_str(
+            r#"{"Id":"aa","Names":["/web/db","/db"],"State":"running","Labels":{"sidekick.service":"db"}}"#,
+        )
+        .unwrap();
+        assert_eq!(listed(strict).as_ref(), all.first());
+        assert_eq!(listed_leniently("{}"), None);
     }
 
     #[test]

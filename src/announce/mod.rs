@@ -1,28 +1,34 @@
 //! `sidekick announce`: wires the tasks together and holds no policy.
 
+pub mod claims;
 pub mod container;
 pub mod docker;
+pub mod events;
 pub mod exchange;
 mod inspection;
+pub mod labels;
 pub mod ownership;
 pub mod registrar;
 pub mod registry;
 pub mod rules;
 mod slot;
 pub mod status;
+pub mod watcher;
 
 use crate::clock::{Moment, now};
 use crate::config::AnnounceConfig;
 use crate::etcd::members::Members;
-use crate::etcd::watch::{Target, follow};
+use crate::etcd::watch::follow;
 use crate::shutdown::Shutdown;
 use crate::systemd::Systemd;
-use container::{Sighting, View};
-use exchange::Wish;
-use ownership::Holder;
+use claims::{Claim, Judge, Judged, Outranked, Target, settle};
+use container::Views;
+use events::Scope;
+use exchange::{Standings, Wishes};
 use registrar::Settings;
-use registry::{FAREWELL, Registry, Standings, Wishes};
-use rules::{Verdict, judge};
+use registry::{FAREWELL, Registry};
+use rules::{Reason, Verdict};
+use status::Outlook;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,13 +51,13 @@ const TICK: Duration = Duration::from_secs(5);
 pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut systemd = Systemd::default();
     let members = Arc::new(Members::new(&config.etcd)?);
-    let (view_tx, view) = watch::channel(View::unasked(now()));
+    let (views_tx, views) = watch::channel(Views::unasked(now()));
     let (wish_tx, wishes) = watch::channel(Wishes::new());
     let (standings_tx, standings) = watch::channel(Standings::new());
     let (news_tx, news) = mpsc::channel(NEWS_WAITING);
     let registry = Registry {
         members: members.clone(),
-        wishes,
+        wishes: wishes.clone(),
         news,
         standings: standings_tx,
         pulse: systemd.pulse("etcd"),
@@ -63,22 +69,26 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
     };
     let mut registry = tokio::spawn(registry.run(settings));
     let mut watchers = JoinSet::new();
-    let target = Target::Key(config.key.to_string());
-    watchers.spawn(follow(members.clone(), target, news_tx));
-    let (docker, name) = (config.docker.clone(), config.container.clone());
-    watchers.spawn(docker::watch(
-        docker,
-        name,
-        view_tx,
-        systemd.pulse("docker"),
+    watchers.spawn(follow(members.clone(), wishes, news_tx));
+    let scope = match &config.target {
+        Target::One { container, .. } => Scope::One(container.clone()),
+        Target::All { .. } => Scope::Labelled,
+    };
+    let pulse = systemd.pulse("docker");
+    watchers.spawn(watcher::watch(
+        config.docker.clone(),
+        scope,
+        views_tx,
+        pulse,
     ));
     let mut announcer = Announcer {
         lost: members.unreachable_since(),
         config,
-        view,
+        views,
         wishes: wish_tx,
         standings,
-        verdict: None,
+        judged: BTreeMap::new(),
+        outranked: BTreeMap::new(),
         systemd,
     };
     announcer.systemd.ready();
@@ -109,11 +119,12 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
 /// Turns what Docker shows into what ought to stand in etcd, and tells systemd how it goes.
 struct Announcer {
     config: AnnounceConfig,
-    view: watch::Receiver<View>,
+    views: watch::Receiver<Views>,
     wishes: watch::Sender<Wishes>,
     standings: watch::Receiver<Standings>,
     lost: watch::Receiver<Option<Moment>>,
-    verdict: Option<Verdict>,
+    judged: BTreeMap<String, Judged>,
+    outranked: Outranked,
     systemd: Systemd,
 }
 
@@ -131,13 +142,13 @@ impl Announcer {
             if let Some(interval) = watchdog {
                 pause = pause.min(interval);
             }
-            if let Some(Verdict::Keep(Some(end))) = &self.verdict {
+            if let Some(end) = self.judged.values().filter_map(|judged| judged.ends).min() {
                 pause = pause.min(end.saturating_sub(now));
             }
             // Cancel-safe: watch channels keep their mark, a sleep has no effect. A sender that is
             // gone is noticed by `run`, which owns its task; here it is just no news.
             tokio::select! {
-                Ok(()) = self.view.changed() => {}
+                Ok(()) = self.views.changed() => {}
                 Ok(()) = self.standings.changed() => {}
                 Ok(()) = self.lost.changed() => {}
                 () = sleep(pause) => {}
@@ -145,42 +156,97 @@ impl Announcer {
         }
     }
 
+    /// Judges what has changed, and wishes for what comes of it.
     fn decide(&mut self, now: Moment) {
-        let config = &self.config;
-        let view = self.view.borrow_and_update();
-        let verdict = judge(
-            &config.container,
-            &view,
-            &config.rules,
-            config.docker_grace,
-            now,
-        );
-        let wish = match &verdict {
-            Verdict::Announce(decision) => {
-                Some(Wish::Announce(Box::new(decision.endpoint.clone())))
-            }
-            Verdict::Withdraw(reason) => Some(Wish::Withdraw {
-                down: past_life(&view, reason),
-            }),
-            Verdict::Keep(_) => None,
+        let judge = Judge {
+            target: &self.config.target,
+            rules: &self.config.rules,
+            grace: self.config.docker_grace,
         };
-        drop(view);
-        if self.verdict.as_ref() != Some(&verdict) {
-            self.log(&verdict);
-            self.verdict = Some(verdict);
+        let mut changes = Vec::new();
+        let views = self.views.borrow_and_update();
+        for (id, view) in &views.containers {
+            let before = self.judged.get(id);
+            if !before.is_some_and(|judged| judged.stands(view, now)) {
+                changes.push((id.clone(), Some(judge.judge(id, view, before, now))));
+            }
         }
-        if let Some(wish) = wish {
-            let wishes = BTreeMap::from([(config.key.clone(), wish)]);
-            self.wishes.send_if_modified(|old| {
-                let changed = *old != wishes;
-                *old = wishes;
-                changed
-            });
+        let gone = self.judged.keys();
+        let gone = gone.filter(|id| !views.containers.contains_key(*id));
+        changes.extend(gone.map(|id| (id.clone(), None)));
+        drop(views);
+        if changes.is_empty() {
+            return;
+        }
+        let before: Vec<_> = changes
+            .into_iter()
+            .map(|(id, new)| {
+                let old = match new {
+                    Some(new) => self.judged.insert(id.clone(), new),
+                    None => self.judged.remove(&id),
+                };
+                (id, old)
+            })
+            .collect();
+        let settlement = settle(&self.judged, &self.wishes.borrow());
+        let outranked = std::mem::replace(&mut self.outranked, settlement.outranked);
+        for (id, old) in before {
+            self.log(&id, old.as_ref());
+        }
+        self.log_ranks(&outranked);
+        self.wishes.send_if_modified(|old| {
+            let changed = *old != settlement.wishes;
+            *old = settlement.wishes;
+            changed
+        });
+    }
+
+    /// Each verdict is told once.
+    fn log(&self, id: &str, old: Option<&Judged>) {
+        let Some(new) = self.judged.get(id) else {
+            let name = old.map(|old| &old.name);
+            info!(container = name, "the container is gone");
+            return;
+        };
+        if let Some(reason) = &new.refused
+            && old.and_then(|old| old.refused.as_ref()) != Some(reason)
+        {
+            warn!(container = new.name, "not announcing: {reason}");
+        }
+        for claim in &new.claims {
+            let before = old.and_then(|old| old.claims.iter().find(|c| c.key == claim.key));
+            let outranked = self
+                .outranked
+                .contains_key(&(id.to_owned(), claim.key.clone()));
+            if !outranked && before.map(|before| &before.verdict) != Some(&claim.verdict) {
+                self.log_claim(claim);
+            }
         }
     }
 
-    fn log(&self, verdict: &Verdict) {
-        let key = &self.config.key;
+    /// Who has a key instead, and who has it after all.
+    fn log_ranks(&self, before: &Outranked) {
+        for (at @ (id, key), winner) in &self.outranked {
+            if let Some(judged) = self.judged.get(id)
+                && before.get(at) != Some(winner)
+            {
+                let (key, winner) = (key.clone(), winner.clone());
+                let reason = Reason::Outranked { key, winner };
+                warn!(container = judged.name, "not announcing: {reason}");
+            }
+        }
+        for (id, key) in before.keys() {
+            let judged = self.judged.get(id);
+            let claim = judged.and_then(|j| j.claims.iter().find(|claim| claim.key == *key));
+            if let Some(claim) = claim
+                && !self.outranked.contains_key(&(id.clone(), key.clone()))
+            {
+                self.log_claim(claim);
+            }
+        }
+    }
+
+    fn log_claim(&self, Claim { key, verdict }: &Claim) {
         match verdict {
             Verdict::Announce(decision) => info!(
                 %key,
@@ -198,30 +264,22 @@ impl Announcer {
 
     /// Returns whether all is well, so that the line need not be counted up.
     fn tell_status(&mut self, now: Moment) -> bool {
-        let Some(verdict) = &self.verdict else {
-            return true;
-        };
-        let key = &self.config.key;
         let standings = self.standings.borrow_and_update();
         let etcd_lost = *self.lost.borrow_and_update();
-        let docker_lost = self.view.borrow().lost_since;
-        let standing = standings.get(key);
-        let line = status::line(key, verdict, standing, etcd_lost, docker_lost, now);
+        let docker_lost = self.views.borrow().lost_since;
+        let outlook = Outlook {
+            standings: &standings,
+            etcd_lost_since: etcd_lost,
+            docker_lost_since: docker_lost,
+            now,
+        };
+        let line = match (&self.config.target, self.judged.values().next()) {
+            (Target::One { .. }, None) => return true,
+            (Target::One { .. }, Some(judged)) => outlook.of_one(judged),
+            (Target::All { .. }, _) => outlook.of_all(&self.judged, &self.outranked),
+        };
         drop(standings);
         self.systemd.status(line);
         etcd_lost.is_none() && docker_lost.is_none()
-    }
-}
-
-/// The incarnation that is known to be down, if it is the container that is down and not our
-/// knowledge of it.
-fn past_life(view: &View, reason: &rules::Reason) -> Option<Holder> {
-    match &view.sighting {
-        Sighting::Present(container) if reason.container_is_down() => Some(Holder {
-            container: Some(container.short_id()),
-            since: container.started_at,
-            address: container.name.clone(),
-        }),
-        _ => None,
     }
 }

@@ -6,13 +6,13 @@
 //! which it is right, and a belief that a write refutes is replaced by what etcd says.
 
 use super::exchange::{
-    Answer, Entry, Header, LeaseId, MAX_OPS, MAX_WRITES, Note, Op, Request, Revision, Standing,
-    Step, Wish,
+    Answer, Entry, Header, LeaseId, MAX_OPS, MAX_WRITES, Note, Op, Request, Revision, Standings,
+    Step, Wish, Wishes,
 };
 use super::slot::{Leases, Seen, Slot};
 use crate::clock::Moment;
 use crate::endpoint::Key;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A key that others keep changing is put right at once the first time, and then at most this often.
@@ -35,7 +35,7 @@ pub struct Registrar {
     leases: Leases,
     renew_at: Moment,
     /// Keys that the running audit hasn't read yet.
-    audit: Vec<Key>,
+    audit: BTreeSet<Key>,
     /// The next transaction's size; halves when a condition fails, so that one contested key
     /// doesn't hold up the others.
     batch: usize,
@@ -61,7 +61,7 @@ impl Registrar {
             slots: BTreeMap::new(),
             leases: Leases::default(),
             renew_at: Moment::ZERO,
-            audit: Vec::new(),
+            audit: BTreeSet::new(),
             batch: MAX_WRITES,
             cluster: None,
             asked_at: Moment::ZERO,
@@ -75,7 +75,7 @@ impl Registrar {
 
     /// These keys ought to stand so from now on. A key that was wished for before and isn't any
     /// more is withdrawn and then forgotten.
-    pub fn wish(&mut self, wishes: &BTreeMap<Key, Wish>) {
+    pub fn wish(&mut self, wishes: &Wishes) {
         for (key, wish) in wishes {
             match self.slots.get_mut(key) {
                 Some(slot) => {
@@ -108,9 +108,9 @@ impl Registrar {
         }
     }
 
-    /// The watch was interrupted and runs again: what happened meanwhile has to be read.
-    pub fn watch_opened(&mut self) {
-        self.start_audit();
+    /// This key is watched from now on (again): what happened before has to be read.
+    pub fn watch_opened(&mut self, key: &Key) {
+        self.audit.insert(key.clone());
     }
 
     fn start_audit(&mut self) {
@@ -130,7 +130,7 @@ impl Registrar {
 
     /// How it stands with every key.
     #[must_use]
-    pub fn standings(&self) -> BTreeMap<Key, Standing> {
+    pub fn standings(&self) -> Standings {
         self.slots
             .iter()
             .map(|(key, slot)| (key.clone(), slot.standing(&self.leases)))
@@ -263,9 +263,7 @@ impl Registrar {
 
     fn learn(&mut self, header: Header, entries: Vec<(Key, Option<Entry>)>) {
         for (key, entry) in entries {
-            if let Ok(at) = self.audit.binary_search(&key) {
-                self.audit.remove(at);
-            }
+            self.audit.remove(&key);
             if let Some(slot) = self.slots.get_mut(&key) {
                 slot.learn(entry.into(), &self.leases, header.revision);
             }

@@ -1,6 +1,6 @@
 //! Executes what the registrar asks for against etcd. Decides nothing.
 
-use super::exchange::{Answer, Entry, Header, Note, Op, Request, Standing, Step, Wish};
+use super::exchange::{Answer, Entry, Header, Note, Op, Request, Standings, Step, Wishes};
 use super::registrar::{Registrar, Settings};
 use crate::backoff::{Backoff, ETCD, Outage};
 use crate::clock::now;
@@ -14,18 +14,11 @@ use etcd_client::{
     Client, Compare, CompareOp, Error, KeyValue, PutOptions, ResponseHeader, Txn, TxnOp,
     TxnOpResponse,
 };
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::{info, warn};
-
-/// What ought to stand at each key.
-pub type Wishes = BTreeMap<Key, Wish>;
-
-/// How it stands with each key.
-pub type Standings = BTreeMap<Key, Standing>;
 
 /// After a stop was asked for, etcd gets so long to take the keys away. The TTL does the rest.
 pub const FAREWELL: Duration = Duration::from_secs(5);
@@ -81,13 +74,7 @@ impl Registry {
             match step {
                 Step::Do(request) => {
                     self.carry_out(registrar, &request, effort).await;
-                    // What happened meanwhile is heard before the next question is asked.
-                    if self.wishes.has_changed().unwrap_or(false) {
-                        registrar.wish(&self.wishes.borrow_and_update());
-                    }
-                    while let Ok(news) = self.news.try_recv() {
-                        tell(registrar, news);
-                    }
+                    self.hear(registrar);
                 }
                 Step::Wait(until) => {
                     let pause = until.saturating_sub(now()).min(LONGEST_WAIT);
@@ -99,9 +86,20 @@ impl Registry {
                         Some(news) = self.news.recv() => tell(registrar, news),
                         () = sleep(pause) => {}
                     }
+                    self.hear(registrar);
                 }
                 Step::Done => return,
             }
+        }
+    }
+
+    /// What happened meanwhile is heard before the next question is asked.
+    fn hear(&mut self, registrar: &mut Registrar) {
+        if self.wishes.has_changed().unwrap_or(false) {
+            registrar.wish(&self.wishes.borrow_and_update());
+        }
+        while let Ok(news) = self.news.try_recv() {
+            tell(registrar, news);
         }
     }
 
@@ -172,7 +170,7 @@ impl Effort {
 
 fn tell(registrar: &mut Registrar, news: News) {
     match news {
-        News::Opened => registrar.watch_opened(),
+        News::Opened(key) => registrar.watch_opened(&key),
         News::Put(kv) => {
             if let Some((key, entry)) = read(&kv) {
                 let revision = entry.mod_revision;

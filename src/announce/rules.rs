@@ -4,11 +4,13 @@
 
 use super::container::{Binding, ContainerPort, ContainerSnapshot, Health, Sighting, State, View};
 use crate::clock::Moment;
-use crate::endpoint::{Endpoint, Host, HostError};
+use crate::endpoint::{Endpoint, Host, HostError, Key, KeyError};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The label that names the address to announce.
@@ -58,7 +60,7 @@ impl fmt::Display for HostRule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
     /// What to announce.
-    pub endpoint: Endpoint,
+    pub endpoint: Arc<Endpoint>,
     /// Which rule chose the address.
     pub host_rule: HostRule,
     /// The port inside the container.
@@ -121,9 +123,28 @@ pub enum Reason {
     #[error("label {label} {problem}")]
     BadLabel {
         /// Its name.
-        label: &'static str,
+        label: String,
         /// What is wrong with it.
         problem: String,
+    },
+    /// It has labels of sidekick's, and none that names a service.
+    #[error("no label names a service: sidekick.service=NAME, or sidekick.PORT.service=NAME")]
+    NoService,
+    /// The key that its labels and its name come to.
+    #[error("{key:?} {problem}; name the instance by the label sidekick.instance")]
+    BadKey {
+        /// What it would be.
+        key: String,
+        /// What is wrong with it.
+        problem: KeyError,
+    },
+    /// Another container of this machine claims the same key, with the better right.
+    #[error("{winner} has the key {key}, for it started later")]
+    Outranked {
+        /// The key.
+        key: Key,
+        /// The other container's name.
+        winner: String,
     },
     /// No rule told an address.
     #[error("no address is known for this machine; pass --host")]
@@ -208,13 +229,8 @@ pub fn judge(
     grace: Option<Duration>,
     now: Moment,
 ) -> Verdict {
-    if let Some(since) = view.lost_since {
-        return match grace.map(|grace| (grace, since.saturating_add(grace))) {
-            // Nothing has been announced yet, so there is nothing to be patient about.
-            _ if view.sighting == Sighting::NeverAsked => Verdict::Withdraw(Reason::NeverAsked),
-            Some((grace, end)) if now >= end => Verdict::Withdraw(Reason::EngineLost(grace)),
-            patience => Verdict::Keep(patience.map(|(_, end)| end)),
-        };
+    if let Some(verdict) = patience(view, grace, now) {
+        return verdict;
     }
     match &view.sighting {
         Sighting::NeverAsked => Verdict::Withdraw(Reason::NeverAsked),
@@ -228,6 +244,20 @@ pub fn judge(
     }
 }
 
+/// The verdict on a container that can't be asked about; `None` where it can.
+#[must_use]
+pub fn patience(view: &View, grace: Option<Duration>, now: Moment) -> Option<Verdict> {
+    let since = view.lost_since?;
+    Some(
+        match grace.map(|grace| (grace, since.saturating_add(grace))) {
+            // Nothing has been announced yet, so there is nothing to be patient about.
+            _ if view.sighting == Sighting::NeverAsked => Verdict::Withdraw(Reason::NeverAsked),
+            Some((grace, end)) if now >= end => Verdict::Withdraw(Reason::EngineLost(grace)),
+            patience => Verdict::Keep(patience.map(|(_, end)| end)),
+        },
+    )
+}
+
 /// The endpoint to announce for `container`, by the rules of the design's section 2.
 ///
 /// # Errors
@@ -237,6 +267,39 @@ pub fn decide(
     rules: &Rules,
     engine_name: Option<&str>,
 ) -> Result<Decision, Reason> {
+    check_up(container)?;
+    let host = match &rules.host {
+        Some(_) => None,
+        None => read_label(&container.labels, HOST_LABEL)?,
+    };
+    let port = match rules.port {
+        Some(port) => Some(port),
+        None => read_label(&container.labels, PORT_LABEL)?,
+    };
+    let wanted = Wanted {
+        host,
+        port,
+        meta: BTreeMap::new(),
+    };
+    place(container, &wanted, rules, engine_name)
+}
+
+/// What labels want of an endpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The address to announce.
+    pub host: Option<Host>,
+    /// The container port to announce.
+    pub port: Option<ContainerPort>,
+    /// The operator's own words.
+    pub meta: BTreeMap<String, String>,
+}
+
+/// That the container is up and well.
+///
+/// # Errors
+/// What it is instead.
+pub fn check_up(container: &ContainerSnapshot) -> Result<(), Reason> {
     if container.state != State::Running {
         return Err(Reason::NotRunning {
             name: container.name.clone(),
@@ -246,21 +309,35 @@ pub fn decide(
     if container.health != Health::Good {
         return Err(Reason::Health(container.health));
     }
-    let told = told_host(container, rules)?;
-    let (container_port, binding) = choose_port(container, rules, told.as_ref().map(|t| &t.0))?;
+    Ok(())
+}
+
+/// Where a container that is up is reached.
+///
+/// # Errors
+/// The first rule that says no.
+pub fn place(
+    container: &ContainerSnapshot,
+    wanted: &Wanted,
+    rules: &Rules,
+    engine_name: Option<&str>,
+) -> Result<Decision, Reason> {
+    let told = told_host(wanted, rules);
+    let host = told.as_ref().map(|told| &told.0);
+    let (container_port, binding) = choose_port(container, wanted.port, host)?;
     let (host, host_rule) = match told {
         Some(told) => told,
         None => found_host(binding, rules, engine_name)?,
     };
     Ok(Decision {
-        endpoint: Endpoint {
+        endpoint: Arc::new(Endpoint {
             host,
             port: binding.map_or(container_port.number, |b| b.port),
             container: Some(container.short_id()),
             since: container.started_at,
             status: None,
-            meta: BTreeMap::new(),
-        },
+            meta: wanted.meta.clone(),
+        }),
         host_rule,
         container_port,
         binding,
@@ -268,32 +345,33 @@ pub fn decide(
 }
 
 /// The address that somebody named: `--host`, else the label.
-fn told_host(
-    container: &ContainerSnapshot,
-    rules: &Rules,
-) -> Result<Option<(Host, HostRule)>, Reason> {
-    if let Some(host) = &rules.host {
-        return Ok(Some((host.clone(), HostRule::Option)));
-    }
-    let Some(text) = container.labels.get(HOST_LABEL) else {
-        return Ok(None);
-    };
-    match text.parse() {
-        Ok(host) => Ok(Some((host, HostRule::Label))),
-        Err(problem) => Err(bad_label(HOST_LABEL, &problem)),
-    }
+#[must_use]
+pub fn told_host(wanted: &Wanted, rules: &Rules) -> Option<(Host, HostRule)> {
+    let option = rules.host.clone().map(|host| (host, HostRule::Option));
+    option.or_else(|| wanted.host.clone().map(|host| (host, HostRule::Label)))
 }
 
-fn bad_label(label: &'static str, problem: &dyn fmt::Display) -> Reason {
-    Reason::BadLabel {
-        label,
+/// Reads a label that need not be there.
+///
+/// # Errors
+/// [`Reason::BadLabel`].
+pub fn read_label<T: FromStr<Err: fmt::Display>>(
+    labels: &BTreeMap<String, String>,
+    label: &str,
+) -> Result<Option<T>, Reason> {
+    let read = labels.get(label).map(|text| text.parse()).transpose();
+    read.map_err(|problem: T::Err| Reason::BadLabel {
+        label: label.to_owned(),
         problem: problem.to_string(),
-    }
+    })
 }
 
 /// The address that nobody named: the binding's own, else Docker's name for its host, else the
 /// machine's.
-fn found_host(
+///
+/// # Errors
+/// [`Reason::NoHost`] or [`Reason::UnusableHost`].
+pub fn found_host(
     binding: Option<Binding>,
     rules: &Rules,
     engine_name: Option<&str>,
@@ -321,17 +399,9 @@ fn found_host(
 
 fn choose_port(
     container: &ContainerSnapshot,
-    rules: &Rules,
+    wanted: Option<ContainerPort>,
     host: Option<&Host>,
 ) -> Result<(ContainerPort, Option<Binding>), Reason> {
-    let wanted = match (rules.port, container.labels.get(PORT_LABEL)) {
-        (Some(port), _) => Some(port),
-        (None, Some(text)) => Some(
-            text.parse()
-                .map_err(|e: String| bad_label(PORT_LABEL, &e))?,
-        ),
-        (None, None) => None,
-    };
     if container.host_network {
         return match wanted {
             Some(port) => Ok((port, None)),

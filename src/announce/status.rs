@@ -1,13 +1,114 @@
 //! How it stands, in one line for `systemctl status`. Pure.
 
-use super::exchange::Standing;
-use super::rules::Verdict;
+use super::claims::{Judged, Outranked};
+use super::exchange::{Standing, Standings};
+use super::rules::{Reason, Verdict};
 use crate::clock::Moment;
 use crate::endpoint::Key;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 /// An etcd that doesn't answer for so long is worth the line; a shorter failover isn't.
 const WORTH_TELLING: Duration = Duration::from_secs(1);
+
+/// So many of those that aren't announced are named; systemd shows one line.
+const NAMED: usize = 3;
+
+/// What is known beside the verdicts.
+#[derive(Debug, Clone, Copy)]
+pub struct Outlook<'a> {
+    /// How it stands in etcd.
+    pub standings: &'a Standings,
+    /// Since when etcd can't be asked.
+    pub etcd_lost_since: Option<Moment>,
+    /// Since when Docker can't be asked.
+    pub docker_lost_since: Option<Moment>,
+    /// Now.
+    pub now: Moment,
+}
+
+impl Outlook<'_> {
+    /// The line for one container with one key.
+    #[must_use]
+    pub fn of_one(&self, judged: &Judged) -> String {
+        let claims = judged.claims.iter();
+        let lines = claims.map(|claim| {
+            line(
+                &claim.key,
+                &claim.verdict,
+                self.standings.get(&claim.key),
+                self.etcd_lost_since,
+                self.docker_lost_since,
+                self.now,
+            )
+        });
+        lines.collect::<Vec<_>>().join("; ")
+    }
+
+    /// The line for many: `announcing 12 of 14 containers; redis1 is paused; …`. Containers that
+    /// have ended are none of them.
+    #[must_use]
+    pub fn of_all(&self, all: &BTreeMap<String, Judged>, outranked: &Outranked) -> String {
+        if let Some(line) = etcd_lost(self.etcd_lost_since, self.now) {
+            return line;
+        }
+        let there = all.iter().filter(|(_, judged)| !judged.is_over());
+        let problems: Vec<_> = there
+            .clone()
+            .filter_map(|(id, judged)| self.problem(id, judged, outranked))
+            .collect();
+        let count = there.count();
+        let announced = count - problems.len();
+        let mut line = match (count, announced) {
+            (0, _) => "waiting: no container has a label of ours".to_owned(),
+            (all, some) if all == some => format!("announcing {all} containers"),
+            (all, some) => format!("announcing {some} of {all} containers"),
+        };
+        for problem in problems.iter().take(NAMED) {
+            let _ = write!(line, "; {problem}");
+        }
+        if problems.len() > NAMED {
+            let _ = write!(line, "; and {} more", problems.len() - NAMED);
+        }
+        if let Some(since) = self.docker_lost_since {
+            let lost = self.now.saturating_sub(since).as_secs();
+            let _ = write!(line, " (Docker unreachable for {lost} s)");
+        }
+        line
+    }
+
+    /// Why not all that the container claims is announced.
+    fn problem(&self, id: &str, judged: &Judged, outranked: &Outranked) -> Option<String> {
+        let about = |words: String| match words.starts_with(&judged.name) {
+            true => words,
+            false => format!("{}: {words}", judged.name),
+        };
+        if let Some(reason) = &judged.refused {
+            return Some(about(reason.to_string()));
+        }
+        judged.claims.iter().find_map(|claim| {
+            let key = &claim.key;
+            if let Some(winner) = outranked.get(&(id.to_owned(), key.clone())) {
+                let (key, winner) = (key.clone(), winner.clone());
+                return Some(about(Reason::Outranked { key, winner }.to_string()));
+            }
+            match (&claim.verdict, self.standings.get(key)) {
+                (Verdict::Withdraw(reason), _) => Some(about(reason.to_string())),
+                (_, Some(Standing::Announced(_))) => None,
+                (_, Some(Standing::StandingBy(holder))) => {
+                    Some(about(format!("{} is held by {holder}", key.instance())))
+                }
+                _ => Some(about(format!("{} is about to be put", key.instance()))),
+            }
+        })
+    }
+}
+
+fn etcd_lost(since: Option<Moment>, now: Moment) -> Option<String> {
+    let lost = now.saturating_sub(since?);
+    (lost >= WORTH_TELLING).then(|| format!("etcd unreachable for {} s, retrying", lost.as_secs()))
+}
 
 /// The line for one key.
 #[must_use]
@@ -19,10 +120,8 @@ pub fn line(
     docker_lost_since: Option<Moment>,
     now: Moment,
 ) -> String {
-    if let Some(lost) = etcd_lost_since.map(|since| now.saturating_sub(since))
-        && lost >= WORTH_TELLING
-    {
-        return format!("etcd unreachable for {} s, retrying", lost.as_secs());
+    if let Some(line) = etcd_lost(etcd_lost_since, now) {
+        return line;
     }
     let instance = key.instance();
     let line = match (verdict, standing) {
@@ -74,7 +173,7 @@ mod tests {
 
     #[test]
     fn the_line_says_what_the_design_wants_it_to_say() {
-        let announced = Standing::Announced(Box::new(endpoint()));
+        let announced = Standing::Announced(std::sync::Arc::new(endpoint()));
         let keep = Verdict::Keep(None);
         assert_eq!(
             shown(&keep, Some(announced.clone()), None, Some(90)),

@@ -2,6 +2,7 @@
 
 use super::etcd::etcd;
 use super::{Checked, check_url, duration, prefix, wrong};
+use crate::announce::claims::Target;
 use crate::announce::docker::DockerHost;
 use crate::announce::rules::Rules;
 use crate::cli::{AnnounceArgs, ContainerArgs, DEFAULT_DOCKER_HOST, ExplainArgs};
@@ -16,10 +17,8 @@ const MIN_TTL: Duration = Duration::from_secs(2);
 /// `sidekick announce`, checked.
 #[derive(Debug, Clone)]
 pub struct AnnounceConfig {
-    /// Its name, or 12 or more digits of its id.
-    pub container: String,
-    /// The key to keep.
-    pub key: Key,
+    /// Which containers, and at which keys.
+    pub target: Target,
     /// Which address and port to announce.
     pub rules: Rules,
     /// The lease's time to live; whole seconds.
@@ -68,26 +67,36 @@ impl AnnounceConfig {
             Some(text) => Some(duration("--docker-grace", text)?),
         };
         Ok(Self {
-            key: args
-                .key
-                .parse()
-                .map_err(|e| wrong("--key", format!("{:?} {e}", args.key)))?,
+            target: target(&args)?,
             ttl,
             interval,
             docker_grace,
             rules: rules(&args.container)?,
             docker: docker(&args.container)?,
-            container: container(args.container.container)?,
             etcd: etcd(&args.etcd)?,
         })
     }
 }
 
+fn target(args: &AnnounceArgs) -> Checked<Target> {
+    let prefix = prefix(&args.prefix)?;
+    if args.container.all {
+        return Ok(Target::All { prefix });
+    }
+    let key = args.key.clone().unwrap_or_default();
+    Ok(Target::One {
+        key: key
+            .parse()
+            .map_err(|e| wrong("--key", format!("{key:?} {e}")))?,
+        container: container(&args.container)?,
+    })
+}
+
 /// `sidekick explain`, checked.
 #[derive(Debug, Clone)]
 pub struct ExplainConfig {
-    /// As for announcing.
-    pub container: String,
+    /// As for announcing; `None`: all with labels of ours.
+    pub container: Option<String>,
     /// The key to look at.
     pub key: Option<Key>,
     /// Where to look for keys if none is given.
@@ -115,14 +124,18 @@ impl ExplainConfig {
             prefix: prefix(&args.prefix)?,
             rules: rules(&args.container)?,
             docker: docker(&args.container)?,
-            container: container(args.container.container)?,
+            container: match args.container.all {
+                true => None,
+                false => Some(container(&args.container)?),
+            },
             etcd: etcd(&args.etcd)?,
         })
     }
 }
 
 /// Docker's own rule for names; it also keeps the name from being anything else in a URL.
-fn container(name: String) -> Checked<String> {
+fn container(args: &ContainerArgs) -> Checked<String> {
+    let name = args.container.clone().unwrap_or_default();
     let fits = name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name
             .bytes()

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// The longest part of a key, in bytes. HAProxy and systemd take names of this length.
 pub const MAX_PART: usize = 128;
@@ -10,9 +11,10 @@ pub const MAX_KEY: usize = 1024;
 
 /// `<prefix>/<service>/<instance>`, such as `/services/redis/redis@1`.
 ///
-/// Every part is `[A-Za-z0-9_.:@-]+` without `..`, at most [`MAX_PART`] bytes.
+/// Every part is `[A-Za-z0-9_.:@-]+` without `..`, at most [`MAX_PART`] bytes. A clone is cheap: a key
+/// stands in several tables at once.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(String);
+pub struct Key(Arc<str>);
 
 /// Why a text is no [`Key`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -96,7 +98,7 @@ impl FromStr for Key {
         if parts < 3 {
             return Err(KeyError::TooFewParts);
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 

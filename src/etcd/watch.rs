@@ -1,65 +1,116 @@
-//! A watch that is open for ever: reopened on the next member whenever it breaks.
+//! Watches on single keys, many on one stream that is open for ever: reopened on the next member
+//! whenever it breaks.
+//!
+//! Not one watch on a prefix: below it stand the keys of all other machines too, and each machine
+//! would be told of each change on all of them. A watch on one key is what costs etcd least (a look
+//! into a hash map at each write), needs no right to read more than our own keys, and an event
+//! that isn't ours never leaves etcd.
 
 use super::Fault;
-use super::members::Members;
+use super::members::{CALL_DEADLINE, Members};
 use crate::backoff::{Backoff, ETCD};
-use etcd_client::{Error, EventType, KeyValue, WatchOptions, WatchStream};
+use crate::clock::{Moment, now};
+use crate::endpoint::Key;
+use etcd_client::{Error, EventType, KeyValue, WatchResponse, WatchStream};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::Future;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
-
-/// What to watch.
-#[derive(Debug, Clone)]
-pub enum Target {
-    /// One key.
-    Key(String),
-    /// Every key that begins so.
-    Prefix(String),
-}
 
 /// What a watch tells.
 #[derive(Debug)]
 pub enum News {
-    /// It runs (again): what happened before has to be read.
-    Opened,
+    /// This key is watched from now on (again): what happened before has to be read.
+    Opened(Key),
     /// A key was put.
     Put(KeyValue),
     /// A key was deleted, at that store revision.
     Deleted(Vec<u8>, i64),
 }
 
-/// Watches `target` from now on and tells `news`; ends only when nobody listens any more.
+/// A key that we may not watch is tried again so often. Until then an audit has to do.
+const DENIED_PAUSE: Duration = Duration::from_secs(30);
+
+/// A refusal on a stream younger than this is about the key; on an older one the stream's login may
+/// be out of date, which etcd 3.4 doesn't tell from a missing right.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// Why a stream was given up.
+enum End {
+    /// Nobody listens, or wishes for anything, any more.
+    Deaf,
+    /// Another member is turned to.
+    Moved,
+    /// It broke.
+    Broken(Fault),
+}
+
+impl From<Fault> for End {
+    fn from(fault: Fault) -> Self {
+        Self::Broken(fault)
+    }
+}
+
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        Self::Broken(error.into())
+    }
+}
+
+/// Watches the keys of the map that `wanted` holds, whatever its values, and tells `news`; ends only
+/// when nobody listens any more.
 ///
-/// Between an interruption and [`News::Opened`] events are lost: the listener reads after it.
-pub async fn follow(members: Arc<Members>, target: Target, news: mpsc::Sender<News>) {
+/// Between an interruption and [`News::Opened`] events of a key are lost: the listener reads after it.
+pub async fn follow<V>(
+    members: Arc<Members>,
+    mut wanted: watch::Receiver<BTreeMap<Key, V>>,
+    news: mpsc::Sender<News>,
+) {
     let mut changes = members.changes();
     let mut backoff = Backoff::new(ETCD);
     let mut refused = false;
+    let mut denied = Denied::default();
     loop {
         let generation = *changes.borrow_and_update();
-        let fault = match open(&members, &target).await {
-            Ok(mut stream) => {
+        let Some(first) = first_key(&mut wanted, &mut denied).await else {
+            return;
+        };
+        let fault = match open(&members, &first).await {
+            Ok(stream) => {
                 backoff.reset();
                 refused = false;
-                if news.send(News::Opened).await.is_err() {
-                    return;
-                }
-                loop {
-                    // Both are cancel-safe: a stream keeps a half-read message, a watch channel
-                    // its mark. (A message that is ready loses nothing by being read after a change.)
-                    tokio::select! {
-                        _ = changes.changed() => break None,
-                        message = stream.message() => match deliver(message, &news).await {
-                            Ok(true) => {}
-                            Ok(false) => return,
-                            Err(fault) => break Some(fault),
-                        },
-                    }
+                let session = Session {
+                    stream,
+                    wanted: &mut wanted,
+                    news: &news,
+                    denied: &mut denied,
+                    opened: now(),
+                    watches: BTreeMap::new(),
+                    asked: VecDeque::new(),
+                    asked_at: now(),
+                    ending: BTreeSet::new(),
+                    behind: true,
+                };
+                // Cancel-safe: what is dropped is the stream, which is to be reopened anyway.
+                let end = tokio::select! {
+                    end = session.run(first) => end,
+                    _ = changes.changed() => End::Moved,
+                };
+                match end {
+                    End::Deaf => return,
+                    End::Moved => continue,
+                    End::Broken(fault) => fault,
                 }
             }
-            Err(fault) => Some(fault),
+            Err(fault @ Fault::Refused(_)) => {
+                denied.add(&first, &fault);
+                fault
+            }
+            Err(fault) => fault,
         };
-        let Some(fault) = fault else { continue };
         if fault.is_the_members() {
             debug!("watch: {fault}");
             members.failed(generation, &fault);
@@ -68,51 +119,193 @@ pub async fn follow(members: Arc<Members>, target: Target, news: mpsc::Sender<Ne
             refused = true;
             warn!("etcd watch: {fault}; retrying");
         }
-        tokio::time::sleep(backoff.next_pause(fastrand::f64())).await;
+        sleep(backoff.next_pause(fastrand::f64())).await;
     }
 }
 
-/// Opens the watch and waits until etcd says that it runs.
-async fn open(members: &Members, target: &Target) -> Result<WatchStream, Fault> {
+/// Keys that we may not watch, and when they were last tried.
+#[derive(Default)]
+struct Denied {
+    keys: BTreeSet<Key>,
+    since: Moment,
+}
+
+impl Denied {
+    fn add(&mut self, key: &Key, fault: &Fault) {
+        if self.keys.insert(key.clone()) {
+            self.since = now();
+            debug!(%key, "watch: {fault}; it is looked at once an interval");
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        !self.keys.is_empty() && now().saturating_sub(self.since) >= DENIED_PAUSE
+    }
+}
+
+/// Waits until there is a key to watch. Of several the first that wasn't denied.
+async fn first_key<V>(
+    wanted: &mut watch::Receiver<BTreeMap<Key, V>>,
+    denied: &mut Denied,
+) -> Option<Key> {
+    let wanted = wanted.wait_for(|keys| !keys.is_empty()).await.ok()?;
+    denied.keys.retain(|key| wanted.contains_key(key));
+    if let Some(key) = wanted.keys().find(|key| !denied.keys.contains(*key)) {
+        return Some(key.clone());
+    }
+    denied.keys.clear();
+    wanted.keys().next().cloned()
+}
+
+/// Opens a stream with its first watch, and waits until etcd says that it runs.
+async fn open(members: &Members, key: &Key) -> Result<(WatchStream, i64), Fault> {
     members
         .call(|mut client| async move {
-            let (key, options) = match target {
-                Target::Key(key) => (key, WatchOptions::new()),
-                Target::Prefix(prefix) => (prefix, WatchOptions::new().with_prefix()),
-            };
-            let mut stream = client.watch(key.as_str(), Some(options)).await?;
+            let mut stream = client.watch(key.as_str(), None).await?;
             let closed = || Error::WatchError("the stream closed at once".to_owned());
             let first = stream.message().await?.ok_or_else(closed)?;
             // A refusal has both flags set.
             if first.canceled() {
                 return Err(Error::WatchError(first.cancel_reason().to_owned()));
             }
-            Ok(stream)
+            Ok((stream, first.watch_id()))
         })
         .await
 }
 
-/// Passes one message on; `false` when nobody listens any more.
-async fn deliver(
-    message: Result<Option<etcd_client::WatchResponse>, Error>,
-    news: &mpsc::Sender<News>,
-) -> Result<bool, Fault> {
-    let Some(message) = message? else {
-        return Err(Fault::Unreachable("the watch's stream ended".to_owned()));
-    };
-    if message.canceled() {
-        let reason = message.cancel_reason().to_owned();
-        return Err(Error::WatchError(reason).into());
-    }
-    for event in message.events() {
-        let Some(kv) = event.kv() else { continue };
-        let item = match event.event_type() {
-            EventType::Put => News::Put(kv.clone()),
-            EventType::Delete => News::Deleted(kv.key().to_vec(), kv.mod_revision()),
-        };
-        if news.send(item).await.is_err() {
-            return Ok(false);
+/// One stream's life.
+struct Session<'a, V> {
+    stream: (WatchStream, i64),
+    wanted: &'a mut watch::Receiver<BTreeMap<Key, V>>,
+    news: &'a mpsc::Sender<News>,
+    denied: &'a mut Denied,
+    opened: Moment,
+    /// The id that etcd gave each watch; `None` while it hasn't answered.
+    watches: BTreeMap<Key, Option<i64>>,
+    /// Those that it hasn't answered, in the order in which it will.
+    asked: VecDeque<Key>,
+    asked_at: Moment,
+    /// Cancelled by us, and not confirmed yet.
+    ending: BTreeSet<i64>,
+    /// The watches may not be those that are wanted.
+    behind: bool,
+}
+
+impl<V> Session<'_, V> {
+    async fn run(mut self, first: Key) -> End {
+        match self.try_run(first).await {
+            Ok(never) => match never {},
+            Err(end) => end,
         }
     }
-    Ok(true)
+
+    async fn try_run(&mut self, first: Key) -> Result<std::convert::Infallible, End> {
+        self.opened(first, self.stream.1).await?;
+        loop {
+            if self.behind || self.denied.is_over() {
+                self.keep_up().await?;
+            }
+            let silent = now().saturating_sub(self.asked_at);
+            if !self.asked.is_empty() && silent >= CALL_DEADLINE {
+                return Err(End::Broken(Fault::Timeout(CALL_DEADLINE)));
+            }
+            // Cancel-safe: a stream keeps a half-read message, a watch channel its mark. (A message
+            // that is ready loses nothing by being read after a change.)
+            tokio::select! {
+                message = self.stream.0.message() => self.hear(message?).await?,
+                changed = self.wanted.changed() => {
+                    changed.map_err(|_| End::Deaf)?;
+                    self.behind = true;
+                }
+                () = sleep(CALL_DEADLINE) => {}
+            }
+        }
+    }
+
+    /// Asks for the watches that are wanted and don't run, and ends those that run and aren't.
+    async fn keep_up(&mut self) -> Result<(), End> {
+        if self.denied.is_over() {
+            self.denied.keys.clear();
+        }
+        self.behind = false;
+        let (missing, needless) = {
+            let wanted = self.wanted.borrow_and_update();
+            let missing = wanted
+                .keys()
+                .filter(|key| !self.watches.contains_key(*key) && !self.denied.keys.contains(*key));
+            let missing: Vec<Key> = missing.cloned().collect();
+            let mut needless = Vec::new();
+            self.watches.retain(|key, id| {
+                let ends = id.filter(|_| !wanted.contains_key(key));
+                needless.extend(ends);
+                ends.is_none()
+            });
+            (missing, needless)
+        };
+        for id in needless {
+            self.ending.insert(id);
+            in_time(self.stream.0.cancel(id)).await?;
+        }
+        for key in missing {
+            in_time(self.stream.0.watch(key.as_str(), None)).await?;
+            self.watches.insert(key.clone(), None);
+            self.asked.push_back(key);
+            self.asked_at = now();
+        }
+        Ok(())
+    }
+
+    async fn hear(&mut self, message: Option<WatchResponse>) -> Result<(), End> {
+        let ended = || Fault::Unreachable("the watch's stream ended".to_owned());
+        let message = message.ok_or_else(ended)?;
+        let reason = || Fault::from(Error::WatchError(message.cancel_reason().to_owned()));
+        if message.created() {
+            self.asked_at = now();
+            let unasked = || Fault::Unreachable("a watch that nobody asked for".to_owned());
+            let key = self.asked.pop_front().ok_or_else(unasked)?;
+            if !message.canceled() {
+                return self.opened(key, message.watch_id()).await;
+            }
+            let young = now().saturating_sub(self.opened) < FRESH;
+            match reason() {
+                fault @ Fault::Refused(_) if young => {
+                    self.watches.remove(&key);
+                    self.denied.add(&key, &fault);
+                }
+                fault => return Err(End::Broken(fault)),
+            }
+            return Ok(());
+        }
+        if message.canceled() && !self.ending.remove(&message.watch_id()) {
+            return Err(End::Broken(reason()));
+        }
+        for event in message.events() {
+            let Some(kv) = event.kv() else { continue };
+            self.tell(match event.event_type() {
+                EventType::Put => News::Put(kv.clone()),
+                EventType::Delete => News::Deleted(kv.key().to_vec(), kv.mod_revision()),
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn opened(&mut self, key: Key, id: i64) -> Result<(), End> {
+        // It may have become needless meanwhile.
+        self.behind |= !self.wanted.borrow().contains_key(&key);
+        self.watches.insert(key.clone(), Some(id));
+        self.tell(News::Opened(key)).await
+    }
+
+    async fn tell(&self, news: News) -> Result<(), End> {
+        self.news.send(news).await.map_err(|_| End::Deaf)
+    }
+}
+
+/// Passing a request on takes no time, unless the connection is stuck.
+async fn in_time(sent: impl Future<Output = Result<(), Error>>) -> Result<(), End> {
+    match timeout(CALL_DEADLINE, sent).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(End::Broken(Fault::Timeout(CALL_DEADLINE))),
+    }
 }

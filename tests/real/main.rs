@@ -12,6 +12,7 @@
 )]
 
 mod address;
+mod all;
 mod crash;
 mod engine_outage;
 mod etcd_outage;

@@ -8,6 +8,7 @@ use sidekick::clock::Moment;
 use sidekick::endpoint::{Endpoint, Key, Since};
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) const SETTINGS: Settings = Settings {
@@ -95,7 +96,7 @@ impl Announcer {
 
     fn wish(&mut self) {
         let wish = match (self.since, self.last_since) {
-            (Some(since), _) => Wish::Announce(Box::new(self.endpoint(since))),
+            (Some(since), _) => Wish::Announce(Arc::new(self.endpoint(since))),
             (None, last) => Wish::Withdraw {
                 down: last.map(|since| Holder::from(&self.endpoint(since))),
             },
@@ -211,7 +212,9 @@ impl Announcer {
         if self.watch_back_at.is_some_and(|at| at <= now) {
             self.watch_back_at = None;
             self.watched = store.history.len();
-            self.registrar.watch_opened();
+            for key in &self.keys {
+                self.registrar.watch_opened(key);
+            }
         }
         if self.watch_back_at.is_none() {
             let mut at = self.pending.back().map_or(now, |(at, _)| *at);

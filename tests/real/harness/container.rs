@@ -29,6 +29,11 @@ impl<'e> Run<'e> {
         self.option(&format!("--publish={ports}"))
     }
 
+    /// `--label`: `sidekick.service=redis`.
+    pub fn label(self, label: &str) -> Run<'e> {
+        self.option(&format!("--label={label}"))
+    }
+
     /// Any option of `docker run`, in one word.
     pub fn option(mut self, option: &str) -> Run<'e> {
         self.options.push(option.to_owned());

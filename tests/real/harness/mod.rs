@@ -25,4 +25,5 @@ pub use patience::{SOON, eventually, millis, never_for, secs};
 pub use proxy::Proxy;
 pub use scene::{HOST, KEY, Scene};
 pub use sidekick::{Announce, Explained, Sidekick};
+pub use store::Entry;
 pub use value::Value;

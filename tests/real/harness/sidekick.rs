@@ -44,6 +44,16 @@ impl Sidekick {
         Announce::of(&["announce", container, "--key", key])
     }
 
+    /// `sidekick announce --all …`
+    pub fn announce_all() -> Announce {
+        Announce::of(&["announce", "--all"])
+    }
+
+    /// `sidekick explain --all …`
+    pub fn explain_all() -> Announce {
+        Announce::of(&["explain", "--all"])
+    }
+
     /// `sidekick explain CONTAINER …`
     pub fn explain(container: &str) -> Announce {
         Announce::of(&["explain", container])

@@ -1,0 +1,500 @@
+//! The watcher: looks at containers again whenever an event hints at a change, and tells what it
+//! sees. One container by its name, or all that have labels of ours.
+
+use super::container::{Death, Sighting, View, Views};
+use super::docker::{AT_A_TIME, DockerHost, connect, engine_name, inspect, list};
+use super::events::{MARKS_WAITING, Mark, Scope, read_events};
+use super::inspection::{Listed, word};
+use crate::backoff::{Backoff, DOCKER, Outage};
+use crate::clock::{Moment, now};
+use crate::systemd::Pulse;
+use bollard::Docker;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::Future;
+use std::ops::Bound;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+/// How often containers are looked at although no event came: the engine keeps 256 events for a
+/// slow reader and drops the rest, and a proxy may let the stream fall silent.
+const RELIST: Duration = Duration::from_secs(30);
+
+/// A list shows most changes, and an inspect all: so many containers that look unchanged are
+/// inspected at each relist all the same, turn by turn. All of them on most machines.
+const RELOOK: usize = 100;
+
+/// How often an idle loop shows that it lives.
+const TICK: Duration = Duration::from_secs(10);
+
+/// An event may be later than the look that shows what it tells, but no later than this.
+const EVENTS_LATENESS: Duration = Duration::from_secs(5);
+
+/// A container that couldn't be inspected is tried again after this.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(5);
+
+/// Of the inspects under way so many may be of containers that couldn't be inspected before: an
+/// engine that hangs on ten of them answers for the rest.
+const TROUBLED_AT_A_TIME: usize = 2;
+
+/// While many containers wait to be looked at, what was seen is told so often, and not each time.
+const CROWD_PAUSE: Duration = Duration::from_millis(20);
+
+/// Watches until it is dropped, and publishes every change.
+///
+/// The engine may be down at the start, restart, or come back on a new socket: it is asked again
+/// for ever.
+pub async fn watch(host: DockerHost, scope: Scope, views: watch::Sender<Views>, pulse: Pulse) {
+    let mut backoff = Backoff::new(DOCKER);
+    let mut outage = Outage::default();
+    let mut troubles = Outage::default();
+    if let Scope::One(name) = &scope {
+        let unasked = View::unasked(now());
+        views.send_modify(|v| drop(v.containers.insert(name.clone(), unasked)));
+    }
+    loop {
+        let session = Session::open(&host, &scope, &views, &pulse).await;
+        let error = match session {
+            Err(error) => error,
+            Ok(mut session) => {
+                let mut luck = Luck {
+                    host: &host,
+                    backoff: &mut backoff,
+                    outage: &mut outage,
+                    troubles: &mut troubles,
+                };
+                match session.run(&mut luck).await {
+                    Ok(never) => match never {},
+                    Err(error) => error,
+                }
+            }
+        };
+        let now = now();
+        views.send_if_modified(|v| {
+            let first = v.lost_since.is_none();
+            v.lost_since.get_or_insert(now);
+            for view in v.containers.values_mut() {
+                view.lost_since.get_or_insert(now);
+            }
+            first
+        });
+        if let Some(notice) = outage.failed(now) {
+            let (n, s) = (notice.failures, notice.lasted.as_secs());
+            warn!(docker = %host, "Docker unreachable for {s} s ({n} tries), retrying: {error:#}");
+        }
+        pulse.beat();
+        sleep(backoff.next_pause(fastrand::f64())).await;
+    }
+}
+
+/// How the questions have been going, over all sessions.
+struct Luck<'a> {
+    host: &'a DockerHost,
+    backoff: &'a mut Backoff,
+    outage: &'a mut Outage,
+    /// Of single containers.
+    troubles: &'a mut Outage,
+}
+
+impl Luck<'_> {
+    fn answered(&mut self) {
+        self.backoff.reset();
+        if let Some(notice) = self.outage.recovered(now()) {
+            let ms = notice.lasted.as_millis();
+            info!(docker = %self.host, "Docker answers again after {ms} ms");
+        }
+    }
+}
+
+/// Why a container is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Why {
+    /// Time has passed.
+    Time,
+    /// An event hinted at it, or the connection is new.
+    Hint,
+}
+
+type Inspection = Pin<Box<dyn Future<Output = (String, anyhow::Result<Sighting>)> + Send>>;
+type Listing = Pin<Box<dyn Future<Output = anyhow::Result<Vec<Listed>>> + Send>>;
+
+/// One connection's life.
+struct Session<'a> {
+    docker: Docker,
+    scope: &'a Scope,
+    views: &'a watch::Sender<Views>,
+    pulse: &'a Pulse,
+    engine_name: Option<Arc<str>>,
+    marks: mpsc::Receiver<Mark>,
+    /// Ends with the session.
+    reader: JoinSet<anyhow::Error>,
+    /// To be looked at.
+    waiting: BTreeMap<String, Why>,
+    /// Being looked at.
+    looking: FuturesUnordered<Inspection>,
+    looked_at: BTreeMap<String, Why>,
+    listing: Option<Listing>,
+    /// The first list of a session finds what happened while nobody listened.
+    first: bool,
+    relist_at: Moment,
+    /// Where the next round of routine looks begins.
+    turn: String,
+    /// The last death of each container, until a look shows that it is over.
+    deaths: HashMap<String, Death>,
+    /// Those that couldn't be inspected, and when they may be tried again.
+    troubled: BTreeMap<String, Moment>,
+    /// Those that changed without an event, and when that was seen.
+    suspects: BTreeMap<String, Moment>,
+    /// Seen and not told yet.
+    untold: bool,
+    told_at: Moment,
+}
+
+impl<'a> Session<'a> {
+    async fn open(
+        host: &DockerHost,
+        scope: &'a Scope,
+        views: &'a watch::Sender<Views>,
+        pulse: &'a Pulse,
+    ) -> anyhow::Result<Self> {
+        let docker = connect(host).await?;
+        pulse.beat();
+        let engine_name = engine_name(&docker).await;
+        pulse.beat();
+        // Subscribed before the first look. The reader only marks; nothing that the session does
+        // can make it slow.
+        let (mark, marks) = mpsc::channel(MARKS_WAITING);
+        let mut reader = JoinSet::new();
+        reader.spawn(read_events(docker.clone(), scope.clone(), mark));
+        Ok(Self {
+            docker,
+            scope,
+            views,
+            pulse,
+            engine_name,
+            marks,
+            reader,
+            waiting: BTreeMap::new(),
+            looking: FuturesUnordered::new(),
+            looked_at: BTreeMap::new(),
+            listing: None,
+            first: true,
+            relist_at: Moment::ZERO,
+            turn: String::new(),
+            deaths: HashMap::new(),
+            troubled: BTreeMap::new(),
+            suspects: BTreeMap::new(),
+            untold: false,
+            told_at: Moment::ZERO,
+        })
+    }
+
+    async fn run(&mut self, luck: &mut Luck<'_>) -> anyhow::Result<std::convert::Infallible> {
+        loop {
+            self.pulse.beat();
+            self.begin_list();
+            self.begin_looks();
+            self.tell();
+            self.check_events()?;
+            let pause = if self.untold { CROWD_PAUSE } else { TICK };
+            let pause = pause.min(self.next_try());
+            // Cancel-safe: a channel keeps what isn't received, a set its futures, and the list is
+            // polled by reference. Marks first: a death is known before an answer that is older.
+            tokio::select! {
+                biased;
+                Some(mark) = self.marks.recv() => self.hear(mark),
+                Some(ended) = self.reader.join_next() => return Err(ended.unwrap_or_else(Into::into)),
+                Some((id, answer)) = self.looking.next() => self.learn(id, answer, luck)?,
+                all = poll(&mut self.listing) => {
+                    self.listing = None;
+                    self.learn_list(all, luck)?;
+                }
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Looks at everything again, when it is time to.
+    fn begin_list(&mut self) {
+        if now() < self.relist_at {
+            return;
+        }
+        self.relist_at = now() + RELIST;
+        match self.scope {
+            Scope::One(name) => {
+                let why = self.routine();
+                self.want(name.clone(), why);
+                self.first = false;
+            }
+            Scope::Labelled => {
+                let docker = self.docker.clone();
+                self.listing
+                    .get_or_insert_with(|| Box::pin(async move { list(&docker).await }));
+            }
+        }
+    }
+
+    const fn routine(&self) -> Why {
+        if self.first { Why::Hint } else { Why::Time }
+    }
+
+    fn want(&mut self, id: String, why: Why) {
+        let known = self.waiting.entry(id).or_insert(why);
+        *known = why.max(*known);
+    }
+
+    /// A few at a time. What is being looked at waits for its answer before it is looked at again.
+    fn begin_looks(&mut self) {
+        let now = now();
+        let mut troubled = self.looked_at.keys();
+        let mut troubled = troubled
+            .by_ref()
+            .filter(|id| self.troubled.contains_key(*id))
+            .count();
+        let mut begun = Vec::new();
+        for (id, why) in &self.waiting {
+            if self.looked_at.len() + begun.len() >= AT_A_TIME {
+                break;
+            }
+            if self.looked_at.contains_key(id) {
+                continue;
+            }
+            if let Some(again_at) = self.troubled.get(id) {
+                if now < *again_at || troubled >= TROUBLED_AT_A_TIME {
+                    continue;
+                }
+                troubled += 1;
+            }
+            begun.push((id.clone(), *why));
+        }
+        for (id, why) in begun {
+            self.waiting.remove(&id);
+            self.looked_at.insert(id.clone(), why);
+            let docker = self.docker.clone();
+            self.looking.push(Box::pin(async move {
+                let answer = inspect(&docker, &id).await;
+                (id, answer)
+            }));
+        }
+    }
+
+    /// Until a container may be tried again that couldn't be inspected.
+    fn next_try(&self) -> Duration {
+        let soonest = self
+            .troubled
+            .iter()
+            .filter(|(id, _)| self.waiting.contains_key(*id));
+        let soonest = soonest.map(|(_, at)| *at).min().unwrap_or(Moment::MAX);
+        // Those that may be tried now wait for others' answers.
+        match soonest.saturating_sub(now()) {
+            Duration::ZERO => TICK,
+            pause => pause,
+        }
+    }
+
+    fn hear(&mut self, mark: Mark) {
+        self.suspects.remove(&mark.subject);
+        if let Some(death) = mark.death {
+            // Believed at once.
+            self.views.send_if_modified(|views| {
+                let Some(view) = views.containers.get_mut(&mark.subject) else {
+                    return false;
+                };
+                let sighting = view.sighting.clone().after(Some(&death));
+                let changed = view.sighting != sighting;
+                view.sighting = sighting;
+                changed
+            });
+            self.deaths.insert(death.id.clone(), death);
+        }
+        self.want(mark.subject, Why::Hint);
+    }
+
+    fn learn(
+        &mut self,
+        id: String,
+        answer: anyhow::Result<Sighting>,
+        luck: &mut Luck<'_>,
+    ) -> anyhow::Result<()> {
+        let why = self.looked_at.remove(&id).unwrap_or(Why::Hint);
+        let sighting = match (answer, self.scope) {
+            (Ok(sighting), _) => sighting,
+            (Err(error), Scope::One(_)) => return Err(error),
+            (Err(error), Scope::Labelled) => {
+                self.trouble(id, why, &error, luck.troubles);
+                return Ok(());
+            }
+        };
+        luck.answered();
+        self.troubled.remove(&id);
+        if self.troubled.is_empty() {
+            luck.troubles.recovered(now());
+        }
+        let sighting = self.after_death(&id, sighting);
+        let before = self.views.borrow().containers.get(&id).cloned();
+        let before = before.map_or(Sighting::Absent, |view| view.sighting);
+        // Hinted at meanwhile is hinted at.
+        let hinted = why == Why::Hint || self.waiting.get(&id) == Some(&Why::Hint);
+        if !hinted && another_life(&before, &sighting) {
+            self.suspects.insert(id.clone(), now());
+        }
+        let view = View {
+            sighting,
+            lost_since: None,
+            engine_name: self.engine_name.clone(),
+        };
+        let mut changed = false;
+        self.views.send_if_modified(|views| {
+            changed = views.lost_since.take().is_some();
+            changed |= match self.scope {
+                Scope::Labelled if view.sighting == Sighting::Absent => {
+                    views.containers.remove(&id).is_some()
+                }
+                _ if views.containers.get(&id) == Some(&view) => false,
+                _ => {
+                    views.containers.insert(id, view);
+                    true
+                }
+            };
+            false
+        });
+        self.untold |= changed;
+        Ok(())
+    }
+
+    fn after_death(&mut self, subject: &str, sighting: Sighting) -> Sighting {
+        let Sighting::Present(container) = &sighting else {
+            self.deaths.remove(subject);
+            return sighting;
+        };
+        if let Scope::One(_) = self.scope {
+            self.deaths.retain(|id, _| *id == container.id);
+        }
+        let death = self.deaths.get(&container.id).cloned();
+        if let Some(death) = &death
+            && container.started_at >= Some(death.at)
+        {
+            self.deaths.remove(&death.id);
+        }
+        sighting.after(death.as_ref())
+    }
+
+    /// Nothing is known of that one, as if the engine were gone for it alone.
+    fn trouble(&mut self, id: String, why: Why, error: &anyhow::Error, troubles: &mut Outage) {
+        let now = now();
+        if let Some(notice) = troubles.failed(now) {
+            warn!("{error:#} ({} times); retrying", notice.failures);
+        }
+        self.troubled.insert(id.clone(), now + TROUBLE_PAUSE);
+        self.want(id.clone(), why);
+        self.views.send_if_modified(|views| {
+            let unasked = || View::unasked(now);
+            let view = views.containers.entry(id).or_insert_with(unasked);
+            view.lost_since.get_or_insert(now);
+            false
+        });
+        self.untold = true;
+    }
+
+    fn learn_list(
+        &mut self,
+        all: anyhow::Result<Vec<Listed>>,
+        luck: &mut Luck<'_>,
+    ) -> anyhow::Result<()> {
+        let why = self.routine();
+        let known: Vec<String> = self.views.borrow().containers.keys().cloned().collect();
+        let all = match all {
+            // An engine that can't list may be able to inspect; what is known is looked at.
+            Err(error) if self.first && !known.is_empty() => {
+                warn!("{error:#}; asking about each container that is known");
+                self.first = false;
+                known.into_iter().for_each(|id| self.want(id, why));
+                return Ok(());
+            }
+            all => all?,
+        };
+        luck.answered();
+        let there: BTreeMap<_, _> = all
+            .iter()
+            .filter(|listed| listed.labelled)
+            .map(|listed| (&listed.id, listed))
+            .collect();
+        let gone = known.iter().filter(|id| !there.contains_key(id));
+        let views = self.views.borrow();
+        let changed = there.values().filter(|listed| {
+            let view = views.containers.get(&listed.id);
+            self.first || view.is_none_or(|view| differs(view, listed))
+        });
+        let from = (Bound::Excluded(self.turn.clone()), Bound::Unbounded);
+        let turn = views.containers.range(from).map(|(id, _)| id).take(RELOOK);
+        let turn: Vec<_> = turn.cloned().collect();
+        // At the end the next round begins at the start.
+        self.turn = turn.get(RELOOK - 1).cloned().unwrap_or_default();
+        let ids: BTreeSet<_> = gone
+            .cloned()
+            .chain(changed.map(|listed| listed.id.clone()))
+            .chain(turn)
+            .collect();
+        drop(views);
+        ids.into_iter().for_each(|id| self.want(id, why));
+        self.deaths.retain(|id, _| there.contains_key(id));
+        self.troubled.retain(|id, _| there.contains_key(id));
+        self.first = false;
+        self.views
+            .send_if_modified(|views| views.lost_since.take().is_some());
+        Ok(())
+    }
+
+    /// Tells what was seen; not each time while there is a crowd.
+    fn tell(&mut self) {
+        let crowd = !self.waiting.is_empty() && now() < self.told_at + CROWD_PAUSE;
+        if self.untold && !crowd {
+            self.untold = false;
+            self.told_at = now();
+            self.views.send_modify(|_| {});
+        }
+    }
+
+    /// A stream of events that keeps silent about a change has to be opened anew.
+    fn check_events(&self) -> anyhow::Result<()> {
+        let now = now();
+        let mut seen = self.suspects.values();
+        let silent = seen.any(|at| now.saturating_sub(*at) >= EVENTS_LATENESS);
+        anyhow::ensure!(!silent, "GET /events: a change came without an event");
+        Ok(())
+    }
+}
+
+/// Never ready while there is none.
+async fn poll<T>(future: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether a list's line shows another state of things than was seen last.
+fn differs(view: &View, listed: &Listed) -> bool {
+    match &view.sighting {
+        Sighting::Present(container) => {
+            container.name != listed.name || word(&container.state) != listed.state
+        }
+        Sighting::Absent | Sighting::NeverAsked => true,
+    }
+}
+
+/// Whether something happened between the two that the engine has an event for. (A health check's
+/// count of failures has none.)
+fn another_life(before: &Sighting, after: &Sighting) -> bool {
+    let life = |sighting: &Sighting| match sighting {
+        Sighting::Present(c) => Some((c.id.clone(), c.state.clone(), c.started_at)),
+        Sighting::Absent | Sighting::NeverAsked => None,
+    };
+    life(before) != life(after)
+}
