@@ -254,3 +254,21 @@ async fn a_haproxy_that_dies_is_started_again_and_again_but_ever_more_slowly() {
         .await;
     assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
 }
+
+/// Else HAProxy would start empty and be told of its servers one by one: 6 s for ten thousand.
+#[tokio::test]
+async fn the_first_start_waits_for_names() {
+    let mut scene = Scene::new(Way::Supervised, &[]).await;
+    let a = Backend::start("a").await;
+    scene.put("redis", "redis@1", &a.value()).await;
+    scene.start_agent();
+    scene
+        .serves(&[("redis/redis::1", a.port.to_string())])
+        .await;
+    let log = scene.log();
+    let first = log.lines().find(|line| line.contains(" services, "));
+    assert!(
+        first.is_some_and(|line| line.contains(" 1 instances (0 changes")),
+        "{log}"
+    );
+}

@@ -158,6 +158,11 @@ impl Scene {
         .await;
     }
 
+    /// The agent's process id.
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.as_ref().unwrap().id().unwrap()
+    }
+
     /// SIGKILL, and nothing else.
     pub async fn kill_agent(&mut self) {
         self.agent.as_mut().unwrap().kill().await.unwrap();
@@ -165,20 +170,18 @@ impl Scene {
 
     /// Stops its clock, or lets it go on: SIGSTOP, SIGCONT.
     pub fn freeze_agent(&self, frozen: bool) {
-        let pid = self.agent.as_ref().unwrap().id().unwrap();
         let word = if frozen {
             Signal::SIGSTOP
         } else {
             Signal::SIGCONT
         };
-        signal(pid, word);
+        signal(self.agent_pid(), word);
     }
 
     /// SIGTERM; returns the exit status.
     pub async fn stop_agent(&mut self) -> Option<i32> {
-        let agent = self.agent.as_mut().unwrap();
-        signal(agent.id().unwrap(), Signal::SIGTERM);
-        timeout(SOON, agent.wait())
+        signal(self.agent_pid(), Signal::SIGTERM);
+        timeout(SOON, self.agent.as_mut().unwrap().wait())
             .await
             .expect("the agent doesn't stop")
             .unwrap()
@@ -304,7 +307,7 @@ impl Scene {
     /// SIGKILL to one of the three, this moment. [`Scene::buried`] says when it is gone.
     pub async fn kill(&self, victim: Victim) {
         let pid = match victim {
-            Victim::Agent => self.agent.as_ref().unwrap().id(),
+            Victim::Agent => Some(self.agent_pid()),
             Victim::Master => self.column("master", 0).await,
             Victim::Worker => self.column("worker", 0).await,
         };
