@@ -7,12 +7,19 @@
 pub mod addresses;
 pub mod apply;
 mod bars;
+pub mod base;
+mod beside;
 mod child;
 pub mod diff;
 mod dry_run;
+#[cfg(test)]
+mod fake;
 mod file;
 mod haproxy;
+#[cfg(test)]
+mod judge;
 pub mod layout;
+pub mod limits;
 mod master;
 pub mod names;
 pub mod parse;
@@ -23,6 +30,7 @@ pub mod render;
 mod status;
 pub mod table;
 mod telling;
+pub mod text;
 
 pub use dry_run::dry_run;
 
@@ -299,7 +307,7 @@ impl Agent {
             self.report.again = until;
             return;
         }
-        match self.applier.pass(self.directory.services(), time).await {
+        match self.applier.pass(&self.directory, time).await {
             Ok(report) => self.passed(report),
             Err(trouble) => self.failed(&trouble),
         }
