@@ -5,12 +5,11 @@
 
 use proptest::prelude::*;
 use sidekick::announce::claims::{Judge, Judged, Target, settle};
-use sidekick::announce::container::{
-    ContainerSnapshot, Health, Sighting, State, View,
-};
-use sidekick::announce::exchange::{Wish, Wishes};
+use sidekick::announce::container::{ContainerSnapshot, Health, Sighting, State, View};
+use sidekick::announce::exchange::{Standing, Wish, Wishes};
 use sidekick::announce::labels::{MAX_META, services};
 use sidekick::announce::rules::{Rules, Verdict, parse_binding};
+use sidekick::announce::status::Outlook;
 use sidekick::clock::Moment;
 use sidekick::endpoint::{Endpoint, Since};
 use std::collections::BTreeMap;
@@ -73,7 +72,9 @@ fn shown(judged: &Judged) -> Vec<String> {
         Verdict::Withdraw(reason) => format!("{}: {reason}", claim.key),
         Verdict::Keep(_) => format!("{} kept", claim.key),
     });
-    claims.chain(judged.refused.as_ref().map(ToString::to_string)).collect()
+    claims
+        .chain(judged.refused.as_ref().map(ToString::to_string))
+        .collect()
 }
 
 fn web_shows(given: &[(&str, &str)]) -> Vec<String> {
@@ -106,7 +107,10 @@ fn instance_host_and_words_are_said_by_labels() {
     let meta = labels(&[("zone", "a"), ("tier.one", "")]);
     assert_eq!(decision.endpoint.meta, meta);
     let value = decision.endpoint.encode();
-    assert_eq!(Endpoint::decode(value.as_bytes()).as_ref(), Ok(&*decision.endpoint));
+    assert_eq!(
+        Endpoint::decode(value.as_bytes()).as_ref(),
+        Ok(&*decision.endpoint)
+    );
 }
 
 #[test]
@@ -140,7 +144,10 @@ fn several_ports_are_services_of_their_own() {
 #[test]
 fn several_ports_in_one_service_have_a_key_each() {
     assert_eq!(
-        web_shows(&[("sidekick.80.service", "web"), ("sidekick.443.service", "web")]),
+        web_shows(&[
+            ("sidekick.80.service", "web"),
+            ("sidekick.443.service", "web")
+        ]),
         [
             "/services/web/web1@worker-1:80 = worker-1:8080",
             "/services/web/web1@worker-1:443 = worker-1:8443"
@@ -162,7 +169,10 @@ fn several_ports_in_one_service_have_a_key_each() {
 #[test]
 fn one_port_that_is_not_published_does_not_hold_up_the_other() {
     assert_eq!(
-        web_shows(&[("sidekick.80.service", "web"), ("sidekick.53/udp.service", "dns")]),
+        web_shows(&[
+            ("sidekick.80.service", "web"),
+            ("sidekick.53/udp.service", "dns")
+        ]),
         [
             "/services/dns/web1@worker-1: 53/udp is not published; published: 80/tcp → 8080, 443/tcp → 8443",
             "/services/web/web1@worker-1 = worker-1:8080"
@@ -200,9 +210,13 @@ fn a_bad_label_refuses_the_container_and_is_named() {
         container.labels = given;
         let judged = judged(container);
         let reason = judged.refused.as_ref().map(ToString::to_string);
-        let reason = reason.unwrap_or_else(|| panic!("{bad}={value} is taken: {:?}", shown(&judged)));
+        let reason =
+            reason.unwrap_or_else(|| panic!("{bad}={value} is taken: {:?}", shown(&judged)));
         let named = bad.trim_end_matches("host").trim_end_matches('.');
-        assert!(reason.starts_with(&format!("label {named}")), "{bad}: {reason}");
+        assert!(
+            reason.starts_with(&format!("label {named}")),
+            "{bad}: {reason}"
+        );
         assert_eq!(judged.claims, [], "{bad}");
     }
 }
@@ -210,7 +224,10 @@ fn a_bad_label_refuses_the_container_and_is_named() {
 #[test]
 fn labels_that_contradict_each_other_are_refused() {
     for given in [
-        &[("sidekick.80.service", "a"), ("sidekick.80/tcp.service", "b")][..],
+        &[
+            ("sidekick.80.service", "a"),
+            ("sidekick.80/tcp.service", "b"),
+        ][..],
         &[("sidekick.80.service", "a"), ("sidekick.port", "80")],
         &[
             ("sidekick.80.service", "a"),
@@ -227,7 +244,10 @@ fn labels_that_contradict_each_other_are_refused() {
 #[test]
 fn without_a_service_nothing_is_announced() {
     let words = web_shows(&[("sidekick.port", "80")]);
-    assert!(words[0].starts_with("no label names a service"), "{words:?}");
+    assert!(
+        words[0].starts_with("no label names a service"),
+        "{words:?}"
+    );
 }
 
 #[test]
@@ -281,7 +301,10 @@ fn claimant(id: &str, since: Option<&str>) -> Judged {
 
 #[test]
 fn of_two_that_claim_one_key_the_later_has_it_and_the_other_is_told() {
-    let (early, late) = (Some("2026-11-23T05:06:06.5Z"), Some("2026-11-23T05:06:06.51Z"));
+    let (early, late) = (
+        Some("2026-11-23T05:06:06.5Z"),
+        Some("2026-11-23T05:06:06.51Z"),
+    );
     for (a, b, winner) in [
         (early, late, "b"),
         (late, early, "a"),
@@ -300,7 +323,10 @@ fn of_two_that_claim_one_key_the_later_has_it_and_the_other_is_told() {
         let told: Vec<_> = settlement.outranked.iter().collect();
         assert_eq!(
             told,
-            [(&(loser.to_owned(), (*key).clone()), &format!("web-{winner}"))]
+            [(
+                &(loser.to_owned(), (*key).clone()),
+                &format!("web-{winner}")
+            )]
         );
     }
 }
@@ -316,7 +342,9 @@ fn one_that_is_up_has_the_key_before_one_that_is_down() {
         ("b".to_owned(), judged(later)),
     ]);
     let wishes = settle(&all, &Wishes::new()).wishes;
-    assert!(matches!(wishes.values().next(), Some(Wish::Announce(e)) if e.container == Some("a".repeat(12))));
+    assert!(
+        matches!(wishes.values().next(), Some(Wish::Announce(e)) if e.container == Some("a".repeat(12)))
+    );
 }
 
 #[test]
@@ -333,12 +361,70 @@ fn while_the_engine_is_lost_claims_stay_for_the_grace_and_no_longer() {
     assert_eq!(kept.ends, Some(end));
     assert!(kept.stands(&lost, end - Duration::from_millis(1)));
     assert!(!kept.stands(&lost, end));
-    assert!(!kept.stands(&view, NOW), "an engine that is back is judged by");
+    assert!(
+        !kept.stands(&view, NOW),
+        "an engine that is back is judged by"
+    );
     let over = judged_after(&lost, Some(&kept), end);
     assert!(matches!(over.claims[0].verdict, Verdict::Withdraw(_)));
     assert_eq!(over.claims[0].key, before.claims[0].key);
     let back = judged_after(&view, Some(&over), end);
     assert_eq!(back.claims, before.claims);
+}
+
+#[test]
+fn the_status_counts_the_containers_that_run_and_names_some_that_are_not_announced() {
+    let said = |all: &BTreeMap<String, Judged>, announced: &[&str]| {
+        let settlement = settle(all, &Wishes::new());
+        let standings = settlement
+            .wishes
+            .iter()
+            .filter_map(|(key, wish)| match wish {
+                Wish::Announce(endpoint) if announced.contains(&key.instance()) => {
+                    Some((key.clone(), Standing::Announced(endpoint.clone())))
+                }
+                _ => None,
+            });
+        let outlook = Outlook {
+            standings: &standings.collect(),
+            etcd_lost_since: None,
+            docker_lost_since: None,
+            now: NOW,
+        };
+        outlook.of_all(all, &settlement.outranked)
+    };
+    let named = |name: &str, state: State, label: &str| {
+        let mut container = web(&[("sidekick.service", label), ("sidekick.port", "80")]);
+        container.name = name.to_owned();
+        container.state = state;
+        (name.to_owned(), judged(container))
+    };
+    assert_eq!(
+        said(&BTreeMap::new(), &[]),
+        "waiting: no container has a label of ours"
+    );
+    let mut all = BTreeMap::from([
+        named("a", State::Running, "web"),
+        named("over", State::Exited(0), "web"),
+    ]);
+    assert_eq!(said(&all, &["a@worker-1"]), "announcing 1 container");
+    assert_eq!(
+        said(&all, &[]),
+        "announcing 0 of 1 containers; a: a@worker-1 is about to be put"
+    );
+    all.extend([
+        named("b", State::Paused, "web"),
+        named("c", State::Restarting, "web"),
+        named("d", State::Running, "/"),
+        named("e", State::Running, "/"),
+    ]);
+    let line = said(&all, &["a@worker-1"]);
+    let begins =
+        "announcing 1 of 5 containers; b is paused; c is restarting; d: label sidekick.service";
+    assert!(
+        line.starts_with(begins) && line.ends_with("; and 1 more"),
+        "{line}"
+    );
 }
 
 fn label_names() -> impl Strategy<Value = String> {

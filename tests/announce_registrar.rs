@@ -457,7 +457,11 @@ fn an_etcd_that_refuses_everything_has_all_keys_a_second_after_it_takes_them() {
     assert!(requests < 10, "{requests} requests");
     assert!(!desk.registrar.is_refused());
     let standings = desk.registrar.standings();
-    assert!(standings.values().all(|s| matches!(s, Standing::Announced(_))));
+    assert!(
+        standings
+            .values()
+            .all(|s| matches!(s, Standing::Announced(_)))
+    );
 }
 
 #[test]

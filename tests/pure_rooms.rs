@@ -23,6 +23,7 @@ const ROOMS: &[&str] = &[
     "agent/render.rs",
     "agent/status.rs",
     "agent/table.rs",
+    "announce/agenda.rs",
     "announce/claims.rs",
     "announce/container.rs",
     "announce/exchange.rs",

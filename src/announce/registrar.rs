@@ -247,7 +247,8 @@ impl Registrar {
     fn unread(&mut self) -> Vec<Key> {
         let slots = &self.slots;
         let open = |slot: &&Slot| slot.refused.is_none();
-        self.audit.retain(|key| slots.get(key).filter(open).is_some());
+        self.audit
+            .retain(|key| slots.get(key).filter(open).is_some());
         if self.audit.is_empty() {
             let unknown = slots.iter();
             let unknown = unknown.filter(|(_, slot)| open(slot) && slot.seen == Seen::Unknown);
@@ -328,7 +329,11 @@ impl Registrar {
 
     /// It had one of those that it used to refuse: perhaps it has the others too.
     fn relent(&mut self, key: &Key) {
-        if self.slots.get(key).is_some_and(|slot| slot.refused.is_some()) {
+        if self
+            .slots
+            .get(key)
+            .is_some_and(|slot| slot.refused.is_some())
+        {
             for slot in self.slots.values_mut() {
                 slot.refused = None;
             }

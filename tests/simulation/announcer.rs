@@ -6,7 +6,7 @@ use sidekick::announce::ownership::Holder;
 use sidekick::announce::registrar::{Registrar, Settings};
 use sidekick::clock::Moment;
 use sidekick::endpoint::{Endpoint, Key, Since};
-use std::collections::{BTreeSet, BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
