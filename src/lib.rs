@@ -37,11 +37,15 @@
 //! agent/           the job `sidekick agent`
 //!   mod.rs         wires the tasks, and goes through one pass after another
 //!   table.rs     P  what stands in etcd → services and instances; the quarantine
+//!   limits.rs    P  how much there may be, and who is left out
 //!   presence.rs  P  who counts as there: the hold, the fronts that outlast their instances
 //!   addresses.rs P  instances and the addresses of names → servers
 //!   layout.rs    P  who listens where → the model of what HAProxy is to be
 //!   bars.rs      P  who can't listen where, and when it is tried again
 //!   render.rs    P  model → haproxy.cfg
+//!   base.rs      P  what the operator has in a base file of his own
+//!   text.rs      P  a long text in pieces that texts share
+//!   beside.rs    P  two maps side by side
 //!   parse.rs     P  haproxy.cfg, if it is ours → what was served
 //!   diff.rs      P  fronts × what runs → commands for the socket
 //!   processes.rs P  what HAProxy's master says of its processes

@@ -5,13 +5,15 @@
 //! HAProxy's own answer agrees; until then it is gone through again. A front whose servers are the
 //! very ones that HAProxy agreed to before isn't looked at.
 
-use super::addresses::{Served, Servers};
+use super::addresses::{Directory, Servers};
 use super::bars::{Bars, Place};
+use super::beside::beside;
 use super::diff::{Running, agreeing, diff};
 use super::layout::{Bind, Model, Refusal, Rules, lay_out};
 use super::parse::{mark_of, parse};
 use super::proxy::{Happening, Proxy, Reload, Trouble, Worker};
-use super::render::{Frame, Renderer, Text, proxy_name, structure};
+use super::render::{Frame, Renderer, proxy_name, structure};
+use super::text::Text;
 use crate::clock::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -44,6 +46,7 @@ pub(super) struct Applier<P> {
     frame: Frame,
     rules: Rules,
     renderer: Renderer,
+    laid: Option<Laid>,
     known: Option<Known>,
     /// What it listens on, and the mark that goes with it; `None` if that can't be told.
     bound: Option<(String, BTreeMap<String, Bind>)>,
@@ -55,6 +58,17 @@ pub(super) struct Applier<P> {
     proven: Option<Text>,
     bars: Bars,
     last_reload: Option<Moment>,
+}
+
+/// Who listens where, with its mark, and what that followed from.
+#[derive(Debug)]
+struct Laid {
+    model: Model,
+    mark: String,
+    refusals: Vec<Refusal>,
+    /// The directory's; `None` if some have to wait.
+    shape: Option<u64>,
+    barred: BTreeMap<Place, String>,
 }
 
 /// The worker that was last seen.
@@ -75,6 +89,7 @@ impl<P: Proxy> Applier<P> {
             frame,
             rules,
             renderer: Renderer::default(),
+            laid: None,
             known: None,
             bound: None,
             file: file.map(Text::from),
@@ -116,20 +131,18 @@ impl<P: Proxy> Applier<P> {
     /// One pass.
     pub(super) async fn pass(
         &mut self,
-        services: &BTreeMap<String, Served>,
+        directory: &Directory,
         now: Moment,
     ) -> Result<Report, Trouble> {
         let worker = self.meet().await?;
-        let (model, mut report) = self.plan(services, now).await;
-        let mark = structure(&self.frame, &model);
-        let fits = worker
-            .as_ref()
-            .is_some_and(|w| w.mark.as_ref() == Some(&mark));
-        let result = if fits {
-            if self.bound.as_ref().is_none_or(|(bound, _)| *bound != mark) {
-                self.bound = Some((mark, owned(&model)));
+        let mut report = Report::default();
+        let laid = self.plan(directory, now, &mut report).await;
+        let (model, mark) = (&laid.model, &laid.mark);
+        let result = if worker.is_some_and(|worker| worker.mark.as_ref() == Some(mark)) {
+            if !self.has_bound(mark) {
+                self.bound = Some((mark.clone(), owned(model)));
             }
-            self.adjust(&model).await
+            self.adjust(model).await
         } else {
             let earliest = self.last_reload.map(|at| at + RELOAD_PAUSE);
             if let Some(earliest) = earliest.filter(|at| *at > now) {
@@ -138,7 +151,7 @@ impl<P: Proxy> Applier<P> {
             }
             self.last_reload = Some(now);
             report.reloaded = true;
-            self.restructure(&model, &mark, now).await
+            self.restructure(model, mark, now).await
         };
         // One that disagrees has said how; of any other nothing is known any more.
         if result
@@ -147,8 +160,9 @@ impl<P: Proxy> Applier<P> {
         {
             self.known = None;
         }
-        report.changes = result?;
         (report.fronts, report.servers) = (model.fronts.len(), model.servers());
+        self.laid = laid.shape.is_some().then_some(laid);
+        report.changes = result?;
         Ok(report)
     }
 
@@ -198,24 +212,53 @@ impl<P: Proxy> Applier<P> {
     }
 
     /// What HAProxy is to be after this pass.
-    async fn plan(&mut self, services: &BTreeMap<String, Served>, now: Moment) -> (Model, Report) {
-        let mut report = Report::default();
+    async fn plan(&mut self, directory: &Directory, now: Moment, report: &mut Report) -> Laid {
         loop {
             let barred = self.bars.active(now);
-            let (mut model, refusals) = lay_out(&self.rules, services, &barred);
-            report.refusals = refusals;
-            let new = self.unproven(&model);
+            let mut laid = self.lay_out(directory, barred);
+            let new = if self.has_bound(&laid.mark) {
+                Vec::new()
+            } else {
+                self.unproven(&laid.model)
+            };
             if self.bar_the_hopeless(&new, now).await {
                 continue;
             }
             for (service, _) in new.iter().skip(self.bars.daring()) {
-                drop(model.fronts.remove(service));
+                drop(laid.model.fronts.remove(service));
+                laid.shape = None;
+            }
+            if laid.shape.is_none() {
+                laid.mark = structure(&self.frame, &laid.model);
                 report.again = Some(now + RELOAD_PAUSE);
             }
             let next_try = self.bars.next_try(now);
             report.again = report.again.into_iter().chain(next_try).min();
-            return (model, report);
+            report.refusals.clone_from(&laid.refusals);
+            return laid;
         }
+    }
+
+    /// As last time, if nothing has changed but servers.
+    fn lay_out(&mut self, directory: &Directory, barred: BTreeMap<Place, String>) -> Laid {
+        let shape = Some(directory.shape());
+        let before = self.laid.take();
+        if let Some(mut laid) = before.filter(|it| it.shape == shape && it.barred == barred) {
+            laid.model.follow(directory.services());
+            return laid;
+        }
+        let (model, refusals) = lay_out(&self.rules, directory.services(), &barred);
+        Laid {
+            mark: structure(&self.frame, &model),
+            model,
+            refusals,
+            shape,
+            barred,
+        }
+    }
+
+    fn has_bound(&self, mark: &str) -> bool {
+        self.bound.as_ref().is_some_and(|(bound, _)| bound == mark)
     }
 
     /// Fronts that HAProxy hasn't got yet.
@@ -275,8 +318,8 @@ impl<P: Proxy> Applier<P> {
             return Ok(0);
         };
         let mut open: Vec<(&str, &Arc<Servers>)> = Vec::new();
-        for (service, front) in &model.fronts {
-            match agreed.get(service) {
+        for (service, front, servers) in beside(model.fronts.iter(), agreed.iter()) {
+            match servers {
                 Some(servers) if Arc::ptr_eq(servers, &front.servers) => continue,
                 Some(servers) => drop(running.insert(proxy_name(service), agreeing(servers))),
                 None => {}

@@ -25,9 +25,9 @@ pub struct Live {
 /// Forced or inherited maintenance, by whatever cause: FMAINT, IMAINT, CMAINT, RMAINT.
 const MAINTENANCE: u32 = 0x01 | 0x02 | 0x04 | 0x20;
 /// Forced drain.
-const DRAIN: u32 = 0x08;
+pub(super) const DRAIN: u32 = 0x08;
 /// The check is on.
-const CHECKED: u32 = 0x04;
+pub(super) const CHECKED: u32 = 0x04;
 
 /// All servers, by backend and name as HAProxy has them.
 pub type Running = BTreeMap<String, BTreeMap<String, Live>>;
@@ -263,114 +263,12 @@ fn change(server: &Server, live: Option<&Live>) -> Vec<Verb> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::super::layout::Model;
-    use super::super::render::tests::models;
+mod tests {
+    use super::super::fake::{HEADER, Servers, diff_all};
+    use super::super::judge::models;
+    use super::super::layout::{Front, Model};
     use super::*;
     use proptest::prelude::*;
-
-    /// Of all fronts.
-    pub(in crate::agent) fn diff_all(model: &Model, running: &Running) -> Vec<Command> {
-        let fronts = model.fronts.iter();
-        diff(
-            fronts.map(|(name, front)| (name.as_str(), &*front.servers)),
-            running,
-        )
-    }
-
-    const HEADER: &str = "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr srv_agent_addr srv_agent_port\n";
-
-    /// A HAProxy's servers, with as much of its rules as the commands depend on.
-    #[derive(Debug, Clone, Default)]
-    pub(in crate::agent) struct Servers(pub(in crate::agent) Running);
-
-    impl Servers {
-        /// One line at the socket.
-        pub(in crate::agent) fn command(&mut self, line: &str) -> Result<(), String> {
-            let words: Vec<_> = line.split(' ').collect();
-            let target = match words.as_slice() {
-                ["add" | "del" | "set", "server", target, ..] => target,
-                ["enable", "health" | "server", target] => target,
-                ["shutdown", "sessions", "server", target] => target,
-                ["wait", "100ms", "srv-removable", target] => target,
-                _ => return Err(format!("Unknown command: {line}")),
-            };
-            let (backend, name) = target.split_once('/').ok_or("no target")?;
-            let servers = self.0.get_mut(backend).ok_or("No such backend.")?;
-            let address = |ip: &str, port: &str| {
-                Some(SocketAddr::new(ip.parse().unwrap(), port.parse().unwrap()))
-            };
-            if let ["add", _, _, at, rest @ ..] = words.as_slice() {
-                if servers.contains_key(name) {
-                    return Err("Already exists a server with the same name in backend.".to_owned());
-                }
-                let weight = match rest.join(" ").strip_prefix(CHECK) {
-                    Some("") => 1,
-                    Some(" weight 0") => 0,
-                    _ => return Err("unknown keyword".to_owned()),
-                };
-                servers.insert(
-                    name.to_owned(),
-                    Live {
-                        address: at.parse().ok(),
-                        admin: 1,
-                        weight,
-                        check: 2,
-                    },
-                );
-                return Ok(());
-            }
-            let live = servers.get_mut(name).ok_or("No such server.")?;
-            match words.as_slice() {
-                ["del", ..] if live.admin & 1 == 0 => {
-                    return Err("Only servers in maintenance mode can be deleted.".to_owned());
-                }
-                ["del", ..] => drop(servers.remove(name)),
-                ["enable", "health", _] => live.check |= CHECKED,
-                ["enable", "server", _] | ["set", _, _, "state", "ready"] => live.admin = 0,
-                ["set", _, _, "state", "drain"] => live.admin |= DRAIN,
-                ["set", _, _, "state", "maint"] => live.admin = 1,
-                ["set", _, _, "weight", weight] => live.weight = weight.parse().unwrap(),
-                ["set", _, _, "addr", ip, "port", port] => live.address = address(ip, port),
-                ["set", _, _, "health", "up"] | ["shutdown", ..] | ["wait", ..] => {}
-                _ => return Err(format!("Unknown command: {line}")),
-            }
-            Ok(())
-        }
-
-        /// As HAProxy boots from the model's file.
-        pub(in crate::agent) fn boot(model: &Model) -> Self {
-            let fronts = model.fronts.iter().map(|(service, front)| {
-                let servers = front.servers.iter().map(|(name, server)| {
-                    let weight = u32::from(!server.draining);
-                    (
-                        proxy_name(name),
-                        Live {
-                            address: Some(server.address),
-                            admin: 0,
-                            weight,
-                            check: 6,
-                        },
-                    )
-                });
-                (proxy_name(service), servers.collect())
-            });
-            Self(fronts.collect())
-        }
-
-        /// `show servers state`.
-        pub(in crate::agent) fn state(&self) -> String {
-            let mut text = HEADER.to_owned();
-            for (backend, servers) in &self.0 {
-                for (name, live) in servers {
-                    let at = live.address.unwrap();
-                    let (admin, weight, check) = (live.admin, live.weight, live.check);
-                    text.push_str(&format!("2 {backend} 1 {name} {} 2 {admin} {weight} 1 0 1 0 3 {check} 0 0 0 - {} - 0 0 - - 0\n", at.ip(), at.port()));
-                }
-            }
-            text + "\n"
-        }
-    }
 
     #[test]
     fn a_real_reply_is_read() {
@@ -406,7 +304,7 @@ pub(super) mod tests {
         };
         let model = |name: &str| {
             let servers = BTreeMap::from([(name.to_owned(), server("10.0.0.1:80"))]);
-            let front = super::super::layout::Front {
+            let front = Front {
                 bind: ":80".parse().unwrap(),
                 servers: servers.into(),
             };

@@ -3,7 +3,8 @@
 use super::child::command;
 use super::master::alerts;
 use super::proxy::Trouble;
-use super::render::{OURS, Text};
+use super::render::OURS;
+use super::text::Text;
 use rustix::process::{Pid, setpriority_process};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};

@@ -1,6 +1,7 @@
 //! Who gets which address to listen on, and so what HAProxy is to be. Pure.
 
 use super::addresses::{Served, Servers};
+use super::beside::beside;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -196,6 +197,15 @@ impl Model {
         )
     }
 
+    /// Takes over the servers of the services that it was laid out for.
+    pub fn follow(&mut self, services: &BTreeMap<String, Served>) {
+        for (_, front, it) in beside(self.fronts.iter_mut(), services.iter()) {
+            if let Some(it) = it {
+                front.servers = it.servers.clone();
+            }
+        }
+    }
+
     /// How many instances there are.
     #[must_use]
     pub fn servers(&self) -> usize {
@@ -240,7 +250,14 @@ mod tests {
         barred: &BTreeMap<(String, Bind), String>,
     ) -> (String, Vec<String>) {
         let mut directory = Directory::default();
-        directory.update(wanted.iter().cloned(), &Addresses::default());
+        let wanted: BTreeMap<_, _> = wanted
+            .iter()
+            .map(|(n, w)| ((*n).to_owned(), w.clone()))
+            .collect();
+        directory.update(
+            wanted.iter().map(|(n, w)| (n, w.clone())),
+            &Addresses::default(),
+        );
         let (model, refusals) = lay_out(rules, directory.services(), barred);
         let fronts = model
             .fronts

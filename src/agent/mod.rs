@@ -7,12 +7,19 @@
 pub mod addresses;
 pub mod apply;
 mod bars;
+pub mod base;
+mod beside;
 mod child;
 pub mod diff;
 mod dry_run;
+#[cfg(test)]
+mod fake;
 mod file;
 mod haproxy;
+#[cfg(test)]
+mod judge;
 pub mod layout;
+pub mod limits;
 mod master;
 pub mod names;
 pub mod parse;
@@ -23,6 +30,7 @@ pub mod render;
 mod status;
 pub mod table;
 mod telling;
+pub mod text;
 
 pub use dry_run::dry_run;
 
@@ -59,6 +67,10 @@ const UPDATES_WAITING: usize = 1024;
 
 /// How long the first pass waits for etcd where there is nothing else to serve from.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// After etcd was first heard of, a pass waits so long for names to be looked up: a HAProxy that starts
+/// without its servers has to be told of them one by one, which takes 6 s for ten thousand.
+const NAMES: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether HAProxy is still the one that we know.
 const LOOK: Duration = Duration::from_secs(1);
@@ -278,6 +290,7 @@ impl Agent {
     }
 
     async fn pass(&mut self, time: Moment) {
+        self.report.again = None;
         let wanted = self.presence.wanted(time);
         let addresses = self.addresses.borrow_and_update();
         let other_hosts = self.directory.update(wanted, &addresses);
@@ -288,10 +301,22 @@ impl Agent {
         }
         let notes = self.presence.take_notes();
         self.telling.notes(notes, self.presence.hold_time());
-        match self.applier.pass(self.directory.services(), time).await {
+        // Each name that is found makes for another pass, and so does the end of the wait.
+        let until = self.heard.map(|heard| heard + NAMES);
+        if until.is_some_and(|until| until > time) && self.waits_for_names() {
+            self.report.again = until;
+            return;
+        }
+        match self.applier.pass(&self.directory, time).await {
             Ok(report) => self.passed(report),
             Err(trouble) => self.failed(&trouble),
         }
+    }
+
+    fn waits_for_names(&self) -> bool {
+        let addresses = self.addresses.borrow();
+        let mut hosts = self.directory.hosts();
+        hosts.any(|host| addresses.get(host).is_none())
     }
 
     fn passed(&mut self, report: Report) {

@@ -2,7 +2,7 @@
 
 use super::diff::{Command, Running, Unreadable};
 use super::layout::Bind;
-use super::render::Text;
+use super::text::Text;
 use std::collections::BTreeSet;
 
 /// The process that takes new connections now.

@@ -3,184 +3,15 @@
 
 use super::super::addresses::{Addresses, Directory};
 use super::super::bars::TRY_AGAIN;
-use super::super::diff::tests::{Servers as Live, diff_all};
-use super::super::diff::{Command, Verb, parse_state};
+use super::super::diff::{Command, parse_state};
+use super::super::fake::{Fake, World, diff_all, now_or_never};
+use super::super::judge::frame;
 use super::super::presence::Wanted;
 use super::super::render::render;
-use super::super::render::tests::{frame, tokenize_strictly};
 use super::super::table::Instance;
 use super::*;
 use crate::endpoint::Endpoint;
-use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::future::Future;
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
-
-/// Every future of the fake's is ready at once.
-fn now_or_never<T>(future: impl Future<Output = T>) -> T {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => value,
-        Poll::Pending => panic!("the fake never waits"),
-    }
-}
-
-#[derive(Debug, Default)]
-struct World {
-    rng: fastrand::Rng,
-    /// Of 100 calls so many fail.
-    failing: u8,
-    file: String,
-    /// pid, and what it was started from.
-    worker: Option<(u32, String)>,
-    servers: Live,
-    pids: u32,
-    reloads: u32,
-    failed_reloads: u32,
-    /// Ports that another process has.
-    busy: BTreeSet<u16>,
-    /// Whether `obstacle` sees them.
-    sees: bool,
-    /// Whether a failed reload says whose fault it was.
-    talks: bool,
-    removed: Vec<String>,
-    saving: Option<Text>,
-}
-
-impl World {
-    fn fails(&mut self) -> bool {
-        self.rng.u8(0..100) < self.failing
-    }
-
-    fn boot(&mut self) -> Result<(), String> {
-        let fronts = parse(&self.file).ok_or("no file of ours")?;
-        let model = Model {
-            stats: None,
-            fronts,
-        };
-        let blocked = model
-            .binds()
-            .find(|(_, bind)| self.busy.contains(&bind.port()));
-        if let Some((name, bind)) = blocked {
-            self.failed_reloads += 1;
-            return Err(format!(
-                "[ALERT] Binding [f:1] for proxy {name}: cannot bind socket (Address already in use) for [{bind}]"
-            ));
-        }
-        self.pids += 1;
-        self.worker = Some((self.pids, mark_of(&self.file).unwrap().to_owned()));
-        self.servers = Live::boot(&model);
-        Ok(())
-    }
-}
-
-struct Fake(RefCell<World>);
-
-impl Proxy for Fake {
-    async fn write(&mut self, text: &Text) -> Result<(), Trouble> {
-        let mut world = self.0.borrow_mut();
-        world.saving = None;
-        if world.fails() {
-            return Err(Trouble::File("no space left".to_owned()));
-        }
-        world.file = text.to_string();
-        tokenize_strictly(&world.file).unwrap();
-        Ok(())
-    }
-
-    fn save(&mut self, text: Text) {
-        self.0.get_mut().saving = Some(text);
-    }
-
-    async fn happens(&mut self) -> Happening {
-        let text = self
-            .0
-            .get_mut()
-            .saving
-            .take()
-            .expect("somebody waits for nothing");
-        let result = self.write(&text).await;
-        Happening::Saved(text, result)
-    }
-
-    async fn worker(&self) -> Result<Worker, Trouble> {
-        let mut world = self.0.borrow_mut();
-        if world.fails() {
-            return Err(Trouble::Down("no answer".to_owned()));
-        }
-        let (pid, mark) = world
-            .worker
-            .clone()
-            .ok_or_else(|| Trouble::Down("nobody".to_owned()))?;
-        Ok(Worker {
-            pid,
-            mark: Some(mark),
-            can_wait: false,
-        })
-    }
-
-    async fn state(
-        &self,
-        _: &Worker,
-        backends: Option<&BTreeSet<String>>,
-    ) -> Result<Running, Trouble> {
-        let mut world = self.0.borrow_mut();
-        let text = world.servers.state();
-        let cut = if world.fails() {
-            world.rng.usize(0..text.len())
-        } else {
-            text.len()
-        };
-        let mut running = parse_state(&text[..cut])?;
-        running.retain(|name, _| backends.is_none_or(|wanted| wanted.contains(name)));
-        Ok(running)
-    }
-
-    async fn tell(&self, _: &Worker, commands: &[Command]) -> Result<String, Trouble> {
-        let mut world = self.0.borrow_mut();
-        for command in commands {
-            if command.verb == Verb::Remove {
-                world.removed.push(command.target.clone());
-            }
-            for line in command.lines(false) {
-                if world.fails() {
-                    return Err(Trouble::Down("cut off".to_owned()));
-                }
-                // One line in so many is lost without a word.
-                if !world.fails() {
-                    let _ = world.servers.command(&line);
-                }
-            }
-        }
-        Ok(String::new())
-    }
-
-    async fn start(&mut self) -> Result<Reload, Trouble> {
-        // Perhaps it was just slow to answer.
-        if self.0.borrow().worker.is_some() {
-            return Err(Trouble::Down("busy".to_owned()));
-        }
-        self.reload().await
-    }
-
-    async fn reload(&mut self) -> Result<Reload, Trouble> {
-        let mut world = self.0.borrow_mut();
-        world.reloads += 1;
-        if world.fails() {
-            return Err(Trouble::Down("no answer to reload".to_owned()));
-        }
-        let talks = world.talks;
-        Ok(match world.boot() {
-            Ok(()) => Reload::Done,
-            Err(log) => Reload::Failed(if talks { log } else { String::new() }),
-        })
-    }
-
-    async fn obstacle(&self, bind: Bind) -> Option<String> {
-        let world = self.0.borrow();
-        (world.sees && world.busy.contains(&bind.port())).then(|| "in use".to_owned())
-    }
-}
 
 struct Scene {
     applier: Applier<Fake>,
@@ -196,7 +27,7 @@ impl Scene {
             rng: fastrand::Rng::with_seed(seed),
             ..World::default()
         };
-        let applier = Applier::new(Fake(RefCell::new(world)), frame(), Rules::default(), None);
+        let applier = Applier::new(Fake(world.into()), frame(), Rules::default(), None);
         Self {
             applier,
             wanted: BTreeMap::new(),
@@ -238,9 +69,9 @@ impl Scene {
         self.wanted.get_mut(service).unwrap().instances = Arc::default();
     }
 
-    fn list(&self) -> impl Iterator<Item = (&str, Wanted)> {
+    fn list(&self) -> impl Iterator<Item = (&String, Wanted)> {
         let wanted = self.wanted.iter();
-        wanted.map(|(service, wanted)| (service.as_str(), wanted.clone()))
+        wanted.map(|(service, wanted)| (service, wanted.clone()))
     }
 
     /// What HAProxy is to be, worked out by nobody who remembers anything.
@@ -253,9 +84,9 @@ impl Scene {
     /// A pass at this very moment.
     fn pass_now(&mut self) -> Result<Report, Trouble> {
         let wanted = self.wanted.iter();
-        let wanted = wanted.map(|(service, wanted)| (service.as_str(), wanted.clone()));
+        let wanted = wanted.map(|(service, wanted)| (service, wanted.clone()));
         self.directory.update(wanted, &self.addresses);
-        now_or_never(self.applier.pass(self.directory.services(), self.now))
+        now_or_never(self.applier.pass(&self.directory, self.now))
     }
 
     fn pass(&mut self) -> Result<Report, Trouble> {

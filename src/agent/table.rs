@@ -3,18 +3,11 @@
 //! Everything in here is untrusted input. What is no endpoint is quarantined: counted, told once,
 //! and never seen again by any other room.
 
+use super::limits::surplus;
 use crate::endpoint::{Endpoint, Host, Key, KeyError, Status, ValueError};
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::sync::Arc;
-
-/// The most instances of one service. `balance roundrobin` takes 4095 servers a backend
-/// (HAProxy's configuration manual, "balance").
-pub const MAX_INSTANCES: usize = 4_095;
-/// The most services: each is a listener, a port, and a reload when it comes.
-pub const MAX_SERVICES: usize = 4_096;
-/// The most instances in all: each is a server with a check of its own every 2 s.
-pub const MAX_IN_ALL: usize = 32_768;
 
 /// What HAProxy needs to know of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +91,7 @@ pub struct Table {
     fitting: Services,
     quarantine: BTreeMap<Vec<u8>, Fault>,
     /// Those that there was no room for when last looked.
-    surplus: BTreeMap<(String, String), Fault>,
+    surplus: BTreeMap<(String, String), &'static str>,
     untold: Vec<Junk>,
 }
 
@@ -154,20 +147,20 @@ impl Table {
 
     /// Everything that is good, within the limits.
     pub fn services(&mut self) -> &Services {
-        let surplus = self.surplus();
+        let surplus = surplus(&self.good);
         let told = std::mem::replace(&mut self.surplus, surplus);
         if self.surplus.is_empty() {
             self.fitting.clear();
             return &self.good;
         }
         let mut fitting = self.good.clone();
-        for (place, fault) in &self.surplus {
+        for (place, why) in &self.surplus {
             remove(&mut fitting, &place.0, &place.1);
-            if told.get(place) != Some(fault) {
+            if told.get(place) != Some(why) {
                 let key = format!("{}/{}/{}", self.prefix, place.0, place.1);
                 self.untold.push(Junk {
                     key,
-                    fault: fault.clone(),
+                    fault: Fault::Full(why),
                 });
             }
         }
@@ -223,41 +216,6 @@ impl Table {
         }
         self.quarantine.insert(key.to_vec(), fault);
     }
-
-    /// Those that there is no room for: the latest comers. So a flood doesn't push anybody out.
-    fn surplus(&self) -> BTreeMap<(String, String), Fault> {
-        let sizes = || self.good.values().map(|instances| instances.len());
-        let fits = self.good.len() <= MAX_SERVICES
-            && sizes().sum::<usize>() <= MAX_IN_ALL
-            && sizes().all(|size| size <= MAX_INSTANCES);
-        if fits {
-            return BTreeMap::new();
-        }
-        let all = self.good.iter().flat_map(|(service, instances)| {
-            let places = instances.iter();
-            places.map(move |(name, it)| (it.create_revision, service, name))
-        });
-        let mut order: Vec<_> = all.collect();
-        order.sort_unstable();
-        let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
-        let (mut all, mut surplus) = (0, BTreeMap::new());
-        for (_, service, name) in order {
-            let size = sizes.get(service.as_str()).copied();
-            let full = if all >= MAX_IN_ALL {
-                "too many instances in all"
-            } else if size.is_none() && sizes.len() >= MAX_SERVICES {
-                "too many services"
-            } else if size.unwrap_or_default() >= MAX_INSTANCES {
-                "too many instances of this service"
-            } else {
-                all += 1;
-                *sizes.entry(service).or_default() += 1;
-                continue;
-            };
-            surplus.insert((service.clone(), name.clone()), Fault::Full(full));
-        }
-        surplus
-    }
 }
 
 /// A service without any instance is none.
@@ -297,6 +255,7 @@ fn printable(key: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::limits::{MAX_IN_ALL, MAX_INSTANCES, MAX_SERVICES};
     use super::*;
     use proptest::prelude::*;
 

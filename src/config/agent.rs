@@ -2,8 +2,8 @@
 
 use super::etcd::etcd;
 use super::{Checked, duration, given, prefix, wrong};
+use crate::agent::base::sections;
 use crate::agent::layout::{self, Bind};
-use crate::agent::parse::sections;
 use crate::agent::presence;
 use crate::agent::render::BASE;
 use crate::cli::{AgentArgs, DEFAULT_FORGET, DEFAULT_HOLD};
