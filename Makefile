@@ -41,9 +41,9 @@ chaos: cargo ## everything real, and everything wrong by a seed, for MINUTES=3; 
 	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli haproxy
 	SEED=$(SEED) MINUTES=$(MINUTES) $(cargo_as_root) test --locked --features real --test chaos
 
-bench: cargo ## the numbers, beside what sidekick replaces and the floor (BENCH=announce or agent: one of them)
+bench: cargo ## the numbers, beside what sidekick replaces and the floor (BENCH=announce, all or agent: one of them)
 	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli haproxy
-	$(cargo_as_root) bench --locked --features real $(if $(BENCH),--bench $(BENCH),--bench announce --bench agent)
+	$(cargo_as_root) bench --locked --features real $(if $(BENCH),--bench $(BENCH),--bench announce --bench all --bench agent)
 
 check: cargo ## formatting, and clippy with warnings denied
 	@scripts/install cc protoc

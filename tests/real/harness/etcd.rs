@@ -5,6 +5,8 @@ use std::ops::Deref;
 use std::path::PathBuf;
 
 use etcd_client::{Permission, PermissionType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::authority::Authority;
 use super::patience::{eventually, secs};
@@ -83,6 +85,25 @@ impl Etcd {
     /// The URL that clients dial.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// How many messages of a gRPC method it has received so far, by its own count: `Txn`,
+    /// `LeaseKeepAlive`.
+    pub async fn asked(&self, method: &str) -> u64 {
+        let address = self.url.trim_start_matches("http://");
+        let mut stream = TcpStream::connect(address).await.expect("etcd listens");
+        let request = b"GET /metrics HTTP/1.0\r\n\r\n";
+        stream.write_all(request).await.expect("etcd listens");
+        let mut text = String::new();
+        let read = stream.read_to_string(&mut text).await;
+        read.expect("etcd tells its metrics");
+        let method = format!("grpc_method=\"{method}\"");
+        let counts = text.lines().filter(|line| {
+            line.starts_with("grpc_server_msg_received_total{") && line.contains(&method)
+        });
+        counts
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+            .sum()
     }
 
     /// Starts it, for the first time or again with the same data on the same ports, and waits until it answers.
