@@ -3,7 +3,7 @@
 use crate::excuses::{Excuses, REACTION};
 use crate::record::{Event, Life, Put, Record, Turn};
 use crate::spans::{Ms, Span, Spans};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the record says.
 #[derive(Debug, Default)]
@@ -432,16 +432,22 @@ impl Checker<'_> {
             });
             let port = self.record.ports[cut.container].to_string();
             let prefix = format!("{}/", cut.service);
-            // By more than one key perhaps; which of them the connection came by isn't known.
-            let servers = |table: &BTreeMap<String, String>| -> Vec<String> {
-                let names = table.iter();
-                let names = names.filter(|(name, at)| name.starts_with(&prefix) && **at == port);
-                names.map(|(name, _)| name.clone()).collect()
-            };
+            // Any server that led there then; a server that moved takes its old connections along
+            // when it goes.
+            let then = self.tables(Span::new(cut.opened - MEMORY, cut.opened));
+            let led_there =
+                |(name, at): &(&String, &String)| name.starts_with(&prefix) && **at == port;
+            let servers: BTreeSet<&String> = then
+                .iter()
+                .flat_map(|table| table.iter().filter(led_there).map(|(name, _)| name))
+                .collect();
             let tables = self.tables(past);
-            let steady = tables
-                .windows(2)
-                .all(|pair| servers(&pair[0]) == servers(&pair[1]));
+            let unchanged = |name: &&String| {
+                tables
+                    .windows(2)
+                    .all(|p| p[0].get(*name) == p[1].get(*name))
+            };
+            let steady = servers.iter().all(unchanged);
             self.number("client connections that broke, for a reason or not", 0);
             let excused = haproxy
                 .or(&self.excuses.stalls())

@@ -98,6 +98,7 @@ impl History {
 
     fn cut(mut self, at: Ms) -> History {
         self.0.cuts.push(Cut {
+            opened: 10_000,
             span: Span::new(at - 200, at),
             service: "redis".to_owned(),
             container: 0,
@@ -304,6 +305,23 @@ fn a_connection_is_cut_for_a_reason_of_its_own() {
         .turns(0, 29_800, None)
         .deletes(29_850)
         .cut(30_000)
+        .keeps_all();
+}
+
+/// Found by `SEED=4`: a server that moved away keeps the connections that it has, until it goes.
+#[test]
+fn a_connection_that_stayed_where_its_server_was_goes_with_the_server() {
+    let moved = || {
+        quiet()
+            .turns(1, 15_000, Some(LATE))
+            .puts(15_050, 1, LATE, 2)
+    };
+    moved().cut(50_000).breaks(7);
+    moved()
+        .turns(1, 49_900, None)
+        .deletes(49_950)
+        .puts(49_960, 0, EARLY, 1)
+        .cut(50_000)
         .keeps_all();
 }
 

@@ -147,6 +147,8 @@ pub struct Sample {
 /// A client's connection that broke.
 #[derive(Clone, Debug)]
 pub struct Cut {
+    /// When it was made.
+    pub opened: Ms,
     /// When that was noticed; it broke at most this many milliseconds earlier.
     pub span: Span,
     /// The service that was dialled.

@@ -212,7 +212,8 @@ pub async fn client(seen: Seen, service: &'static str, port: u16) {
     loop {
         let dialled = timeout(Duration::from_secs(2), dial(port)).await;
         if let Ok(Some((mut stream, container))) = dialled {
-            let mut well = seen.now();
+            let opened = seen.now();
+            let mut well = opened;
             while timeout(Duration::from_secs(3), ping(&mut stream)).await == Ok(Some(())) {
                 well = seen.now();
                 seen.with(|seen| seen.answers += 1);
@@ -222,6 +223,7 @@ pub async fn client(seen: Seen, service: &'static str, port: u16) {
             let service = service.to_owned();
             seen.with(|seen| {
                 seen.cuts.push(Cut {
+                    opened,
                     span,
                     service,
                     container,
