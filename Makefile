@@ -1,6 +1,8 @@
 # `make help` lists what there is to do here. What is missing is installed by apt (scripts/install).
 SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= target
+CASES ?= 1000000
+SEED ?= 2
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
 sidekick := $(CARGO_TARGET_DIR)/release/sidekick
 worker := $(CARGO_TARGET_DIR)/release/worker
@@ -8,7 +10,7 @@ worker := $(CARGO_TARGET_DIR)/release/worker
 # The tests with real parts start Docker Engines, which takes root: cargo runs the tests, and only those, with sudo.
 cargo_as_root := cargo $(if $(filter-out 0,$(shell id -u)),--config 'target."cfg(unix)".runner="sudo --preserve-env"')
 
-.PHONY: build demo test check units image systemd bench clean help cargo
+.PHONY: build demo test check deny fuzz units image systemd bench clean help cargo
 .NOTPARALLEL:
 
 build: cargo ## the release binary, target/release/sidekick
@@ -37,6 +39,14 @@ check: cargo ## formatting, and clippy with warnings denied
 	@scripts/install cc protoc
 	cargo fmt --check
 	cargo clippy --locked --all-targets --all-features -- -D warnings
+
+deny: cargo ## cargo-deny: licences, duplicates, sources, advisories; what is missing of it takes minutes to build
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny check
+
+fuzz: cargo ## the decoders, for long: CASES=1000000 changes of each corpus, others with SEED=2
+	@scripts/install cc protoc
+	SIDEKICK_FUZZ_CASES=$(CASES) SIDEKICK_FUZZ_SEED=$(SEED) cargo test --locked --release --lib --test fuzz fuzz -- --nocapture
 
 units: ## the shipped units: systemd-analyze verify and security
 	@scripts/install systemd-analyze

@@ -7,6 +7,8 @@ use super::file::ConfigFile;
 use super::layout::{Bind, sockets};
 use super::master::{Master, RELOAD};
 use super::render::MARK;
+use crate::backoff::Outage;
+use crate::clock::now;
 use crate::systemd::Pulse;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -36,6 +38,8 @@ pub(super) struct Haproxy {
     /// Whether it is ours to start and to stop.
     ours: bool,
     child: Option<Child>,
+    /// Its ends, as far as the log is concerned: one that crashes crashes every two seconds.
+    ends: Outage,
     /// Master, worker, and what the worker was started from: that never changes.
     mark: RefCell<Option<(u32, u32, Option<String>)>>,
     saving: Option<Saving>,
@@ -49,13 +53,14 @@ type Saving = (String, JoinHandle<Result<(), Trouble>>);
 
 impl Haproxy {
     /// `ours`: to be supervised. Starts nothing yet.
-    pub(super) const fn new(file: ConfigFile, socket: PathBuf, ours: bool, pulse: Pulse) -> Self {
+    pub(super) fn new(file: ConfigFile, socket: PathBuf, ours: bool, pulse: Pulse) -> Self {
         let master = Master::new(socket);
         Self {
             file,
             master,
             ours,
             child: None,
+            ends: Outage::default(),
             mark: RefCell::new(None),
             saving: None,
             next: None,
@@ -87,6 +92,13 @@ impl Haproxy {
             while Instant::now() < end && self.master.processes().await.is_ok() {
                 sleep(Duration::from_millis(20)).await;
             }
+        }
+    }
+
+    fn ended(&mut self, status: &str) {
+        self.child = None;
+        if let Some(notice) = self.ends.failed(now()) {
+            warn!("HAProxy ended ({status}; {} times)", notice.failures);
         }
     }
 
@@ -132,8 +144,7 @@ impl Proxy for Haproxy {
         // Cancel-safe, both: a child can be waited for again, and so can a task by reference.
         tokio::select! {
             status = ended(&mut self.child) => {
-                warn!("HAProxy ended ({status})");
-                self.child = None;
+                self.ended(&status);
                 Happening::Died
             }
             (text, result) = done(&mut self.saving) => {
@@ -203,11 +214,10 @@ impl Proxy for Haproxy {
             )));
         }
         if let Some(child) = &mut self.child {
-            match child.ended() {
-                None => return Err(Trouble::Down("it is there, but doesn't answer".to_owned())),
-                Some(status) => warn!("HAProxy ended ({status})"),
-            }
-            self.child = None;
+            let Some(status) = child.ended() else {
+                return Err(Trouble::Down("it is there, but doesn't answer".to_owned()));
+            };
+            self.ended(&status.to_string());
         }
         let mut child = Child::start(&self.file.binary, &self.file.path, self.master.socket())?;
         let end = Instant::now() + RELOAD;
@@ -223,7 +233,9 @@ impl Proxy for Haproxy {
                 }));
             }
             if self.master.processes().await.is_ok() {
-                info!("HAProxy runs");
+                if self.ends.since().is_none() || self.ends.recovered(now()).is_some() {
+                    info!("HAProxy runs");
+                }
                 child.complaints();
                 self.child = Some(child);
                 return Ok(Reload::Done);

@@ -409,15 +409,17 @@ impl Agent {
                 report.fronts, report.servers, report.changes
             );
         }
-        if self.trouble.backoff.failures() > USUAL_TRIES
-            && let Some(notice) = self.trouble.outage.recovered(now())
+        let tries = self.trouble.backoff.failures();
+        self.trouble.backoff.reset();
+        self.trouble.next = None;
+        if let Some(notice) = self.trouble.outage.recovered(now())
+            && tries > USUAL_TRIES
         {
             info!(
                 "HAProxy is as it should be again, after {} s",
                 notice.lasted.as_secs()
             );
         }
-        self.trouble = Trying::default();
         for refusal in &report.refusals {
             if self.told.insert(refusal.clone()) {
                 error!(service = refusal.service, "refused: {}", refusal.why);

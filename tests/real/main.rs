@@ -22,6 +22,7 @@ mod lifecycle;
 mod login;
 mod members;
 mod ownership;
+mod privilege;
 mod shutdown;
 mod steady;
 mod systemd;

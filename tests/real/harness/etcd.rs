@@ -5,6 +5,8 @@ use std::ops::Deref;
 use std::path::PathBuf;
 
 use etcd_client::{Permission, PermissionType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::authority::Authority;
 use super::patience::{eventually, secs};
@@ -83,6 +85,32 @@ impl Etcd {
     /// The URL that clients dial.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// How many calls it has refused for want of a permission, by its own count.
+    pub async fn denials(&self) -> f64 {
+        let metrics = self.metrics().await;
+        let denied = metrics.lines().filter(|line| {
+            line.starts_with("grpc_server_handled_total") && line.contains("PermissionDenied")
+        });
+        let counts = denied.map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<f64>().ok()));
+        counts
+            .map(|count| count.expect("a metric is a number"))
+            .sum()
+    }
+
+    async fn metrics(&self) -> String {
+        let address = self.url.trim_start_matches("http://");
+        let ask = async {
+            let mut stream = TcpStream::connect(address).await?;
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            std::io::Result::Ok(answer)
+        };
+        let answer = ask.await.expect("etcd tells its metrics");
+        assert!(answer.contains("grpc_server_handled_total"), "{answer}");
+        answer
     }
 
     /// Starts it, for the first time or again with the same data on the same ports, and waits until it answers.
