@@ -4,9 +4,16 @@
 #   docker run --network host --volume /var/run/docker.sock:/var/run/docker.sock \
 #       sidekick announce redis1 --key /services/redis/redis@1 --host "$(hostname)"
 #
-# Where no registry is reachable, BUILDER names an image that is there already. It needs cargo (1.88 or later), a C
-# compiler with glibc 2.34 or later, and protoc with its .proto files; or apt to install the latter with.
+# The agent with its HAProxy:
+#
+#   docker build --target agent --tag sidekick-agent .
+#   docker run -p 80:80 --name discovery-agent sidekick-agent --bind redis=:80 --etcd-endpoints http://10.0.0.11:2379
+#
+# Where no registry is reachable, BUILDER and AGENT_BASE name images that are there already. BUILDER needs cargo (1.88
+# or later), a C compiler with glibc 2.34 or later, and protoc with its .proto files; AGENT_BASE needs haproxy (2.6 or
+# later, in /usr/sbin or /usr/local/sbin) and a user of that name. Or both have apt, to install what is missing with.
 ARG BUILDER=rust:1-bookworm
+ARG AGENT_BASE=debian:bookworm-slim
 FROM ${BUILDER} AS build
 RUN command -v protoc >/dev/null || { \
         apt-get update && apt-get install --yes --no-install-recommends protobuf-compiler libprotobuf-dev; }
@@ -24,6 +31,21 @@ RUN target=$(rustc -vV | sed -n 's/^host: //p') && \
     echo 'hosts: files dns' >/image/etc/nsswitch.conf && \
     if ldd /image/sidekick | grep '=>'; then echo 'not static' >&2; exit 1; fi
 
-FROM scratch
+FROM ${AGENT_BASE} AS agent
+USER root
+RUN PATH=$PATH:/usr/sbin:/usr/local/sbin; command -v haproxy >/dev/null || { \
+        apt-get update && apt-get install --yes --no-install-recommends haproxy && rm -rf /var/lib/apt/lists/*; }
+# The last configuration lies there, and with it HAProxy starts where etcd doesn't answer: a volume outlasts the container.
+# For any user: a tmpfs in its place has this mode, and is root's.
+RUN mkdir --mode=1777 /var/lib/sidekick
+COPY --from=build /image/sidekick /usr/local/bin/
+COPY --from=build /image/etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
+# Docker lets everybody in a container listen below 1024 (20.10 and later), so nothing here needs root.
+USER haproxy
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/usr/local/bin/sidekick", "agent"]
+
+# The last one, and so what is built if nothing is said.
+FROM scratch AS sidekick
 COPY --from=build /image/ /
 ENTRYPOINT ["/sidekick"]

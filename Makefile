@@ -9,31 +9,38 @@ worker := $(CARGO_TARGET_DIR)/release/worker
 
 # The tests with real parts start Docker Engines, which takes root: cargo runs the tests, and only those, with sudo.
 cargo_as_root := cargo $(if $(filter-out 0,$(shell id -u)),--config 'target."cfg(unix)".runner="sudo --preserve-env"')
+as_root := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env)
 
-.PHONY: build demo test check deny fuzz units image systemd bench clean help cargo
+# Run by itself: cargo would not wait for its end after a Ctrl-C.
+cluster_program = $(as_root) "$$(cargo test --locked --features cluster --test cluster --no-run \
+	--message-format=json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\/cluster-[^"]*\)".*/\1/p')"
+
+.PHONY: build demo test check deny fuzz units image cluster cluster-test bench clean help cargo
 .NOTPARALLEL:
 
 build: cargo ## the release binary, target/release/sidekick
 	@scripts/install cc protoc
 	@cargo build --release --locked
 
-# rustc alone: with cargo the tests' dependencies would be built too.
-$(worker): examples/worker.rs | build
-	@rustc --edition 2024 -O -o $@ $<
+# rustc alone: with cargo the tests' dependencies would be built too. Static: the cluster's machines have a libc of theirs.
+$(worker): examples/worker.rs | cargo
+	@scripts/install cc
+	@mkdir -p $(@D)
+	@rustc --edition 2024 -O -C target-feature=+crt-static -o $@ $<
 
 demo: build $(worker) ## the whole loop on real parts, one Redis killed; until Ctrl-C, or for DEMO_SECONDS=N
 	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat
 	@exec demo/demo.sh $(sidekick) $(worker)
 
-test: check units build $(worker) ## everything that .ci/run runs: needs root or sudo, 10 to 15 minutes on 2 cores
+test: check units build $(worker) ## everything that .ci/run runs: needs root or sudo, 15 to 20 minutes on 2 cores
 	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat
 	SIDEKICK_SIM_SEEDS=3000 RUST_TEST_THREADS=8 $(cargo_as_root) test --locked --features real
 	DEMO_SECONDS=0 demo/demo.sh $(sidekick) $(worker)
-	@$(MAKE) --no-print-directory systemd image
+	@$(MAKE) --no-print-directory cluster-test image
 
-bench: cargo ## the numbers: sidekick beside the shell loop and the floor; asserts nothing
-	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli
-	$(cargo_as_root) bench --locked --features real --bench announce
+bench: cargo ## the numbers, beside what sidekick replaces and the floor (BENCH=announce or agent: one of them)
+	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli haproxy
+	$(cargo_as_root) bench --locked --features real $(if $(BENCH),--bench $(BENCH),--bench announce --bench agent)
 
 check: cargo ## formatting, and clippy with warnings denied
 	@scripts/install cc protoc
@@ -52,20 +59,24 @@ units: ## the shipped units: systemd-analyze verify and security
 	@scripts/install systemd-analyze
 	tests/units.sh
 
-systemd: build ## the shipped units under a real systemd, in a machine in a container
+cluster: build $(worker) ## three etcd machines, two workers, one with HAProxy; until Ctrl-C, or for CLUSTER_SECONDS=N; DEBIAN=13
 	@scripts/install docker dockerd ip debootstrap redis-server redis-cli
-	tests/systemd.sh $(sidekick)
+	@exec $(cluster_program) $(sidekick) $(worker) --stay
 
-image: cargo ## the Dockerfile: built offline, run, looked at
+cluster-test: build $(worker) ## what becomes of the key when machines, members and processes of that cluster fail
+	@scripts/install docker dockerd ip debootstrap redis-server redis-cli
+	@exec $(cluster_program) $(sidekick) $(worker)
+
+image: cargo $(worker) ## the Dockerfile: built offline, run, looked at
 	@scripts/install docker dockerd ip debootstrap etcd etcdctl redis-server redis-cli
-	tests/image.sh
+	tests/image.sh $(worker)
 
 clean: ## target/, and the Debian root file systems that the tests keep in ~/.cache/sidekick
 	cargo clean
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/sidekick"
 
 help:
-	@sed -nE 's/^([a-z]+):[^#]*## /\1\t/p' Makefile | expand -t 10
+	@sed -nE 's/^([a-z-]+):[^#]*## /\1\t/p' Makefile | expand -t 14
 
 cargo:
 	@command -v cargo >/dev/null || { echo "no cargo here; this gets it: curl --proto '=https' -sSf https://sh.rustup.rs | sh" >&2; exit 1; }

@@ -69,7 +69,8 @@ use_engine() {
     # sidekick knows DOCKER_HOST, not docker's contexts: what the context says goes into it. On another machine's engine
     # the containers would be there, and what is announced here would lead nowhere.
     local host=${DOCKER_HOST:-$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null || true)}
-    if [[ $host == @(unix://|tcp://127.0.0.1:|tcp://localhost:)* && ! ${DOCKER_TLS_VERIFY:-} ]] && timeout 10 docker version >/dev/null 2>&1; then
+    if [[ $host == @(unix://|tcp://127.0.0.1:|tcp://localhost:)* && ! ${DOCKER_TLS_VERIFY:-} ]] &&
+        timeout 10 docker version >/dev/null 2>&1; then
         export DOCKER_HOST=$host
         say 'Docker Engine' "$(docker version --format '{{.Server.Version}}'), the one running at $DOCKER_HOST"
     else
@@ -177,9 +178,9 @@ announce() {
 
 # start_agent SERVICE SERVERS: until HAProxy has these. Its ports are on loopback, its files in a directory of their own.
 start_agent() {
-    local started=$EPOCHREALTIME stats
-    front=127.0.0.1:$(free_port) stats=127.0.0.1:$(free_port)
-    stats_page=http://$stats/
+    local started=$EPOCHREALTIME port
+    port=$(two_free_ports)
+    front=127.0.0.1:$port stats=127.0.0.1:$((port + 1))
     mkdir -m 700 "$stage/haproxy"
     command_line "sidekick agent --bind $1=$front"
     run agent "$sidekick" agent --bind "$1=$front" --stats "$stats" --etcd-endpoints "$ETCDCTL_ENDPOINTS" \
@@ -192,14 +193,18 @@ start_agent() {
     timing 'HAProxy has both' "$(milliseconds "$started" "$at")" "after the agent's start"
 }
 
-# Below the range from which the kernel itself gives ports away.
-free_port() {
+# The first of two in a row that nobody listens on, below the range from which the kernel itself gives ports away.
+two_free_ports() {
     local port
     for _ in {1..100}; do
         port=$((RANDOM % 10000 + 20000))
-        (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
+        answers "$port" || answers $((port + 1)) || break
     done
     echo "$port"
+}
+
+answers() {
+    (: <>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
 }
 
 start_worker() {
@@ -267,7 +272,7 @@ All of it runs on$([[ $seconds == infinity ]] && echo ' until Ctrl-C' || echo " 
   $sidekick list --watch --etcd-endpoints $ETCDCTL_ENDPOINTS
   docker --host $DOCKER_HOST kill $container        # and: start, pause, unpause, stop, rm -f
   tail -f $stage/worker.log        # and: agent.log, sidekick-redis@1.log
-  $stats_page        # HAProxy's statistics
+  http://$stats/        # HAProxy's statistics
 END
     trap 'exit 0' INT # from here on the way to end it, and no failure
     launch stay sleep "$seconds"

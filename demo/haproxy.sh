@@ -36,10 +36,11 @@ haproxy_watch_ends() {
 }
 
 haproxy_expect() {
-    local deadline=$((SECONDS + EVENT_SECONDS))
+    local deadline=$((SECONDS + EVENT_SECONDS)) stamp gap now
     until [[ $haproxy_servers == "$1" ]]; do
         ((SECONDS < deadline)) || give_up "HAProxy has the servers ${haproxy_servers:-(none)}, not $1" "$stage/agent.log"
-        read -r -t 1 -u "$servers" at every haproxy_servers || true
+        read -r -t 1 -u "$servers" stamp gap now || continue
+        at=$stamp every=$gap haproxy_servers=$now
     done
 }
 

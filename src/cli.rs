@@ -11,6 +11,13 @@ pub const DEFAULT_ENDPOINTS: &str = "http://127.0.0.1:2379";
 /// Where Docker listens if nothing is said; docker's own default.
 pub const DEFAULT_DOCKER_HOST: &str = "unix:///var/run/docker.sock";
 
+/// Below which keys services are looked for if nothing is said.
+pub const DEFAULT_PREFIX: &str = "/services";
+/// How long a crowd that left is kept if nothing is said.
+pub const DEFAULT_HOLD: &str = "30s";
+/// How long a service without any instance is remembered if nothing is said.
+pub const DEFAULT_FORGET: &str = "1h";
+
 /// Keeps a Docker container's etcd key true while the container is up, and not a moment longer.
 ///
 /// Every option has an environment variable: etcd's are etcdctl's own, Docker's are Docker's.
@@ -102,7 +109,7 @@ pub struct ExplainArgs {
     pub key: Option<String>,
 
     /// Where keys are looked for if no key is given
-    #[arg(long, env = "SIDEKICK_PREFIX", default_value = "/services")]
+    #[arg(long, env = "SIDEKICK_PREFIX", default_value = DEFAULT_PREFIX)]
     pub prefix: String,
 
     /// How etcd is reached.
@@ -118,7 +125,7 @@ pub struct ExplainArgs {
 #[derive(Debug, Args)]
 pub struct AgentArgs {
     /// Where services are looked for: PREFIX/SERVICE/INSTANCE
-    #[arg(long, env = "SIDEKICK_PREFIX", default_value = "/services")]
+    #[arg(long, env = "SIDEKICK_PREFIX", default_value = DEFAULT_PREFIX)]
     pub prefix: String,
 
     /// Where clients dial a service, like redis=:80 or redis=127.0.0.1:80; repeatable [default: the
@@ -157,7 +164,7 @@ pub struct AgentArgs {
     #[arg(
         long,
         env = "SIDEKICK_HOLD",
-        default_value = "30s",
+        default_value = DEFAULT_HOLD,
         value_name = "DURATION"
     )]
     pub hold: String,
@@ -166,7 +173,7 @@ pub struct AgentArgs {
     #[arg(
         long,
         env = "SIDEKICK_FORGET",
-        default_value = "1h",
+        default_value = DEFAULT_FORGET,
         value_name = "DURATION"
     )]
     pub forget: String,
@@ -200,7 +207,7 @@ pub struct ListArgs {
     pub service: Option<String>,
 
     /// Where services are looked for: PREFIX/SERVICE/INSTANCE
-    #[arg(long, env = "SIDEKICK_PREFIX", default_value = "/services")]
+    #[arg(long, env = "SIDEKICK_PREFIX", default_value = DEFAULT_PREFIX)]
     pub prefix: String,
 
     /// How it looks

@@ -15,30 +15,43 @@
 //! etcd/            what both jobs need of etcd
 //!   mod.rs         its configuration, and what an error means
 //!   members.rs     one client for one member; deadlines, failover, login
-//!   watch.rs       a watch that reopens for ever
+//!   watch.rs       watches on single keys, on one stream that reopens for ever
 //!   reader.rs      everything below a prefix: a snapshot, then changes; a snapshot again after any gap
 //! announce/        the job `sidekick announce`
 //!   mod.rs         wires the tasks
 //!   container.rs P our own snapshot of a container
 //!   rules.rs     P snapshot + rules → Endpoint, or the Reason why not
+//!   labels.rs    P a container's labels → the services that it asks to be announced as
+//!   claims.rs    P which container claims which key, and who has it where several do
 //!   exchange.rs  P the words between registrar and registry
 //!   ownership.rs P who has the better right to a key
 //!   slot.rs      P one key: wished for, seen, and what lies between
 //!   registrar.rs P the lease, the audit, the batches: what to ask of etcd next
 //!   status.rs    P how it stands, in one line
-//!   docker.rs      the watcher: subscribe, inspect, publish
+//!   docker.rs      what is asked of the Docker Engine, each with a deadline
+//!   events.rs      its events: what to look at again, and who died
+//!   watcher.rs     subscribe, list, inspect, publish
 //!   inspection.rs  an inspect's answer → snapshot
 //!   registry.rs    executes the registrar's requests; decides nothing
 //! agent/           the job `sidekick agent`
 //!   mod.rs         wires the tasks, and goes through one pass after another
-//!   table.rs     P what stands in etcd → services and instances; the quarantine
-//!   presence.rs  P who counts as there: the hold, the fronts that outlast their instances
-//!   layout.rs    P who listens where → the model of what HAProxy is to be
-//!   render.rs    P model → haproxy.cfg, and back
-//!   diff.rs      P model × what runs → commands for the socket
-//!   processes.rs P what HAProxy's master says of its processes
-//!   status.rs    P how it stands, in one line
-//!   apply.rs       one pass: adjust or restructure, confirm, blame; over a trait, so that it is simulated
+//!   table.rs     P  what stands in etcd → services and instances; the quarantine
+//!   limits.rs    P  how much there may be, and who is left out
+//!   presence.rs  P  who counts as there: the hold, the fronts that outlast their instances
+//!   addresses.rs P  instances and the addresses of names → servers
+//!   layout.rs    P  who listens where → the model of what HAProxy is to be
+//!   bars.rs      P  who can't listen where, and when it is tried again
+//!   render.rs    P  model → haproxy.cfg
+//!   base.rs      P  what the operator has in a base file of his own
+//!   text.rs      P  a long text in pieces that texts share
+//!   parse.rs     P  haproxy.cfg, if it is ours → what was served
+//!   diff.rs      P  fronts × what runs → commands for the socket
+//!   processes.rs P  what HAProxy's master says of its processes
+//!   status.rs    P  how it stands, in one line
+//!   telling.rs     what the log says, once
+//!   dry_run.rs     what would be written now
+//!   proxy.rs       what a pass needs of HAProxy: a trait, so that it is simulated
+//!   apply.rs       one pass: adjust or restructure, confirm
 //!   names.rs       resolves host names
 //!   file.rs        the configuration file: draft, `haproxy -c`, fsync, rename
 //!   master.rs      the master's socket
@@ -57,11 +70,11 @@
 //!
 //! | task | reads | writes | ends |
 //! |---|---|---|---|
-//! | `docker::watch` | Docker's API | `watch<View>`: the latest word on the container | aborted at shutdown |
-//! | its event reader | Docker's /events | a mark: "look again", and the last death | with its connection |
-//! | `etcd::watch::follow` | etcd's watch | `mpsc<News>`, 64 deep; more waits in etcd | aborted at shutdown |
+//! | `watcher::watch` | Docker's API, `mpsc<Mark>` | `watch<Views>`: the latest word on each container | aborted at shutdown |
+//! | its event reader | Docker's /events | `mpsc<Mark>`, 1024 deep: "look again", and deaths; full: all is looked at again | with its connection |
+//! | `etcd::watch::follow` | etcd's watches, the keys of `watch<Wishes>` | `mpsc<News>`, 64 deep; more waits in etcd | aborted at shutdown |
 //! | `Registry::run` | `watch<Wishes>`, `mpsc<News>` | **the only writer to etcd**; `watch<Standings>` | last: after the lease is revoked, or 5 s |
-//! | `announce::run` | `watch<View>`, `watch<Standings>` | `watch<Wishes>`; systemd | on a signal, or when a task ended that never should |
+//! | `announce::run` | `watch<Views>`, `watch<Standings>` | `watch<Wishes>`; systemd | on a signal, or when a task ended that never should |
 //!
 //! # The tasks of `agent`
 //!
@@ -77,6 +90,8 @@
 //! - A pass is over when `show servers state` agrees, not when a command was sent.
 //! - What HAProxy was started from is read from HAProxy itself (`show env`), never remembered.
 //! - Commands go to a worker by its process id: one that is gone is an error, never another worker.
+//! - A pass costs what has changed: table, presence, addresses and render hand on by pointer what
+//!   hasn't, and who compares pointers holds one, so that nothing is changed in place behind them.
 //!
 //! # Invariants
 //!
@@ -90,6 +105,9 @@
 //! # Where this differs from the design's map, and why
 //!
 //! - `registrar.rs` is cut in four (exchange, ownership, slot, registrar): one room each.
+//! - One container at one key is the case of one of `--all`: the same watcher, judge and registrar.
+//! - The announcer watches its keys one by one on one stream, not their prefix: of the changes on all
+//!   other machines it hears nothing, and it needs no right to read their keys.
 //! - The announcer's watch tells what it sees and asks for an audit whenever it reopened, rather than
 //!   tracking revisions: an audit is one read, and it is needed after every interruption anyway.
 //! - Renewal opens a short keep-alive stream each interval instead of holding one open: a held stream

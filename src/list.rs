@@ -104,19 +104,23 @@ async fn print(
     )
     .await;
     let mut table = Table::new(config.prefix.clone());
-    table.replace(kvs.values().map(item).collect());
-    let services = table.services();
+    table.replace(kvs.values().map(item));
+    let services = table.services().clone();
     for junk in table.take_junk() {
         eprintln!("sidekick: quarantined: {}: {}", junk.key, junk.fault);
     }
     let wanted = |service: &str| config.service.as_ref().is_none_or(|only| only == service);
     let mut rows = Vec::new();
     for (service, instances) in services.iter().filter(|(service, _)| wanted(service)) {
-        for (instance, endpoint) in instances {
+        for instance in instances.keys() {
             let key = format!("{}/{service}/{instance}", config.prefix);
-            let lease = kvs.get(key.as_bytes()).map(KeyValue::lease);
-            let ttl = lease.and_then(|lease| ttls.get(&lease).copied());
-            rows.push(row(service, instance, endpoint, ttl));
+            let kv = kvs.get(key.as_bytes());
+            // The table has found it good.
+            let Some((kv, Ok(endpoint))) = kv.map(|kv| (kv, Endpoint::decode(kv.value()))) else {
+                continue;
+            };
+            let ttl = ttls.get(&kv.lease()).copied();
+            rows.push(row(service, instance, &endpoint, ttl));
         }
     }
     if rows.is_empty() {
@@ -143,10 +147,10 @@ async fn print(
     }
 }
 
-fn item(kv: &KeyValue) -> Item {
+fn item(kv: &KeyValue) -> Item<'_> {
     Item {
-        key: kv.key().to_vec(),
-        value: kv.value().to_vec(),
+        key: kv.key(),
+        value: kv.value(),
         create_revision: kv.create_revision(),
     }
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The shipped units as systemd reads them: not a word of complaint, and an exposure of at most 1.5.
+# The shipped units as systemd reads them: not a word of complaint, and an exposure of at most 1.5; and as fleet does.
 #
 #   tests/units.sh        needs systemd-analyze; no systemd has to run
 set -euo pipefail
@@ -18,10 +18,16 @@ main() {
     refuses 'a misspelt option' 's/^WatchdogSec=/WatchdogSecs=/'
     refuses 'a program that is not there' 's,/usr/local/bin/sidekick,/usr/local/bin/sidekicks,'
     refuses 'a unit that is not there' 's/^BindsTo=.*/BindsTo=no-such.service/'
+    fleet_refuses 'an option it does not know' 's/^MachineOf=/MachinesOf=/'
+    fleet_refuses 'metadata of another form' 's/^MachineOf=.*/MachineMetadata=role/'
+    fleet_refuses 'a unit that is not there' 's/^MachineOf=redis@/MachineOf=rides@/'
+    fleet_refuses 'a line without an option' 's/^RestartSec=1s/RestartSec/'
+    fleet_refuses 'a line of 2048 bytes' "s/^Description=.*/Description=$(printf '%02036d' 0)/"
     for unit in systemd/*.service; do
+        reads_as_fleet "$unit" || give_up "fleet would not take $unit"
         systemd-analyze security --offline=true --threshold="$EXPOSURE" "$unit" >"$stage/security" ||
             give_up "$unit is exposed above $EXPOSURE tenths" "$stage/security"
-        echo "$unit: verified;$(sed -n 's/.*exposure level for [^:]*: \([0-9.]*\).*/ exposure \1/p' "$stage/security")"
+        echo "$unit: verified; fleet takes it;$(sed -n 's/.*exposure level for [^:]*: \([0-9.]*\).*/ exposure \1/p' "$stage/security")"
     done
 }
 
@@ -55,6 +61,39 @@ verify() {
 refuses() {
     sed -i "$2" "$root/etc/systemd/system/redis-discovery@.service"
     ! verify >/dev/null || give_up "systemd-analyze verify lets $1 pass"
+    restore_units
+}
+
+# What fleetctl would refuse, or not understand, by coreos/fleet (job/job.go: validRequirements, of which the
+# deprecated X- forms are left out; RequiredTargetMetadata) and coreos/go-systemd (unit/deserialize.go; versions before
+# 2015 take any backslash in a value for a continuation).
+reads_as_fleet() {
+    local said
+    said=$(awk -v units=" $(cd systemd && echo *.service) " '
+        BEGIN {
+            split("MachineID MachineOf MachineMetadata Conflicts Global Replaces", names)
+            for (i in names) known[names[i]]
+        }
+        function no(what) { print FILENAME ":" FNR ": " what }
+        length >= 2048 { no("a line of 2048 bytes or more") }
+        /\\/ { no("a backslash") }
+        /^[ \t]*([#;]|$)/ { next }
+        /^\[[A-Za-z-]+\][ \t]*$/ { section = $1; next }
+        !/^[A-Za-z]+=/ || !section { no("neither a section nor an option: " $0); next }
+        section == "[X-Fleet]" {
+            name = $0; sub(/=.*/, "", name)
+            value = $0; sub(/^[^=]*=/, "", value)
+            if (!(name in known)) no("no option of fleet: " name)
+            if (name == "MachineMetadata" && value !~ /^[^=]+=[^=]+$/) no("no metadata: " value)
+            sub(/@%i\.service$/, "@.service", value)
+            if (name == "MachineOf" && !index(units, " " value " ")) no("no such unit: " value)
+        }' "$1")
+    [[ ! $said ]] || { echo "$said" && return 1; }
+}
+
+fleet_refuses() {
+    sed -i "$2" "$root/etc/systemd/system/redis-discovery@.service"
+    ! reads_as_fleet "$root/etc/systemd/system/redis-discovery@.service" >/dev/null || give_up "as fleet: lets $1 pass"
     restore_units
 }
 

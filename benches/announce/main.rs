@@ -18,7 +18,9 @@
 mod floor;
 #[path = "../../tests/real/harness/mod.rs"]
 mod harness;
+#[path = "../samples.rs"]
 mod samples;
+#[path = "../usage.rs"]
 mod usage;
 
 use floor::Floor;

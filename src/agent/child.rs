@@ -1,7 +1,7 @@
 //! The HAProxy that we start and stop ourselves.
 
-use super::apply::Trouble;
 use super::master::alerts;
+use super::proxy::Trouble;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -37,7 +37,8 @@ impl Child {
             .arg("-f")
             .arg(file)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            // Where `log stdout` of a base file goes: past us, to whoever reads our own output.
+            .stdout(Stdio::inherit())
             .stderr(Stdio::piped())
             // A Ctrl-C at the terminal is for us; what it means for HAProxy is ours to say.
             .process_group(0)

@@ -4,7 +4,7 @@
 //! `show servers state` says afterwards is compared with what was wanted, by the same function that
 //! made the commands.
 
-use super::layout::{Model, Server};
+use super::addresses::{Server, Servers};
 use super::render::{CHECK, proxy_name};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -25,9 +25,9 @@ pub struct Live {
 /// Forced or inherited maintenance, by whatever cause: FMAINT, IMAINT, CMAINT, RMAINT.
 const MAINTENANCE: u32 = 0x01 | 0x02 | 0x04 | 0x20;
 /// Forced drain.
-const DRAIN: u32 = 0x08;
+pub(super) const DRAIN: u32 = 0x08;
 /// The check is on.
-const CHECKED: u32 = 0x04;
+pub(super) const CHECKED: u32 = 0x04;
 
 /// All servers, by backend and name as HAProxy has them.
 pub type Running = BTreeMap<String, BTreeMap<String, Live>>;
@@ -184,14 +184,17 @@ impl Command {
     }
 }
 
-/// What to do so that the servers of the model's fronts are as wanted; nothing if they are.
-/// Whatever comes precedes whatever goes, so that a service that changes altogether is never empty.
-/// Backends that are none of the model's are the operator's, and let alone.
+/// What to do so that the servers of those fronts are as wanted; nothing if they are. Whatever comes
+/// precedes whatever goes, so that a service that changes altogether is never empty. Backends that
+/// aren't asked about may be the operator's, and are let alone.
 #[must_use]
-pub fn diff(model: &Model, running: &Running) -> Vec<Command> {
+pub fn diff<'a>(
+    fronts: impl Iterator<Item = (&'a str, &'a Servers)>,
+    running: &Running,
+) -> Vec<Command> {
     let (mut coming, mut going) = (Vec::new(), Vec::new());
     let none = BTreeMap::new();
-    for (service, front) in &model.fronts {
+    for (service, servers) in fronts {
         let backend = proxy_name(service);
         let mut rest: BTreeMap<&str, &Live> = running
             .get(&backend)
@@ -199,7 +202,7 @@ pub fn diff(model: &Model, running: &Running) -> Vec<Command> {
             .iter()
             .map(|(n, l)| (n.as_str(), l))
             .collect();
-        for (instance, server) in &front.servers {
+        for (instance, server) in servers {
             let name = proxy_name(instance);
             let live = rest.remove(name.as_str());
             let verbs = change(server, live);
@@ -215,6 +218,20 @@ pub fn diff(model: &Model, running: &Running) -> Vec<Command> {
     }
     coming.extend(going);
     coming
+}
+
+/// A backend of HAProxy's where [`diff`] finds nothing to do.
+#[must_use]
+pub fn agreeing(servers: &Servers) -> BTreeMap<String, Live> {
+    let live = |server: &Server| Live {
+        address: Some(server.address),
+        admin: if server.draining { DRAIN } else { 0 },
+        weight: u32::from(!server.draining),
+        check: CHECKED,
+    };
+    let servers = servers.iter();
+    let servers = servers.map(|(name, server)| (proxy_name(name), live(server)));
+    servers.collect()
 }
 
 fn change(server: &Server, live: Option<&Live>) -> Vec<Verb> {
@@ -246,104 +263,12 @@ fn change(server: &Server, live: Option<&Live>) -> Vec<Verb> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::super::render::tests::models;
+mod tests {
+    use super::super::fake::{HEADER, Servers, diff_all};
+    use super::super::judge::models;
+    use super::super::layout::{Front, Model};
     use super::*;
     use proptest::prelude::*;
-
-    const HEADER: &str = "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr srv_agent_addr srv_agent_port\n";
-
-    /// A HAProxy's servers, with as much of its rules as the commands depend on.
-    #[derive(Debug, Clone, Default)]
-    pub(in crate::agent) struct Servers(pub(in crate::agent) Running);
-
-    impl Servers {
-        /// One line at the socket.
-        pub(in crate::agent) fn command(&mut self, line: &str) -> Result<(), String> {
-            let words: Vec<_> = line.split(' ').collect();
-            let target = match words.as_slice() {
-                ["add" | "del" | "set", "server", target, ..] => target,
-                ["enable", "health" | "server", target] => target,
-                ["shutdown", "sessions", "server", target] => target,
-                ["wait", "100ms", "srv-removable", target] => target,
-                _ => return Err(format!("Unknown command: {line}")),
-            };
-            let (backend, name) = target.split_once('/').ok_or("no target")?;
-            let servers = self.0.get_mut(backend).ok_or("No such backend.")?;
-            let address = |ip: &str, port: &str| {
-                Some(SocketAddr::new(ip.parse().unwrap(), port.parse().unwrap()))
-            };
-            if let ["add", _, _, at, rest @ ..] = words.as_slice() {
-                if servers.contains_key(name) {
-                    return Err("Already exists a server with the same name in backend.".to_owned());
-                }
-                let weight = match rest.join(" ").strip_prefix(CHECK) {
-                    Some("") => 1,
-                    Some(" weight 0") => 0,
-                    _ => return Err("unknown keyword".to_owned()),
-                };
-                servers.insert(
-                    name.to_owned(),
-                    Live {
-                        address: at.parse().ok(),
-                        admin: 1,
-                        weight,
-                        check: 2,
-                    },
-                );
-                return Ok(());
-            }
-            let live = servers.get_mut(name).ok_or("No such server.")?;
-            match words.as_slice() {
-                ["del", ..] if live.admin & 1 == 0 => {
-                    return Err("Only servers in maintenance mode can be deleted.".to_owned());
-                }
-                ["del", ..] => drop(servers.remove(name)),
-                ["enable", "health", _] => live.check |= CHECKED,
-                ["enable", "server", _] | ["set", _, _, "state", "ready"] => live.admin = 0,
-                ["set", _, _, "state", "drain"] => live.admin |= DRAIN,
-                ["set", _, _, "state", "maint"] => live.admin = 1,
-                ["set", _, _, "weight", weight] => live.weight = weight.parse().unwrap(),
-                ["set", _, _, "addr", ip, "port", port] => live.address = address(ip, port),
-                ["set", _, _, "health", "up"] | ["shutdown", ..] | ["wait", ..] => {}
-                _ => return Err(format!("Unknown command: {line}")),
-            }
-            Ok(())
-        }
-
-        /// As HAProxy boots from the model's file.
-        pub(in crate::agent) fn boot(model: &Model) -> Self {
-            let fronts = model.fronts.iter().map(|(service, front)| {
-                let servers = front.servers.iter().map(|(name, server)| {
-                    let weight = u32::from(!server.draining);
-                    (
-                        proxy_name(name),
-                        Live {
-                            address: Some(server.address),
-                            admin: 0,
-                            weight,
-                            check: 6,
-                        },
-                    )
-                });
-                (proxy_name(service), servers.collect())
-            });
-            Self(fronts.collect())
-        }
-
-        /// `show servers state`.
-        pub(in crate::agent) fn state(&self) -> String {
-            let mut text = HEADER.to_owned();
-            for (backend, servers) in &self.0 {
-                for (name, live) in servers {
-                    let at = live.address.unwrap();
-                    let (admin, weight, check) = (live.admin, live.weight, live.check);
-                    text.push_str(&format!("2 {backend} 1 {name} {} 2 {admin} {weight} 1 0 1 0 3 {check} 0 0 0 - {} - 0 0 - - 0\n", at.ip(), at.port()));
-                }
-            }
-            text + "\n"
-        }
-    }
 
     #[test]
     fn a_real_reply_is_read() {
@@ -379,9 +304,9 @@ pub(super) mod tests {
         };
         let model = |name: &str| {
             let servers = BTreeMap::from([(name.to_owned(), server("10.0.0.1:80"))]);
-            let front = super::super::layout::Front {
+            let front = Front {
                 bind: ":80".parse().unwrap(),
-                servers,
+                servers: servers.into(),
             };
             Model {
                 stats: None,
@@ -389,7 +314,7 @@ pub(super) mod tests {
             }
         };
         let running = Servers::boot(&model("a@1")).0;
-        let commands = diff(&model("b@1"), &running);
+        let commands = diff_all(&model("b@1"), &running);
         let lines: Vec<_> = commands.iter().flat_map(|c| c.lines(true)).collect();
         let expected = [
             "add server web/b::1 10.0.0.1:80 check inter 2s rise 3 fall 2",
@@ -424,12 +349,18 @@ pub(super) mod tests {
                 }
             }
             let running = parse_state(&servers.state()).unwrap();
-            for line in diff(&to, &running).iter().flat_map(|c| c.lines(false)) {
+            for line in diff_all(&to, &running).iter().flat_map(|c| c.lines(false)) {
                 prop_assert!(!line.contains([';', '\n', '"', '$', '\\', '|', '<']), "{}", line);
                 prop_assert_eq!(servers.command(&line), Ok(()), "{}", line);
             }
             let running = parse_state(&servers.state()).unwrap();
-            prop_assert_eq!(diff(&to, &running), vec![]);
+            prop_assert_eq!(diff_all(&to, &running), vec![]);
+        }
+
+        #[test]
+        fn what_agrees_needs_no_command(model in models()) {
+            let running = model.fronts.iter().map(|(name, front)| (proxy_name(name), agreeing(&front.servers)));
+            prop_assert_eq!(diff_all(&model, &running.collect()), vec![]);
         }
 
         #[test]

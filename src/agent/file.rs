@@ -1,11 +1,13 @@
 //! HAProxy's configuration file: never half written, never one that HAProxy would refuse.
 
-use super::apply::Trouble;
 use super::child::command;
 use super::master::alerts;
+use super::proxy::Trouble;
 use super::render::OURS;
+use super::text::Text;
+use rustix::process::{Pid, setpriority_process};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,6 +17,18 @@ use tracing::warn;
 /// `haproxy -c`: 0.2 s for ten thousand servers on a small machine.
 const CHECK: Duration = Duration::from_secs(10);
 
+/// The lowest of priorities (setpriority(2)).
+const LAST_IN_LINE: i32 = 19;
+
+/// Whether anybody waits for a file to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// A reload does.
+    Awaited,
+    /// Nobody does: what takes connections, and the next change, come first.
+    Beside,
+}
+
 /// The file, and the program that judges it.
 #[derive(Debug, Clone)]
 pub(super) struct ConfigFile {
@@ -23,10 +37,27 @@ pub(super) struct ConfigFile {
 }
 
 impl ConfigFile {
+    /// Makes the directory, if it is missing.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub(super) fn make_room(&self) -> Result<(), Trouble> {
+        let directory = self.path.parent().filter(|it| !it.as_os_str().is_empty());
+        let missing = directory.filter(|it| !it.is_dir());
+        missing.map_or(Ok(()), |it| {
+            fs::create_dir_all(it).map_err(|e| {
+                let it = it.display();
+                Trouble::File(format!(
+                    "can't make {it}: {e}; make it, or name a file elsewhere with --haproxy-config"
+                ))
+            })
+        })
+    }
+
     /// Temporary file → `haproxy -c` → fsync → rename.
-    pub(super) async fn write(&self, text: &str) -> Result<(), Trouble> {
+    pub(super) async fn write(&self, text: &Text, pace: Pace) -> Result<(), Trouble> {
         let new = self.draft(text).await?;
-        self.check(&new).await?;
+        self.check(&new, pace).await?;
         self.blocking(move |path| replace(&new, path)).await
     }
 
@@ -34,32 +65,44 @@ impl ConfigFile {
     ///
     /// # Errors
     /// It wouldn't, or can't be written.
-    pub(super) async fn try_out(&self, text: &str) -> Result<(), Trouble> {
+    pub(super) async fn try_out(&self, text: &Text) -> Result<(), Trouble> {
         let new = self.draft(text).await?;
-        let result = self.check(&new).await;
+        let result = self.check(&new, Pace::Awaited).await;
         self.blocking(move |_| fs::remove_file(new)).await?;
         result
     }
 
     /// The new file beside the old one.
-    async fn draft(&self, text: &str) -> Result<PathBuf, Trouble> {
+    async fn draft(&self, text: &Text) -> Result<PathBuf, Trouble> {
         let mut name = self.path.clone().into_os_string();
         name.push(".new");
         let new = PathBuf::from(name);
-        let (draft, text) = (new.clone(), text.to_owned());
+        let (draft, text) = (new.clone(), text.clone());
         self.blocking(move |path| put(&draft, path, &text)).await?;
         Ok(new)
     }
 
     /// `haproxy -c`.
-    async fn check(&self, file: &Path) -> Result<(), Trouble> {
-        let check = command(&self.binary)
-            .arg("-c")
-            .arg("-f")
-            .arg(file)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
+    async fn check(&self, file: &Path, pace: Pace) -> Result<(), Trouble> {
+        let check = async {
+            let check = command(&self.binary)
+                .arg("-c")
+                .arg("-f")
+                .arg(file)
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()?;
+            let pid = check
+                .id()
+                .and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+            if let (Pace::Beside, Some(pid)) = (pace, pid) {
+                // If it can't be, it is only less polite.
+                let _ = setpriority_process(Some(pid), LAST_IN_LINE);
+            }
+            check.wait_with_output().await
+        };
         let binary = self.binary.display();
         let late =
             |_| Trouble::Invalid(format!("{binary} -c takes more than {} s", CHECK.as_secs()));
@@ -92,9 +135,12 @@ impl ConfigFile {
 }
 
 /// With the old file's permissions; and a copy of the old one if it isn't ours, for somebody wrote it.
-fn put(new: &Path, path: &Path, text: &str) -> io::Result<()> {
-    let mut out = File::create(new)?;
-    out.write_all(text.as_bytes())?;
+fn put(new: &Path, path: &Path, text: &Text) -> io::Result<()> {
+    let mut out = BufWriter::new(File::create(new)?);
+    for piece in text.pieces() {
+        out.write_all(piece.as_bytes())?;
+    }
+    let out = out.into_inner().map_err(io::IntoInnerError::into_error)?;
     let Ok(mut old) = File::open(path) else {
         return Ok(());
     };

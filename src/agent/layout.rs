@@ -1,12 +1,12 @@
 //! Who gets which address to listen on, and so what HAProxy is to be. Pure.
 
-use super::presence::Wanted;
-use crate::endpoint::{Endpoint, Host, Status};
+use super::addresses::{Served, Servers};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// What the statistics page is called. No service can have the name: see `render::proxy_name`.
 pub const STATS: &str = "sidekick:stats";
@@ -76,24 +76,13 @@ impl fmt::Display for Bind {
     }
 }
 
-/// One address behind a front.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
-    /// Where HAProxy dials.
-    pub address: SocketAddr,
-    /// Takes no new connections.
-    pub draining: bool,
-    /// The name that `address` was found under, if it had one.
-    pub host: Option<String>,
-}
-
 /// One service as HAProxy has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Front {
     /// Where clients dial.
     pub bind: Bind,
-    /// By instance.
-    pub servers: BTreeMap<String, Server>,
+    /// Behind it.
+    pub servers: Arc<Servers>,
 }
 
 /// Everything that HAProxy is to be, but for what never changes while the agent runs.
@@ -130,8 +119,7 @@ pub struct Rules {
 #[must_use]
 pub fn lay_out(
     rules: &Rules,
-    wanted: &BTreeMap<String, Wanted>,
-    addresses: &BTreeMap<String, IpAddr>,
+    services: &BTreeMap<String, Served>,
     barred: &BTreeMap<(String, Bind), String>,
 ) -> (Model, Vec<Refusal>) {
     let mut layout = Layout {
@@ -144,52 +132,27 @@ pub fn lay_out(
     let mut fronts = BTreeMap::new();
     for (service, bind) in &rules.binds {
         if layout.take(service, *bind) {
+            let servers = services.get(service).map(|it| it.servers.clone());
+            let servers = servers.unwrap_or_default();
             fronts.insert(
                 service.clone(),
                 Front {
                     bind: *bind,
-                    servers: BTreeMap::new(),
+                    servers,
                 },
             );
         }
     }
-    for (service, it) in wanted {
+    for (service, it) in services {
         if let Some(port) = NonZeroU16::new(it.port)
             && !rules.binds.contains_key(service)
             && layout.take(service, Bind::Everywhere(port))
         {
-            let bind = Bind::Everywhere(port);
-            fronts.insert(
-                service.clone(),
-                Front {
-                    bind,
-                    servers: BTreeMap::new(),
-                },
-            );
+            let (bind, servers) = (Bind::Everywhere(port), it.servers.clone());
+            fronts.insert(service.clone(), Front { bind, servers });
         }
     }
-    for (service, front) in &mut fronts {
-        let Some(it) = wanted.get(service) else {
-            continue;
-        };
-        let servers = it.instances.iter();
-        let servers = servers.filter_map(|(name, e)| Some((name.clone(), server(e, addresses)?)));
-        front.servers = servers.collect();
-    }
     (Model { stats, fronts }, layout.refusals)
-}
-
-/// `None` while the name has no address yet.
-fn server(endpoint: &Endpoint, addresses: &BTreeMap<String, IpAddr>) -> Option<Server> {
-    let (ip, host) = match &endpoint.host {
-        Host::Ip(ip) => (*ip, None),
-        Host::Name(name) => (*addresses.get(name)?, Some(name.clone())),
-    };
-    Some(Server {
-        address: SocketAddr::new(ip, endpoint.port.get()),
-        draining: endpoint.status == Some(Status::Draining),
-        host,
-    })
 }
 
 struct Layout<'a> {
@@ -233,6 +196,15 @@ impl Model {
         )
     }
 
+    /// Takes over the servers of the services that it was laid out for.
+    pub fn follow(&mut self, services: &BTreeMap<String, Served>) {
+        for (service, front) in &mut self.fronts {
+            if let Some(it) = services.get(service) {
+                front.servers = it.servers.clone();
+            }
+        }
+    }
+
     /// How many instances there are.
     #[must_use]
     pub fn servers(&self) -> usize {
@@ -254,27 +226,31 @@ pub fn sockets(bind: Bind) -> Vec<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::addresses::tests::instance;
+    use super::super::addresses::{Addresses, Directory};
+    use super::super::presence::Wanted;
     use super::*;
 
     fn bind(text: &str) -> Bind {
         text.parse().unwrap()
     }
 
-    fn wanted(port: u16, host: &str) -> Wanted {
-        let value = format!(r#"{{"host":"{host}","port":{port}}}"#);
-        let endpoint = Endpoint::decode(value.as_bytes()).unwrap();
+    fn wanted(port: u16) -> Wanted {
+        let instances = BTreeMap::from([("i".to_owned(), instance("10.0.0.1", port))]);
         Wanted {
             port,
-            instances: BTreeMap::from([("i".to_owned(), endpoint)]),
+            instances: Arc::new(instances),
         }
     }
 
-    fn fronts(rules: &Rules, wanted: &[(&str, Wanted)]) -> (String, Vec<String>) {
-        let wanted = wanted
-            .iter()
-            .map(|(n, w)| ((*n).to_owned(), w.clone()))
-            .collect();
-        let (model, refusals) = lay_out(rules, &wanted, &BTreeMap::new(), &BTreeMap::new());
+    fn fronts(
+        rules: &Rules,
+        wanted: &[(&str, Wanted)],
+        barred: &BTreeMap<(String, Bind), String>,
+    ) -> (String, Vec<String>) {
+        let mut directory = Directory::default();
+        directory.update(wanted.iter().cloned(), &Addresses::default());
+        let (model, refusals) = lay_out(rules, directory.services(), barred);
         let fronts = model
             .fronts
             .iter()
@@ -333,12 +309,8 @@ mod tests {
 
     #[test]
     fn two_on_one_port_the_first_by_name_has_it_and_the_rest_goes_on() {
-        let services = [
-            ("b", wanted(80, "10.0.0.1")),
-            ("a", wanted(80, "10.0.0.2")),
-            ("c", wanted(81, "10.0.0.3")),
-        ];
-        let (fronts, refused) = fronts(&Rules::default(), &services);
+        let services = [("a", wanted(80)), ("b", wanted(80)), ("c", wanted(81))];
+        let (fronts, refused) = fronts(&Rules::default(), &services, &BTreeMap::new());
         assert_eq!(fronts, "a:80 c:81");
         assert_eq!(refused, ["b: :80 is taken by a"]);
     }
@@ -353,12 +325,8 @@ mod tests {
             stats: Some(bind("127.0.0.1:1936")),
             reserved: BTreeSet::from(["mine".to_owned()]),
         };
-        let services = [
-            ("a", wanted(80, "10.0.0.2")),
-            ("mine", wanted(7, "10.0.0.2")),
-            ("s", wanted(1936, "10.0.0.2")),
-        ];
-        let (fronts, refused) = fronts(&rules, &services);
+        let services = [("a", wanted(80)), ("mine", wanted(7)), ("s", wanted(1936))];
+        let (fronts, refused) = fronts(&rules, &services, &BTreeMap::new());
         assert_eq!(fronts, "redis:80");
         let expected = [
             "z: 127.0.0.1:80 is taken by redis",
@@ -370,19 +338,13 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_an_address_has_no_server_yet() {
-        let all = BTreeMap::from([("a".to_owned(), wanted(80, "db1"))]);
-        let (model, _) = lay_out(&Rules::default(), &all, &BTreeMap::new(), &BTreeMap::new());
-        assert_eq!(model.servers(), 0);
-        let known = BTreeMap::from([("db1".to_owned(), "10.0.0.9".parse().unwrap())]);
-        let (model, _) = lay_out(&Rules::default(), &all, &known, &BTreeMap::new());
-        assert_eq!(
-            model.fronts["a"].servers["i"].address,
-            "10.0.0.9:80".parse().unwrap()
-        );
+    fn what_is_barred_is_left_out_with_its_reason() {
         let barred = BTreeMap::from([(("a".to_owned(), bind(":80")), "in use".to_owned())]);
-        let (model, refusals) = lay_out(&Rules::default(), &all, &known, &barred);
-        assert!(model.fronts.is_empty());
-        assert_eq!(refusals[0].why, ":80: in use");
+        let services = [("a", wanted(80)), ("b", wanted(81))];
+        let (fronts, refused) = fronts(&Rules::default(), &services, &barred);
+        assert_eq!(
+            (fronts.as_str(), refused),
+            ("b:81", vec!["a: :80: in use".to_owned()])
+        );
     }
 }

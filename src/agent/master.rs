@@ -1,7 +1,7 @@
 //! Speaks to HAProxy's master socket. Decides nothing.
 
-use super::apply::{Reload, Trouble};
 use super::processes::Processes;
+use super::proxy::{Reload, Trouble};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

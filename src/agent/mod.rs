@@ -4,44 +4,62 @@
 //! wanted; a pass brings HAProxy and its file there. While a pass runs, whatever else happens piles
 //! up in the channel, and the next pass takes all of it at once.
 
+pub mod addresses;
 pub mod apply;
+mod bars;
+pub mod base;
 mod child;
 pub mod diff;
+mod dry_run;
+#[cfg(test)]
+mod fake;
 mod file;
 mod haproxy;
+#[cfg(test)]
+mod judge;
 pub mod layout;
+pub mod limits;
 mod master;
 pub mod names;
+pub mod parse;
 pub mod presence;
 pub mod processes;
+pub mod proxy;
 pub mod render;
 mod status;
 pub mod table;
+mod telling;
+pub mod text;
+
+pub use dry_run::dry_run;
 
 use crate::backoff::{Backoff, HAPROXY, Outage};
 use crate::clock::{Moment, now};
 use crate::config::{AgentConfig, Way};
-use crate::endpoint::{Endpoint, Host, Status};
 use crate::etcd::members::Members;
 use crate::etcd::reader::{self, Change, Update};
 use crate::shutdown::Shutdown;
 use crate::systemd::{Pulse, Systemd};
-use apply::{Applier, Report, Trouble};
+use addresses::{Addresses, Directory};
+use apply::{Applier, Report};
 use etcd_client::KeyValue;
 use file::ConfigFile;
 use haproxy::{Haproxy, has_ipv6};
-use layout::{Front, Model, Refusal, lay_out};
-use names::{Addresses, resolve};
-use presence::{Note, Presence, Wanted};
-use render::{Frame, parse, render};
-use std::collections::{BTreeMap, BTreeSet};
+use layout::Model;
+use names::resolve;
+use parse::{parse, remembered};
+use presence::Presence;
+use proxy::Trouble;
+use render::{Frame, render};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use table::{Item, Table};
+use telling::Telling;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 /// Updates that wait for a pass to end; more wait in etcd.
 const UPDATES_WAITING: usize = 1024;
@@ -49,15 +67,15 @@ const UPDATES_WAITING: usize = 1024;
 /// How long the first pass waits for etcd where there is nothing else to serve from.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// After etcd was first heard of, a pass waits so long for names to be looked up: a HAProxy that starts
+/// without its servers has to be told of them one by one, which takes 6 s for ten thousand.
+const NAMES: Duration = Duration::from_secs(1);
+
 /// How often it is looked whether HAProxy is still the one that we know.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How often HAProxy is asked for everything, though nothing seems to have changed.
 const AUDIT: Duration = Duration::from_secs(30);
-
-/// So many bad keys are told one by one in so long; what a flood has beyond that is told as a number.
-const TOLD_ONE_BY_ONE: usize = 500;
-const FLOOD: Duration = Duration::from_secs(60);
 
 /// A server whose connections have to end before it goes is no trouble until after so many tries.
 const USUAL_TRIES: u32 = 5;
@@ -76,26 +94,20 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
         binary: config.haproxy.clone(),
         path: config.file.clone(),
     };
-    file.try_out(&render(
-        &frame,
-        &Model {
-            stats: config.rules.stats,
-            ..Model::default()
-        },
-    ))
-    .await?;
+    let empty = Model {
+        stats: config.rules.stats,
+        ..Model::default()
+    };
+    file.make_room()?;
+    file.try_out(&render(&frame, &empty).into()).await?;
     let haproxy = Haproxy::new(file, socket, ours, pulse.clone());
 
     let members = Arc::new(Members::new(&config.etcd)?);
     let file = std::fs::read_to_string(&config.file).ok();
-    let last = file.as_deref().and_then(parse);
+    let last = file.as_deref().and_then(parse).unwrap_or_default();
+    let (served, addresses) = remembered(&last);
     let (hosts_tx, hosts) = watch::channel(BTreeSet::new());
-    let (addresses_tx, addresses) = watch::channel(
-        last.iter()
-            .flatten()
-            .flat_map(|(_, front)| named(front))
-            .collect(),
-    );
+    let (addresses_tx, addresses) = watch::channel(addresses);
     let (updates_tx, updates) = mpsc::channel(UPDATES_WAITING);
     let mut tasks = JoinSet::new();
     tasks.spawn(reader::read(
@@ -106,16 +118,8 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
     ));
     tasks.spawn(resolve(hosts, addresses_tx, systemd.pulse("names")));
     let started = now();
-    let served = last
-        .unwrap_or_default()
-        .into_iter()
-        .map(|(name, front)| (name, remembered(&front)));
-    let served: BTreeMap<String, Wanted> = served.collect();
     let mut agent = Agent {
-        flood: Flood {
-            began: started,
-            seen: 0,
-        },
+        telling: Telling::default(),
         table: Table::new(config.prefix.clone()),
         heard: None,
         patience: if served.is_empty() && ours {
@@ -125,6 +129,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
         },
         may_begin: ours || !served.is_empty(),
         presence: Presence::new(config.keeping, served, started),
+        directory: Directory::default(),
         applier: Applier::new(haproxy, frame, config.rules.clone(), file),
         updates,
         hosts: hosts_tx,
@@ -132,7 +137,6 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
         lost: members.unreachable_since(),
         trouble: Trying::default(),
         report: Report::default(),
-        told: BTreeSet::new(),
         systemd,
         pulse,
     };
@@ -151,37 +155,6 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// What `sidekick agent` would write now, and what it would leave out.
-///
-/// # Errors
-/// etcd can't be asked.
-pub async fn dry_run(config: &AgentConfig) -> anyhow::Result<(String, Vec<String>)> {
-    let members = Members::new(&config.etcd)?;
-    let kvs = reader::once(&members, &config.prefix).await?;
-    let mut table = Table::new(config.prefix.clone());
-    table.replace(kvs.iter().map(item).collect());
-    let mut presence = Presence::new(config.keeping, BTreeMap::new(), now());
-    presence.observe(table.services(), now());
-    let wanted = presence.wanted(now());
-    let addresses = names::once(hosts_of(&wanted)).await;
-    let (model, refusals) = lay_out(&config.rules, &wanted, &addresses, &BTreeMap::new());
-    let junk = table
-        .take_junk()
-        .into_iter()
-        .map(|junk| format!("quarantined: {}: {}", junk.key, junk.fault));
-    let refused = refusals
-        .into_iter()
-        .map(|refusal| format!("refused: {}: {}", refusal.service, refusal.why));
-    let unknown = hosts_of(&wanted)
-        .into_iter()
-        .filter(|host| !addresses.contains_key(host));
-    let unknown = unknown.map(|host| format!("left out: {host} doesn't resolve"));
-    Ok((
-        render(&frame(config), &model),
-        junk.chain(refused).chain(unknown).collect(),
-    ))
-}
-
 fn frame(config: &AgentConfig) -> Frame {
     let (Way::Supervise(socket) | Way::Attach(socket)) = &config.way;
     Frame {
@@ -191,49 +164,10 @@ fn frame(config: &AgentConfig) -> Frame {
     }
 }
 
-/// What the file says of a service, as if etcd had said it.
-fn remembered(front: &Front) -> Wanted {
-    let instances = front.servers.iter().filter_map(|(name, server)| {
-        let host = match &server.host {
-            Some(host) => host.parse().ok()?,
-            None => Host::Ip(server.address.ip()),
-        };
-        let endpoint = Endpoint {
-            host,
-            port: server.address.port().try_into().ok()?,
-            container: None,
-            since: None,
-            status: server.draining.then_some(Status::Draining),
-            meta: BTreeMap::new(),
-        };
-        Some((name.clone(), endpoint))
-    });
-    Wanted {
-        port: front.bind.port(),
-        instances: instances.collect(),
-    }
-}
-
-fn named(front: &Front) -> impl Iterator<Item = (String, std::net::IpAddr)> {
-    front
-        .servers
-        .values()
-        .filter_map(|server| Some((server.host.clone()?, server.address.ip())))
-}
-
-fn hosts_of(wanted: &BTreeMap<String, Wanted>) -> BTreeSet<String> {
-    let endpoints = wanted.values().flat_map(|wanted| wanted.instances.values());
-    let names = endpoints.filter_map(|endpoint| match &endpoint.host {
-        Host::Name(name) => Some(name.clone()),
-        Host::Ip(_) => None,
-    });
-    names.collect()
-}
-
-fn item(kv: &KeyValue) -> Item {
+fn item(kv: &KeyValue) -> Item<'_> {
     Item {
-        key: kv.key().to_vec(),
-        value: kv.value().to_vec(),
+        key: kv.key(),
+        value: kv.value(),
         create_revision: kv.create_revision(),
     }
 }
@@ -256,14 +190,8 @@ impl Default for Trying {
     }
 }
 
-/// Bad keys within one stretch of time.
-struct Flood {
-    began: Moment,
-    seen: usize,
-}
-
 struct Agent {
-    flood: Flood,
+    telling: Telling,
     table: Table,
     /// When etcd was first heard of.
     heard: Option<Moment>,
@@ -272,6 +200,7 @@ struct Agent {
     /// Whether there is anything to serve without etcd. A HAProxy that isn't ours is left as it is.
     may_begin: bool,
     presence: Presence,
+    directory: Directory,
     applier: Applier<Haproxy>,
     updates: mpsc::Receiver<Update>,
     hosts: watch::Sender<BTreeSet<String>>,
@@ -279,7 +208,6 @@ struct Agent {
     lost: watch::Receiver<Option<Moment>>,
     trouble: Trying,
     report: Report,
-    told: BTreeSet<Refusal>,
     systemd: Systemd,
     pulse: Pulse,
 }
@@ -305,7 +233,7 @@ impl Agent {
                 self.pass(time).await;
                 dirty = false;
             }
-            self.tell_of_floods(time);
+            self.telling.floods(time);
             self.tell_status();
             let next = [
                 self.trouble.next,
@@ -322,10 +250,7 @@ impl Agent {
             // Cancel-safe, all: channels keep what isn't received, a sleep has no effect, and what
             // happens to HAProxy says so itself. The look at it runs in its arm, uncancelled.
             tokio::select! {
-                Some(update) = self.updates.recv() => {
-                    self.hear(update);
-                    dirty = true;
-                }
+                Some(update) = self.updates.recv() => dirty |= self.hear(update),
                 Ok(()) = self.addresses.changed() => dirty = true,
                 Ok(()) = self.lost.changed() => {}
                 result = self.applier.happens() => match result {
@@ -337,14 +262,15 @@ impl Agent {
         }
     }
 
-    /// That update and all that wait behind it.
-    fn hear(&mut self, first: Update) {
+    /// That update and all that wait behind it. Tells whether anything is different now: a key that
+    /// is put again as it was is nothing new.
+    fn hear(&mut self, first: Update) -> bool {
         let mut next = Some(first);
         while let Some(update) = next {
             match update {
                 Update::Snapshot(kvs) => {
                     self.heard.get_or_insert_with(now);
-                    self.table.replace(kvs.iter().map(item).collect());
+                    self.table.replace(kvs.iter().map(item));
                 }
                 Update::Changes(changes) => {
                     for change in changes {
@@ -357,58 +283,43 @@ impl Agent {
             }
             next = self.updates.try_recv().ok();
         }
-        self.presence.observe(self.table.services(), now());
-        for junk in self.table.take_junk() {
-            self.flood.seen += 1;
-            if self.flood.seen <= TOLD_ONE_BY_ONE {
-                warn!(key = junk.key, "quarantined: {}", junk.fault);
-            }
-        }
-    }
-
-    fn tell_of_floods(&mut self, time: Moment) {
-        if time.saturating_sub(self.flood.began) < FLOOD {
-            return;
-        }
-        let more = self.flood.seen.saturating_sub(TOLD_ONE_BY_ONE);
-        if more > 0 {
-            warn!("quarantined: {more} keys more");
-        }
-        self.flood = Flood {
-            began: time,
-            seen: 0,
-        };
+        let changed = self.presence.observe(self.table.services(), now());
+        self.telling.junk(&self.table.take_junk());
+        changed
     }
 
     async fn pass(&mut self, time: Moment) {
+        self.report.again = None;
         let wanted = self.presence.wanted(time);
-        self.tell_notes();
-        let hosts = hosts_of(&wanted);
-        self.hosts.send_if_modified(|old| {
-            let changed = *old != hosts;
-            *old = hosts;
-            changed
-        });
-        let addresses = self.addresses.borrow_and_update().clone();
-        match self.applier.pass(&wanted, &addresses, time).await {
+        let addresses = self.addresses.borrow_and_update();
+        let other_hosts = self.directory.update(wanted, &addresses);
+        drop(addresses);
+        if other_hosts {
+            self.hosts
+                .send_replace(self.directory.hosts().cloned().collect());
+        }
+        let notes = self.presence.take_notes();
+        self.telling.notes(notes, self.presence.hold_time());
+        // Each name that is found makes for another pass, and so does the end of the wait.
+        let until = self.heard.map(|heard| heard + NAMES);
+        if until.is_some_and(|until| until > time) && self.waits_for_names() {
+            self.report.again = until;
+            return;
+        }
+        match self.applier.pass(&self.directory, time).await {
             Ok(report) => self.passed(report),
             Err(trouble) => self.failed(&trouble),
         }
     }
 
+    fn waits_for_names(&self) -> bool {
+        let addresses = self.addresses.borrow();
+        let mut hosts = self.directory.hosts();
+        hosts.any(|host| addresses.get(host).is_none())
+    }
+
     fn passed(&mut self, report: Report) {
-        self.trouble.next = None;
-        if report.reloaded || report.changes > 0 {
-            let how = if report.reloaded {
-                "reloaded"
-            } else {
-                "without a reload"
-            };
-            info!(
-                "{} services, {} instances ({} changes, {how})",
-                report.fronts, report.servers, report.changes
-            );
-        }
+        self.telling.passed(&report);
         let tries = self.trouble.backoff.failures();
         self.trouble.backoff.reset();
         self.trouble.next = None;
@@ -420,13 +331,6 @@ impl Agent {
                 notice.lasted.as_secs()
             );
         }
-        for refusal in &report.refusals {
-            if self.told.insert(refusal.clone()) {
-                error!(service = refusal.service, "refused: {}", refusal.why);
-            }
-        }
-        self.told
-            .retain(|refusal| report.refusals.contains(refusal));
         self.report = report;
     }
 
@@ -437,25 +341,6 @@ impl Agent {
             && self.trouble.backoff.failures() <= USUAL_TRIES;
         if !usual && let Some(notice) = self.trouble.outage.failed(now()) {
             warn!("{trouble} (try {}); retrying", notice.failures);
-        }
-    }
-
-    fn tell_notes(&mut self) {
-        let hold = self.presence.hold_time().as_secs();
-        for note in self.presence.take_notes() {
-            match note {
-                Note::Held(service, count) => error!(
-                    service,
-                    "{count} instances left etcd at a blow: keeping them for {hold} s, HAProxy's checks decide meanwhile"
-                ),
-                Note::LetGo(service, count) => warn!(
-                    service,
-                    "{count} instances didn't come back: letting them go"
-                ),
-                Note::Forgotten(service) => {
-                    info!(service, "had no instance for long enough: its front goes")
-                }
-            }
         }
     }
 

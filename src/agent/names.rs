@@ -1,17 +1,16 @@
-//! Finds the addresses of host names. HAProxy would look a name up once, or never.
+//! Finds the addresses of host names. HAProxy would look a name up once, or never. A name that stops
+//! resolving keeps its last address.
 
+use super::addresses::Addresses;
 use crate::systemd::Pulse;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
-
-/// The names and their addresses. A name that stops resolving keeps the last one.
-pub type Addresses = BTreeMap<String, IpAddr>;
 
 /// How often each name is looked up.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -41,12 +40,10 @@ pub async fn resolve(
             all_again = Instant::now() + AGAIN;
         }
         let known = found.borrow().clone();
-        let due = names
-            .iter()
-            .filter(|name| all || !known.contains_key(*name));
+        let due = names.iter().filter(|name| all || known.get(name).is_none());
         look_up(due.cloned().collect(), &found, &mut failing, &pulse).await;
         failing.retain(|name| names.contains(name));
-        let missing = names.iter().any(|name| !found.borrow().contains_key(name));
+        let missing = names.iter().any(|name| found.borrow().get(name).is_none());
         let soon = Instant::now() + MISSING_AGAIN;
         let next = if missing {
             soon.min(all_again)
@@ -68,7 +65,7 @@ pub async fn resolve(
 
 /// Each once.
 pub async fn once(names: BTreeSet<String>) -> Addresses {
-    let (found, _) = watch::channel(Addresses::new());
+    let (found, _) = watch::channel(Addresses::default());
     look_up(
         names.into_iter().collect(),
         &found,
@@ -91,16 +88,14 @@ async fn look_up(
     while let Some((name, result)) = running.next().await {
         pulse.beat();
         running.extend(names.next().map(look_up_one));
-        let before = found.borrow().get(&name).copied();
+        let before = found.borrow().get(&name);
         match result.map(|addresses| choose(&name, &addresses, before)) {
             Ok(Some(address)) => {
                 if failing.remove(&name) {
                     info!("{name} resolves again, to {address}");
                 }
                 if before != Some(address) {
-                    found.send_modify(|all| {
-                        all.insert(name, address);
-                    });
+                    found.send_modify(|all| all.insert(name, address));
                 }
             }
             Ok(None) => complain(&name, "no usable address", before, failing),
@@ -180,7 +175,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_stops_resolving_keeps_its_last_address() {
-        let last = Addresses::from([("gone.invalid".to_owned(), "10.0.0.9".parse().unwrap())]);
+        let last: Addresses = [("gone.invalid".to_owned(), "10.0.0.9".parse().unwrap())]
+            .into_iter()
+            .collect();
         let (found, seen) = watch::channel(last.clone());
         let mut failing = BTreeSet::new();
         look_up(

@@ -4,10 +4,10 @@
 //! within two seconds look like an etcd that was emptied, or a network cut in two, and not like
 //! that many containers dying: those are kept for a while, and HAProxy's own checks decide.
 
-use super::table::{Instances, Services};
+use super::table::{Instance, Instances, Services};
 use crate::clock::Moment;
-use crate::endpoint::{Endpoint, Status};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Departures within so long of each other are one crowd.
@@ -42,19 +42,21 @@ pub struct Wanted {
     /// Where clients dial it unless the operator said otherwise: the lowest port among its
     /// instances when it was first seen, and never another one while it is known.
     pub port: u16,
-    /// Those that are there, and those that are held.
-    pub instances: Instances,
+    /// Those that are there, and those that are held. The same pointer as long as nothing changes.
+    pub instances: Arc<Instances>,
 }
 
 #[derive(Debug, Default)]
 struct Service {
     port: u16,
-    here: Instances,
+    here: Arc<Instances>,
     /// Gone within the last [`CROWD`], and believed so far.
-    left: BTreeMap<String, (Endpoint, Moment)>,
+    left: BTreeMap<String, (Instance, Moment)>,
     /// Gone, and kept until the second moment.
-    held: BTreeMap<String, (Endpoint, Moment, Moment)>,
+    held: BTreeMap<String, (Instance, Moment, Moment)>,
     empty_since: Option<Moment>,
+    /// Those here and those held, as last told; `None` while nobody is held.
+    both: Option<Arc<Instances>>,
 }
 
 /// The services with their recent past.
@@ -87,22 +89,26 @@ impl Presence {
         }
     }
 
-    /// The table as it is at `now`.
-    pub fn observe(&mut self, mut table: Services, now: Moment) {
-        let mut names: BTreeSet<String> = self.services.keys().cloned().collect();
-        names.extend(table.keys().cloned());
-        for name in names {
-            let here = table.remove(&name).unwrap_or_default();
-            let service = self.services.entry(name).or_default();
-            service.arrive_and_leave(here, now);
+    /// The table as it is at `now`. Tells whether anything is different.
+    pub fn observe(&mut self, table: &Services, now: Moment) -> bool {
+        let mut changed = false;
+        for (name, service) in &mut self.services {
+            changed |= service.is_now(table.get(name), now);
         }
-        if !self.settings.hold.is_zero() {
+        for (name, here) in table {
+            if !self.services.contains_key(name) {
+                let service = self.services.entry(name.clone()).or_default();
+                changed |= service.is_now(Some(here), now);
+            }
+        }
+        if changed && !self.settings.hold.is_zero() {
             self.hold(now);
         }
+        changed
     }
 
-    /// Who is to be served at `now`. Lets those go whose time is up.
-    pub fn wanted(&mut self, now: Moment) -> BTreeMap<String, Wanted> {
+    /// Who is to be served at `now`, by name. Lets those go whose time is up.
+    pub fn wanted(&mut self, now: Moment) -> impl Iterator<Item = (&str, Wanted)> {
         let forget = self.settings.forget;
         let notes = &mut self.notes;
         self.services.retain(|name, service| {
@@ -125,22 +131,8 @@ impl Presence {
             }
             stays
         });
-        let wanted = self.services.iter().map(|(name, service)| {
-            let held = service
-                .held
-                .iter()
-                .map(|(name, (endpoint, ..))| (name.clone(), endpoint.clone()));
-            let mut instances: Instances = held.collect();
-            instances.extend(service.here.clone());
-            (
-                name.clone(),
-                Wanted {
-                    port: service.port,
-                    instances,
-                },
-            )
-        });
-        wanted.collect()
+        let services = self.services.iter_mut();
+        services.map(|(name, service)| (name.as_str(), service.wanted()))
     }
 
     /// When [`Presence::wanted`] will change by itself.
@@ -190,31 +182,53 @@ impl Presence {
                 let crowd = std::mem::take(&mut service.left).into_iter();
                 service
                     .held
-                    .extend(crowd.map(|(name, (endpoint, at))| (name, (endpoint, at, until))));
+                    .extend(crowd.map(|(name, (instance, at))| (name, (instance, at, until))));
             }
         }
     }
 }
 
 impl Service {
-    fn arrive_and_leave(&mut self, here: Instances, now: Moment) {
-        let before = std::mem::replace(&mut self.here, here);
+    /// Those are here now, and nobody else. Tells whether that is different.
+    fn is_now(&mut self, here: Option<&Arc<Instances>>, now: Moment) -> bool {
         self.left
             .retain(|_, (_, at)| now.saturating_sub(*at) <= CROWD);
-        for (name, endpoint) in before {
+        let same = here.map_or(self.here.is_empty(), |here| Arc::ptr_eq(here, &self.here));
+        if same {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.here, here.cloned().unwrap_or_default());
+        for (name, instance) in &*before {
             // One that was draining said that it would go.
-            let announced = endpoint.status == Some(Status::Draining);
-            if !self.here.contains_key(&name) && !announced {
-                self.left.insert(name, (endpoint, now));
+            if !self.here.contains_key(name) && !instance.draining {
+                self.left.insert(name.clone(), (instance.clone(), now));
             }
         }
-        for name in self.here.keys() {
-            self.left.remove(name);
-            self.held.remove(name);
-        }
+        self.left.retain(|name, _| !self.here.contains_key(name));
+        self.held.retain(|name, _| !self.here.contains_key(name));
         if self.port == 0 {
-            let lowest = self.here.values().map(|endpoint| endpoint.port.get()).min();
+            let lowest = self.here.values().map(|instance| instance.port.get()).min();
             self.port = lowest.unwrap_or_default();
+        }
+        true
+    }
+
+    fn wanted(&mut self) -> Wanted {
+        let instances = if self.held.is_empty() {
+            self.both = None;
+            self.here.clone()
+        } else {
+            let held = self.held.iter();
+            let held = held.map(|(name, (instance, ..))| (name.clone(), instance.clone()));
+            let mut both: Instances = held.collect();
+            both.extend((*self.here).clone());
+            let before = self.both.take().filter(|before| **before == both);
+            let both = before.unwrap_or_else(|| Arc::new(both));
+            self.both.insert(both).clone()
+        };
+        Wanted {
+            port: self.port,
+            instances,
         }
     }
 
@@ -230,6 +244,7 @@ impl Service {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::Endpoint;
 
     const HOLD: Duration = Duration::from_secs(30);
     const FORGET: Duration = Duration::from_secs(3600);
@@ -266,10 +281,8 @@ mod tests {
                     6000 + number.parse::<u16>().unwrap()
                 );
                 let endpoint = Endpoint::decode(value.as_bytes()).unwrap();
-                services
-                    .entry(service.to_owned())
-                    .or_default()
-                    .insert(number.to_owned(), endpoint);
+                let instances = services.entry(service.to_owned()).or_default();
+                Arc::make_mut(instances).insert(number.to_owned(), Instance::new(endpoint, 1));
             }
         }
         services
@@ -277,7 +290,7 @@ mod tests {
 
     fn shows(presence: &mut Presence, seconds: f64) -> String {
         let wanted = presence.wanted(at(seconds));
-        let services = wanted.iter().map(|(name, wanted)| {
+        let services = wanted.map(|(name, wanted)| {
             let instances: Vec<_> = wanted.instances.keys().map(String::as_str).collect();
             format!("{name}:{}", instances.join(","))
         });
@@ -287,10 +300,10 @@ mod tests {
     #[test]
     fn one_that_leaves_is_believed_at_once() {
         let mut p = presence();
-        p.observe(table("redis:1,2,3,4"), at(0.0));
-        p.observe(table("redis:1,2,3"), at(1.0));
+        p.observe(&table("redis:1,2,3,4"), at(0.0));
+        p.observe(&table("redis:1,2,3"), at(1.0));
         assert_eq!(shows(&mut p, 1.0), "redis:1,2,3");
-        p.observe(table("redis:1,2"), at(2.0));
+        p.observe(&table("redis:1,2"), at(2.0));
         assert_eq!(shows(&mut p, 2.0), "redis:1,2");
         assert_eq!(p.take_notes(), []);
     }
@@ -298,10 +311,10 @@ mod tests {
     #[test]
     fn over_half_within_two_seconds_is_held_also_those_who_went_first() {
         let mut p = presence();
-        p.observe(table("redis:1,2,3,4"), at(0.0));
-        p.observe(table("redis:1,2,3"), at(1.0));
+        p.observe(&table("redis:1,2,3,4"), at(0.0));
+        p.observe(&table("redis:1,2,3"), at(1.0));
         assert_eq!(shows(&mut p, 1.0), "redis:1,2,3");
-        p.observe(table("redis:1"), at(2.0));
+        p.observe(&table("redis:1"), at(2.0));
         assert_eq!(shows(&mut p, 2.0), "redis:1,2,3,4");
         assert_eq!(p.take_notes(), [Note::Held("redis".to_owned(), 3)]);
         assert_eq!(p.next_change(), Some(at(32.0)));
@@ -313,9 +326,9 @@ mod tests {
     #[test]
     fn over_half_but_slowly_is_believed() {
         let mut p = presence();
-        p.observe(table("redis:1,2,3,4"), at(0.0));
+        p.observe(&table("redis:1,2,3,4"), at(0.0));
         for (left, when) in [("redis:1,2,3", 0.0), ("redis:1,2", 2.1), ("redis:1", 4.2)] {
-            p.observe(table(left), at(when));
+            p.observe(&table(left), at(when));
             assert_eq!(shows(&mut p, when), left);
         }
     }
@@ -323,23 +336,23 @@ mod tests {
     #[test]
     fn who_was_draining_is_never_held() {
         let mut p = presence();
-        p.observe(table("redis:1d,2d,3d,4 web:1d"), at(0.0));
-        p.observe(table("redis:4"), at(1.0));
+        p.observe(&table("redis:1d,2d,3d,4 web:1d"), at(0.0));
+        p.observe(&table("redis:4"), at(1.0));
         assert_eq!(shows(&mut p, 1.0), "redis:4 web:");
     }
 
     #[test]
     fn two_services_wiped_are_held_one_is_believed() {
         let mut p = presence();
-        p.observe(table("a:1 b:1 c:1"), at(0.0));
-        p.observe(table("b:1 c:1"), at(1.0));
+        p.observe(&table("a:1 b:1 c:1"), at(0.0));
+        p.observe(&table("b:1 c:1"), at(1.0));
         assert_eq!(shows(&mut p, 1.0), "a: b:1 c:1");
-        p.observe(table("c:1"), at(2.0));
+        p.observe(&table("c:1"), at(2.0));
         assert_eq!(shows(&mut p, 2.0), "a:1 b:1 c:1");
-        p.observe(table(""), at(3.5));
+        p.observe(&table(""), at(3.5));
         assert_eq!(shows(&mut p, 3.5), "a:1 b:1 c:1");
         // They come back one by one: no longer held, and no longer counted.
-        p.observe(table("a:1"), at(5.0));
+        p.observe(&table("a:1"), at(5.0));
         assert_eq!(p.held(), 2);
         assert_eq!(shows(&mut p, 34.0), "a:1 b: c:");
     }
@@ -348,16 +361,19 @@ mod tests {
     fn zero_turns_it_off() {
         let mut p = presence();
         p.settings.hold = Duration::ZERO;
-        p.observe(table("a:1,2,3,4 b:1"), at(0.0));
-        p.observe(table(""), at(1.0));
+        p.observe(&table("a:1,2,3,4 b:1"), at(0.0));
+        p.observe(&table(""), at(1.0));
         assert_eq!(shows(&mut p, 1.0), "a: b:");
     }
 
     #[test]
     fn what_was_served_last_is_part_of_the_crowd() {
         let mut before = presence();
-        before.observe(table("a:1 b:1"), at(0.0));
-        let last = before.wanted(at(0.0));
+        before.observe(&table("a:1 b:1"), at(0.0));
+        let last = before
+            .wanted(at(0.0))
+            .map(|(name, wanted)| (name.to_owned(), wanted));
+        let last = last.collect();
         let mut p = Presence::new(
             Settings {
                 hold: HOLD,
@@ -366,25 +382,25 @@ mod tests {
             last,
             at(10.0),
         );
-        p.observe(table(""), at(11.0));
+        p.observe(&table(""), at(11.0));
         assert_eq!(shows(&mut p, 11.0), "a:1 b:1");
     }
 
     #[test]
     fn an_empty_service_keeps_its_front_and_its_port_until_forgotten() {
         let mut p = presence();
-        p.observe(table("a:2,3"), at(0.0));
-        p.observe(table(""), at(10.0));
+        p.observe(&table("a:2,3"), at(0.0));
+        p.observe(&table(""), at(10.0));
         assert_eq!(shows(&mut p, 10.0), "a:");
         assert_eq!(p.next_change(), Some(at(3610.0)));
         assert_eq!(shows(&mut p, 3609.0), "a:");
-        p.observe(table("a:1"), at(3609.5));
-        assert_eq!(p.wanted(at(3609.5))["a"].port, 6002);
-        p.observe(table(""), at(4000.0));
+        p.observe(&table("a:1"), at(3609.5));
+        assert_eq!(p.wanted(at(3609.5)).next().unwrap().1.port, 6002);
+        p.observe(&table(""), at(4000.0));
         assert_eq!(shows(&mut p, 4000.0), "a:");
         assert_eq!(shows(&mut p, 7600.0), "");
         assert_eq!(p.take_notes(), [Note::Forgotten("a".to_owned())]);
-        p.observe(table("a:1"), at(8000.0));
-        assert_eq!(p.wanted(at(8000.0))["a"].port, 6001);
+        p.observe(&table("a:1"), at(8000.0));
+        assert_eq!(p.wanted(at(8000.0)).next().unwrap().1.port, 6001);
     }
 }

@@ -1,185 +1,23 @@
 //! A HAProxy that fails in every way that one can, seeded, in no time at all. Whatever happened, once
 //! it stops failing a few passes put everything right, and nobody was cut who needn't have been.
 
-use super::super::diff::Verb;
-use super::super::diff::tests::Servers;
-use super::super::render::tests::frame;
+use super::super::addresses::{Addresses, Directory};
+use super::super::bars::TRY_AGAIN;
+use super::super::diff::{Command, parse_state};
+use super::super::fake::{Fake, World, diff_all, now_or_never};
+use super::super::judge::frame;
+use super::super::presence::Wanted;
+use super::super::render::render;
+use super::super::table::Instance;
 use super::*;
 use crate::endpoint::Endpoint;
-use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::future::Future;
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
-
-/// Every future of the fake's is ready at once.
-fn now_or_never<T>(future: impl Future<Output = T>) -> T {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => value,
-        Poll::Pending => panic!("the fake never waits"),
-    }
-}
-
-#[derive(Debug, Default)]
-struct World {
-    rng: fastrand::Rng,
-    /// Of 100 calls so many fail.
-    failing: u8,
-    file: String,
-    /// pid, and what it was started from.
-    worker: Option<(u32, String)>,
-    servers: Servers,
-    pids: u32,
-    reloads: u32,
-    failed_reloads: u32,
-    /// Ports that another process has.
-    busy: BTreeSet<u16>,
-    /// Whether `obstacle` sees them.
-    sees: bool,
-    /// Whether a failed reload says whose fault it was.
-    talks: bool,
-    removed: Vec<String>,
-    saving: Option<String>,
-}
-
-impl World {
-    fn fails(&mut self) -> bool {
-        self.rng.u8(0..100) < self.failing
-    }
-
-    fn boot(&mut self) -> Result<(), String> {
-        let fronts = parse(&self.file).ok_or("no file of ours")?;
-        let model = Model {
-            stats: None,
-            fronts,
-        };
-        let blocked = model
-            .binds()
-            .find(|(_, bind)| self.busy.contains(&bind.port()));
-        if let Some((name, bind)) = blocked {
-            self.failed_reloads += 1;
-            return Err(format!(
-                "[ALERT] Binding [f:1] for proxy {name}: cannot bind socket (Address already in use) for [{bind}]"
-            ));
-        }
-        self.pids += 1;
-        self.worker = Some((self.pids, mark_of(&self.file).unwrap().to_owned()));
-        self.servers = Servers::boot(&model);
-        Ok(())
-    }
-}
-
-struct Fake(RefCell<World>);
-
-impl Proxy for Fake {
-    async fn write(&mut self, text: &str) -> Result<(), Trouble> {
-        let mut world = self.0.borrow_mut();
-        world.saving = None;
-        if world.fails() {
-            return Err(Trouble::File("no space left".to_owned()));
-        }
-        super::super::render::tests::tokenize_strictly(text).unwrap();
-        text.clone_into(&mut world.file);
-        Ok(())
-    }
-
-    fn save(&mut self, text: String) {
-        self.0.get_mut().saving = Some(text);
-    }
-
-    async fn happens(&mut self) -> Happening {
-        let text = self
-            .0
-            .get_mut()
-            .saving
-            .take()
-            .expect("somebody waits for nothing");
-        let result = self.write(&text).await;
-        Happening::Saved(text, result)
-    }
-
-    async fn worker(&self) -> Result<Worker, Trouble> {
-        let mut world = self.0.borrow_mut();
-        if world.fails() {
-            return Err(Trouble::Down("no answer".to_owned()));
-        }
-        let (pid, mark) = world
-            .worker
-            .clone()
-            .ok_or_else(|| Trouble::Down("nobody".to_owned()))?;
-        Ok(Worker {
-            pid,
-            mark: Some(mark),
-            can_wait: false,
-        })
-    }
-
-    async fn state(
-        &self,
-        _: &Worker,
-        backends: Option<&BTreeSet<String>>,
-    ) -> Result<Running, Trouble> {
-        let mut world = self.0.borrow_mut();
-        let text = world.servers.state();
-        let cut = if world.fails() {
-            world.rng.usize(0..text.len())
-        } else {
-            text.len()
-        };
-        let mut running = super::super::diff::parse_state(&text[..cut])?;
-        running.retain(|name, _| backends.is_none_or(|wanted| wanted.contains(name)));
-        Ok(running)
-    }
-
-    async fn tell(&self, _: &Worker, commands: &[Command]) -> Result<String, Trouble> {
-        let mut world = self.0.borrow_mut();
-        for command in commands {
-            if command.verb == Verb::Remove {
-                world.removed.push(command.target.clone());
-            }
-            for line in command.lines(false) {
-                if world.fails() {
-                    return Err(Trouble::Down("cut off".to_owned()));
-                }
-                // One line in so many is lost without a word.
-                if !world.fails() {
-                    let _ = world.servers.command(&line);
-                }
-            }
-        }
-        Ok(String::new())
-    }
-
-    async fn start(&mut self) -> Result<Reload, Trouble> {
-        // Perhaps it was just slow to answer.
-        if self.0.borrow().worker.is_some() {
-            return Err(Trouble::Down("busy".to_owned()));
-        }
-        self.reload().await
-    }
-
-    async fn reload(&mut self) -> Result<Reload, Trouble> {
-        let mut world = self.0.borrow_mut();
-        world.reloads += 1;
-        if world.fails() {
-            return Err(Trouble::Down("no answer to reload".to_owned()));
-        }
-        let talks = world.talks;
-        Ok(match world.boot() {
-            Ok(()) => Reload::Done,
-            Err(log) => Reload::Failed(if talks { log } else { String::new() }),
-        })
-    }
-
-    async fn obstacle(&self, bind: Bind) -> Option<String> {
-        let world = self.0.borrow();
-        (world.sees && world.busy.contains(&bind.port())).then(|| "in use".to_owned())
-    }
-}
 
 struct Scene {
     applier: Applier<Fake>,
     wanted: BTreeMap<String, Wanted>,
+    addresses: Addresses,
+    directory: Directory,
     now: Moment,
 }
 
@@ -189,10 +27,14 @@ impl Scene {
             rng: fastrand::Rng::with_seed(seed),
             ..World::default()
         };
-        let applier = Applier::new(Fake(RefCell::new(world)), frame(), Rules::default(), None);
+        let applier = Applier::new(Fake(world.into()), frame(), Rules::default(), None);
         Self {
             applier,
             wanted: BTreeMap::new(),
+            addresses: [("db".to_owned(), [10, 0, 1, 0].into())]
+                .into_iter()
+                .collect(),
+            directory: Directory::default(),
             now: Moment::from_secs(1000),
         }
     }
@@ -202,19 +44,54 @@ impl Scene {
     }
 
     fn put(&mut self, service: &str, port: u16, instance: &str, status: &str) {
-        let value = format!(r#"{{"host":"10.0.0.1","port":{port},"status":"{status}"}}"#);
+        self.put_at("10.0.0.1", service, port, instance, status);
+    }
+
+    fn put_at(&mut self, host: &str, service: &str, port: u16, instance: &str, status: &str) {
+        let value = format!(r#"{{"host":"{host}","port":{port},"status":"{status}"}}"#);
         let endpoint = Endpoint::decode(value.as_bytes()).unwrap();
         let wanted = self.wanted.entry(service.to_owned());
         let wanted = wanted.or_insert_with(|| Wanted {
             port,
-            instances: BTreeMap::new(),
+            instances: Arc::default(),
         });
-        wanted.instances.insert(instance.to_owned(), endpoint);
+        let instances = Arc::make_mut(&mut wanted.instances);
+        instances.insert(instance.to_owned(), Instance::new(endpoint, 1));
+    }
+
+    fn remove(&mut self, service: &str, instance: &str) {
+        if let Some(wanted) = self.wanted.get_mut(service) {
+            Arc::make_mut(&mut wanted.instances).remove(instance);
+        }
+    }
+
+    fn empty(&mut self, service: &str) {
+        self.wanted.get_mut(service).unwrap().instances = Arc::default();
+    }
+
+    fn list(&self) -> impl Iterator<Item = (&str, Wanted)> {
+        let wanted = self.wanted.iter();
+        wanted.map(|(service, wanted)| (service.as_str(), wanted.clone()))
+    }
+
+    /// What HAProxy is to be, worked out by nobody who remembers anything.
+    fn model(&self) -> Model {
+        let mut directory = Directory::default();
+        directory.update(self.list(), &self.addresses);
+        lay_out(&Rules::default(), directory.services(), &BTreeMap::new()).0
+    }
+
+    /// A pass at this very moment.
+    fn pass_now(&mut self) -> Result<Report, Trouble> {
+        let wanted = self.wanted.iter();
+        let wanted = wanted.map(|(service, wanted)| (service.as_str(), wanted.clone()));
+        self.directory.update(wanted, &self.addresses);
+        now_or_never(self.applier.pass(&self.directory, self.now))
     }
 
     fn pass(&mut self) -> Result<Report, Trouble> {
         self.now += Duration::from_millis(1500);
-        let result = now_or_never(self.applier.pass(&self.wanted, &BTreeMap::new(), self.now));
+        let result = self.pass_now();
         // Saved soon, or not before the next pass.
         if self.world().saving.is_some() && (self.world().failing == 0 || self.world().rng.bool()) {
             now_or_never(self.applier.happens())?;
@@ -247,10 +124,15 @@ impl Scene {
 
     /// What HAProxy would still have to be told.
     fn missing(&mut self) -> Vec<Command> {
-        let none = BTreeMap::new();
-        let (model, _) = lay_out(&Rules::default(), &self.wanted, &none, &BTreeMap::new());
+        let model = self.model();
         let text = self.world().servers.state();
-        diff(&model, &super::super::diff::parse_state(&text).unwrap())
+        diff_all(&model, &parse_state(&text).unwrap())
+    }
+
+    /// What the file holds, or will when it is saved.
+    fn latest_text(&self) -> Option<String> {
+        let latest = self.applier.saving.as_ref().or(self.applier.file.as_ref());
+        latest.map(Text::to_string)
     }
 
     /// Whether a crash at this moment would be survived.
@@ -263,17 +145,10 @@ impl Scene {
     }
 
     fn must_agree(&mut self) {
-        let (model, _) = lay_out(
-            &Rules::default(),
-            &self.wanted,
-            &BTreeMap::new(),
-            &BTreeMap::new(),
-        );
-        let text = render(&frame(), &model);
+        assert_eq!(self.missing(), vec![]);
+        let model = self.model();
         let world = self.world();
-        assert_eq!(world.file, text);
-        let running = super::super::diff::parse_state(&world.servers.state()).unwrap();
-        assert_eq!(diff(&model, &running), vec![]);
+        assert_eq!(world.file, render(&frame(), &model));
         // And a crash now would lead to the same servers.
         world.boot().unwrap();
         assert_eq!(world.servers.0.keys().count(), model.fronts.len());
@@ -290,7 +165,7 @@ fn instances_cost_no_reload_and_a_service_costs_one() {
         scene.put("redis", 6379, "redis@2", status);
         scene.settle();
     }
-    scene.wanted.get_mut("redis").unwrap().instances.clear();
+    scene.empty("redis");
     scene.settle();
     assert_eq!(scene.world().reloads, 1);
     scene.put("web", 80, "web@1", "");
@@ -305,8 +180,7 @@ fn at_most_one_reload_a_second() {
     for port in 1..=50 {
         scene.put(&format!("s{port}"), port, "i", "");
         scene.now += Duration::from_millis(100);
-        let (wanted, now) = (scene.wanted.clone(), scene.now);
-        now_or_never(scene.applier.pass(&wanted, &BTreeMap::new(), now)).unwrap();
+        scene.pass_now().unwrap();
     }
     assert_eq!(scene.world().reloads, 5);
     scene.settle();
@@ -363,7 +237,7 @@ fn another_haproxy_is_put_right_too() {
     scene.put("a", 80, "i", "");
     scene.settle();
     // It died and came back from the file; meanwhile somebody left.
-    scene.wanted.get_mut("a").unwrap().instances.clear();
+    scene.empty("a");
     scene.world().boot().unwrap();
     scene.settle();
     scene.must_agree();
@@ -379,22 +253,20 @@ fn whatever_fails_it_converges_and_cuts_nobody_who_stays() {
             scene.world().failing = if rng.bool() { rng.u8(0..40) } else { 0 };
             let service = format!("s{}", rng.u8(0..4));
             let instance = format!("i@{}", rng.u8(0..4));
-            match rng.u8(0..10) {
-                0..=4 => scene.put(
-                    &service,
-                    80 + u16::from(rng.u8(0..6)),
-                    &instance,
-                    if rng.bool() { "draining" } else { "" },
-                ),
-                5..=6 => drop(
-                    scene
-                        .wanted
-                        .get_mut(&service)
-                        .map(|w| w.instances.remove(&instance)),
-                ),
+            let status = if rng.bool() { "draining" } else { "" };
+            let port = 80 + u16::from(rng.u8(0..6));
+            match rng.u8(0..13) {
+                0..=4 => scene.put(&service, port, &instance, status),
+                5..=6 => scene.remove(&service, &instance),
                 7 => drop(scene.wanted.remove(&service)),
                 8 => drop(scene.world().boot()),
-                _ => scene.world().worker = None,
+                9 => scene.world().worker = None,
+                10 => scene.applier.forget(),
+                11 => scene.put_at("db", &service, port, &instance, status),
+                _ => {
+                    let address = [10, 0, 1, rng.u8(1..3)].into();
+                    scene.addresses.insert("db".to_owned(), address);
+                }
             }
             let stay: BTreeSet<String> = scene
                 .wanted
@@ -411,6 +283,8 @@ fn whatever_fails_it_converges_and_cuts_nobody_who_stays() {
             // A pass that says it is through is: nobody comes back to look.
             if done && scene.distinct_ports() {
                 assert_eq!(scene.missing(), vec![], "seed {seed}");
+                let text = render(&frame(), &scene.model());
+                assert_eq!(scene.latest_text(), Some(text), "seed {seed}");
             }
             let cut: Vec<_> = scene
                 .world()
@@ -428,12 +302,4 @@ fn whatever_fails_it_converges_and_cuts_nobody_who_stays() {
             scene.must_agree();
         }
     }
-}
-
-#[test]
-fn haproxy_is_understood_when_it_names_the_guilty() {
-    let log = "Binding [/etc/haproxy/haproxy.cfg:22] for proxy redis::1: cannot bind socket (Address already in use) for [:::80]\n\
-               [haproxy.main()] Some protocols failed to start their listeners! Exiting.";
-    let why = "HAProxy says \"cannot bind socket (Address already in use) for [:::80]\"".to_owned();
-    assert_eq!(accused(log), BTreeMap::from([("redis@1".to_owned(), why)]));
 }

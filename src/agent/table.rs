@@ -3,31 +3,52 @@
 //! Everything in here is untrusted input. What is no endpoint is quarantined: counted, told once,
 //! and never seen again by any other room.
 
-use crate::endpoint::{Endpoint, Key, KeyError, ValueError};
+use super::limits::surplus;
+use crate::endpoint::{Endpoint, Host, Key, KeyError, Status, ValueError};
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+use std::sync::Arc;
 
-/// The most instances of one service. `balance roundrobin` takes 4095 servers a backend
-/// (HAProxy's configuration manual, "balance").
-pub const MAX_INSTANCES: usize = 4_095;
-/// The most services: each is a listener, a port, and a reload when it comes.
-pub const MAX_SERVICES: usize = 4_096;
-/// The most instances in all: each is a server with a check of its own every 2 s.
-pub const MAX_IN_ALL: usize = 32_768;
+/// What HAProxy needs to know of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// Where to dial.
+    pub host: Host,
+    /// On `host`.
+    pub port: NonZeroU16,
+    /// Takes no new connections.
+    pub draining: bool,
+    /// When its key came to be: who was there first keeps its place where places run out.
+    pub create_revision: i64,
+}
 
-/// The endpoints of one service, by instance.
-pub type Instances = BTreeMap<String, Endpoint>;
+impl Instance {
+    /// Of what a value says.
+    #[must_use]
+    pub fn new(endpoint: Endpoint, create_revision: i64) -> Self {
+        Self {
+            host: endpoint.host,
+            port: endpoint.port,
+            draining: endpoint.status == Some(Status::Draining),
+            create_revision,
+        }
+    }
+}
 
-/// All services, by name.
-pub type Services = BTreeMap<String, Instances>;
+/// One service, by instance.
+pub type Instances = BTreeMap<String, Instance>;
+
+/// All services, by name. Whoever keeps a service's pointer can tell by it that nothing has changed.
+pub type Services = BTreeMap<String, Arc<Instances>>;
 
 /// A key and its value as they came out of etcd.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Item {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Item<'a> {
     /// Any bytes.
-    pub key: Vec<u8>,
+    pub key: &'a [u8],
     /// Any bytes.
-    pub value: Vec<u8>,
-    /// When the key came to be: who was there first keeps its place where places run out.
+    pub value: &'a [u8],
+    /// When the key came to be.
     pub create_revision: i64,
 }
 
@@ -60,20 +81,17 @@ pub struct Junk {
     pub fault: Fault,
 }
 
-#[derive(Debug)]
-struct Entry {
-    endpoint: Endpoint,
-    create_revision: i64,
-}
-
 /// The table.
 #[derive(Debug)]
 pub struct Table {
     prefix: String,
-    entries: BTreeMap<(String, String), Entry>,
+    /// Everything that is good, whether there is room for it or not.
+    good: Services,
+    /// What there is room for, if not for everything.
+    fitting: Services,
     quarantine: BTreeMap<Vec<u8>, Fault>,
     /// Those that there was no room for when last looked.
-    surplus: BTreeMap<(String, String), Fault>,
+    surplus: BTreeMap<(String, String), &'static str>,
     untold: Vec<Junk>,
 }
 
@@ -83,7 +101,8 @@ impl Table {
     pub const fn new(prefix: String) -> Self {
         Self {
             prefix,
-            entries: BTreeMap::new(),
+            good: BTreeMap::new(),
+            fitting: BTreeMap::new(),
             quarantine: BTreeMap::new(),
             surplus: BTreeMap::new(),
             untold: Vec::new(),
@@ -91,25 +110,26 @@ impl Table {
     }
 
     /// Everything that stands there now. What isn't among `items` is gone.
-    pub fn replace(&mut self, items: Vec<Item>) {
-        self.entries.clear();
+    pub fn replace<'a>(&mut self, items: impl Iterator<Item = Item<'a>>) {
+        let before = std::mem::take(&mut self.good);
         let known = std::mem::take(&mut self.quarantine);
         for item in items {
             self.file(item, &known);
         }
+        keep_pointers(&mut self.good, &before);
     }
 
     /// A key was put.
-    pub fn put(&mut self, item: Item) {
-        let known = self.quarantine.remove_entry(&item.key);
+    pub fn put(&mut self, item: Item<'_>) {
+        let known = self.quarantine.remove_entry(item.key);
         self.file(item, &known.into_iter().collect());
     }
 
     /// A key was deleted.
     pub fn delete(&mut self, key: &[u8]) {
         self.quarantine.remove(key);
-        if let Ok(place) = self.place(key) {
-            self.entries.remove(&place);
+        if let Ok((service, instance)) = self.place(key) {
+            remove(&mut self.good, &service, &instance);
         }
     }
 
@@ -126,29 +146,27 @@ impl Table {
     }
 
     /// Everything that is good, within the limits.
-    pub fn services(&mut self) -> Services {
-        let surplus = self.surplus();
+    pub fn services(&mut self) -> &Services {
+        let surplus = surplus(&self.good);
         let told = std::mem::replace(&mut self.surplus, surplus);
-        for (place, fault) in &self.surplus {
-            if told.get(place) != Some(fault) {
+        if self.surplus.is_empty() {
+            self.fitting.clear();
+            return &self.good;
+        }
+        let mut fitting = self.good.clone();
+        for (place, why) in &self.surplus {
+            remove(&mut fitting, &place.0, &place.1);
+            if told.get(place) != Some(why) {
                 let key = format!("{}/{}/{}", self.prefix, place.0, place.1);
                 self.untold.push(Junk {
                     key,
-                    fault: fault.clone(),
+                    fault: Fault::Full(why),
                 });
             }
         }
-        let mut services = Services::new();
-        for (place, entry) in &self.entries {
-            if !self.surplus.contains_key(place) {
-                let endpoint = entry.endpoint.clone();
-                services
-                    .entry(place.0.clone())
-                    .or_default()
-                    .insert(place.1.clone(), endpoint);
-            }
-        }
-        services
+        keep_pointers(&mut fitting, &self.fitting);
+        self.fitting = fitting;
+        &self.fitting
     }
 
     fn place(&self, key: &[u8]) -> Result<(String, String), Fault> {
@@ -167,23 +185,21 @@ impl Table {
         Ok((service.to_owned(), instance.to_owned()))
     }
 
-    fn file(&mut self, item: Item, known: &BTreeMap<Vec<u8>, Fault>) {
-        let place = self.place(&item.key);
-        let endpoint = Endpoint::decode(&item.value).map_err(Fault::Value);
+    fn file(&mut self, item: Item<'_>, known: &BTreeMap<Vec<u8>, Fault>) {
+        let place = self.place(item.key);
+        let endpoint = Endpoint::decode(item.value).map_err(Fault::Value);
         match place {
-            Ok(place) => match endpoint {
+            Ok((service, name)) => match endpoint {
                 Ok(endpoint) => {
-                    let create_revision = item.create_revision;
-                    self.entries.insert(
-                        place,
-                        Entry {
-                            endpoint,
-                            create_revision,
-                        },
-                    );
+                    let instance = Instance::new(endpoint, item.create_revision);
+                    let instances = self.good.entry(service).or_default();
+                    // A key that is put again as it was is no change.
+                    if instances.get(&name) != Some(&instance) {
+                        Arc::make_mut(instances).insert(name, instance);
+                    }
                 }
                 Err(fault) => {
-                    self.entries.remove(&place);
+                    remove(&mut self.good, &service, &name);
                     self.refuse(item.key, fault, known);
                 }
             },
@@ -191,48 +207,38 @@ impl Table {
         }
     }
 
-    fn refuse(&mut self, key: Vec<u8>, fault: Fault, known: &BTreeMap<Vec<u8>, Fault>) {
-        if known.get(&key) != Some(&fault) {
+    fn refuse(&mut self, key: &[u8], fault: Fault, known: &BTreeMap<Vec<u8>, Fault>) {
+        if known.get(key) != Some(&fault) {
             self.untold.push(Junk {
-                key: printable(&key),
+                key: printable(key),
                 fault: fault.clone(),
             });
         }
-        self.quarantine.insert(key, fault);
+        self.quarantine.insert(key.to_vec(), fault);
     }
+}
 
-    /// Those that there is no room for: the latest comers. So a flood doesn't push anybody out.
-    fn surplus(&self) -> BTreeMap<(String, String), Fault> {
-        let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
-        for (service, _) in self.entries.keys() {
-            *sizes.entry(service).or_default() += 1;
+/// A service without any instance is none.
+fn remove(services: &mut Services, service: &str, instance: &str) {
+    if let Some(instances) = services.get_mut(service)
+        && instances.contains_key(instance)
+    {
+        if instances.len() == 1 {
+            services.remove(service);
+        } else {
+            Arc::make_mut(instances).remove(instance);
         }
-        let fits = self.entries.len() <= MAX_IN_ALL
-            && sizes.len() <= MAX_SERVICES
-            && sizes.values().all(|size| *size <= MAX_INSTANCES);
-        if fits {
-            return BTreeMap::new();
+    }
+}
+
+/// What is as it was is the same.
+fn keep_pointers(now: &mut Services, before: &Services) {
+    for (service, instances) in now {
+        if let Some(before) = before.get(service)
+            && before == instances
+        {
+            *instances = before.clone();
         }
-        let mut order: Vec<_> = self.entries.iter().collect();
-        order.sort_by_key(|(place, entry)| (entry.create_revision, *place));
-        let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
-        let (mut all, mut surplus) = (0, BTreeMap::new());
-        for (place, _) in order {
-            let size = sizes.get(place.0.as_str()).copied();
-            let full = if all >= MAX_IN_ALL {
-                "too many instances in all"
-            } else if size.is_none() && sizes.len() >= MAX_SERVICES {
-                "too many services"
-            } else if size.unwrap_or_default() >= MAX_INSTANCES {
-                "too many instances of this service"
-            } else {
-                all += 1;
-                *sizes.entry(place.0.as_str()).or_default() += 1;
-                continue;
-            };
-            surplus.insert(place.clone(), Fault::Full(full));
-        }
-        surplus
     }
 }
 
@@ -249,13 +255,14 @@ fn printable(key: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::limits::{MAX_IN_ALL, MAX_INSTANCES, MAX_SERVICES};
     use super::*;
     use proptest::prelude::*;
 
-    fn item(key: &str, value: &str, create_revision: i64) -> Item {
+    fn item<'a>(key: &'a str, value: &'a str, create_revision: i64) -> Item<'a> {
         Item {
-            key: key.into(),
-            value: value.into(),
+            key: key.as_bytes(),
+            value: value.as_bytes(),
             create_revision,
         }
     }
@@ -269,7 +276,7 @@ mod tests {
     #[test]
     fn puts_and_deletes_are_followed() {
         let mut table = table();
-        table.replace(vec![item("/services/redis/redis@1", GOOD, 1)]);
+        table.replace([item("/services/redis/redis@1", GOOD, 1)].into_iter());
         table.put(item("/services/redis/redis@2", GOOD, 2));
         assert_eq!(
             table.services()["redis"].keys().collect::<Vec<_>>(),
@@ -312,20 +319,21 @@ mod tests {
             ),
         ];
         let mut items: Vec<_> = hostile.iter().map(|(k, v)| item(k, v, 1)).collect();
-        items.push(item(&format!("/services/redis/{long}"), GOOD, 1));
-        items.push(item("/services/redis/mb", &"x".repeat(1 << 20), 1));
+        let (long, large) = (format!("/services/redis/{long}"), "x".repeat(1 << 20));
+        items.push(item(&long, GOOD, 1));
+        items.push(item("/services/redis/mb", &large, 1));
         items.push(Item {
-            key: b"/services/redis/\xff\xfe".to_vec(),
-            value: vec![],
+            key: b"/services/redis/\xff\xfe",
+            value: &[],
             create_revision: 1,
         });
         let bad = items.len();
         items.push(item("/services/redis/good", GOOD, 1));
-        table.replace(items.clone());
+        table.replace(items.iter().copied());
         assert_eq!(table.services()["redis"].len(), 1);
         assert_eq!((table.quarantined(), table.take_junk().len()), (bad, bad));
         // The same again, as after a lost stream, is no news.
-        table.replace(items);
+        table.replace(items.into_iter());
         assert_eq!((table.quarantined(), table.take_junk().len()), (bad, 0));
         // Well in between: news again.
         table.put(item("/services/redis/p0", GOOD, 1));
@@ -338,17 +346,18 @@ mod tests {
     #[test]
     fn a_flood_of_valid_keys_pushes_nobody_out() {
         let mut table = table();
-        let mut items = vec![item("/services/zz/old", GOOD, 1)];
-        items.extend(
-            (0..100_000).map(|n| item(&format!("/services/flood{}/i{n}", n % 20_000), GOOD, 2)),
+        let mut keys = vec![("/services/zz/old".to_owned(), 1)];
+        keys.extend((0..100_000).map(|n| (format!("/services/flood{}/i{n}", n % 20_000), 2)));
+        keys.extend((0..9_000).map(|n| (format!("/services/big/i{n}"), 1)));
+        table.replace(
+            keys.iter()
+                .map(|(key, revision)| item(key, GOOD, *revision)),
         );
-        items.extend((0..9_000).map(|n| item(&format!("/services/big/i{n}"), GOOD, 1)));
-        table.replace(items);
         let services = table.services();
         assert!(services["zz"].contains_key("old"));
         assert_eq!(services["big"].len(), MAX_INSTANCES);
         assert!(services.len() <= MAX_SERVICES);
-        let all: usize = services.values().map(BTreeMap::len).sum();
+        let all: usize = services.values().map(|instances| instances.len()).sum();
         assert!(all <= MAX_IN_ALL);
         assert_eq!(table.quarantined(), 109_001 - all);
         assert_eq!(table.take_junk().len(), 109_001 - all);
@@ -357,6 +366,42 @@ mod tests {
     }
 
     proptest! {
+        /// Pointers are what later rooms go by: the same if and only if nothing has changed.
+        #[test]
+        fn a_services_pointer_changes_when_the_service_does(
+            steps in prop::collection::vec((0..4u8, 0..3u8, 0..3u8, 0..3u16), 1..40)
+        ) {
+            let (mut table, mut all) = (table(), BTreeMap::new());
+            let mut seen = Services::new();
+            for (what, service, instance, port) in steps {
+                let key = format!("/services/s{service}/i{instance}");
+                // Port 0 is none.
+                let value = format!(r#"{{"host":"10.0.0.7","port":{port}}}"#);
+                match what {
+                    0 => {
+                        all.remove(&key);
+                        table.delete(key.as_bytes());
+                    }
+                    1 => table.replace(all.iter().map(|(k, v): (&String, &String)| item(k, v, 1))),
+                    _ => {
+                        table.put(item(&key, &value, 1));
+                        all.insert(key, value);
+                    }
+                }
+                let mut fresh = self::table();
+                fresh.replace(all.iter().map(|(k, v)| item(k, v, 1)));
+                let now = table.services().clone();
+                prop_assert_eq!(&now, fresh.services());
+                prop_assert_eq!(table.quarantined(), fresh.quarantined());
+                for (service, instances) in &now {
+                    if let Some(before) = seen.get(service) {
+                        prop_assert_eq!(Arc::ptr_eq(before, instances), before == instances);
+                    }
+                }
+                seen = now;
+            }
+        }
+
         #[test]
         fn arbitrary_bytes_never_panic_and_never_get_through(
             items in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), prop::collection::vec(any::<u8>(), 0..80)), 0..20)
@@ -365,10 +410,10 @@ mod tests {
             for (tail, value) in items {
                 let mut key = b"/services/a/".to_vec();
                 key.extend(tail);
-                table.put(Item { key, value, create_revision: 0 });
+                table.put(Item { key: &key, value: &value, create_revision: 0 });
             }
             for (service, instances) in table.services() {
-                for name in instances.keys().chain([&service]) {
+                for name in instances.keys().chain([service]) {
                     prop_assert!(crate::endpoint::check_part(name).is_ok());
                 }
             }

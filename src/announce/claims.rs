@@ -162,7 +162,9 @@ fn past_asking(id: &str, view: &View, before: Option<&Judged>, verdict: &Verdict
     let mut judged = Judged {
         name: before.map_or_else(|| id.to_owned(), |before| before.name.clone()),
         view: view.clone(),
-        claims: before.map(|before| before.claims.clone()).unwrap_or_default(),
+        claims: before
+            .map(|before| before.claims.clone())
+            .unwrap_or_default(),
         refused: before.and_then(|before| before.refused.clone()),
         ends: None,
     };
@@ -268,7 +270,10 @@ pub fn settle(all: &BTreeMap<String, Judged>, before: &Wishes) -> Settlement {
             winner.clone_from(&judged.name);
         }
     }
-    settlement.wishes = best.into_iter().map(|(key, (wish, _))| (key, wish)).collect();
+    settlement.wishes = best
+        .into_iter()
+        .map(|(key, (wish, _))| (key, wish))
+        .collect();
     settlement
 }
 

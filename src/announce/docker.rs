@@ -146,8 +146,7 @@ pub(super) async fn list(docker: &Docker) -> anyhow::Result<Vec<Listed>> {
         // One container in a state that this bollard doesn't know is no reason to know of none.
         Err(Error::JsonDataError {
             contents, message, ..
-        }) => listed_leniently(&contents)
-            .ok_or_else(|| anyhow::anyhow!("{WHAT}: {message}")),
+        }) => listed_leniently(&contents).ok_or_else(|| anyhow::anyhow!("{WHAT}: {message}")),
         Err(error) => Err(about(WHAT)(error)),
     }
 }

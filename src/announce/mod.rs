@@ -75,7 +75,12 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
         Target::All { .. } => Scope::Labelled,
     };
     let pulse = systemd.pulse("docker");
-    watchers.spawn(watcher::watch(config.docker.clone(), scope, views_tx, pulse));
+    watchers.spawn(watcher::watch(
+        config.docker.clone(),
+        scope,
+        views_tx,
+        pulse,
+    ));
     let mut announcer = Announcer {
         lost: members.unreachable_since(),
         config,
@@ -210,7 +215,9 @@ impl Announcer {
         }
         for claim in &new.claims {
             let before = old.and_then(|old| old.claims.iter().find(|c| c.key == claim.key));
-            let outranked = self.outranked.contains_key(&(id.to_owned(), claim.key.clone()));
+            let outranked = self
+                .outranked
+                .contains_key(&(id.to_owned(), claim.key.clone()));
             if !outranked && before.map(|before| &before.verdict) != Some(&claim.verdict) {
                 self.log_claim(claim);
             }

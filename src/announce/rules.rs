@@ -8,8 +8,8 @@ use crate::endpoint::{Endpoint, Host, HostError, Key, KeyError};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
 use std::num::NonZeroU16;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 

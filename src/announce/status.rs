@@ -107,8 +107,7 @@ impl Outlook<'_> {
 
 fn etcd_lost(since: Option<Moment>, now: Moment) -> Option<String> {
     let lost = now.saturating_sub(since?);
-    (lost >= WORTH_TELLING)
-        .then(|| format!("etcd unreachable for {} s, retrying", lost.as_secs()))
+    (lost >= WORTH_TELLING).then(|| format!("etcd unreachable for {} s, retrying", lost.as_secs()))
 }
 
 /// The line for one key.

@@ -286,7 +286,10 @@ impl<'a> Session<'a> {
 
     /// Until a container may be tried again that couldn't be inspected.
     fn next_try(&self) -> Duration {
-        let soonest = self.troubled.iter().filter(|(id, _)| self.waiting.contains_key(*id));
+        let soonest = self
+            .troubled
+            .iter()
+            .filter(|(id, _)| self.waiting.contains_key(*id));
         let soonest = soonest.map(|(_, at)| *at).min().unwrap_or(Moment::MAX);
         // Those that may be tried now wait for others' answers.
         match soonest.saturating_sub(now()) {
@@ -443,7 +446,8 @@ impl<'a> Session<'a> {
         self.deaths.retain(|id, _| there.contains_key(id));
         self.troubled.retain(|id, _| there.contains_key(id));
         self.first = false;
-        self.views.send_if_modified(|views| views.lost_since.take().is_some());
+        self.views
+            .send_if_modified(|views| views.lost_since.take().is_some());
         Ok(())
     }
 

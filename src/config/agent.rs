@@ -1,11 +1,12 @@
 //! What `agent` takes.
 
 use super::etcd::etcd;
-use super::{Checked, duration, prefix, wrong};
+use super::{Checked, duration, given, prefix, wrong};
+use crate::agent::base::sections;
 use crate::agent::layout::{self, Bind};
 use crate::agent::presence;
-use crate::agent::render::{self, BASE};
-use crate::cli::AgentArgs;
+use crate::agent::render::BASE;
+use crate::cli::{AgentArgs, DEFAULT_FORGET, DEFAULT_HOLD};
 use crate::endpoint::check_part;
 use crate::etcd::EtcdConfig;
 use std::collections::BTreeMap;
@@ -74,14 +75,14 @@ impl AgentConfig {
                 ));
             }
         }
-        let given = |option: Option<String>| option.filter(|text| !text.is_empty());
-        let base = given(args.haproxy_base).map(|path| {
+        let named = |option: Option<String>| option.filter(|text| !text.is_empty());
+        let base = named(args.haproxy_base).map(|path| {
             std::fs::read_to_string(&path)
                 .map_err(|e| wrong("--haproxy-base", format!("can't read {path}: {e}")))
         });
         let base = base.transpose()?;
-        let stats = match (args.stats.as_deref(), &base) {
-            (None, Some(_)) | (Some("off" | ""), _) => None,
+        let stats = match (named(args.stats).as_deref(), &base) {
+            (None, Some(_)) | (Some("off"), _) => None,
             (text, _) => Some(
                 text.unwrap_or(STATS)
                     .parse()
@@ -90,10 +91,13 @@ impl AgentConfig {
         };
         let reserved = base
             .iter()
-            .flat_map(|base| render::sections(base))
+            .flat_map(|base| sections(base))
             .map(str::to_owned)
             .collect();
-        let (way, file) = way(given(args.haproxy_master), given(args.haproxy_config))?;
+        let (way, file) = way(named(args.haproxy_master), named(args.haproxy_config))?;
+        if !args.dry_run {
+            directory(&file)?;
+        }
         Ok(Self {
             prefix: prefix(&args.prefix)?,
             rules: layout::Rules {
@@ -102,12 +106,12 @@ impl AgentConfig {
                 reserved,
             },
             base: base.unwrap_or_else(|| BASE.to_owned()),
-            haproxy: program(given(args.haproxy), args.dry_run)?,
+            haproxy: program(named(args.haproxy), args.dry_run)?,
             way,
             file,
             keeping: presence::Settings {
-                hold: duration("--hold", &args.hold)?,
-                forget: duration("--forget", &args.forget)?,
+                hold: duration("--hold", given(&args.hold, DEFAULT_HOLD))?,
+                forget: duration("--forget", given(&args.forget, DEFAULT_FORGET))?,
             },
             dry_run: args.dry_run,
             etcd: etcd(&args.etcd)?,
@@ -174,6 +178,21 @@ fn way(master: Option<String>, file: Option<String>) -> Checked<(Way, PathBuf)> 
     Ok((way, file))
 }
 
+/// Our own is made when it is needed. Any other may be a slip of the pen.
+fn directory(file: &Path) -> Checked<()> {
+    let directory = file.parent().filter(|it| !it.as_os_str().is_empty());
+    match directory {
+        Some(it) if !it.is_dir() && it != Path::new(OUR_DIRECTORY) => Err(wrong(
+            "--haproxy-config",
+            format!(
+                "there is no directory {}; make it, or name a file elsewhere",
+                it.display()
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// A dry run needs none.
 fn program(given: Option<String>, dry_run: bool) -> Checked<PathBuf> {
     let candidates: Vec<PathBuf> = match given {
@@ -187,4 +206,48 @@ fn program(given: Option<String>, dry_run: bool) -> Checked<PathBuf> {
             format!("there is no {}", candidates[0].display()),
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn config(options: &[&str]) -> Checked<AgentConfig> {
+        let words = ["sidekick", "agent", "--haproxy=/bin/sh"]
+            .iter()
+            .chain(options);
+        match Cli::try_parse_from(words).unwrap().command {
+            Command::Agent(args) => AgentConfig::new(args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_empty_is_unset() {
+        let unset = config(&[]).unwrap();
+        let names = ["prefix", "hold", "forget", "stats", "bind", "haproxy-base"];
+        let names = names.iter().chain(&["haproxy-master", "haproxy-config"]);
+        let empty: Vec<_> = names.map(|name| format!("--{name}=")).collect();
+        let empty: Vec<_> = empty.iter().map(String::as_str).collect();
+        let empty = config(&empty).unwrap();
+        assert_eq!(empty.prefix, "/services");
+        assert_eq!(empty.keeping.hold.as_secs(), 30);
+        assert_eq!(empty.keeping.forget.as_secs(), 3600);
+        assert_eq!(empty.rules.stats, STATS.parse().ok());
+        assert_eq!(format!("{empty:?}"), format!("{unset:?}"));
+    }
+
+    #[test]
+    fn a_directory_that_is_missing_is_named_and_ours_is_made() {
+        let wrong = config(&["--haproxy-config=/nowhere/at-all/haproxy.cfg"]);
+        assert_eq!(
+            wrong.unwrap_err().to_string(),
+            "--haproxy-config: there is no directory /nowhere/at-all; make it, or name a file elsewhere"
+        );
+        assert!(config(&["--haproxy-config=/nowhere/haproxy.cfg", "--dry-run"]).is_ok());
+        assert!(config(&["--haproxy-config=/var/lib/sidekick/haproxy.cfg"]).is_ok());
+        assert!(config(&["--haproxy-config=haproxy.cfg"]).is_ok());
+    }
 }

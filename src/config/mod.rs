@@ -7,7 +7,7 @@ mod etcd;
 pub use agent::{AgentConfig, Way};
 pub use announce::{AnnounceConfig, ExplainConfig};
 
-use crate::cli::ListArgs;
+use crate::cli::{DEFAULT_PREFIX, ListArgs};
 use crate::endpoint::check_part;
 use crate::etcd::EtcdConfig;
 use std::fmt;
@@ -80,8 +80,14 @@ fn duration(option: &'static str, text: &str) -> Checked<Duration> {
         })
 }
 
+/// An empty variable is an unset one.
+const fn given<'a>(text: &'a str, default: &'a str) -> &'a str {
+    if text.is_empty() { default } else { text }
+}
+
 /// `/services` without a slash at its end.
 fn prefix(text: &str) -> Checked<String> {
+    let text = given(text, DEFAULT_PREFIX);
     let trimmed = text.strip_suffix('/').unwrap_or(text);
     let parts = trimmed.strip_prefix('/').ok_or_else(|| {
         wrong(

@@ -230,9 +230,9 @@ impl<V> Session<'_, V> {
         self.behind = false;
         let (missing, needless) = {
             let wanted = self.wanted.borrow_and_update();
-            let missing = wanted.keys().filter(|key| {
-                !self.watches.contains_key(*key) && !self.denied.keys.contains(*key)
-            });
+            let missing = wanted
+                .keys()
+                .filter(|key| !self.watches.contains_key(*key) && !self.denied.keys.contains(*key));
             let missing: Vec<Key> = missing.cloned().collect();
             let mut needless = Vec::new();
             self.watches.retain(|key, id| {

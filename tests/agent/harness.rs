@@ -347,6 +347,11 @@ impl Scene {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
+    /// The agent's process id.
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.as_ref().unwrap().id().unwrap()
+    }
+
     /// SIGKILL, and nothing else.
     pub async fn kill_agent(&mut self) {
         self.agent.as_mut().unwrap().kill().await.unwrap();
@@ -354,9 +359,8 @@ impl Scene {
 
     /// SIGTERM; returns the exit status.
     pub async fn stop_agent(&mut self) -> Option<i32> {
-        let agent = self.agent.as_mut().unwrap();
-        signal(agent.id().unwrap(), nix::sys::signal::Signal::SIGTERM);
-        timeout(SOON, agent.wait())
+        signal(self.agent_pid(), nix::sys::signal::Signal::SIGTERM);
+        timeout(SOON, self.agent.as_mut().unwrap().wait())
             .await
             .expect("the agent doesn't stop")
             .unwrap()

@@ -1,6 +1,7 @@
 //! `haproxy -c` judges a sample of what the property tests in `render.rs` judge word by word.
 
 use crate::harness::HAPROXY;
+use sidekick::agent::addresses::Directory;
 use sidekick::agent::layout::{Rules, lay_out};
 use sidekick::agent::presence::{Presence, Settings};
 use sidekick::agent::render::{BASE, Frame, render};
@@ -54,8 +55,8 @@ fn haproxy_takes_whatever_is_rendered() {
             let value =
                 serde_json::json!({"host": host, "port": rng.u32(0..70_000), "status": status});
             table.put(Item {
-                key: key.into_bytes(),
-                value: value.to_string().into_bytes(),
+                key: key.as_bytes(),
+                value: value.to_string().as_bytes(),
                 create_revision: 0,
             });
         }
@@ -66,13 +67,14 @@ fn haproxy_takes_whatever_is_rendered() {
         };
         let mut presence = Presence::new(settings, BTreeMap::new(), now);
         presence.observe(table.services(), now);
-        let addresses =
-            BTreeMap::from([("db.example.com".to_owned(), "10.0.0.9".parse().unwrap())]);
+        let address = ("db.example.com".to_owned(), "10.0.0.9".parse().unwrap());
+        let mut directory = Directory::default();
+        directory.update(presence.wanted(now), &[address].into_iter().collect());
         let rules = Rules {
             stats: Some("127.0.0.1:1936".parse().unwrap()),
             ..Rules::default()
         };
-        let (model, _) = lay_out(&rules, &presence.wanted(now), &addresses, &BTreeMap::new());
+        let (model, _) = lay_out(&rules, directory.services(), &BTreeMap::new());
         servers += model.servers();
         let frame = Frame {
             base: BASE.to_owned(),

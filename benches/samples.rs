@@ -11,7 +11,7 @@ pub struct Samples {
 
 pub fn header() -> String {
     format!(
-        "{:<32}{:<12}{:>5}{:>10}{:>10}{:>10}{:>10}",
+        "{:<36}{:<12}{:>5}{:>10}{:>10}{:>10}{:>10}",
         "milliseconds", "", "n", "min", "median", "p99", "max"
     )
 }
@@ -47,7 +47,7 @@ impl Samples {
 
     fn row(&self, title: &str) -> String {
         format!(
-            "{title:<32}{:<12}{:>5}{:>10.2}{:>10.2}{:>10.2}{:>10.2}",
+            "{title:<36}{:<12}{:>5}{:>10.2}{:>10.2}{:>10.2}{:>10.2}",
             self.who,
             self.millis.len(),
             self.quantile(0.0),

@@ -1,0 +1,71 @@
+//! `make bench BENCH=agent`: the agent beside the same commands by hand, and beside the article's
+//! way, a poll of etcd every five seconds and `haproxy -sf`. Prints; asserts nothing about speed.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    dead_code,
+    missing_docs,
+    unreachable_pub
+)]
+
+mod article;
+mod changes;
+#[path = "../../tests/agent/harness.rs"]
+mod harness;
+mod latency;
+mod load;
+mod log;
+#[path = "../samples.rs"]
+mod samples;
+mod scale;
+mod stage;
+#[path = "../usage.rs"]
+mod usage;
+mod view;
+
+use samples::header;
+use stage::{Stage, Table};
+use std::time::Instant;
+
+const SMALL: Table = Table {
+    services: 2,
+    each: 5,
+};
+const LARGE: Table = Table {
+    services: 1000,
+    each: 10,
+};
+
+// Two threads: HAProxy's clients and backends go on while the bench looks.
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() {
+    let begun = Instant::now();
+    let (cores, load) = usage::machine();
+    println!(
+        "sidekick agent {}, HAProxy {}, {cores} cores, load {load}, one etcd member, loopback\n",
+        env!("CARGO_PKG_VERSION"),
+        stage::haproxy_version().await
+    );
+    let small = Stage::start(SMALL).await;
+    println!("{SMALL}; one more comes and goes\n{}", header());
+    latency::measure(&small).await;
+
+    let mut large = Stage::set(LARGE).await;
+    println!("{LARGE}; one more comes and goes\n{}", header());
+    scale::full_start(&mut large).await;
+    latency::measure(&large).await;
+    scale::at_rest([&small, &large]).await;
+    drop((small, large));
+
+    let (ours, kinds) = changes::measure().await;
+    let (theirs, [put, delete]) = article::measure().await;
+    println!("instances change under load: {}", load::WORDS);
+    println!("sidekick: {kinds}");
+    load::print([("sidekick", &ours), ("poll, -sf", &theirs)]);
+    println!("\n{}\n{put}\n{delete}", header());
+    let (_, load) = usage::machine();
+    println!("\nload {load} after {:.0} s", begun.elapsed().as_secs_f64());
+}

@@ -1,0 +1,140 @@
+//! Fronts that HAProxy can't listen for: who it is, and when each is tried again. Pure.
+//!
+//! One address that can't be had would keep HAProxy from taking any new configuration.
+
+use super::layout::{Bind, Model, STATS};
+use super::parse::original_name;
+use crate::clock::Moment;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How soon a port that we saw to be in use is looked at again: looking costs nothing.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How soon an address that HAProxy failed to bind is tried again. While HAProxy tries, all of its
+/// listeners pause for up to two seconds (seen with 2.6), so the pauses double up to the second.
+pub(super) const TRY_AGAIN: Duration = Duration::from_secs(30);
+const TRY_AGAIN_AT_MOST: Duration = Duration::from_secs(1800);
+
+/// A service, and where it was to listen.
+pub(super) type Place = (String, Bind);
+
+/// Who is left out for now.
+#[derive(Debug)]
+pub(super) struct Bars {
+    barred: BTreeMap<Place, Bar>,
+    /// How many new fronts one reload may bring. Halved when a reload fails and nobody says why.
+    daring: usize,
+}
+
+#[derive(Debug)]
+struct Bar {
+    why: String,
+    until: Moment,
+    pause: Duration,
+}
+
+impl Default for Bars {
+    fn default() -> Self {
+        Self {
+            barred: BTreeMap::new(),
+            daring: usize::MAX,
+        }
+    }
+}
+
+impl Bars {
+    /// Who is left out at `now`, and why.
+    pub(super) fn active(&self, now: Moment) -> BTreeMap<Place, String> {
+        let active = self.barred.iter().filter(|(_, bar)| bar.until > now);
+        let active = active.map(|(place, bar)| (place.clone(), bar.why.clone()));
+        active.collect()
+    }
+
+    /// When the next is to be tried again.
+    pub(super) fn next_try(&self, now: Moment) -> Option<Moment> {
+        let times = self.barred.values().map(|bar| bar.until);
+        times.filter(|until| *until > now).min()
+    }
+
+    /// How many new fronts the next reload may bring.
+    pub(super) const fn daring(&self) -> usize {
+        self.daring
+    }
+
+    /// It can be seen without trying that HAProxy couldn't listen there.
+    pub(super) fn hopeless(&mut self, place: Place, why: String, now: Moment) {
+        let bar = Bar {
+            why,
+            until: now + LOOK_AGAIN,
+            pause: LOOK_AGAIN,
+        };
+        self.barred.insert(place, bar);
+    }
+
+    /// A reload with these new fronts failed. HAProxy says whose fault it was, or there is only one
+    /// who can be, or fewer are let in at the next try.
+    pub(super) fn blame(&mut self, new: &[Place], log: &str, now: Moment) {
+        let mut named = accused(log);
+        if let [(only, _)] = new
+            && !named.contains_key(only)
+        {
+            named.insert(only.clone(), "HAProxy couldn't listen there".to_owned());
+        }
+        let guilty: Vec<_> = new
+            .iter()
+            .filter_map(|place| Some((place, named.remove(&place.0)?)))
+            .collect();
+        if guilty.is_empty() {
+            self.daring = (new.len() / 2).max(1);
+        }
+        for (place, why) in guilty {
+            let before = self.barred.get(place).map(|bar| bar.pause);
+            let pause = before.map_or(TRY_AGAIN, |p| (p * 2).clamp(TRY_AGAIN, TRY_AGAIN_AT_MOST));
+            let bar = Bar {
+                why,
+                until: now + pause,
+                pause,
+            };
+            self.barred.insert(place.clone(), bar);
+        }
+    }
+
+    /// HAProxy listens for all of those.
+    pub(super) fn proven(&mut self, model: &Model) {
+        self.daring = self.daring.saturating_mul(2);
+        self.barred
+            .retain(|(name, bind), _| !model.binds().any(|front| front == (name, *bind)));
+    }
+}
+
+/// The services that HAProxy names when it can't bind, with its words: "Binding [file:22] for proxy
+/// web: cannot bind socket (Address already in use) for [:::80]".
+fn accused(log: &str) -> BTreeMap<String, String> {
+    let lines = log.lines().filter(|line| line.contains("cannot bind"));
+    let named = lines.filter_map(|line| line.split_once("proxy ")?.1.split_once(": "));
+    named
+        .filter_map(|(name, why)| {
+            let name = if name == STATS {
+                STATS.to_owned()
+            } else {
+                original_name(name)?
+            };
+            Some((name, format!("HAProxy says {why:?}")))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn haproxy_is_understood_when_it_names_the_guilty() {
+        let log = "Binding [/etc/haproxy/haproxy.cfg:22] for proxy redis::1: cannot bind socket (Address already in use) for [:::80]\n\
+                   [haproxy.main()] Some protocols failed to start their listeners! Exiting.";
+        let why =
+            "HAProxy says \"cannot bind socket (Address already in use) for [:::80]\"".to_owned();
+        assert_eq!(accused(log), BTreeMap::from([("redis@1".to_owned(), why)]));
+    }
+}

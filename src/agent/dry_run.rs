@@ -1,0 +1,47 @@
+//! `sidekick agent --dry-run`: what would be written now.
+
+use super::addresses::Directory;
+use super::layout::lay_out;
+use super::presence::Presence;
+use super::render::render;
+use super::table::Table;
+use super::{frame, item, names};
+use crate::clock::now;
+use crate::config::AgentConfig;
+use crate::etcd::members::Members;
+use crate::etcd::reader;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What `sidekick agent` would write now, and what it would leave out.
+///
+/// # Errors
+/// etcd can't be asked.
+pub async fn dry_run(config: &AgentConfig) -> anyhow::Result<(String, Vec<String>)> {
+    let members = Members::new(&config.etcd)?;
+    let kvs = reader::once(&members, &config.prefix).await?;
+    let mut table = Table::new(config.prefix.clone());
+    table.replace(kvs.iter().map(item));
+    let mut presence = Presence::new(config.keeping, BTreeMap::new(), now());
+    presence.observe(table.services(), now());
+    let mut directory = Directory::default();
+    directory.update(presence.wanted(now()), &<_>::default());
+    let hosts: BTreeSet<String> = directory.hosts().cloned().collect();
+    let addresses = names::once(hosts.clone()).await;
+    directory.update(presence.wanted(now()), &addresses);
+    let (model, refusals) = lay_out(&config.rules, directory.services(), &BTreeMap::new());
+    let junk = table
+        .take_junk()
+        .into_iter()
+        .map(|junk| format!("quarantined: {}: {}", junk.key, junk.fault));
+    let refused = refusals
+        .into_iter()
+        .map(|refusal| format!("refused: {}: {}", refusal.service, refusal.why));
+    let unknown = hosts
+        .into_iter()
+        .filter(|host| addresses.get(host).is_none());
+    let unknown = unknown.map(|host| format!("left out: {host} doesn't resolve"));
+    Ok((
+        render(&frame(config), &model),
+        junk.chain(refused).chain(unknown).collect(),
+    ))
+}

@@ -1,0 +1,266 @@
+//! One machine: a container that boots its own systemd.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::engine::{Engine, ip};
+use super::patience::{SOON, deadline, secs};
+
+/// What runs on a machine besides systemd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Role {
+    /// Debian's units that this machine has; of those in [`UNITS`] the others are masked.
+    pub units: &'static [&'static str],
+}
+
+/// Debian enables all that it installs.
+const UNITS: &[&str] = &[
+    "etcd.service",
+    "haproxy.service",
+    "docker.service",
+    "docker.socket",
+    "containerd.service",
+];
+
+/// All that --privileged gives but CAP_SYS_RESOURCE, which an engine in a sandbox may not have itself to give away.
+/// /var/lib/docker is a volume because overlayfs does not stack on the container's own overlayfs.
+const AS_A_MACHINE: &[&str] = &[
+    "--tty",
+    "--stop-signal=SIGRTMIN+3",
+    "--cap-add=ALL",
+    "--cap-drop=SYS_RESOURCE",
+    "--device-cgroup-rule=a *:* rwm",
+    "--cgroupns=private",
+    "--security-opt=seccomp=unconfined",
+    "--security-opt=apparmor=unconfined",
+    "--security-opt=systempaths=unconfined",
+    "--tmpfs=/run",
+    "--tmpfs=/run/lock",
+    "--tmpfs=/tmp",
+    "--volume=/var/lib/docker",
+    "--env=container=docker",
+];
+
+/// A machine of the cluster.
+pub struct Machine {
+    /// Its host name, which every other machine knows.
+    pub name: &'static str,
+    /// Its address in the cluster's network.
+    pub address: &'static str,
+    engine: Arc<Engine>,
+}
+
+impl Machine {
+    /// Makes it, with `files` laid over its root; it has yet to be booted.
+    pub fn make(
+        engine: &Arc<Engine>,
+        (name, address): (&'static str, &'static str),
+        role: Role,
+        hosts: &[(&str, &str)],
+        files: &[(&str, PathBuf)],
+    ) -> Machine {
+        let machine = Machine {
+            name,
+            address,
+            engine: Arc::clone(engine),
+        };
+        let hosts = hosts
+            .iter()
+            .map(|(name, address)| format!("--add-host={name}:{address}"));
+        let hosts: Vec<String> = hosts.collect();
+        let at = format!("--ip={address}");
+        let mut arguments = vec![
+            "create",
+            "--name",
+            name,
+            "--hostname",
+            name,
+            "--network=cluster",
+            &at,
+        ];
+        arguments.extend(hosts.iter().map(String::as_str));
+        arguments.extend(AS_A_MACHINE);
+        arguments.extend(["sidekick-machine", "/machine-init"]);
+        engine.docker(&arguments);
+        let root = engine.directory().join(name);
+        for (path, source) in files {
+            let target = root.join(path);
+            std::fs::create_dir_all(target.parent().expect("a file is in a directory"))
+                .expect("a directory");
+            std::fs::copy(source, &target).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
+        }
+        // Without one systemd takes it for the first boot, and enables all that can be enabled.
+        let id = format!(
+            "{:032x}\n",
+            u32::from(address.parse::<std::net::Ipv4Addr>().expect("an address"))
+        );
+        std::fs::write(root.join("etc/machine-id"), id).expect("a file can be written");
+        let masks = root.join("etc/systemd/system");
+        std::fs::create_dir_all(&masks).expect("a directory");
+        for unit in UNITS.iter().filter(|unit| !role.units.contains(unit)) {
+            std::os::unix::fs::symlink("/dev/null", masks.join(unit)).expect("a link");
+        }
+        machine.copy_in(&root.join("."), "/");
+        machine
+    }
+
+    /// Turns it on, and waits until it is up.
+    #[track_caller]
+    pub fn power_on(&self) {
+        self.engine.docker(&["start", self.name]);
+        // degraded counts as up: some unit that has no business in a container failed (kernel modules, for one).
+        deadline(secs(120), "the machine is up", || {
+            let said = self.try_run(&["systemctl", "is-system-running"]);
+            said.is_ok() || said.is_err_and(|error| error.contains("degraded"))
+        });
+    }
+
+    /// As when its plug is pulled: nobody hears another word from it, not even that a connection ends.
+    pub fn power_off(&self) {
+        self.cut_off();
+        self.engine.docker(&["kill", self.name]);
+    }
+
+    /// In good order, as by `systemctl reboot`.
+    #[track_caller]
+    pub fn reboot(&self) {
+        self.engine.docker(&["stop", "--time=60", self.name]);
+        self.power_on();
+    }
+
+    /// Pulls its network cable; the machine itself runs on.
+    pub fn cut_off(&self) {
+        ip(&["link", "set", &self.cable(), "down"]);
+    }
+
+    /// Puts its network cable back.
+    pub fn reconnect(&self) {
+        ip(&["link", "set", &self.cable(), "up"]);
+    }
+
+    /// Runs a command on it, for two minutes at most; fails the scenario where that fails.
+    #[track_caller]
+    pub fn run(&self, command: &[&str]) -> String {
+        self.try_run(command)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Runs a command on it.
+    ///
+    /// # Errors
+    /// What the command complained of.
+    pub fn try_run(&self, command: &[&str]) -> Result<String, String> {
+        self.engine
+            .try_docker(&[&["exec", self.name], command].concat())
+    }
+
+    /// `systemctl VERB UNIT`, such as `systemctl("start", "redis@1")`.
+    #[track_caller]
+    pub fn systemctl(&self, verb: &str, unit: &str) {
+        self.run(&["systemctl", "--quiet", verb, unit]);
+    }
+
+    /// Starts a unit.
+    #[track_caller]
+    pub fn start(&self, unit: &str) {
+        self.systemctl("start", unit);
+    }
+
+    /// Stops a unit.
+    #[track_caller]
+    pub fn stop(&self, unit: &str) {
+        self.systemctl("stop", unit);
+    }
+
+    /// Sends a signal (`KILL`, `STOP`, `CONT`) to a unit's main process alone.
+    #[track_caller]
+    pub fn signal(&self, unit: &str, signal: &str) {
+        self.run(&[
+            "systemctl",
+            "kill",
+            "--kill-who=main",
+            &format!("--signal={signal}"),
+            unit,
+        ]);
+    }
+
+    /// Whether a unit is active; for our own sidekicks that means that they said READY=1.
+    pub fn is_active(&self, unit: &str) -> bool {
+        self.try_run(&["systemctl", "--quiet", "is-active", unit])
+            .is_ok()
+    }
+
+    /// A property of a unit, such as `StatusText`.
+    #[track_caller]
+    pub fn property(&self, unit: &str, property: &str) -> String {
+        self.run(&[
+            "systemctl",
+            "show",
+            "--value",
+            &format!("--property={property}"),
+            unit,
+        ])
+    }
+
+    /// The container that runs under this name, as 12 digits.
+    pub fn container(&self, name: &str) -> Option<String> {
+        let filter = format!("name=^/?{name}$");
+        let id = self
+            .try_run(&["docker", "ps", "--filter", &filter, "--format", "{{.ID}}"])
+            .ok()?;
+        (!id.is_empty()).then_some(id)
+    }
+
+    /// What Redis on another machine answers to PING, dialled from this one.
+    ///
+    /// # Errors
+    /// Nobody answers there.
+    pub fn ping(&self, host: &str, port: u16) -> Result<String, String> {
+        let dial = format!(
+            "exec 3<>/dev/tcp/{host}/{port} && printf 'PING\\r\\n' >&3 && read -r answer <&3 && echo $answer"
+        );
+        self.try_run(&["timeout", "5", "bash", "-c", &dial])
+    }
+
+    /// Copies a file, or what is below a directory that ends in `/.`, onto it.
+    pub fn copy_in(&self, from: &Path, to: &str) {
+        let from = from.to_str().expect("a path in UTF-8");
+        self.engine
+            .docker(&["cp", from, &format!("{}:{to}", self.name)]);
+    }
+
+    /// Waits until its Docker Engine answers, and gives it an image that `docker save` wrote.
+    pub fn load_image(&self, tar: &Path) {
+        deadline(SOON, "its Docker Engine answers", || {
+            self.try_run(&["docker", "version"]).ok()
+        });
+        self.copy_in(tar, "/var/tmp/image.tar");
+        self.run(&["docker", "load", "--quiet", "--input", "/var/tmp/image.tar"]);
+    }
+
+    /// The end of what these units said.
+    pub fn journal(&self, units: &[&str], since: &str) -> String {
+        let mut command = vec![
+            "journalctl",
+            "--no-pager",
+            "--lines=60",
+            "--output=short-precise",
+            "--since",
+            since,
+        ];
+        command.extend(units.iter().flat_map(|unit| ["--unit", unit]));
+        self.try_run(&command).unwrap_or_else(|error| error)
+    }
+
+    /// The engine's end of it: the peer of the machine's eth0.
+    fn cable(&self) -> String {
+        let index = self.run(&["cat", "/sys/class/net/eth0/iflink"]);
+        let links = ip(&["-oneline", "link"]);
+        let end = links.lines().find_map(|line| {
+            let (number, rest) = line.split_once(": ")?;
+            (number == index).then(|| rest.split(['@', ':']).next())?
+        });
+        end.unwrap_or_else(|| panic!("no cable leads to {}", self.name))
+            .to_owned()
+    }
+}

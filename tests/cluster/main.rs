@@ -1,0 +1,127 @@
+//! The article's cluster on real systemd: three etcd machines, two workers, and a machine with HAProxy, as containers
+//! that boot; the shipped units and the release binary on them; and what becomes of the key when things fail.
+//!
+//!     cluster SIDEKICK WORKER [NAME…]        all scenarios, or those whose name contains one of the NAMEs
+//!     cluster SIDEKICK WORKER --stay         boots, says how to look around, and stays until Ctrl-C
+//!
+//! SIDEKICK is the binary, WORKER that of examples/worker.rs. Needs root: it starts a Docker Engine of its own.
+//! `make cluster` and `make test` call it. DEBIAN=13 has machines of Debian 13. One boot serves all scenarios; each
+//! leaves the cluster as it found it.
+
+// A scenario that can't go on panics, and says where; nobody links against its items.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    unreachable_pub
+)]
+
+mod harness;
+mod lost;
+mod members;
+mod proxied;
+mod stay;
+mod units;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use harness::{Cluster, Parts, enter_own_network};
+
+type Scenario = (&'static str, fn(&Cluster));
+
+macro_rules! scenarios {
+    ($($room:ident::$name:ident),* $(,)?) => { &[$((stringify!($name), $room::$name as fn(&Cluster))),*] };
+}
+
+/// In this order. Of the article's points: one machine and its units, a machine lost, a member lost, the agent.
+const SCENARIOS: &[Scenario] = scenarios![
+    units::understands_the_units,
+    units::sidekick_pulls_in_its_redis_and_nothing_else,
+    units::starts_both,
+    units::stops_the_sidekick_first,
+    units::comes_back_after_docker_kill,
+    units::comes_back_after_its_client_is_killed,
+    units::takes_its_own_key_over_after_sigkill,
+    units::comes_back_after_docker_restart,
+    units::stays_stopped_when_asked,
+    units::comes_back_while_etcd_is_out_of_reach,
+    units::comes_back_after_a_reboot,
+    lost::power_off_lets_the_key_go_with_its_ttl,
+    lost::power_off_and_another_worker_takes_over_at_once,
+    lost::cut_off_lets_the_key_go_with_its_ttl,
+    lost::cut_off_and_back_it_stands_by_and_removes_nothing,
+    members::one_member_killed,
+    members::the_leader_killed,
+    members::the_leader_frozen,
+    members::two_of_three_gone_for_30_seconds,
+    members::a_members_disk_full,
+    proxied::attached_to_debians_haproxy,
+    proxied::supervised_by_its_own_unit,
+];
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(sidekick), Some(worker)) = (arguments.next(), arguments.next()) else {
+        eprintln!("usage: cluster SIDEKICK WORKER [NAME… | --stay]");
+        return ExitCode::from(2);
+    };
+    let names: Vec<String> = arguments.collect();
+    enter_own_network();
+    let began = Instant::now();
+    let cluster = Cluster::boot(Parts {
+        sidekick: PathBuf::from(sidekick),
+        worker: PathBuf::from(worker),
+    });
+    println!(
+        "{} ({:.0} s)",
+        cluster.describe(),
+        began.elapsed().as_secs_f32()
+    );
+    let done = if names == ["--stay"] {
+        stay::stay(&cluster);
+        true
+    } else {
+        run(&cluster, &names)
+    };
+    println!("{:.0} s in all", began.elapsed().as_secs_f32());
+    if done {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Ends with the first failure: the scenarios after it would find another cluster than they expect.
+fn run(cluster: &Cluster, names: &[String]) -> bool {
+    let asked = |name: &str| names.is_empty() || names.iter().any(|part| name.contains(part));
+    let asked = SCENARIOS.iter().filter(|(name, _)| asked(name));
+    let scene: Scenario = ("the_scene_is_set", Cluster::set_the_scene);
+    let mut longest = (Duration::ZERO, "");
+    for (name, scenario) in [&scene].into_iter().chain(asked) {
+        let began = Instant::now();
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            scenario(cluster);
+            cluster.is_as_it_was();
+        }));
+        if done.is_err() {
+            println!("FAILED  {name}");
+            cluster.journals(began);
+            return false;
+        }
+        println!(
+            "ok  {name} ({:.1} s); {}",
+            began.elapsed().as_secs_f32(),
+            cluster.seen_since(began)
+        );
+        longest = longest.max((cluster.worker().longest_without_bar(began), name));
+    }
+    println!(
+        "longest stretch without bar: {:.1} s, in {}",
+        longest.0.as_secs_f32(),
+        longest.1
+    );
+    true
+}

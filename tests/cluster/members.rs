@@ -1,0 +1,140 @@
+//! Members of etcd lost, in each way in which one can be.
+
+use std::time::Instant;
+
+use crate::harness::{Cluster, Machine, SOON, TTL, deadline, never_for, secs};
+
+/// Longer than the lease lives unless it is renewed.
+const LONGER_THAN_A_LEASE: u64 = TTL.as_secs() + 3;
+
+/// The first of the endpoints, which a sidekick asks first; it only follows.
+pub fn one_member_killed(cluster: &Cluster) {
+    if cluster.etcd.leader(&[0, 1, 2]) == 0 {
+        cluster.etcd.move_leader(0, 1);
+    }
+    goes_on_without(cluster, 0, || kill(&cluster.members[0]));
+    cluster.members[0].start("etcd");
+}
+
+/// Those left elect another.
+pub fn the_leader_killed(cluster: &Cluster) {
+    let leader = cluster.etcd.leader(&[0, 1, 2]);
+    goes_on_without(cluster, leader, || kill(&cluster.members[leader]));
+    cluster.members[leader].start("etcd");
+}
+
+/// It holds its connections, and says nothing.
+pub fn the_leader_frozen(cluster: &Cluster) {
+    let leader = cluster.etcd.leader(&[0, 1, 2]);
+    goes_on_without(cluster, leader, || {
+        cluster.members[leader].signal("etcd", "STOP")
+    });
+    cluster.members[leader].signal("etcd", "CONT");
+}
+
+/// No majority, so no lease can be renewed, and none can end. What a reader sees then is silence, not a gap.
+pub fn two_of_three_gone_for_30_seconds(cluster: &Cluster) {
+    let began = Instant::now();
+    let lost = &cluster.members[1..];
+    lost.iter().for_each(kill);
+    never_for(secs(30), "etcd answers without a majority", || {
+        cluster.etcd.answers()
+    });
+    std::thread::scope(|scope| {
+        for member in lost {
+            scope.spawn(|| member.start("etcd"));
+        }
+    });
+    deadline(SOON, "etcd answers", || cluster.etcd.answers());
+    deadline(secs(2), "the key is back", || cluster.key());
+    let gap: std::time::Duration = cluster.reader().gaps(began).into_iter().sum();
+    assert!(secs(2) >= gap, "readers missed the key for {gap:?}");
+}
+
+/// NOSPACE: no member takes a put. Leases are renewed, and a withdrawal passes.
+pub fn a_members_disk_full(cluster: &Cluster) {
+    let (worker, began) = (&cluster.worker1, Instant::now());
+    fill(cluster);
+    println!(
+        "    alarm of {} member after {:.1} s",
+        cluster.etcd.alarms().len(),
+        began.elapsed().as_secs_f32()
+    );
+    never_for(secs(LONGER_THAN_A_LEASE), "the key is gone", || {
+        cluster.key().is_none()
+    });
+    cluster.no_reader_missed_it_since(began);
+    println!("    until then: {}", cluster.seen_since(began));
+
+    let container = worker.container("redis1");
+    worker.run(&["docker", "kill", "redis1"]);
+    deadline(secs(5), "the key of a dead container is gone", || {
+        cluster.key().is_none()
+    });
+    deadline(SOON, "Redis is back", || {
+        worker
+            .container("redis1")
+            .is_some_and(|now| Some(now) != container)
+    });
+    deadline(SOON, "its sidekick is back", || {
+        worker.is_active("redis-discovery@1")
+    });
+    never_for(secs(2), "a put passes in spite of the alarm", || {
+        cluster.key().is_some()
+    });
+    println!(
+        "    meanwhile: {}",
+        worker.property("redis-discovery@1", "StatusText")
+    );
+
+    cluster.etcd.compact(cluster.etcd.revision());
+    cluster.etcd.defragment(2);
+    cluster.etcd.disarm();
+    let room = Instant::now();
+    deadline(secs(2), "the key is back", || cluster.key());
+    println!(
+        "    key back {:.1} s after there was room again",
+        room.elapsed().as_secs_f32()
+    );
+}
+
+/// Puts the same key until the third member's quota is reached, which is told by an alarm to all.
+fn fill(cluster: &Cluster) {
+    let megabyte = vec![b'x'; 1 << 20];
+    deadline(SOON, "etcd is full", || {
+        cluster.etcd.put("/fill", &megabyte).is_err()
+    });
+}
+
+/// Without one of three the key stays for longer than its lease; a death is told, and the next start.
+#[track_caller]
+fn goes_on_without(cluster: &Cluster, member: usize, lose: impl FnOnce()) {
+    let (from, began) = (cluster.etcd.revision(), Instant::now());
+    lose();
+    let others: Vec<usize> = (0..3).filter(|other| *other != member).collect();
+    let leader = cluster.etcd.leader(&others);
+    println!(
+        "    {} leads after {:.1} s",
+        cluster.members[leader].name,
+        began.elapsed().as_secs_f32()
+    );
+    never_for(secs(LONGER_THAN_A_LEASE), "the key is gone", || {
+        cluster.key().is_none()
+    });
+    cluster.no_reader_missed_it_since(began);
+    assert!(!cluster.was_gone(from), "the key was gone in between");
+    println!("    until then: {}", cluster.seen_since(began));
+
+    let (worker, container) = (&cluster.worker1, cluster.worker1.container("redis1"));
+    worker.run(&["docker", "kill", "redis1"]);
+    deadline(SOON, "another container is announced", || {
+        worker.container("redis1") != container && cluster.announced_by(worker)
+    });
+    assert!(cluster.was_gone(from), "the key outlived its container");
+}
+
+/// It stays dead: Restart=no.
+fn kill(member: &Machine) {
+    member.signal("etcd", "KILL");
+    deadline(SOON, "etcd is dead", || !member.is_active("etcd"));
+}

@@ -1,0 +1,139 @@
+//! `sidekick agent` as a unit: attached to Debian's haproxy.service, and with a HAProxy of its own.
+
+use std::time::Instant;
+
+use crate::harness::{Cluster, Machine, SOON, deadline, never_for, secs};
+
+/// The drop-in that the comment in sidekick-agent.service shows. HAProxy runs without the agent, the agent through
+/// HAProxy's restarts.
+pub fn attached_to_debians_haproxy(cluster: &Cluster) {
+    let machine = &cluster.haproxy;
+    println!("    {}", machine.property("sidekick-agent", "StatusText"));
+
+    machine.stop("sidekick-agent");
+    let stopped = Instant::now();
+    deadline(SOON, "the worker prints bar without the agent", || {
+        cluster.worker().bar_since(stopped + secs(1))
+    });
+    machine.start("sidekick-agent");
+
+    let process = machine.property("sidekick-agent", "MainPID");
+    machine.signal("sidekick-agent", "KILL");
+    deadline(SOON, "there is another agent", || {
+        let now = machine.property("sidekick-agent", "MainPID");
+        now != "0" && now != process && machine.is_active("sidekick-agent")
+    });
+    assert!(
+        cluster.worker().longest_without_bar(stopped) < secs(1),
+        "the worker noticed: {:?}",
+        cluster.worker().complaints(stopped)
+    );
+
+    machine.systemctl("restart", "haproxy");
+    let restarted = Instant::now();
+    deadline(SOON, "the worker prints bar again", || {
+        cluster.worker().bar_since(restarted)
+    });
+    // It is the agent that finds out: what changes now reaches the new HAProxy.
+    cluster.worker1.stop("redis@1");
+    let stopped = Instant::now();
+    deadline(SOON, "the worker is refused", || {
+        !cluster.worker().complaints(stopped).is_empty()
+    });
+    cluster.worker1.start("redis@1");
+}
+
+/// On a machine whose own haproxy.service is off.
+pub fn supervised_by_its_own_unit(cluster: &Cluster) {
+    let machine = &cluster.members[1];
+    machine.start("sidekick-agent"); // returns when it said READY=1
+    println!("    {}", machine.property("sidekick-agent", "StatusText"));
+    answers(cluster);
+    bound_with_one_capability(machine);
+
+    machine.systemctl("restart", "sidekick-agent");
+    answers(cluster);
+    assert_eq!(
+        haproxies(machine).len(),
+        2,
+        "a master and a worker, none left of the one before"
+    );
+
+    machine.run(&["systemctl", "kill", "--signal=KILL", "sidekick-agent"]);
+    deadline(SOON, "it is back", || {
+        machine.is_active("sidekick-agent") && haproxies(machine).len() == 2
+    });
+    answers(cluster);
+
+    machine.signal("sidekick-agent", "KILL");
+    deadline(SOON, "it is back", || {
+        machine.is_active("sidekick-agent") && haproxies(machine).len() == 2
+    });
+    answers(cluster);
+
+    machine.stop("sidekick-agent");
+    assert_eq!(haproxies(machine), [""; 0], "HAProxys left after the stop");
+    assert!(
+        cluster.haproxy.ping(machine.name, 80).is_err(),
+        "port 80 outlived the stop"
+    );
+    assert!(
+        machine.try_run(&["ls", "/run/sidekick"]).is_err(),
+        "/run/sidekick outlived the stop"
+    );
+    // What it knew outlives it, for the next boot, and belongs to nobody that has a name.
+    machine.run(&[
+        "grep",
+        "-q",
+        "redis::1",
+        "/var/lib/private/sidekick/haproxy.cfg",
+    ]);
+    never_for(secs(1), "it is started behind our back", || {
+        machine.is_active("sidekick-agent")
+    });
+}
+
+#[track_caller]
+fn answers(cluster: &Cluster) {
+    let machine = &cluster.members[1];
+    deadline(SOON, "Redis answers at port 80", || {
+        cluster
+            .haproxy
+            .ping(machine.name, 80)
+            .is_ok_and(|said| said == "+PONG")
+    });
+}
+
+/// HAProxy has CAP_NET_BIND_SERVICE (bit 10) and no other, and no name.
+fn bound_with_one_capability(machine: &Machine) {
+    for process in haproxies(machine) {
+        let status = machine.run(&["cat", &format!("/proc/{process}/status")]);
+        let line = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_default().trim().to_owned()
+        };
+        assert_eq!(
+            line("CapEff:"),
+            "0000000000000400",
+            "what process {process} may"
+        );
+        assert_eq!(line("NoNewPrivs:"), "1", "process {process}");
+        let user: u32 = line("Uid:")
+            .split_whitespace()
+            .next()
+            .and_then(|id| id.parse().ok())
+            .expect("a user id");
+        assert!(
+            (61184..=65519).contains(&user),
+            "process {process} runs as {user}, no dynamic user"
+        );
+    }
+}
+
+/// Process ids.
+fn haproxies(machine: &Machine) -> Vec<String> {
+    let found = machine
+        .try_run(&["pgrep", "-x", "haproxy"])
+        .unwrap_or_default();
+    found.lines().map(str::to_owned).collect()
+}
