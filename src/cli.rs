@@ -418,6 +418,9 @@ mod tests {
         let more = ["--etcd-password-from-environment", "hunter2"];
         let cli = Cli::try_parse_from(line.into_iter().chain(more)).unwrap();
         let shown = format!("{cli:?}");
-        assert!(!shown.contains("hunter2") && shown.contains("***"), "{shown}");
+        assert!(
+            !shown.contains("hunter2") && shown.contains("***"),
+            "{shown}"
+        );
     }
 }

@@ -149,6 +149,8 @@ pub enum Answer {
     Refused(Header, Vec<(Key, Option<Entry>)>),
     /// The lease is given up.
     Revoked,
+    /// etcd answered that it won't: it has no space, or we no right, or one of the keys no reader.
+    Rejected,
     /// No answer, or an error. It may have been done all the same.
     Failed,
 }

@@ -51,7 +51,10 @@ fn whatever_an_inspect_answers_what_is_announced_can_be_dialled() {
                 if let Verdict::Announce(decision) = &claim.verdict {
                     let endpoint = &decision.endpoint;
                     let written = endpoint.encode();
-                    assert_eq!(Endpoint::decode(written.as_bytes()).as_ref(), Ok(&**endpoint));
+                    assert_eq!(
+                        Endpoint::decode(written.as_bytes()).as_ref(),
+                        Ok(&**endpoint)
+                    );
                 }
             }
         }

@@ -19,6 +19,10 @@ use std::time::Duration;
 /// A key that others keep changing is put right at once the first time, and then at most this often.
 pub const HEAL_PAUSE: Duration = Duration::from_secs(1);
 
+/// Of the keys that etcd refuses by themselves one is tried so often: it may be out of space, or we
+/// without the right to a key that somebody's label names.
+pub const APART_PAUSE: Duration = Duration::from_secs(1);
+
 /// How long the lease lives and how often it is renewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -40,6 +44,10 @@ pub struct Registrar {
     /// The next transaction's size; halves when a condition fails, so that one contested key
     /// doesn't hold up the others.
     batch: usize,
+    /// The next read's size; halves when etcd refuses one.
+    reads: usize,
+    /// When a key that is refused may be tried again.
+    apart_at: Moment,
     /// Which cluster answered last.
     cluster: Option<u64>,
     /// When the latest request was asked for, and the latest revision that was known then. A
@@ -67,6 +75,8 @@ impl Registrar {
             renew_at: Moment::ZERO,
             audit: BTreeSet::new(),
             batch: MAX_WRITES,
+            reads: MAX_OPS,
+            apart_at: Moment::ZERO,
             cluster: None,
             asked_at: Moment::ZERO,
             floor: 0,
@@ -80,7 +90,7 @@ impl Registrar {
     }
 
     /// These keys ought to stand so from now on. A key that was wished for before and isn't any
-    /// more is withdrawn and then forgotten.
+    /// more is withdrawn, and forgotten when it is certain that nothing of ours comes back.
     pub fn wish(&mut self, wishes: &Wishes) {
         for (key, wish) in wishes {
             match self.slots.get_mut(key) {
@@ -134,11 +144,18 @@ impl Registrar {
         self.leases.current
     }
 
-    /// How it stands with every key.
+    /// Whether there are keys that etcd refuses by themselves.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.slots.values().any(|slot| slot.refused.is_some())
+    }
+
+    /// How it stands with every key that is wished for.
     #[must_use]
     pub fn standings(&self) -> Standings {
         self.slots
             .iter()
+            .filter(|(_, slot)| !slot.leaving)
             .map(|(key, slot)| (key.clone(), slot.standing(&self.leases)))
             .collect()
     }
@@ -177,14 +194,37 @@ impl Registrar {
         if !keys.is_empty() {
             return Step::Do(Request::Read(keys));
         }
-        Step::Wait(heal_at.map_or(self.renew_at, |at| at.min(self.renew_at)))
+        let apart_at = match self.apart(now, lease) {
+            Some(Step::Wait(at)) => Some(at),
+            Some(step) => return step,
+            None => None,
+        };
+        let times = [heal_at, apart_at].into_iter().flatten();
+        Step::Wait(times.fold(self.renew_at, Moment::min))
+    }
+
+    /// One of those that are refused by themselves, in turn.
+    fn apart(&mut self, now: Moment, lease: LeaseId) -> Option<Step> {
+        let refused = self.slots.iter_mut();
+        let refused = refused.filter(|(_, slot)| slot.refused.is_some());
+        let (key, slot) = refused.min_by_key(|(_, slot)| slot.refused)?;
+        if now < self.apart_at {
+            return Some(Step::Wait(self.apart_at));
+        }
+        Some(Step::Do(match slot.op(key, &self.leases) {
+            Some(op) => {
+                slot.asked(&op, now);
+                Request::Write(lease, vec![op])
+            }
+            None => Request::Read(vec![key.clone()]),
+        }))
     }
 
     /// The next transaction, and when the next difference may be put right that may not be yet.
     fn ops(&mut self, now: Moment) -> (Vec<Op>, Option<Moment>) {
         let (mut puts, mut deletes) = (Vec::new(), Vec::new());
         let mut heal_at: Option<Moment> = None;
-        for (key, slot) in &self.slots {
+        for (key, slot) in self.slots.iter().filter(|(_, slot)| slot.refused.is_none()) {
             let Some(op) = slot.op(key, &self.leases) else {
                 continue;
             };
@@ -203,7 +243,7 @@ impl Registrar {
         ops.truncate(self.batch);
         for op in &ops {
             if let Some(slot) = self.slots.get_mut(op.key()) {
-                slot.asked();
+                slot.asked(op, now);
             }
         }
         (ops, heal_at)
@@ -212,12 +252,15 @@ impl Registrar {
     /// What the audit reads next; where none runs, what nothing is known of.
     fn unread(&mut self) -> Vec<Key> {
         let slots = &self.slots;
-        self.audit.retain(|key| slots.contains_key(key));
+        let open = |slot: &&Slot| slot.refused.is_none();
+        self.audit
+            .retain(|key| slots.get(key).filter(open).is_some());
         if self.audit.is_empty() {
-            let unknown = slots.iter().filter(|(_, slot)| slot.seen == Seen::Unknown);
+            let unknown = slots.iter();
+            let unknown = unknown.filter(|(_, slot)| open(slot) && slot.seen == Seen::Unknown);
             self.audit = unknown.map(|(key, _)| key.clone()).collect();
         }
-        self.audit.iter().take(MAX_OPS).cloned().collect()
+        self.audit.iter().take(self.reads).cloned().collect()
     }
 
     /// What came of `request`, which [`Registrar::poll`] asked for last.
@@ -240,10 +283,18 @@ impl Registrar {
             }
             (Request::Revoke(_), Answer::Revoked | Answer::LeaseGone) => self.left = true,
             (_, Answer::LeaseGone) => self.lose_lease(),
-            (_, Answer::Read(header, entries)) => self.learn(header, entries),
+            (_, Answer::Read(header, entries)) => {
+                self.reads = (self.reads * 2).min(MAX_OPS);
+                self.learn(header, entries);
+            }
+            (Request::Read(keys), Answer::Rejected) => {
+                self.reads = (self.reads / 2).max(1);
+                self.refuse(keys.as_slice());
+            }
             (Request::Write(lease, ops), Answer::Written(header)) => {
                 self.batch = (self.batch * 2).min(MAX_WRITES);
                 for op in ops {
+                    self.relent(op.key());
                     if let Some(slot) = self.slots.get_mut(op.key()) {
                         let revision = header.revision;
                         let note = slot.done(op, &self.leases, *lease, revision, self.asked_at);
@@ -255,11 +306,16 @@ impl Registrar {
                 self.batch = (self.batch / 2).max(1);
                 self.learn(header, entries);
             }
-            (Request::Write(_, ops), _) => {
+            (Request::Write(_, ops), failed) => {
                 for op in ops {
                     if let Some(slot) = self.slots.get_mut(op.key()) {
                         slot.seen = Seen::Unknown;
                     }
+                }
+                if failed == Answer::Rejected {
+                    self.batch = (self.batch / 2).max(1);
+                    let keys: Vec<_> = ops.iter().map(|op| op.key().clone()).collect();
+                    self.refuse(&keys);
                 }
             }
             _ => {}
@@ -267,11 +323,38 @@ impl Registrar {
         self.forget();
     }
 
+    /// etcd won't have these keys. Of several it is one, or all: smaller batches find out.
+    fn refuse(&mut self, keys: &[Key]) {
+        if let [key] = keys
+            && let Some(slot) = self.slots.get_mut(key)
+        {
+            slot.refused = Some(self.asked_at);
+            self.apart_at = self.asked_at + APART_PAUSE;
+        }
+    }
+
+    /// It had one of those that it used to refuse: perhaps it has the others too.
+    fn relent(&mut self, key: &Key) {
+        if self
+            .slots
+            .get(key)
+            .is_some_and(|slot| slot.refused.is_some())
+        {
+            for slot in self.slots.values_mut() {
+                slot.refused = None;
+            }
+        }
+    }
+
     fn learn(&mut self, header: Header, entries: Vec<(Key, Option<Entry>)>) {
+        for (key, _) in &entries {
+            self.relent(key);
+        }
         for (key, entry) in entries {
             self.audit.remove(&key);
             if let Some(slot) = self.slots.get_mut(&key) {
                 slot.learn(entry.into(), &self.leases, header.revision);
+                slot.answered(self.asked_at);
             }
         }
     }
@@ -305,8 +388,7 @@ impl Registrar {
 
     fn forget(&mut self) {
         let leases = &self.leases;
-        self.slots
-            .retain(|_, slot| !(slot.leaving && slot.is_gone(leases)));
+        self.slots.retain(|_, slot| !slot.is_over(leases));
     }
 }
 

@@ -119,12 +119,22 @@ impl Registry {
     /// failure of each member costs no pause: the next member may be well.
     async fn carry_out(&self, registrar: &mut Registrar, request: &Request, effort: &mut Effort) {
         let result = execute(&self.members, request).await;
-        let fault = result.as_ref().err().cloned();
-        registrar.answer(request, result.unwrap_or(Answer::Failed));
+        let (answer, fault) = match result {
+            Ok(answer) => (answer, None),
+            Err(fault @ Fault::Refused(_)) => (Answer::Rejected, Some(fault)),
+            Err(fault) => (Answer::Failed, Some(fault)),
+        };
+        registrar.answer(request, answer);
         let Some(fault) = fault else {
             effort.succeeded();
+            if !registrar.is_refused() {
+                effort.keys_accepted();
+            }
             return;
         };
+        if matches!(fault, Fault::Refused(_)) && effort.refused_keys(request, &fault) {
+            return;
+        }
         if !fault.is_the_members() {
             effort.refused(&fault);
         }
@@ -139,6 +149,8 @@ impl Registry {
 struct Effort {
     backoff: Backoff,
     refusals: Outage,
+    /// Of single keys.
+    key_refusals: Outage,
     tries: usize,
 }
 
@@ -147,6 +159,7 @@ impl Default for Effort {
         Self {
             backoff: Backoff::new(ETCD),
             refusals: Outage::default(),
+            key_refusals: Outage::default(),
             tries: 0,
         }
     }
@@ -157,6 +170,28 @@ impl Effort {
         self.backoff.reset();
         self.tries = 0;
         if let Some(notice) = self.refusals.recovered(now()) {
+            info!("etcd accepts again after {} s", notice.lasted.as_secs());
+        }
+    }
+
+    /// Whether the refusal is about keys. Of several the registrar finds out which it is, and when to
+    /// ask again.
+    fn refused_keys(&mut self, request: &Request, fault: &Fault) -> bool {
+        let key = match request {
+            Request::Read(keys) => keys.first().filter(|_| keys.len() == 1),
+            Request::Write(_, ops) => ops.first().filter(|_| ops.len() == 1).map(Op::key),
+            Request::Grant(_) | Request::Renew(_) | Request::Revoke(_) => return false,
+        };
+        if let Some(key) = key
+            && let Some(notice) = self.key_refusals.failed(now())
+        {
+            warn!(%key, "{fault} ({} times); retrying", notice.failures);
+        }
+        true
+    }
+
+    fn keys_accepted(&mut self) {
+        if let Some(notice) = self.key_refusals.recovered(now()) {
             info!("etcd accepts again after {} s", notice.lasted.as_secs());
         }
     }

@@ -6,10 +6,15 @@ use crate::backoff::Outage;
 use crate::clock::Moment;
 use crate::endpoint::Key;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// How many of our own former leases are remembered. A former lease matters only while it is
 /// alive after all, which takes a restored etcd or a wrong "not found"; two would do.
 const FORMER_LEASES: usize = 8;
+
+/// A put that nobody waits for any more may still be done: by a member that was frozen with the
+/// request in its buffers, say. A key is minded for so long after its last put.
+const LATENESS: Duration = Duration::from_secs(10);
 
 /// The leases of this process.
 #[derive(Debug, Default)]
@@ -71,10 +76,17 @@ pub(super) struct Slot {
     pub(super) healed: Option<Moment>,
     /// Differences made by others, as far as the log is concerned.
     meddled: Outage,
+    /// When etcd refused this key alone the last time; it is asked for apart from the others until
+    /// that is over.
+    pub(super) refused: Option<Moment>,
     noted_holder: Option<Holder>,
     noted_junk: bool,
+    /// When a put was asked for last.
+    put_at: Option<Moment>,
     /// It is no longer wished for, and is forgotten when nothing of ours is left at it.
     pub(super) leaving: bool,
+    /// It was read after the last put could have come late.
+    read_late: bool,
 }
 
 impl Slot {
@@ -89,9 +101,12 @@ impl Slot {
             settled: false,
             healed: None,
             meddled: Outage::default(),
+            refused: None,
             noted_holder: None,
             noted_junk: false,
+            put_at: None,
             leaving: false,
+            read_late: false,
         }
     }
 
@@ -177,9 +192,25 @@ impl Slot {
         }
     }
 
-    /// A request with this operation is about to leave.
-    pub(super) fn asked(&mut self) {
+    /// A request with this operation is about to leave at `now`.
+    pub(super) fn asked(&mut self, op: &Op, now: Moment) {
         self.touched = true;
+        if op.is_put() {
+            self.put_at = Some(now);
+            self.read_late = false;
+        }
+    }
+
+    /// An answer to a question of this moment was learnt.
+    pub(super) fn answered(&mut self, asked_at: Moment) {
+        let late = |put_at: Moment| asked_at >= put_at + LATENESS;
+        self.read_late = self.put_at.is_none_or(late);
+    }
+
+    /// Whether nothing has to be minded here any more.
+    pub(super) fn is_over(&self, leases: &Leases) -> bool {
+        let quiet = self.put_at.is_none() || self.read_late;
+        self.leaving && quiet && self.is_gone(leases)
     }
 
     /// The operation was done at `revision`, at `now`. Returns what to tell of it.
@@ -255,7 +286,7 @@ impl Slot {
     }
 
     /// Whether nothing of ours can be left there.
-    pub(super) fn is_gone(&self, leases: &Leases) -> bool {
+    fn is_gone(&self, leases: &Leases) -> bool {
         match &self.seen {
             Seen::Unknown => !self.touched,
             Seen::Absent => true,

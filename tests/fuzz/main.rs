@@ -89,7 +89,12 @@ fn whatever_stands_in_etcd_the_file_and_the_commands_hold_nothing_but_words_of_o
         let usual = [
             "listen", "bind", "mode", "balance", "server", "global", "setenv", "stats", "#",
         ];
-        for line in text.replace(BASE, "").lines().map(str::trim).filter(|line| !line.is_empty()) {
+        for line in text
+            .replace(BASE, "")
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+        {
             let first = line.split(' ').next().unwrap();
             assert!(usual.contains(&first), "{line}");
         }
@@ -103,7 +108,10 @@ fn whatever_stands_in_etcd_the_file_and_the_commands_hold_nothing_but_words_of_o
 fn a_file_that_is_taken_for_ours_is_written_the_same() {
     fuzz("haproxy_cfg", |input| {
         if let Some(fronts) = parse(&String::from_utf8_lossy(input)) {
-            let model = Model { stats: None, fronts };
+            let model = Model {
+                stats: None,
+                fronts,
+            };
             assert_eq!(parse(&render(&frame(), &model)), Some(model.fronts));
         }
     });
@@ -133,7 +141,10 @@ fn whatever_the_master_says_of_its_processes_is_read_or_not() {
 
 fn commands(model: &Model, running: &Running) -> Vec<String> {
     let commands = diff(model, running);
-    commands.iter().flat_map(|command| command.lines(false)).collect()
+    commands
+        .iter()
+        .flat_map(|command| command.lines(false))
+        .collect()
 }
 
 fn frame() -> Frame {
@@ -148,7 +159,10 @@ fn frame() -> Frame {
 fn model_of(dump: &[u8]) -> Model {
     let mut table = Table::new("/services".to_owned());
     for line in dump.split(|byte| *byte == b'\n') {
-        let blank = line.iter().position(|byte| *byte == b' ').unwrap_or(line.len());
+        let blank = line
+            .iter()
+            .position(|byte| *byte == b' ')
+            .unwrap_or(line.len());
         let (key, value) = line.split_at(blank);
         table.put(Item {
             key: key.to_vec(),

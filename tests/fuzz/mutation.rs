@@ -10,10 +10,42 @@ const CASES: u64 = 2_000;
 
 /// What decoders stumble over.
 const NASTY: &[&str] = &[
-    "", " ", "\n", "\0", "\"", "\\", "${HOME}", ";show version", "..", "/", "//", ":", "@", "-1",
-    "0", "65535", "65536", "9223372036854775807", "1e999", "null", "[]", "{}", "[::1]", "10.0.0.7",
-    "127.0.0.1", "localhost", "6379/tcp", "53/udp", "redis@1", "sidekick.", "# workers",
-    "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999999-23:59", "\u{feff}", "ä", "\u{202e}",
+    "",
+    " ",
+    "\n",
+    "\0",
+    "\"",
+    "\\",
+    "${HOME}",
+    ";show version",
+    "..",
+    "/",
+    "//",
+    ":",
+    "@",
+    "-1",
+    "0",
+    "65535",
+    "65536",
+    "9223372036854775807",
+    "1e999",
+    "null",
+    "[]",
+    "{}",
+    "[::1]",
+    "10.0.0.7",
+    "127.0.0.1",
+    "localhost",
+    "6379/tcp",
+    "53/udp",
+    "redis@1",
+    "sidekick.",
+    "# workers",
+    "0001-01-01T00:00:00Z",
+    "9999-12-31T23:59:59.999999999-23:59",
+    "\u{feff}",
+    "ä",
+    "\u{202e}",
 ];
 
 /// Checks everything below `tests/corpus/TARGET`, then changes of it.
@@ -30,7 +62,10 @@ pub(crate) fn fuzz(target: &str, check: impl Fn(&[u8])) {
         let input = mutate(&corpus, &mut rng);
         run(target, &format!("seed {seed}, case {case}"), &input, &check);
     }
-    println!("{target}: {} inputs, {cases} changes, seed {seed}", corpus.len());
+    println!(
+        "{target}: {} inputs, {cases} changes, seed {seed}",
+        corpus.len()
+    );
 }
 
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
@@ -38,7 +73,10 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     let files = std::fs::read_dir(&directory).unwrap_or_else(|e| panic!("{directory}: {e}"));
     let read = |file: std::io::Result<std::fs::DirEntry>| {
         let path = file.expect("a file").path();
-        (path.display().to_string(), std::fs::read(path).expect("a file"))
+        (
+            path.display().to_string(),
+            std::fs::read(path).expect("a file"),
+        )
     };
     let mut corpus: Vec<_> = files.map(read).collect();
     // The order of a directory is nobody's promise.
@@ -81,7 +119,11 @@ fn twist(json: &mut Value, rng: &mut fastrand::Rng) {
                     let value = fields.remove(&name).unwrap_or_default();
                     fields.insert(nasty(rng).to_owned(), value);
                 }
-                _ => fields.values_mut().nth(which).into_iter().for_each(|v| twist(v, rng)),
+                _ => fields
+                    .values_mut()
+                    .nth(which)
+                    .into_iter()
+                    .for_each(|v| twist(v, rng)),
             }
         }
         Value::Array(items) if !items.is_empty() && goes_on > 0 => {
@@ -121,7 +163,11 @@ fn scratch(input: &mut Vec<u8>, other: &[u8], rng: &mut fastrand::Rng) {
             input.splice(at.., other[from..].iter().copied());
         }
         4 => drop(input.splice(at..end, nasty(rng).bytes())),
-        _ => input.iter_mut().skip(at).take(1).for_each(|byte| *byte = rng.u8(..)),
+        _ => input
+            .iter_mut()
+            .skip(at)
+            .take(1)
+            .for_each(|byte| *byte = rng.u8(..)),
     }
 }
 

@@ -6,7 +6,7 @@ use sidekick::announce::ownership::Holder;
 use sidekick::announce::registrar::{Registrar, Settings};
 use sidekick::clock::Moment;
 use sidekick::endpoint::{Endpoint, Key, Since};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +42,8 @@ pub(crate) struct Announcer {
     /// Not scheduled until then: a suspended machine, or the pause after a failure.
     pub(crate) asleep_until: Moment,
     keys: Vec<Key>,
+    /// Those that the container doesn't claim just now, as if it were gone altogether.
+    pub(crate) unclaimed: BTreeSet<Key>,
     under_way: Option<UnderWay>,
     /// Requests whose deadline is over and which etcd does all the same.
     late: Vec<(Moment, Request)>,
@@ -62,6 +64,7 @@ impl Announcer {
             notes: Vec::new(),
             asleep_until: Moment::ZERO,
             keys,
+            unclaimed: BTreeSet::new(),
             under_way: None,
             late: Vec::new(),
             watched: 0,
@@ -75,6 +78,14 @@ impl Announcer {
     pub(crate) fn start_container(&mut self, since: Since) {
         self.since = Some(since);
         self.last_since = Some(since);
+        self.wish();
+    }
+
+    /// The container claims this key, or doesn't any more.
+    pub(crate) fn turn_claim(&mut self, key: &Key) {
+        if !self.unclaimed.remove(key) {
+            self.unclaimed.insert(key.clone());
+        }
         self.wish();
     }
 
@@ -104,6 +115,7 @@ impl Announcer {
         let wishes = self
             .keys
             .iter()
+            .filter(|key| !self.unclaimed.contains(*key))
             .map(|k| (k.clone(), wish.clone()))
             .collect();
         self.registrar.wish(&wishes);
@@ -201,7 +213,7 @@ impl Announcer {
         self.late
             .extend(sent.done_at.map(|at| (at, sent.request.clone())));
         let answer = sent.answer.filter(|_| !sent.lost).unwrap_or(Answer::Failed);
-        if answer == Answer::Failed {
+        if matches!(answer, Answer::Failed | Answer::Rejected) {
             self.asleep_until = now + Duration::from_millis(300);
         }
         self.registrar.answer(&sent.request, answer);

@@ -3,7 +3,7 @@
 use sidekick::announce::exchange::{Answer, Entry, Header, LeaseId, Op, Request, Revision};
 use sidekick::clock::Moment;
 use sidekick::endpoint::{Endpoint, Key};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// One change in the store's history.
@@ -30,6 +30,11 @@ pub(crate) struct Store {
     pub(crate) history: Vec<Event>,
     pub(crate) takeovers: usize,
     pub(crate) clears: usize,
+    pub(crate) rejections: usize,
+    /// The NOSPACE alarm: no put, no grant.
+    pub(crate) full: bool,
+    /// Nobody has the right to these.
+    pub(crate) denied: BTreeSet<Key>,
     ttl: Duration,
     next_lease: LeaseId,
 }
@@ -87,6 +92,7 @@ impl Store {
             next_lease: self.next_lease,
             takeovers: self.takeovers,
             clears: self.clears,
+            rejections: self.rejections,
             ..Self::new(self.ttl)
         };
     }
@@ -134,6 +140,10 @@ impl Store {
         now: Moment,
     ) -> Result<Answer, String> {
         self.expire(now);
+        if self.rejects(request) {
+            self.rejections += 1;
+            return Ok(Answer::Rejected);
+        }
         Ok(match request {
             Request::Grant(ttl) => {
                 self.next_lease += 1;
@@ -155,6 +165,18 @@ impl Store {
             }
             Request::Write(lease, ops) => self.write(*lease, ops, author)?,
         })
+    }
+
+    fn rejects(&self, request: &Request) -> bool {
+        match request {
+            Request::Grant(_) => self.full,
+            Request::Read(keys) => keys.iter().any(|key| self.denied.contains(key)),
+            Request::Write(_, ops) => {
+                ops.iter().any(|op| self.denied.contains(op.key()))
+                    || self.full && ops.iter().any(Op::is_put)
+            }
+            Request::Renew(_) | Request::Revoke(_) => false,
+        }
     }
 
     fn write(&mut self, lease: LeaseId, ops: &[Op], author: &Author) -> Result<Answer, String> {

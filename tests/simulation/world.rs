@@ -24,6 +24,7 @@ pub(crate) struct Totals {
     leases_lost: usize,
     resets: usize,
     heals: usize,
+    rejections: usize,
 }
 
 impl Totals {
@@ -36,6 +37,7 @@ impl Totals {
         self.leases_lost += other.leases_lost;
         self.resets += other.resets;
         self.heals += other.heals;
+        self.rejections += other.rejections;
     }
 
     pub(crate) fn is_thorough(&self) -> bool {
@@ -47,6 +49,7 @@ impl Totals {
             self.leases_lost,
             self.resets,
             self.heals,
+            self.rejections,
         ];
         each.iter().all(|n| *n > self.runs / 20)
     }
@@ -77,7 +80,13 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let keys: Vec<Key> = (1..=if rng.u8(0..4) == 0 { 3 } else { 1 })
+        // One, a few, and now and then so many that they travel in several batches.
+        let count = match rng.u8(0..64) {
+            0 => 140,
+            1..17 => 3,
+            _ => 1,
+        };
+        let keys: Vec<Key> = (1..=count)
             .map(|i| format!("/services/redis/redis@{i}").parse().expect("a key"))
             .collect();
         // One to three; now and then two of them watch the same container.
@@ -127,6 +136,7 @@ impl World {
             ));
         }
         self.check_notes()?;
+        self.totals.rejections = self.store.rejections;
         self.totals.takeovers = self.store.takeovers;
         self.totals.clears = self.store.clears;
         Ok(self.totals)
@@ -160,7 +170,7 @@ impl World {
         let which = self.rng.usize(0..self.announcers.len());
         let key = self.keys[self.rng.usize(0..self.keys.len())].clone();
         let back_at = self.now + Duration::from_millis(self.rng.u64(0..3000));
-        match self.rng.u32(0..23) {
+        match self.rng.u32(0..28) {
             0..8 => {
                 let twins = self.twins_of(&self.announcers[which].container.clone());
                 let since = self.announcers[which].since.is_none().then(|| self.since());
@@ -191,6 +201,18 @@ impl World {
                 self.announcers[which].asleep_until =
                     self.now + Duration::from_secs(self.rng.u64(1..20))
             }
+            23 | 24 => {
+                let twins = self.twins_of(&self.announcers[which].container.clone());
+                for i in twins {
+                    self.announcers[i].turn_claim(&key);
+                }
+            }
+            25 | 26 => {
+                if !self.store.denied.remove(&key) {
+                    self.store.denied.insert(key);
+                }
+            }
+            27 => self.store.full = !self.store.full,
             19 => self.announcers[which].registrar.leave(),
             21 => {
                 // What stands there already, made permanent.
@@ -217,6 +239,8 @@ impl World {
     }
 
     fn calm_down(&mut self) {
+        self.store.full = false;
+        self.store.denied.clear();
         for announcer in &mut self.announcers {
             announcer.asleep_until = announcer.asleep_until.min(self.now);
         }
@@ -225,12 +249,11 @@ impl World {
     /// The one with the best right holds each key, alone, on a living lease of its own.
     fn check_end(&self) -> Result<(), String> {
         let up = |a: &&Announcer| a.alive && a.since.is_some();
-        let best = self
-            .announcers
-            .iter()
-            .filter(up)
-            .max_by_key(|a| (a.since, a.container.clone()));
         for key in &self.keys {
+            let claimants = self.announcers.iter().filter(up);
+            let best = claimants
+                .filter(|a| !a.unclaimed.contains(key))
+                .max_by_key(|a| (a.since, a.container.clone()));
             let entry = self.store.entries.get(key);
             let Some(best) = best else {
                 match entry {
