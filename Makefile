@@ -15,7 +15,7 @@ as_root := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env)
 cluster_program = $(as_root) "$$(cargo test --locked --features cluster --test cluster --no-run \
 	--message-format=json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\/cluster-[^"]*\)".*/\1/p')"
 
-.PHONY: build demo test check deny fuzz units image cluster cluster-test bench clean help cargo
+.PHONY: build demo test check deny fuzz soak units image cluster cluster-test bench clean help cargo
 .NOTPARALLEL:
 
 build: cargo ## the release binary, target/release/sidekick
@@ -54,6 +54,10 @@ deny: cargo ## cargo-deny: licences, duplicates, sources, advisories; what is mi
 fuzz: cargo ## the decoders, for long: CASES=1000000 changes of each corpus, others with SEED=2
 	@scripts/install cc protoc
 	SIDEKICK_FUZZ_CASES=$(CASES) SIDEKICK_FUZZ_SEED=$(SEED) cargo test --locked --release --lib --test fuzz fuzz -- --nocapture
+
+soak: cargo ## containers start and die under announce --all, for MINUTES=10; CONTAINERS=200 of them; what it uses
+	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli
+	MINUTES=$(MINUTES) CONTAINERS=$(CONTAINERS) $(cargo_as_root) test --locked --features real --test soak
 
 units: ## the shipped units: systemd-analyze verify and security
 	@scripts/install systemd-analyze

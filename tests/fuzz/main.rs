@@ -14,11 +14,13 @@
 mod mutation;
 
 use mutation::fuzz;
+use sidekick::agent::addresses::{Addresses, Directory};
 use sidekick::agent::diff::{Running, diff, parse_state};
 use sidekick::agent::layout::{Model, Rules, lay_out};
+use sidekick::agent::parse::parse;
 use sidekick::agent::presence::{Presence, Settings};
 use sidekick::agent::processes::Processes;
-use sidekick::agent::render::{BASE, Frame, parse, render};
+use sidekick::agent::render::{BASE, Frame, render};
 use sidekick::agent::table::{Item, Table};
 use sidekick::announce::labels::services;
 use sidekick::clock::Moment;
@@ -140,7 +142,9 @@ fn whatever_the_master_says_of_its_processes_is_read_or_not() {
 }
 
 fn commands(model: &Model, running: &Running) -> Vec<String> {
-    let commands = diff(model, running);
+    let fronts = model.fronts.iter();
+    let fronts = fronts.map(|(service, front)| (service.as_str(), &*front.servers));
+    let commands = diff(fronts, running);
     commands
         .iter()
         .flat_map(|command| command.lines(false))
@@ -165,8 +169,8 @@ fn model_of(dump: &[u8]) -> Model {
             .unwrap_or(line.len());
         let (key, value) = line.split_at(blank);
         table.put(Item {
-            key: key.to_vec(),
-            value: value.to_vec(),
+            key,
+            value,
             create_revision: 0,
         });
     }
@@ -181,6 +185,7 @@ fn model_of(dump: &[u8]) -> Model {
     let now = Moment::from_secs(1);
     let mut presence = Presence::new(settings, BTreeMap::new(), now);
     presence.observe(table.services(), now);
-    let (none, unbarred) = (BTreeMap::new(), BTreeMap::new());
-    lay_out(&Rules::default(), &presence.wanted(now), &none, &unbarred).0
+    let mut directory = Directory::default();
+    directory.update(presence.wanted(now), &Addresses::default());
+    lay_out(&Rules::default(), directory.services(), &BTreeMap::new()).0
 }
