@@ -33,8 +33,9 @@ demo: build $(worker) ## the whole loop on real parts, one Redis killed; until C
 	@exec demo/demo.sh $(sidekick) $(worker)
 
 test: check units build $(worker) ## everything that .ci/run runs: needs root or sudo, 15 to 20 minutes on 2 cores
-	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat
+	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat debootstrap
 	SIDEKICK_SIM_SEEDS=3000 RUST_TEST_THREADS=8 $(cargo_as_root) test --locked --features real
+	RUST_TEST_THREADS=8 cargo --config 'target."cfg(unix)".runner="tests/newer_haproxy.sh"' test --locked --features real --test agent
 	DEMO_SECONDS=0 demo/demo.sh $(sidekick) $(worker)
 	@$(MAKE) --no-print-directory cluster-test image
 

@@ -44,6 +44,7 @@
 //!   render.rs    P  model → haproxy.cfg
 //!   base.rs      P  what the operator has in a base file of his own
 //!   text.rs      P  a long text in pieces that texts share
+//!   beside.rs    P  two maps side by side
 //!   parse.rs     P  haproxy.cfg, if it is ours → what was served
 //!   diff.rs      P  fronts × what runs → commands for the socket
 //!   processes.rs P  what HAProxy's master says of its processes

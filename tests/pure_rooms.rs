@@ -16,6 +16,7 @@ const ROOMS: &[&str] = &[
     "agent/addresses.rs",
     "agent/bars.rs",
     "agent/base.rs",
+    "agent/beside.rs",
     "agent/diff.rs",
     "agent/layout.rs",
     "agent/limits.rs",

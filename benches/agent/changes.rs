@@ -1,6 +1,6 @@
 //! A thousand changes of instances under load.
 
-use crate::harness::Backend;
+use crate::harness::{Backend, eventually};
 use crate::load::{Load, Outcome, resident};
 use crate::stage::{Stage, Table};
 use etcd_client::Client;
@@ -49,6 +49,9 @@ pub async fn measure() -> (Outcome, String) {
     }
     stage.scene.start_agent();
     stage.has(STAYING).await;
+    // When its worker runs, the master starts itself anew, and hangs up on who asks meanwhile.
+    let answers = async || !stage.haproxies().await.is_empty();
+    eventually("HAProxy's master answers", answers).await;
     let mut slots = Slot::several().await;
     let reloads = stage.scene.reloads().await;
     let load = Load::start(stage.scene.port).await;

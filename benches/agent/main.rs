@@ -1,5 +1,6 @@
 //! `make bench BENCH=agent`: the agent beside the same commands by hand, and beside the article's
 //! way, a poll of etcd every five seconds and `haproxy -sf`. Prints; asserts nothing about speed.
+//! `cargo bench --features real --bench agent -- latency` (or `load`) runs one half of it.
 
 #![allow(
     clippy::expect_used,
@@ -13,6 +14,8 @@
 
 mod article;
 mod changes;
+// The tests' own, of which this takes a part.
+#[allow(unused_imports)]
 #[path = "../../tests/agent/harness.rs"]
 mod harness;
 mod latency;
@@ -49,6 +52,19 @@ async fn main() {
         env!("CARGO_PKG_VERSION"),
         stage::haproxy_version().await
     );
+    // Cargo's own `--bench` is among the arguments.
+    let part = std::env::args().skip(1).find(|it| !it.starts_with('-'));
+    if part.as_deref().is_none_or(|part| part == "latency") {
+        latencies_and_rest().await;
+    }
+    if part.as_deref().is_none_or(|part| part == "load") {
+        under_load().await;
+    }
+    let (_, load) = usage::machine();
+    println!("\nload {load} after {:.0} s", begun.elapsed().as_secs_f64());
+}
+
+async fn latencies_and_rest() {
     let small = Stage::start(SMALL).await;
     println!("{SMALL}; one more comes and goes\n{}", header());
     latency::measure(&small).await;
@@ -58,14 +74,13 @@ async fn main() {
     scale::full_start(&mut large).await;
     latency::measure(&large).await;
     scale::at_rest([&small, &large]).await;
-    drop((small, large));
+}
 
+async fn under_load() {
     let (ours, kinds) = changes::measure().await;
     let (theirs, [put, delete]) = article::measure().await;
     println!("instances change under load: {}", load::WORDS);
     println!("sidekick: {kinds}");
     load::print([("sidekick", &ours), ("poll, -sf", &theirs)]);
     println!("\n{}\n{put}\n{delete}", header());
-    let (_, load) = usage::machine();
-    println!("\nload {load} after {:.0} s", begun.elapsed().as_secs_f64());
 }

@@ -3,6 +3,7 @@
 //! What was worked out is kept, and worked out again only where something has changed: of ten
 //! thousand instances usually one has.
 
+use super::beside::beside;
 use super::presence::Wanted;
 use super::table::{Instance, Instances};
 use crate::endpoint::Host;
@@ -81,14 +82,13 @@ impl Directory {
     /// have to be resolved.
     pub fn update<'a>(
         &mut self,
-        wanted: impl Iterator<Item = (&'a str, Wanted)>,
+        wanted: impl Iterator<Item = (&'a String, Wanted)>,
         addresses: &Addresses,
     ) -> bool {
         let moved = std::mem::replace(&mut self.changes, addresses.changes) != addresses.changes;
-        let (mut other_hosts, mut names) = (false, Vec::with_capacity(self.services.len()));
-        for (service, wanted) in wanted {
-            names.push(service);
-            let before = self.services.get_mut(service);
+        let (mut other_hosts, mut names, mut new) = (false, Vec::new(), Vec::new());
+        let wanted = wanted.inspect(|(service, _)| names.push(*service));
+        for (service, wanted, before) in beside(wanted, self.services.iter_mut()) {
             if let Some(before) = &before
                 && Arc::ptr_eq(&before.made_of, &wanted.instances)
                 && before.port == wanted.port
@@ -112,14 +112,15 @@ impl Directory {
                     servers: Arc::new(servers),
                     made_of: wanted.instances,
                 };
-                self.services.insert(service.to_owned(), served);
+                new.push((service.clone(), served));
                 self.shape += 1;
             }
         }
+        self.services.extend(new);
         if names.len() < self.services.len() {
             self.shape += 1;
             self.services.retain(|service, served| {
-                let stays = names.binary_search(&service.as_str()).is_ok();
+                let stays = names.binary_search(&service).is_ok();
                 other_hosts |= !stays && self.hosts.go(&served.made_of);
                 stays
             });
@@ -234,11 +235,12 @@ pub(super) mod tests {
     #[test]
     fn a_name_without_an_address_has_no_server_yet() {
         let (mut directory, mut addresses) = (Directory::default(), Addresses::default());
-        let all = [("a", wanted(80, &["db1", "10.0.0.1"]))];
-        assert!(directory.update(all.clone().into_iter(), &addresses));
+        let all = BTreeMap::from([("a".to_owned(), wanted(80, &["db1", "10.0.0.1"]))]);
+        let list = || all.iter().map(|(name, wanted)| (name, wanted.clone()));
+        assert!(directory.update(list(), &addresses));
         assert_eq!(shows(&directory, "a"), "i1=10.0.0.1:80");
         addresses.insert("db1".to_owned(), "10.0.0.9".parse().unwrap());
-        assert!(!directory.update(all.into_iter(), &addresses));
+        assert!(!directory.update(list(), &addresses));
         assert_eq!(shows(&directory, "a"), "i0=10.0.0.9:80 i1=10.0.0.1:80");
     }
 
@@ -263,7 +265,7 @@ pub(super) mod tests {
                         all.insert(service, wanted(port, &at));
                     }
                 }
-                let list = || all.iter().map(|(name, wanted)| (name.as_str(), wanted.clone()));
+                let list = || all.iter().map(|(name, wanted)| (name, wanted.clone()));
                 let (before, shape) = (directory.services().clone(), directory.shape());
                 let told = directory.update(list(), &addresses);
                 let mut fresh = Directory::default();

@@ -7,6 +7,7 @@
 
 use super::addresses::{Directory, Servers};
 use super::bars::{Bars, Place};
+use super::beside::beside;
 use super::diff::{Running, agreeing, diff};
 use super::layout::{Bind, Model, Refusal, Rules, lay_out};
 use super::parse::{mark_of, parse};
@@ -317,8 +318,8 @@ impl<P: Proxy> Applier<P> {
             return Ok(0);
         };
         let mut open: Vec<(&str, &Arc<Servers>)> = Vec::new();
-        for (service, front) in &model.fronts {
-            match agreed.get(service) {
+        for (service, front, servers) in beside(model.fronts.iter(), agreed.iter()) {
+            match servers {
                 Some(servers) if Arc::ptr_eq(servers, &front.servers) => continue,
                 Some(servers) => drop(running.insert(proxy_name(service), agreeing(servers))),
                 None => {}

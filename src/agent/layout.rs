@@ -1,6 +1,7 @@
 //! Who gets which address to listen on, and so what HAProxy is to be. Pure.
 
 use super::addresses::{Served, Servers};
+use super::beside::beside;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -112,6 +113,8 @@ pub struct Rules {
     pub stats: Option<Bind>,
     /// Names of sections in the operator's own base file.
     pub reserved: BTreeSet<String>,
+    /// Where those listen. HAProxy would bind one port twice, and clients would get one or the other.
+    pub occupied: Vec<Bind>,
 }
 
 /// Lays the services out. Two on one address: the operator's `--bind` has it before a service's own
@@ -169,6 +172,8 @@ impl Layout<'_> {
         let holder = on_port.iter().find(|(other, _)| bind.overlaps(*other));
         let why = if let Some((_, holder)) = holder {
             format!("{bind} is taken by {holder}")
+        } else if self.rules.occupied.iter().any(|it| bind.overlaps(*it)) {
+            format!("{bind} is taken by the base file")
         } else if self.rules.reserved.contains(service) {
             "the base file has a section of that name".to_owned()
         } else if let Some(why) = self.barred.get(&(service.to_owned(), bind)) {
@@ -198,8 +203,8 @@ impl Model {
 
     /// Takes over the servers of the services that it was laid out for.
     pub fn follow(&mut self, services: &BTreeMap<String, Served>) {
-        for (service, front) in &mut self.fronts {
-            if let Some(it) = services.get(service) {
+        for (_, front, it) in beside(self.fronts.iter_mut(), services.iter()) {
+            if let Some(it) = it {
                 front.servers = it.servers.clone();
             }
         }
@@ -249,7 +254,14 @@ mod tests {
         barred: &BTreeMap<(String, Bind), String>,
     ) -> (String, Vec<String>) {
         let mut directory = Directory::default();
-        directory.update(wanted.iter().cloned(), &Addresses::default());
+        let wanted: BTreeMap<_, _> = wanted
+            .iter()
+            .map(|(n, w)| ((*n).to_owned(), w.clone()))
+            .collect();
+        directory.update(
+            wanted.iter().map(|(n, w)| (n, w.clone())),
+            &Addresses::default(),
+        );
         let (model, refusals) = lay_out(rules, directory.services(), barred);
         let fronts = model
             .fronts
@@ -324,6 +336,7 @@ mod tests {
             ]),
             stats: Some(bind("127.0.0.1:1936")),
             reserved: BTreeSet::from(["mine".to_owned()]),
+            ..Rules::default()
         };
         let services = [("a", wanted(80)), ("mine", wanted(7)), ("s", wanted(1936))];
         let (fronts, refused) = fronts(&rules, &services, &BTreeMap::new());

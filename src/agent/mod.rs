@@ -8,6 +8,7 @@ pub mod addresses;
 pub mod apply;
 mod bars;
 pub mod base;
+mod beside;
 mod child;
 pub mod diff;
 mod dry_run;

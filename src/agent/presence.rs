@@ -4,6 +4,7 @@
 //! within two seconds look like an etcd that was emptied, or a network cut in two, and not like
 //! that many containers dying: those are kept for a while, and HAProxy's own checks decide.
 
+use super::beside::beside;
 use super::table::{Instance, Instances, Services};
 use crate::clock::Moment;
 use std::collections::BTreeMap;
@@ -92,14 +93,14 @@ impl Presence {
     /// The table as it is at `now`. Tells whether anything is different.
     pub fn observe(&mut self, table: &Services, now: Moment) -> bool {
         let mut changed = false;
-        for (name, service) in &mut self.services {
-            changed |= service.is_now(table.get(name), now);
+        for (_, service, here) in beside(self.services.iter_mut(), table.iter()) {
+            changed |= service.is_now(here, now);
         }
-        for (name, here) in table {
-            if !self.services.contains_key(name) {
-                let service = self.services.entry(name.clone()).or_default();
-                changed |= service.is_now(Some(here), now);
-            }
+        let all = beside(table.iter(), self.services.iter());
+        let new = all.filter_map(|(name, here, service)| service.is_none().then_some((name, here)));
+        for (name, here) in new.collect::<Vec<_>>() {
+            let service = self.services.entry(name.clone()).or_default();
+            changed |= service.is_now(Some(here), now);
         }
         if changed && !self.settings.hold.is_zero() {
             self.hold(now);
@@ -108,7 +109,7 @@ impl Presence {
     }
 
     /// Who is to be served at `now`, by name. Lets those go whose time is up.
-    pub fn wanted(&mut self, now: Moment) -> impl Iterator<Item = (&str, Wanted)> {
+    pub fn wanted(&mut self, now: Moment) -> impl Iterator<Item = (&String, Wanted)> {
         let forget = self.settings.forget;
         let notes = &mut self.notes;
         self.services.retain(|name, service| {
@@ -132,7 +133,7 @@ impl Presence {
             stays
         });
         let services = self.services.iter_mut();
-        services.map(|(name, service)| (name.as_str(), service.wanted()))
+        services.map(|(name, service)| (name, service.wanted()))
     }
 
     /// When [`Presence::wanted`] will change by itself.
@@ -372,7 +373,7 @@ mod tests {
         before.observe(&table("a:1 b:1"), at(0.0));
         let last = before
             .wanted(at(0.0))
-            .map(|(name, wanted)| (name.to_owned(), wanted));
+            .map(|(name, wanted)| (name.clone(), wanted));
         let last = last.collect();
         let mut p = Presence::new(
             Settings {

@@ -4,6 +4,7 @@
 //! quote or a `$` would be read by HAProxy even inside a name.
 
 use super::addresses::Servers;
+use super::beside::beside;
 use super::layout::{Bind, Front, Model, STATS};
 use super::text::Text;
 use std::collections::BTreeMap;
@@ -113,8 +114,8 @@ impl Renderer {
         }
         let mut pieces: Vec<Arc<str>> = Vec::with_capacity(model.fronts.len() + 1);
         pieces.push(head(frame, model).into());
-        for (service, front) in &model.fronts {
-            let before = self.fronts.get(service);
+        let mut new = Vec::new();
+        for (service, front, before) in beside(model.fronts.iter(), self.fronts.iter()) {
             let same = before.filter(|before| {
                 before.bind == front.bind && Arc::ptr_eq(&before.servers, &front.servers)
             });
@@ -129,8 +130,9 @@ impl Renderer {
                 servers: front.servers.clone(),
                 text,
             };
-            self.fronts.insert(service.clone(), rendered);
+            new.push((service.clone(), rendered));
         }
+        self.fronts.extend(new);
         pieces.into_iter().collect()
     }
 }

@@ -69,9 +69,9 @@ impl Scene {
         self.wanted.get_mut(service).unwrap().instances = Arc::default();
     }
 
-    fn list(&self) -> impl Iterator<Item = (&str, Wanted)> {
+    fn list(&self) -> impl Iterator<Item = (&String, Wanted)> {
         let wanted = self.wanted.iter();
-        wanted.map(|(service, wanted)| (service.as_str(), wanted.clone()))
+        wanted.map(|(service, wanted)| (service, wanted.clone()))
     }
 
     /// What HAProxy is to be, worked out by nobody who remembers anything.
@@ -84,7 +84,7 @@ impl Scene {
     /// A pass at this very moment.
     fn pass_now(&mut self) -> Result<Report, Trouble> {
         let wanted = self.wanted.iter();
-        let wanted = wanted.map(|(service, wanted)| (service.as_str(), wanted.clone()));
+        let wanted = wanted.map(|(service, wanted)| (service, wanted.clone()));
         self.directory.update(wanted, &self.addresses);
         now_or_never(self.applier.pass(&self.directory, self.now))
     }
