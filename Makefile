@@ -39,9 +39,9 @@ test: check units build $(worker) ## everything that .ci/run runs: needs root or
 	DEMO_SECONDS=0 demo/demo.sh $(sidekick) $(worker)
 	@$(MAKE) --no-print-directory cluster-test image
 
-bench: cargo ## the numbers, beside what sidekick replaces and the floor (BENCH=announce or agent: one of them)
+bench: cargo ## the numbers, beside what sidekick replaces and the floor (BENCH=announce, all or agent: one of them)
 	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli haproxy
-	$(cargo_as_root) bench --locked --features real $(if $(BENCH),--bench $(BENCH),--bench announce --bench agent)
+	$(cargo_as_root) bench --locked --features real $(if $(BENCH),--bench $(BENCH),--bench announce --bench all --bench agent)
 
 check: cargo ## formatting, and clippy with warnings denied
 	@scripts/install cc protoc

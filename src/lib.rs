@@ -23,6 +23,7 @@
 //!   rules.rs     P snapshot + rules → Endpoint, or the Reason why not
 //!   labels.rs    P a container's labels → the services that it asks to be announced as
 //!   claims.rs    P which container claims which key, and who has it where several do
+//!   agenda.rs    P which container is to be looked at, and when
 //!   exchange.rs  P the words between registrar and registry
 //!   ownership.rs P who has the better right to a key
 //!   slot.rs      P one key: wished for, seen, and what lies between

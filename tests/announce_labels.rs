@@ -6,9 +6,10 @@
 use proptest::prelude::*;
 use sidekick::announce::claims::{Judge, Judged, Target, settle};
 use sidekick::announce::container::{ContainerSnapshot, Health, Sighting, State, View};
-use sidekick::announce::exchange::{Wish, Wishes};
+use sidekick::announce::exchange::{Standing, Wish, Wishes};
 use sidekick::announce::labels::{MAX_META, services};
 use sidekick::announce::rules::{Rules, Verdict, parse_binding};
+use sidekick::announce::status::Outlook;
 use sidekick::clock::Moment;
 use sidekick::endpoint::{Endpoint, Since};
 use std::collections::BTreeMap;
@@ -369,6 +370,61 @@ fn while_the_engine_is_lost_claims_stay_for_the_grace_and_no_longer() {
     assert_eq!(over.claims[0].key, before.claims[0].key);
     let back = judged_after(&view, Some(&over), end);
     assert_eq!(back.claims, before.claims);
+}
+
+#[test]
+fn the_status_counts_the_containers_that_run_and_names_some_that_are_not_announced() {
+    let said = |all: &BTreeMap<String, Judged>, announced: &[&str]| {
+        let settlement = settle(all, &Wishes::new());
+        let standings = settlement
+            .wishes
+            .iter()
+            .filter_map(|(key, wish)| match wish {
+                Wish::Announce(endpoint) if announced.contains(&key.instance()) => {
+                    Some((key.clone(), Standing::Announced(endpoint.clone())))
+                }
+                _ => None,
+            });
+        let outlook = Outlook {
+            standings: &standings.collect(),
+            etcd_lost_since: None,
+            docker_lost_since: None,
+            now: NOW,
+        };
+        outlook.of_all(all, &settlement.outranked)
+    };
+    let named = |name: &str, state: State, label: &str| {
+        let mut container = web(&[("sidekick.service", label), ("sidekick.port", "80")]);
+        container.name = name.to_owned();
+        container.state = state;
+        (name.to_owned(), judged(container))
+    };
+    assert_eq!(
+        said(&BTreeMap::new(), &[]),
+        "waiting: no container has a label of ours"
+    );
+    let mut all = BTreeMap::from([
+        named("a", State::Running, "web"),
+        named("over", State::Exited(0), "web"),
+    ]);
+    assert_eq!(said(&all, &["a@worker-1"]), "announcing 1 container");
+    assert_eq!(
+        said(&all, &[]),
+        "announcing 0 of 1 containers; a: a@worker-1 is about to be put"
+    );
+    all.extend([
+        named("b", State::Paused, "web"),
+        named("c", State::Restarting, "web"),
+        named("d", State::Running, "/"),
+        named("e", State::Running, "/"),
+    ]);
+    let line = said(&all, &["a@worker-1"]);
+    let begins =
+        "announcing 1 of 5 containers; b is paused; c is restarting; d: label sidekick.service";
+    assert!(
+        line.starts_with(begins) && line.ends_with("; and 1 more"),
+        "{line}"
+    );
 }
 
 fn label_names() -> impl Strategy<Value = String> {

@@ -27,6 +27,7 @@ const ROOMS: &[&str] = &[
     "agent/status.rs",
     "agent/table.rs",
     "agent/text.rs",
+    "announce/agenda.rs",
     "announce/claims.rs",
     "announce/container.rs",
     "announce/exchange.rs",

@@ -4,6 +4,7 @@
 //! Only GETs: /version, /info, /events, /containers/{name}/json, and /containers/json where all
 //! containers are watched; a read-only socket proxy suffices.
 
+use super::agenda::AT_A_TIME;
 use super::container::{Sighting, View};
 use super::inspection::{Listed, listed, listed_leniently, sighting};
 use bollard::errors::Error;
@@ -19,9 +20,6 @@ use tracing::debug;
 /// One question to the engine. A busy engine takes seconds to inspect a container that it is
 /// starting; ten are a sign that it hangs.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Inspects under way at a time: enough to keep an engine busy, few enough to leave it room for others.
-pub(super) const AT_A_TIME: usize = 8;
 
 /// Where the engine listens.
 #[derive(Debug, Clone, PartialEq, Eq)]

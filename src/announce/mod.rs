@@ -1,5 +1,6 @@
 //! `sidekick announce`: wires the tasks together and holds no policy.
 
+mod agenda;
 pub mod claims;
 pub mod container;
 pub mod docker;

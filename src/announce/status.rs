@@ -62,6 +62,7 @@ impl Outlook<'_> {
         let announced = count - problems.len();
         let mut line = match (count, announced) {
             (0, _) => "waiting: no container has a label of ours".to_owned(),
+            (1, 1) => "announcing 1 container".to_owned(),
             (all, some) if all == some => format!("announcing {all} containers"),
             (all, some) => format!("announcing {some} of {all} containers"),
         };

@@ -1,8 +1,9 @@
 //! The watcher: looks at containers again whenever an event hints at a change, and tells what it
 //! sees. One container by its name, or all that have labels of ours.
 
+use super::agenda::{Agenda, Why};
 use super::container::{Death, Sighting, View, Views};
-use super::docker::{AT_A_TIME, DockerHost, connect, engine_name, inspect, list};
+use super::docker::{DockerHost, connect, engine_name, inspect, list};
 use super::events::{MARKS_WAITING, Mark, Scope, read_events};
 use super::inspection::{Listed, word};
 use crate::backoff::{Backoff, DOCKER, Outage};
@@ -32,16 +33,6 @@ const RELOOK: usize = 100;
 
 /// How often an idle loop shows that it lives.
 const TICK: Duration = Duration::from_secs(10);
-
-/// An event may be later than the look that shows what it tells, but no later than this.
-const EVENTS_LATENESS: Duration = Duration::from_secs(5);
-
-/// A container that couldn't be inspected is tried again after this.
-const TROUBLE_PAUSE: Duration = Duration::from_secs(5);
-
-/// Of the inspects under way so many may be of containers that couldn't be inspected before: an
-/// engine that hangs on ten of them answers for the rest.
-const TROUBLED_AT_A_TIME: usize = 2;
 
 /// While many containers wait to be looked at, what was seen is told so often, and not each time.
 const CROWD_PAUSE: Duration = Duration::from_millis(20);
@@ -112,15 +103,6 @@ impl Luck<'_> {
     }
 }
 
-/// Why a container is looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Why {
-    /// Time has passed.
-    Time,
-    /// An event hinted at it, or the connection is new.
-    Hint,
-}
-
 type Inspection = Pin<Box<dyn Future<Output = (String, anyhow::Result<Sighting>)> + Send>>;
 type Listing = Pin<Box<dyn Future<Output = anyhow::Result<Vec<Listed>>> + Send>>;
 
@@ -134,11 +116,8 @@ struct Session<'a> {
     marks: mpsc::Receiver<Mark>,
     /// Ends with the session.
     reader: JoinSet<anyhow::Error>,
-    /// To be looked at.
-    waiting: BTreeMap<String, Why>,
-    /// Being looked at.
+    agenda: Agenda,
     looking: FuturesUnordered<Inspection>,
-    looked_at: BTreeMap<String, Why>,
     listing: Option<Listing>,
     /// The first list of a session finds what happened while nobody listened.
     first: bool,
@@ -147,10 +126,6 @@ struct Session<'a> {
     turn: String,
     /// The last death of each container, until a look shows that it is over.
     deaths: HashMap<String, Death>,
-    /// Those that couldn't be inspected, and when they may be tried again.
-    troubled: BTreeMap<String, Moment>,
-    /// Those that changed without an event, and when that was seen.
-    suspects: BTreeMap<String, Moment>,
     /// Seen and not told yet.
     untold: bool,
     told_at: Moment,
@@ -180,16 +155,13 @@ impl<'a> Session<'a> {
             engine_name,
             marks,
             reader,
-            waiting: BTreeMap::new(),
+            agenda: Agenda::default(),
             looking: FuturesUnordered::new(),
-            looked_at: BTreeMap::new(),
             listing: None,
             first: true,
             relist_at: Moment::ZERO,
             turn: String::new(),
             deaths: HashMap::new(),
-            troubled: BTreeMap::new(),
-            suspects: BTreeMap::new(),
             untold: false,
             told_at: Moment::ZERO,
         })
@@ -201,9 +173,11 @@ impl<'a> Session<'a> {
             self.begin_list();
             self.begin_looks();
             self.tell();
-            self.check_events()?;
+            let silent = self.agenda.misses_events(now());
+            // A stream of events that keeps silent about a change has to be opened anew.
+            anyhow::ensure!(!silent, "GET /events: a change came without an event");
             let pause = if self.untold { CROWD_PAUSE } else { TICK };
-            let pause = pause.min(self.next_try());
+            let pause = pause.min(self.agenda.pause(now()).unwrap_or(TICK));
             // Cancel-safe: a channel keeps what isn't received, a set its futures, and the list is
             // polled by reference. Marks first: a death is known before an answer that is older.
             tokio::select! {
@@ -229,7 +203,7 @@ impl<'a> Session<'a> {
         match self.scope {
             Scope::One(name) => {
                 let why = self.routine();
-                self.want(name.clone(), why);
+                self.agenda.want(name.clone(), why);
                 self.first = false;
             }
             Scope::Labelled => {
@@ -244,38 +218,8 @@ impl<'a> Session<'a> {
         if self.first { Why::Hint } else { Why::Time }
     }
 
-    fn want(&mut self, id: String, why: Why) {
-        let known = self.waiting.entry(id).or_insert(why);
-        *known = why.max(*known);
-    }
-
-    /// A few at a time. What is being looked at waits for its answer before it is looked at again.
     fn begin_looks(&mut self) {
-        let now = now();
-        let mut troubled = self.looked_at.keys();
-        let mut troubled = troubled
-            .by_ref()
-            .filter(|id| self.troubled.contains_key(*id))
-            .count();
-        let mut begun = Vec::new();
-        for (id, why) in &self.waiting {
-            if self.looked_at.len() + begun.len() >= AT_A_TIME {
-                break;
-            }
-            if self.looked_at.contains_key(id) {
-                continue;
-            }
-            if let Some(again_at) = self.troubled.get(id) {
-                if now < *again_at || troubled >= TROUBLED_AT_A_TIME {
-                    continue;
-                }
-                troubled += 1;
-            }
-            begun.push((id.clone(), *why));
-        }
-        for (id, why) in begun {
-            self.waiting.remove(&id);
-            self.looked_at.insert(id.clone(), why);
+        for id in self.agenda.begin(now()) {
             let docker = self.docker.clone();
             self.looking.push(Box::pin(async move {
                 let answer = inspect(&docker, &id).await;
@@ -284,22 +228,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Until a container may be tried again that couldn't be inspected.
-    fn next_try(&self) -> Duration {
-        let soonest = self
-            .troubled
-            .iter()
-            .filter(|(id, _)| self.waiting.contains_key(*id));
-        let soonest = soonest.map(|(_, at)| *at).min().unwrap_or(Moment::MAX);
-        // Those that may be tried now wait for others' answers.
-        match soonest.saturating_sub(now()) {
-            Duration::ZERO => TICK,
-            pause => pause,
-        }
-    }
-
     fn hear(&mut self, mark: Mark) {
-        self.suspects.remove(&mark.subject);
         if let Some(death) = mark.death {
             // Believed at once.
             self.views.send_if_modified(|views| {
@@ -313,7 +242,7 @@ impl<'a> Session<'a> {
             });
             self.deaths.insert(death.id.clone(), death);
         }
-        self.want(mark.subject, Why::Hint);
+        self.agenda.want(mark.subject, Why::Hint);
     }
 
     fn learn(
@@ -322,27 +251,24 @@ impl<'a> Session<'a> {
         answer: anyhow::Result<Sighting>,
         luck: &mut Luck<'_>,
     ) -> anyhow::Result<()> {
-        let why = self.looked_at.remove(&id).unwrap_or(Why::Hint);
         let sighting = match (answer, self.scope) {
             (Ok(sighting), _) => sighting,
             (Err(error), Scope::One(_)) => return Err(error),
             (Err(error), Scope::Labelled) => {
-                self.trouble(id, why, &error, luck.troubles);
+                self.trouble(id, &error, luck.troubles);
                 return Ok(());
             }
         };
         luck.answered();
-        self.troubled.remove(&id);
-        if self.troubled.is_empty() {
+        let hinted = self.agenda.answered(&id);
+        if self.agenda.is_well() {
             luck.troubles.recovered(now());
         }
         let sighting = self.after_death(&id, sighting);
         let before = self.views.borrow().containers.get(&id).cloned();
         let before = before.map_or(Sighting::Absent, |view| view.sighting);
-        // Hinted at meanwhile is hinted at.
-        let hinted = why == Why::Hint || self.waiting.get(&id) == Some(&Why::Hint);
         if !hinted && another_life(&before, &sighting) {
-            self.suspects.insert(id.clone(), now());
+            self.agenda.suspect(id.clone(), now());
         }
         let view = View {
             sighting,
@@ -386,13 +312,12 @@ impl<'a> Session<'a> {
     }
 
     /// Nothing is known of that one, as if the engine were gone for it alone.
-    fn trouble(&mut self, id: String, why: Why, error: &anyhow::Error, troubles: &mut Outage) {
+    fn trouble(&mut self, id: String, error: &anyhow::Error, troubles: &mut Outage) {
         let now = now();
         if let Some(notice) = troubles.failed(now) {
             warn!("{error:#} ({} times); retrying", notice.failures);
         }
-        self.troubled.insert(id.clone(), now + TROUBLE_PAUSE);
-        self.want(id.clone(), why);
+        self.agenda.failed(id.clone(), now);
         self.views.send_if_modified(|views| {
             let unasked = || View::unasked(now);
             let view = views.containers.entry(id).or_insert_with(unasked);
@@ -414,7 +339,7 @@ impl<'a> Session<'a> {
             Err(error) if self.first && !known.is_empty() => {
                 warn!("{error:#}; asking about each container that is known");
                 self.first = false;
-                known.into_iter().for_each(|id| self.want(id, why));
+                known.into_iter().for_each(|id| self.agenda.want(id, why));
                 return Ok(());
             }
             all => all?,
@@ -442,9 +367,9 @@ impl<'a> Session<'a> {
             .chain(turn)
             .collect();
         drop(views);
-        ids.into_iter().for_each(|id| self.want(id, why));
+        ids.into_iter().for_each(|id| self.agenda.want(id, why));
         self.deaths.retain(|id, _| there.contains_key(id));
-        self.troubled.retain(|id, _| there.contains_key(id));
+        self.agenda.retain(|id| there.contains_key(id));
         self.first = false;
         self.views
             .send_if_modified(|views| views.lost_since.take().is_some());
@@ -453,21 +378,12 @@ impl<'a> Session<'a> {
 
     /// Tells what was seen; not each time while there is a crowd.
     fn tell(&mut self) {
-        let crowd = !self.waiting.is_empty() && now() < self.told_at + CROWD_PAUSE;
+        let crowd = !self.agenda.is_empty() && now() < self.told_at + CROWD_PAUSE;
         if self.untold && !crowd {
             self.untold = false;
             self.told_at = now();
             self.views.send_modify(|_| {});
         }
-    }
-
-    /// A stream of events that keeps silent about a change has to be opened anew.
-    fn check_events(&self) -> anyhow::Result<()> {
-        let now = now();
-        let mut seen = self.suspects.values();
-        let silent = seen.any(|at| now.saturating_sub(*at) >= EVENTS_LATENESS);
-        anyhow::ensure!(!silent, "GET /events: a change came without an event");
-        Ok(())
     }
 }
 

@@ -76,6 +76,32 @@ fn a_key_has_no_empty_part_no_space_no_control_character_and_no_dots() {
 }
 
 #[test]
+fn all_goes_with_no_container_no_key_and_no_port() {
+    Usage::announce_all().goes_to_work();
+    Usage::announce_all().word("redis1").complains_of("--all");
+    let with = |option, value| Usage::announce_all().with(option, value);
+    with("--key", "/services/redis/redis@1").complains_of("--key");
+    with("--port", "6379").complains_of("--port");
+    let set = |name, value| Usage::announce_all().environment(name, value);
+    set("SIDEKICK_KEY", "/services/redis/redis@1").complains_of("--key");
+    set("SIDEKICK_CONTAINER", "redis1").complains_of("--all");
+    let explain = || Usage::explain().word("--all");
+    explain().complains_of("--all");
+    for prefix in ["services", "/", "/a b", "/services//"] {
+        with("--prefix", prefix).complains_of("--prefix");
+        set("SIDEKICK_PREFIX", prefix).complains_of("--prefix");
+    }
+    with("--prefix", "/other/place/").goes_to_work();
+}
+
+#[test]
+fn a_container_is_needed_unless_all_are_meant() {
+    let usage = Usage::of(&["announce", "--key", "/services/redis/redis@1"]);
+    usage.complains_of("CONTAINER");
+    Usage::of(&["explain"]).complains_of("CONTAINER");
+}
+
+#[test]
 fn a_key_is_needed() {
     Usage::announce().without("--key").complains_of("--key");
 }

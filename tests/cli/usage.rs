@@ -47,6 +47,14 @@ impl Usage {
         }
     }
 
+    /// `sidekick announce --all` with all it needs.
+    pub fn announce_all() -> Usage {
+        Usage {
+            words: vec!["announce".to_owned(), "--all".to_owned()],
+            ..Usage::announce().without("--key")
+        }
+    }
+
     /// `sidekick explain redis1` with all it needs.
     pub fn explain() -> Usage {
         let usage = Usage::of(&["explain", "redis1"]);

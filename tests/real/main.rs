@@ -20,6 +20,7 @@ mod explain;
 mod harness;
 mod lifecycle;
 mod login;
+mod many;
 mod members;
 mod ownership;
 mod privilege;

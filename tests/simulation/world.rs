@@ -81,9 +81,9 @@ impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         // One, a few, and now and then so many that they travel in several batches.
-        let count = match rng.u8(0..64) {
+        let count = match rng.u8(0..128) {
             0 => 140,
-            1..17 => 3,
+            1..33 => 3,
             _ => 1,
         };
         let keys: Vec<Key> = (1..=count)

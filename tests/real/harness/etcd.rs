@@ -113,6 +113,19 @@ impl Etcd {
         answer
     }
 
+    /// How many messages of a gRPC method it has received so far, by its own count: `Txn`,
+    /// `LeaseKeepAlive`.
+    pub async fn asked(&self, method: &str) -> u64 {
+        let text = self.metrics().await;
+        let method = format!("grpc_method=\"{method}\"");
+        let counts = text.lines().filter(|line| {
+            line.starts_with("grpc_server_msg_received_total{") && line.contains(&method)
+        });
+        counts
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+            .sum()
+    }
+
     /// Starts it, for the first time or again with the same data on the same ports, and waits until it answers.
     pub async fn restart(&self) {
         self.launch();

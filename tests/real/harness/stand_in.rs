@@ -43,7 +43,8 @@ struct State {
 
 struct Fake {
     number: u16,
-    running: bool,
+    labelled: bool,
+    state: &'static str,
     started: Duration,
     manner: Manner,
 }
@@ -88,15 +89,24 @@ impl StandIn {
 
     /// The same, with manners.
     pub fn run_that(&self, number: u16, manner: Manner) {
+        self.add(number, manner, true);
+    }
+
+    /// The same, without labels.
+    pub fn run_plain(&self, number: u16) {
+        self.add(number, Manner::Answers, false);
+    }
+
+    fn add(&self, number: u16, manner: Manner, labelled: bool) {
         let fake = Fake {
             number,
-            running: true,
+            labelled,
+            state: "running",
             started: since_1970(),
             manner,
         };
-        let event = fake.event("start");
         self.state.all().insert(id(number), fake);
-        self.state.tell(event);
+        self.tell(number, "start");
     }
 
     /// From now on it does so.
@@ -106,20 +116,25 @@ impl StandIn {
 
     /// Its process ends.
     pub fn die(&self, number: u16) {
-        self.change(number, |fake| fake.running = false);
-        let event = self
-            .state
-            .all()
-            .get(&id(number))
-            .map(|fake| fake.event("die"));
-        event.into_iter().for_each(|event| self.state.tell(event));
+        self.change(number, |fake| fake.state = "exited");
+        self.tell(number, "die");
+    }
+
+    /// It is frozen.
+    pub fn pause(&self, number: u16) {
+        self.change(number, |fake| fake.state = "paused");
+        self.tell(number, "pause");
+    }
+
+    /// An event that means nothing.
+    pub fn hint(&self, number: u16) {
+        self.tell(number, "update");
     }
 
     /// It is removed.
     pub fn remove(&self, number: u16) {
-        let fake = self.state.all().remove(&id(number));
-        let event = fake.map(|fake| fake.event("destroy"));
-        event.into_iter().for_each(|event| self.state.tell(event));
+        self.tell(number, "destroy");
+        self.state.all().remove(&id(number));
     }
 
     /// Events happen, and nobody is told.
@@ -150,6 +165,15 @@ impl StandIn {
             container: id(number)[..12].to_owned(),
             since: all.get(&id(number)).map(Fake::since).unwrap_or_default(),
         }
+    }
+
+    fn tell(&self, number: u16, action: &str) {
+        let event = self
+            .state
+            .all()
+            .get(&id(number))
+            .map(|fake| fake.event(action));
+        self.state.tell(event.expect("there is such a container"));
     }
 
     fn change(&self, number: u16, change: impl FnOnce(&mut Fake)) {
@@ -197,7 +221,11 @@ impl Fake {
     }
 
     fn labels(&self) -> Json {
-        json!({"sidekick.service": "fake", "com.example.note": "x".repeat(200)})
+        let note = "x".repeat(200);
+        match self.labelled {
+            true => json!({"sidekick.service": "fake", "com.example.note": note}),
+            false => json!({"com.example.note": note}),
+        }
     }
 
     fn since(&self) -> String {
@@ -209,20 +237,20 @@ impl Fake {
 
     fn event(&self, action: &str) -> String {
         let now = since_1970();
+        let mut attributes = self.labels();
+        attributes["name"] = self.name().into();
+        attributes["exitCode"] = "137".into();
         json!({
             "Type": "container", "Action": action, "time": now.as_secs(), "timeNano": now.as_nanos() as u64,
-            "Actor": {"ID": id(self.number), "Attributes": {
-                "name": self.name(), "image": "fake", "exitCode": "137", "sidekick.service": "fake",
-            }},
+            "Actor": {"ID": id(self.number), "Attributes": attributes},
         })
         .to_string()
     }
 
     fn state(&self) -> &str {
-        match (self.manner, self.running) {
-            (Manner::Babbles, _) => "hibernating",
-            (_, true) => "running",
-            (_, false) => "exited",
+        match self.manner {
+            Manner::Babbles => "hibernating",
+            Manner::Answers | Manner::Hangs => self.state,
         }
     }
 
@@ -240,7 +268,8 @@ impl Fake {
     }
 
     fn inspected(&self) -> Json {
-        let ports = match self.running {
+        let up = self.state != "exited";
+        let ports = match up {
             true => {
                 json!({"6379/tcp": [{"HostIp": "0.0.0.0", "HostPort": port(self.number).to_string()}]})
             }
@@ -248,7 +277,7 @@ impl Fake {
         };
         json!({
             "Id": id(self.number), "Name": format!("/{}", self.name()), "RestartCount": 0,
-            "State": {"Status": self.state(), "Running": self.running, "StartedAt": self.since(), "ExitCode": 137},
+            "State": {"Status": self.state(), "Running": up, "StartedAt": self.since(), "ExitCode": 137},
             "Config": {"Labels": self.labels(), "Env": vec!["PATH=/usr/local/sbin:/usr/local/bin"; 40]},
             "HostConfig": {"NetworkMode": "default", "MaskedPaths": vec!["/proc/asound"; 40]},
             "NetworkSettings": {"Ports": ports},

@@ -1,0 +1,192 @@
+//! `announce --all` on a host with many containers, and on an engine that does what no real one does
+//! on demand: a stand-in for Docker's API, and a real etcd.
+
+use crate::harness::{
+    Announce, Etcd, HOST, Manner, SOON, Sidekick, StandIn, eventually, never_for, secs,
+};
+
+struct Host {
+    sidekick: Sidekick,
+    docker: StandIn,
+    etcd: Etcd,
+}
+
+impl Host {
+    async fn with(docker: StandIn, more: impl FnOnce(Announce) -> Announce) -> Host {
+        let etcd = Etcd::start().await;
+        let announce = Sidekick::announce_all().etcd(&etcd).host(HOST);
+        let announce = announce.option("--docker-host", &docker.host());
+        Host {
+            sidekick: more(announce).spawn(),
+            docker,
+            etcd,
+        }
+    }
+
+    async fn shows(&self, number: u16) {
+        let value = self.docker.value(number, HOST);
+        self.etcd.shows(&StandIn::key(number, HOST), &value).await;
+    }
+
+    async fn loses(&self, number: u16) {
+        self.etcd.loses(&StandIn::key(number, HOST)).await;
+    }
+
+    async fn has_keys(&self, count: usize) {
+        let what = format!("{count} keys stand in etcd");
+        eventually(2 * SOON, what, async || {
+            let keys = self.etcd.keys().await.len();
+            if keys == count {
+                Ok(())
+            } else {
+                Err(keys.to_string())
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn three_hundred_containers_travel_in_batches_on_one_lease() {
+    let docker = StandIn::start();
+    (0..300).for_each(|number| docker.run(number));
+    let mut host = Host::with(docker, |announce| announce).await;
+    host.has_keys(300).await;
+    host.shows(299).await;
+    assert_eq!(host.etcd.leases().await.len(), 1);
+    let writes_and_reads = host.etcd.asked("Txn").await;
+    assert!(
+        writes_and_reads < 100,
+        "{writes_and_reads} transactions for 300 keys"
+    );
+
+    (0..150).for_each(|number| host.docker.die(number));
+    host.has_keys(150).await;
+    (0..150).for_each(|number| host.docker.remove(number));
+    (300..450).for_each(|number| host.docker.run(number));
+    host.has_keys(300).await;
+
+    host.sidekick.leaves().await;
+    assert_eq!(host.etcd.keys().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn inspects_that_hang_hold_up_nobody_else() {
+    let docker = StandIn::start();
+    (0..20).for_each(|number| docker.run_that(number, Manner::Hangs));
+    (20..40).for_each(|number| docker.run(number));
+    let host = Host::with(docker, |announce| announce).await;
+    // All places are taken for one deadline, and then no more than two of them.
+    let answered = async || host.etcd.keys().await.len() == 20;
+    eventually(secs(45), "all that answer are announced", answered).await;
+    host.docker.run(40);
+    host.shows(40).await;
+    host.docker.die(30);
+    host.loses(30).await;
+    host.docker.behave(0, Manner::Answers);
+    let value = host.docker.value(0, HOST);
+    let back = async || {
+        let entry = host.etcd.get(&StandIn::key(0, HOST)).await;
+        entry.is_some_and(|entry| value.is(&entry.value).is_ok())
+    };
+    eventually(secs(120), "the one that answers again is announced", back).await;
+}
+
+#[tokio::test]
+async fn a_container_that_no_client_can_decode_harms_no_other() {
+    let docker = StandIn::start();
+    docker.run(1);
+    docker.run_that(2, Manner::Babbles);
+    docker.run(3);
+    let host = Host::with(docker, |announce| announce).await;
+    host.shows(1).await;
+    host.shows(3).await;
+    host.docker.die(1);
+    host.loses(1).await;
+    host.docker.run(4);
+    host.shows(4).await;
+    assert_eq!(host.etcd.get(&StandIn::key(2, HOST)).await, None);
+    host.docker.behave(2, Manner::Answers);
+    eventually(
+        2 * SOON,
+        "it is announced once it can be read",
+        async || host.etcd.get(&StandIn::key(2, HOST)).await.is_some(),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_inspected_any_more_is_kept_for_the_grace_alone() {
+    let docker = StandIn::start();
+    docker.run(1);
+    docker.run(2);
+    let host = Host::with(docker, |announce| announce.option("--docker-grace", "3s")).await;
+    host.shows(1).await;
+    host.shows(2).await;
+    host.docker.behave(1, Manner::Babbles);
+    host.docker.hint(1);
+    never_for(secs(2), "a key goes before its time", async || {
+        host.etcd.get(&StandIn::key(1, HOST)).await.is_none()
+    })
+    .await;
+    host.loses(1).await;
+    host.sidekick.logs("--docker-grace").await;
+    host.shows(2).await;
+    host.docker.behave(1, Manner::Answers);
+    let key = StandIn::key(1, HOST);
+    eventually(2 * SOON, "it is back", async || {
+        host.etcd.get(&key).await.is_some()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_no_event_tells_is_found_by_the_list() {
+    let docker = StandIn::start();
+    docker.run(1);
+    let host = Host::with(docker, |announce| announce).await;
+    host.shows(1).await;
+    host.docker.keep_silent();
+    host.docker.run(2);
+    host.docker.die(1);
+    let (new, old) = (StandIn::key(2, HOST), StandIn::key(1, HOST));
+    eventually(secs(40), "both changes are found", async || {
+        host.etcd.get(&new).await.is_some() && host.etcd.get(&old).await.is_none()
+    })
+    .await;
+    let reopened = async || host.sidekick.times_logged("a change came without an event") > 0;
+    eventually(secs(20), "the events are subscribed to anew", reopened).await;
+}
+
+#[tokio::test]
+async fn the_status_counts_and_names() {
+    let docker = StandIn::start();
+    docker.run(1);
+    docker.run(2);
+    docker.run(3);
+    docker.die(3);
+    let host = Host::with(docker, |announce| announce.under_systemd()).await;
+    let notifications = host.sidekick.notifications();
+    notifications.tell("STATUS=announcing 2 containers").await;
+    host.docker.pause(2);
+    let told = "STATUS=announcing 1 of 2 containers; fake-2 is paused";
+    notifications.tell(told).await;
+}
+
+#[tokio::test]
+async fn a_container_without_labels_of_ours_is_never_inspected() {
+    let docker = StandIn::start();
+    docker.run(1);
+    docker.run_plain(2);
+    let host = Host::with(docker, |announce| announce).await;
+    host.shows(1).await;
+    let inspects = host.docker.inspects();
+    (0..100).for_each(|_| host.docker.hint(2));
+    host.docker.run(3);
+    host.shows(3).await;
+    assert!(
+        host.docker.inspects() <= inspects + 2,
+        "{}",
+        host.docker.inspects()
+    );
+}
