@@ -1,6 +1,8 @@
 //! Whatever the Docker Engine says: on a corpus and on random changes to it, as in `tests/fuzz/`.
 
 #[path = "../../tests/fuzz/mutation.rs"]
+// It tells what it has tried.
+#[allow(clippy::print_stdout)]
 mod mutation;
 
 use super::claims::{Judge, Target};

@@ -167,7 +167,7 @@ async fn sidekick_needs_no_right_but_the_group_of_the_engines_socket() {
         .etcd(&etcd)
         .docker(engine)
         .host(HOST);
-    let mut sidekick = announce.as_nobody_of(GROUP).spawn();
+    let mut sidekick = announce.by_nobody_of(GROUP).spawn();
 
     etcd.shows(
         KEY,

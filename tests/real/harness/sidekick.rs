@@ -246,7 +246,7 @@ impl Announce {
     }
 
     /// As nobody, without any capability, and in no group but this.
-    pub fn as_nobody_of(mut self, group: u32) -> Announce {
+    pub fn by_nobody_of(mut self, group: u32) -> Announce {
         let directory = tempfile::tempdir().expect("no temporary directory can be made");
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(directory.path(), open).expect("it is ours");
