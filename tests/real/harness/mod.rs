@@ -25,7 +25,7 @@ pub use engine::Engine;
 pub use etcd::{Etcd, Login};
 pub use patience::{SOON, eventually, millis, never_for, secs};
 pub use ports::free as free_port;
-pub use proxy::Proxy;
+pub use proxy::{Proxy, Wire};
 pub use scene::{HOST, KEY, Scene};
 pub use sidekick::{Announce, Explained, Sidekick};
 pub use socket_proxy::SocketProxy;
