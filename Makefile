@@ -1,8 +1,6 @@
 # `make help` lists what there is to do here. What is missing is installed by apt (scripts/install).
 SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= target
-CASES ?= 1000000
-SEED ?= 2
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
 sidekick := $(CARGO_TARGET_DIR)/release/sidekick
 worker := $(CARGO_TARGET_DIR)/release/worker
@@ -56,9 +54,14 @@ deny: cargo ## cargo-deny: licences, duplicates, sources, advisories; what is mi
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo deny check
 
-fuzz: cargo ## the decoders, for long: CASES=1000000 changes of each corpus, others with SEED=2
+fuzz: export SIDEKICK_FUZZ_CASES = $(CASES)
+fuzz: export SIDEKICK_FUZZ_SEED = $(SEED)
+fuzz: CASES = 200000
+fuzz: SEED = 2
+fuzz: cargo ## the decoders, for some minutes: CASES=200000 changes of each corpus, others with SEED=3
 	@scripts/install cc protoc
-	SIDEKICK_FUZZ_CASES=$(CASES) SIDEKICK_FUZZ_SEED=$(SEED) cargo test --locked --release --lib --test fuzz fuzz -- --nocapture
+	cargo test --locked --lib announce::fuzz -- --nocapture
+	cargo test --locked --test fuzz -- --nocapture
 
 soak: cargo ## containers start and die under announce --all, for MINUTES=10; CONTAINERS=200 of them; what it uses
 	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli
