@@ -13,7 +13,7 @@ as_root := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env)
 cluster_program = $(as_root) "$$(cargo test --locked --features cluster --test cluster --no-run \
 	--message-format=json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\/cluster-[^"]*\)".*/\1/p')"
 
-.PHONY: build demo test check units image cluster cluster-test chaos bench clean help cargo
+.PHONY: build demo test check deny fuzz soak units image cluster cluster-test chaos bench clean help cargo
 .NOTPARALLEL:
 
 build: cargo ## the release binary, target/release/sidekick
@@ -49,6 +49,23 @@ check: cargo ## formatting, and clippy with warnings denied
 	@scripts/install cc protoc
 	cargo fmt --check
 	cargo clippy --locked --all-targets --all-features -- -D warnings
+
+deny: cargo ## cargo-deny: licences, duplicates, sources, advisories; what is missing of it takes minutes to build
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny check
+
+fuzz: export SIDEKICK_FUZZ_CASES = $(CASES)
+fuzz: export SIDEKICK_FUZZ_SEED = $(SEED)
+fuzz: CASES = 200000
+fuzz: SEED = 2
+fuzz: cargo ## the decoders, for some minutes: CASES=200000 changes of each corpus, others with SEED=3
+	@scripts/install cc protoc
+	cargo test --locked --lib announce::fuzz -- --nocapture
+	cargo test --locked --test fuzz -- --nocapture
+
+soak: cargo ## containers start and die under announce --all, for MINUTES=10; CONTAINERS=200 of them; what it uses
+	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli
+	MINUTES=$(MINUTES) CONTAINERS=$(CONTAINERS) $(cargo_as_root) test --locked --features real --test soak
 
 units: ## the shipped units: systemd-analyze verify and security
 	@scripts/install systemd-analyze

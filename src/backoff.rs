@@ -85,11 +85,22 @@ impl Backoff {
 
 /// What to say of a failure that repeats: the first time at once, then with a count and at growing
 /// intervals, so that an hour of etcd's absence is ten lines and not ten thousand.
+///
+/// One that is over and soon back again is the same one still: it is told at growing intervals too,
+/// so that what comes and goes each second is no thousand lines either.
 #[derive(Debug, Clone, Default)]
 pub struct Outage {
     began: Option<Duration>,
+    /// When it was over last, as long as that matters.
+    ended: Option<Duration>,
+    /// A line was said since it began.
+    told: bool,
+    told_at: Duration,
     next_line: Duration,
+    /// Between two lines while it lasts.
     interval: Duration,
+    /// Between two beginnings that are told, where it comes and goes.
+    quiet: Duration,
     failures: u64,
 }
 
@@ -98,7 +109,7 @@ pub struct Outage {
 pub struct Notice {
     /// How long it has been failing.
     pub lasted: Duration,
-    /// How often it failed in that time.
+    /// How often it failed in that time; where it comes and goes, since it came first.
     pub failures: u64,
 }
 
@@ -108,28 +119,41 @@ const LAST_REPEAT: Duration = Duration::from_secs(600);
 impl Outage {
     /// It failed at `now` (any clock that doesn't go back). `Some`: say so.
     pub fn failed(&mut self, now: Duration) -> Option<Notice> {
+        let began = self.began.unwrap_or_else(|| self.begin(now));
         self.failures += 1;
-        let began = *self.began.get_or_insert(now);
-        if self.failures > 1 && now < self.next_line {
+        if now < self.next_line {
             return None;
         }
-        self.interval = match self.interval {
-            Duration::ZERO => FIRST_REPEAT,
-            i => (i * 2).min(LAST_REPEAT),
-        };
+        if self.ended.is_some() && !self.told {
+            self.quiet = grown(self.quiet.max(FIRST_REPEAT));
+        }
+        self.interval = grown(self.interval);
         self.next_line = now + self.interval;
+        (self.told, self.told_at) = (true, now);
         Some(Notice {
             lasted: now.saturating_sub(began),
             failures: self.failures,
         })
     }
 
-    /// It worked at `now`. `Some`: it had been failing, say that it is over.
+    fn begin(&mut self, now: Duration) -> Duration {
+        let quiet = self.quiet.max(FIRST_REPEAT);
+        let again = self.ended.is_some_and(|at| now.saturating_sub(at) < quiet);
+        if !again {
+            *self = Self::default();
+        }
+        self.next_line = if again { self.told_at + quiet } else { now };
+        (self.interval, self.told) = (Duration::ZERO, false);
+        *self.began.insert(now)
+    }
+
+    /// It worked at `now`. `Some`: it had been failing and that was said, so say that it is over.
     pub fn recovered(&mut self, now: Duration) -> Option<Notice> {
-        let was = std::mem::take(self);
-        was.began.map(|began| Notice {
+        let began = self.began.take()?;
+        self.ended = Some(now);
+        self.told.then(|| Notice {
             lasted: now.saturating_sub(began),
-            failures: was.failures,
+            failures: self.failures,
         })
     }
 
@@ -138,6 +162,10 @@ impl Outage {
     pub const fn since(&self) -> Option<Duration> {
         self.began
     }
+}
+
+fn grown(interval: Duration) -> Duration {
+    (interval * 2).clamp(FIRST_REPEAT, LAST_REPEAT)
 }
 
 #[cfg(test)]
@@ -164,7 +192,35 @@ mod tests {
         assert!(outage.failed(Duration::from_secs(1)).is_some());
         assert!(outage.failed(Duration::from_secs(2)).is_none());
         outage.recovered(Duration::from_secs(3));
-        assert!(outage.failed(Duration::from_secs(4)).is_some());
+        let again = outage.failed(Duration::from_secs(13)).unwrap();
+        assert_eq!((again.lasted, again.failures), (Duration::ZERO, 1));
+    }
+
+    #[test]
+    fn an_hour_of_coming_and_going_is_a_handful_of_lines() {
+        let mut outage = Outage::default();
+        let (mut begun, mut over) = (Vec::new(), 0);
+        for second in (0..3600).map(Duration::from_secs) {
+            begun.extend(outage.failed(second));
+            over += outage
+                .recovered(second + Duration::from_millis(500))
+                .iter()
+                .len();
+        }
+        assert!((5..=13).contains(&begun.len()), "{begun:?}");
+        assert_eq!(over, begun.len());
+        let last = begun.last().unwrap();
+        assert!(last.lasted.is_zero() && last.failures > 2_000, "{last:?}");
+    }
+
+    #[test]
+    fn after_a_long_outage_the_next_one_is_told_at_once() {
+        let mut outage = Outage::default();
+        for s in 0..3600 {
+            outage.failed(Duration::from_secs(s));
+        }
+        outage.recovered(Duration::from_secs(3600));
+        assert!(outage.failed(Duration::from_secs(3660)).is_some());
     }
 
     proptest! {

@@ -1,7 +1,9 @@
 //! The command line: raw input only. `config` says whether it makes sense.
 
 use crate::telemetry::LogFormat;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 /// Where etcd listens if nothing is said; etcdctl's own default.
@@ -289,16 +291,18 @@ pub struct EtcdArgs {
     #[arg(long, env = "ETCDCTL_KEY", value_name = "FILE")]
     pub etcd_key: Option<String>,
 
-    /// User name; with a password after a colon it is seen by anyone who can list processes
+    /// User name; in the environment a password may follow after a colon, on the command line it
+    /// may not
     #[arg(
         long,
         env = "ETCDCTL_USER",
         hide_env_values = true,
-        value_name = "USER[:PASSWORD]"
+        value_name = "USER"
     )]
-    pub etcd_user: Option<String>,
+    pub etcd_user: Option<Hidden>,
 
-    /// File whose first line is the user's password
+    /// File whose first line is the user's password; with systemd's LoadCredential=
+    /// $CREDENTIALS_DIRECTORY/NAME, in a unit %d/NAME
     #[arg(long, env = "SIDEKICK_ETCD_PASSWORD_FILE", value_name = "FILE")]
     pub etcd_password_file: Option<String>,
 
@@ -309,7 +313,23 @@ pub struct EtcdArgs {
         hide = true,
         hide_env_values = true
     )]
-    pub etcd_password: Option<String>,
+    pub etcd_password: Option<Hidden>,
+}
+
+/// A text that may hold a password: no `Debug` shows it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hidden(pub String);
+
+impl From<String> for Hidden {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// What is logged, and how.
@@ -348,6 +368,33 @@ impl Cli {
     }
 }
 
+impl Cli {
+    /// Reads the command line and the environment.
+    ///
+    /// # Errors
+    /// Wrong usage, and a password on the command line, which whoever lists processes would see.
+    pub fn read() -> Result<Self, clap::Error> {
+        let matches = Self::command().try_get_matches()?;
+        if matches
+            .subcommand()
+            .is_some_and(|(_, job)| tells_password(job))
+        {
+            return Err(Self::command().error(
+                ErrorKind::ValueValidation,
+                "--etcd-user: no password on the command line, where everybody sees it; give \
+                 --etcd-password-file, or ETCDCTL_USER and ETCDCTL_PASSWORD",
+            ));
+        }
+        Self::from_arg_matches(&matches)
+    }
+}
+
+fn tells_password(job: &ArgMatches) -> bool {
+    let typed = |id| job.value_source(id) == Some(ValueSource::CommandLine);
+    let user = job.get_one::<Hidden>("etcd_user");
+    (typed("etcd_user") && user.is_some_and(|user| user.0.contains(':'))) || typed("etcd_password")
+}
+
 /// clap's error without its usage text: one line that names the option.
 #[must_use]
 pub fn one_line(error: &clap::Error) -> String {
@@ -359,4 +406,21 @@ pub fn one_line(error: &clap::Error) -> String {
         .filter(|line| !line.is_empty())
         .collect();
     words.join(" ").trim_start_matches("error: ").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_shows_in_no_debug_output() {
+        let line = ["sidekick", "list", "--etcd-user", "root:hunter2"];
+        let more = ["--etcd-password-from-environment", "hunter2"];
+        let cli = Cli::try_parse_from(line.into_iter().chain(more)).unwrap();
+        let shown = format!("{cli:?}");
+        assert!(
+            !shown.contains("hunter2") && shown.contains("***"),
+            "{shown}"
+        );
+    }
 }

@@ -1,6 +1,5 @@
 //! Parse, set up, dispatch, exit.
 
-use clap::Parser;
 use sidekick::cli::{Cli, Command, one_line};
 use sidekick::config::{AgentConfig, AnnounceConfig, ConfigError, ExplainConfig, ListConfig};
 use sidekick::{agent, announce, explain, list, shutdown, telemetry};
@@ -11,7 +10,7 @@ const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read() {
         Ok(cli) => cli,
         // --help and --version are no errors, and a bare `sidekick` wants the whole help.
         Err(e) if !e.use_stderr() || std::env::args_os().len() < 2 => e.exit(),

@@ -181,7 +181,7 @@ fn a_key_deleted_by_another_is_put_back_at_once_and_then_at_most_once_a_pause() 
     desk.registrar.observe(&key(1), None, 7);
     assert!(matches!(desk.writes()[..], [Op::Create(..)]));
     desk.written(8);
-    assert_eq!(desk.registrar.take_notes(), [Note::Healed(key(1))]);
+    assert_eq!(desk.registrar.take_notes(), [Note::Healed(key(1), 1)]);
     desk.registrar.observe(&key(1), None, 9);
     assert_eq!(desk.waits(), START + HEAL_PAUSE);
     desk.now = START + HEAL_PAUSE - Duration::from_nanos(1);

@@ -18,6 +18,7 @@ main() {
     refuses 'a misspelt option' 's/^WatchdogSec=/WatchdogSecs=/'
     refuses 'a program that is not there' 's,/usr/local/bin/sidekick,/usr/local/bin/sidekicks,'
     refuses 'a unit that is not there' 's/^BindsTo=.*/BindsTo=no-such.service/'
+    takes_the_credentials_of_its_comments
     fleet_refuses 'an option it does not know' 's/^MachineOf=/MachinesOf=/'
     fleet_refuses 'metadata of another form' 's/^MachineOf=.*/MachineMetadata=role/'
     fleet_refuses 'a unit that is not there' 's/^MachineOf=redis@/MachineOf=rides@/'
@@ -56,6 +57,17 @@ verify() {
     if said=$(systemd-analyze --root="$root" --man=no verify "${units[@]}" 2>&1) && [[ ! $said ]]; then return 0; fi
     echo "$said"
     return 1
+}
+
+# LoadCredential= and its variables stand in comments; whoever takes the # away has a unit that is good.
+takes_the_credentials_of_its_comments() {
+    local unit
+    for unit in redis-discovery@ sidekick sidekick-agent; do
+        sed -i -E 's/^#   (LoadCredential=|Environment=ETCDCTL_)/\1/' "$root/etc/systemd/system/$unit.service"
+        grep -q '^LoadCredential=etcd.password:' "$root/etc/systemd/system/$unit.service" || give_up "$unit shows no LoadCredential="
+    done
+    verify || give_up "the units' comments on credentials are wrong"
+    restore_units
 }
 
 refuses() {

@@ -8,6 +8,8 @@ use super::master::{Master, RELOAD};
 use super::proxy::{Happening, Proxy, Reload, Trouble, Worker};
 use super::render::MARK;
 use super::text::Text;
+use crate::backoff::Outage;
+use crate::clock::now;
 use crate::systemd::Pulse;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -43,6 +45,8 @@ pub(super) struct Haproxy {
     /// Whether it is ours to start and to stop.
     ours: bool,
     child: Option<Child>,
+    /// Its ends, as far as the log is concerned: one that crashes crashes every two seconds.
+    ends: Outage,
     /// Master, worker, and what the worker was started from: that never changes.
     mark: RefCell<Option<(u32, u32, Option<String>)>>,
     saving: Option<Saving>,
@@ -64,6 +68,7 @@ impl Haproxy {
             master,
             ours,
             child: None,
+            ends: Outage::default(),
             mark: RefCell::new(None),
             saving: None,
             next: None,
@@ -97,6 +102,13 @@ impl Haproxy {
             while Instant::now() < end && self.master.processes().await.is_ok() {
                 sleep(Duration::from_millis(20)).await;
             }
+        }
+    }
+
+    fn ended(&mut self, status: &str) {
+        self.child = None;
+        if let Some(notice) = self.ends.failed(now()) {
+            warn!("HAProxy ended ({status}; {} times)", notice.failures);
         }
     }
 
@@ -157,8 +169,7 @@ impl Proxy for Haproxy {
             // sleep has no effect.
             tokio::select! {
                 status = ended(&mut self.child) => {
-                    warn!("HAProxy ended ({status})");
-                    self.child = None;
+                    self.ended(&status);
                     return Happening::Died;
                 }
                 (text, result, took) = done(&mut self.saving) => {
@@ -230,11 +241,10 @@ impl Proxy for Haproxy {
             )));
         }
         if let Some(child) = &mut self.child {
-            match child.ended() {
-                None => return Err(Trouble::Down("it is there, but doesn't answer".to_owned())),
-                Some(status) => warn!("HAProxy ended ({status})"),
-            }
-            self.child = None;
+            let Some(status) = child.ended() else {
+                return Err(Trouble::Down("it is there, but doesn't answer".to_owned()));
+            };
+            self.ended(&status.to_string());
         }
         let mut child = Child::start(&self.file.binary, &self.file.path, self.master.socket())?;
         let end = Instant::now() + RELOAD;
@@ -250,7 +260,9 @@ impl Proxy for Haproxy {
                 }));
             }
             if self.master.processes().await.is_ok() {
-                info!("HAProxy runs");
+                if self.ends.since().is_none() || self.ends.recovered(now()).is_some() {
+                    info!("HAProxy runs");
+                }
                 child.complaints();
                 self.child = Some(child);
                 return Ok(Reload::Done);

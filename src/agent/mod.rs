@@ -321,15 +321,17 @@ impl Agent {
 
     fn passed(&mut self, report: Report) {
         self.telling.passed(&report);
-        if self.trouble.backoff.failures() > USUAL_TRIES
-            && let Some(notice) = self.trouble.outage.recovered(now())
+        let tries = self.trouble.backoff.failures();
+        self.trouble.backoff.reset();
+        self.trouble.next = None;
+        if let Some(notice) = self.trouble.outage.recovered(now())
+            && tries > USUAL_TRIES
         {
             info!(
                 "HAProxy is as it should be again, after {} s",
                 notice.lasted.as_secs()
             );
         }
-        self.trouble = Trying::default();
         self.report = report;
     }
 

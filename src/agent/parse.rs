@@ -31,6 +31,8 @@ pub fn parse(text: &str) -> Option<BTreeMap<String, Front>> {
                 );
                 service = original_name(name)?;
             }
+            // Of no section, or a second one: that isn't what was written.
+            ["bind", ..] if service.is_empty() || front.is_some() => return None,
             ["bind", words @ ..] => {
                 front = Some(Front {
                     bind: parse_bind(words)?,

@@ -72,7 +72,7 @@ pub(super) async fn read_events(
     anyhow::anyhow!("GET /events: the stream ended")
 }
 
-fn mark(event: EventMessage, scope: &Scope) -> Option<Mark> {
+pub(super) fn mark(event: EventMessage, scope: &Scope) -> Option<Mark> {
     let subject = subject(&event, scope)?;
     debug!(action = event.action, subject, "event");
     Some(Mark {

@@ -184,16 +184,17 @@ pub enum Standing {
 pub enum Note {
     /// The key is another's, with a better right; told once for every holder.
     StandingBy(Key, Holder),
-    /// What this one had written there was overwritten.
+    /// What this one had written there was overwritten; where that goes on, told at growing intervals.
     TookOver(Key, Holder),
     /// What stood there was no endpoint, and was overwritten; told once for every key.
     Junk(Key, String),
-    /// The key had gone, or changed, without our doing, and was put back.
-    Healed(Key),
+    /// The key had gone, or changed, without our doing, and was put back: so often since it began.
+    /// Told at growing intervals.
+    Healed(Key, u64),
     /// What our own past life had left was deleted.
     Cleared(Key),
-    /// etcd has forgotten our lease.
+    /// etcd has forgotten our lease; told at growing intervals.
     LeaseLost(LeaseId),
-    /// etcd is another cluster, or has gone back in time.
+    /// etcd is another cluster, or has gone back in time; told at growing intervals.
     HistoryReset,
 }

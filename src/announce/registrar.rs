@@ -10,6 +10,7 @@ use super::exchange::{
     Step, Wish, Wishes,
 };
 use super::slot::{Leases, Seen, Slot};
+use crate::backoff::Outage;
 use crate::clock::Moment;
 use crate::endpoint::Key;
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +59,9 @@ pub struct Registrar {
     leaving: bool,
     left: bool,
     notes: Vec<Note>,
+    /// Lost leases and lost histories, as far as the log is concerned.
+    losses: Outage,
+    resets: Outage,
 }
 
 impl Registrar {
@@ -80,6 +84,8 @@ impl Registrar {
             leaving: false,
             left: false,
             notes: Vec::new(),
+            losses: Outage::default(),
+            resets: Outage::default(),
         }
     }
 
@@ -355,7 +361,9 @@ impl Registrar {
 
     fn lose_lease(&mut self) {
         if let Some(lost) = self.leases.lose() {
-            self.notes.push(Note::LeaseLost(lost));
+            let note = Note::LeaseLost(lost);
+            self.notes
+                .extend(once_in_a_while(&mut self.losses, self.asked_at, note));
             for slot in self.slots.values_mut() {
                 slot.lease_lost(lost);
             }
@@ -368,7 +376,9 @@ impl Registrar {
         self.cluster = Some(header.cluster);
         self.revision = header.revision;
         if another || header.revision < self.floor {
-            self.notes.push(Note::HistoryReset);
+            let note = Note::HistoryReset;
+            self.notes
+                .extend(once_in_a_while(&mut self.resets, self.asked_at, note));
             for slot in self.slots.values_mut() {
                 slot.history_reset();
             }
@@ -380,4 +390,11 @@ impl Registrar {
         let leases = &self.leases;
         self.slots.retain(|_, slot| !slot.is_over(leases));
     }
+}
+
+/// What happened at `now`, if it hasn't just been told.
+fn once_in_a_while(times: &mut Outage, now: Moment, note: Note) -> Option<Note> {
+    let notice = times.failed(now);
+    times.recovered(now);
+    notice.map(|_| note)
 }

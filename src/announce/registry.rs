@@ -241,8 +241,11 @@ fn log(note: &Note) {
         ),
         Note::TookOver(key, holder) => info!(%key, "took the key over from {holder}"),
         Note::Junk(key, why) => warn!(%key, "overwrote a bad value: {why}"),
-        Note::Healed(key) => {
+        Note::Healed(key, 1) => {
             warn!(%key, "the key had been deleted or changed by another; put back")
+        }
+        Note::Healed(key, times) => {
+            warn!(%key, "the key keeps being deleted or changed by another ({times} times); put back")
         }
         Note::Cleared(key) => info!(%key, "removed what a past life of this sidekick had left"),
         Note::LeaseLost(id) => warn!(

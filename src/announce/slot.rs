@@ -2,6 +2,7 @@
 
 use super::exchange::{Entry, LeaseId, Note, Op, Revision, Standing, Wish};
 use super::ownership::{Holder, Verdict, contest};
+use crate::backoff::Outage;
 use crate::clock::Moment;
 use crate::endpoint::Key;
 use std::collections::VecDeque;
@@ -73,6 +74,8 @@ pub(super) struct Slot {
     pub(super) settled: bool,
     /// When a difference made by others was put right last.
     pub(super) healed: Option<Moment>,
+    /// Differences made by others, as far as the log is concerned.
+    meddled: Outage,
     /// When etcd refused this key alone the last time; it is asked for apart from the others until
     /// that is over.
     pub(super) refused: Option<Moment>,
@@ -97,6 +100,7 @@ impl Slot {
             touched: false,
             settled: false,
             healed: None,
+            meddled: Outage::default(),
             refused: None,
             noted_holder: None,
             noted_junk: false,
@@ -218,7 +222,7 @@ impl Slot {
         revision: Revision,
         now: Moment,
     ) -> Option<Note> {
-        let note = self.note_of(op);
+        let note = self.note_of(op, now);
         let seen = match op {
             Op::Create(_, value) | Op::Update(_, value) | Op::TakeOver(_, value, _) => {
                 self.claimed = Some(revision);
@@ -290,8 +294,14 @@ impl Slot {
         }
     }
 
-    /// What to tell of an operation that was done on what was seen until now.
-    fn note_of(&mut self, op: &Op) -> Option<Note> {
+    /// What to tell of an operation that was done, at `now`, on what was seen until then.
+    fn note_of(&mut self, op: &Op, now: Moment) -> Option<Note> {
+        let mut times = 1;
+        if self.settled && op.is_put() {
+            let notice = self.meddled.failed(now);
+            self.meddled.recovered(now);
+            times = notice?.failures;
+        }
         match (op, &self.seen) {
             (Op::TakeOver(key, ..), Seen::Present(entry)) => match Holder::of(&entry.value) {
                 Ok(holder) => Some(Note::TookOver(key.clone(), holder)),
@@ -303,7 +313,7 @@ impl Slot {
             },
             (Op::Clear(key, _), _) => Some(Note::Cleared(key.clone())),
             (Op::Create(key, _) | Op::Update(key, _), _) if self.settled => {
-                Some(Note::Healed(key.clone()))
+                Some(Note::Healed(key.clone(), times))
             }
             _ => None,
         }

@@ -65,7 +65,7 @@ pub(super) fn etcd(args: &EtcdArgs) -> Checked<EtcdConfig> {
 }
 
 fn user(args: &EtcdArgs) -> Checked<Option<(String, Secret)>> {
-    let text = args.etcd_user.as_deref().unwrap_or_default();
+    let text = args.etcd_user.as_ref().map_or("", |user| &user.0);
     let file = args.etcd_password_file.as_deref().filter(|f| !f.is_empty());
     let (name, inline) = match text.split_once(':') {
         Some((name, password)) => (name, Some(password.to_owned())),
@@ -79,7 +79,9 @@ fn user(args: &EtcdArgs) -> Checked<Option<(String, Secret)>> {
         }
         None => None,
     };
-    let password = from_file.or(inline).or_else(|| args.etcd_password.clone());
+    let password = from_file
+        .or(inline)
+        .or_else(|| args.etcd_password.as_ref().map(|p| p.0.clone()));
     match (name, password) {
         ("", None) => Ok(None),
         ("", Some(_)) if file.is_some() => Err(wrong(

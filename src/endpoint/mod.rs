@@ -327,6 +327,14 @@ mod tests {
     }
 
     #[test]
+    fn a_since_that_is_no_moment_in_utc_is_none_and_no_panic() {
+        let value = br#"{"host":"a","port":1,"since":"9999-12-31T23:59:59-23:59"}"#;
+        assert_eq!(Endpoint::decode(value).unwrap().since, None);
+        assert_eq!(Since::parse("0000-01-01T00:00:00+23:59"), None);
+        assert_eq!(Since::from_unix_nanos(-70_000_000_000_000_000_000), None);
+    }
+
+    #[test]
     fn moments_sort_as_time_and_not_as_text() {
         let at = |t| Since::parse(t).unwrap();
         assert!(at("2026-11-23T05:06:06.12Z") < at("2026-11-23T05:06:06.123Z"));

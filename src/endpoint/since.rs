@@ -1,8 +1,8 @@
 //! When a container started. Pure.
 
 use std::fmt;
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
 
 /// A moment in UTC, to the nanosecond, as Docker's `StartedAt` has it.
 ///
@@ -16,18 +16,20 @@ impl Since {
     /// which Docker gives for "never").
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let moment = OffsetDateTime::parse(text, &Rfc3339)
-            .ok()?
-            .to_offset(time::UtcOffset::UTC);
-        (moment.year() > 1).then_some(Self(moment))
+        let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+        // Checked: the last evening of 9999 west of Greenwich is in a year that can't be written.
+        Self::within_reason(moment.checked_to_offset(UtcOffset::UTC)?)
     }
 
-    /// The moment so many nanoseconds after 1970 (may be negative).
+    /// The moment so many nanoseconds after 1970 (may be negative); `None` before the year 2 and
+    /// after 9999.
     #[must_use]
     pub fn from_unix_nanos(nanos: i128) -> Option<Self> {
-        OffsetDateTime::from_unix_timestamp_nanos(nanos)
-            .ok()
-            .map(Self)
+        Self::within_reason(OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?)
+    }
+
+    fn within_reason(moment: OffsetDateTime) -> Option<Self> {
+        (2..=9999).contains(&moment.year()).then_some(Self(moment))
     }
 }
 

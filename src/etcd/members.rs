@@ -32,7 +32,6 @@ const PING_DEADLINE: Duration = Duration::from_secs(3);
 const LOGIN_PAUSE: Duration = Duration::from_secs(1);
 
 /// The members of one etcd cluster, and the connection to one of them.
-#[derive(Debug)]
 pub struct Members {
     endpoints: Vec<String>,
     options: ConnectOptions,
@@ -51,9 +50,10 @@ struct Connection {
     last_login: Option<Moment>,
 }
 
-impl std::fmt::Debug for Connection {
+/// The options hold the password, and show it.
+impl std::fmt::Debug for Members {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Connection")
+        f.debug_tuple("Members").field(&self.endpoints).finish()
     }
 }
 

@@ -152,6 +152,13 @@ mod tests {
             !shown.contains("hunter2") && !shown.contains("75") && shown.contains("***"),
             "{shown}"
         );
+        // etcd-client's own options would show it.
+        let members = members::Members::new(&EtcdConfig {
+            tls: None,
+            ..config
+        });
+        let shown = format!("{:?}", members.unwrap());
+        assert!(!shown.contains("hunter2"), "{shown}");
     }
 
     #[test]

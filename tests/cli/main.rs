@@ -282,10 +282,23 @@ fn an_unknown_command_is_named() {
 #[test]
 fn no_secret_is_repeated_in_a_complaint() {
     let usage = Usage::announce()
-        .with("--etcd-user", "root:hunter2")
+        .environment("ETCDCTL_USER", "root:hunter2")
         .with("--ttl", "1s");
     let complaint = usage.complains_of("--ttl");
     assert!(!complaint.contains("hunter2"), "{complaint}");
+}
+
+#[test]
+fn a_password_on_the_command_line_is_refused() {
+    for (option, value) in [
+        ("--etcd-user", "root:hunter2"),
+        ("--etcd-password-from-environment", "hunter2"),
+    ] {
+        let complaint = Usage::announce()
+            .with(option, value)
+            .complains_of("--etcd-user");
+        assert!(!complaint.contains("hunter2"), "{complaint}");
+    }
 }
 
 #[test]

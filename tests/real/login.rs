@@ -104,7 +104,7 @@ async fn a_wrong_password_never_announces_and_says_why() {
     let etcd = Etcd::start_with_login(300).await;
     let (sidekick, _redis) = beginning(&etcd).await;
     let mut sidekick = sidekick
-        .option("--etcd-user", &format!("{}:wrong", Login::NAME))
+        .environment("ETCDCTL_USER", &format!("{}:wrong", Login::NAME))
         .spawn();
 
     sidekick.logs("authentication failed").await;
@@ -185,8 +185,8 @@ async fn beginning(etcd: &Etcd) -> (Announce, Container<'static>) {
 }
 
 fn with_login(announce: Announce) -> Announce {
-    announce.option(
-        "--etcd-user",
+    announce.environment(
+        "ETCDCTL_USER",
         &format!("{}:{}", Login::NAME, Login::PASSWORD),
     )
 }

@@ -24,6 +24,7 @@ mod login;
 mod many;
 mod members;
 mod ownership;
+mod privilege;
 mod shutdown;
 mod steady;
 mod systemd;

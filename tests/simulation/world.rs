@@ -60,7 +60,7 @@ impl Totals {
                 Note::StandingBy(..) => self.standbys += 1,
                 Note::LeaseLost(_) => self.leases_lost += 1,
                 Note::HistoryReset => self.resets += 1,
-                Note::Healed(_) => self.heals += 1,
+                Note::Healed(..) => self.heals += 1,
                 Note::TookOver(..) | Note::Junk(..) | Note::Cleared(_) => {}
             }
         }

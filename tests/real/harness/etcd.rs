@@ -87,16 +87,36 @@ impl Etcd {
         &self.url
     }
 
+    /// How many calls it has refused for want of a permission, by its own count.
+    pub async fn denials(&self) -> f64 {
+        let metrics = self.metrics().await;
+        let denied = metrics.lines().filter(|line| {
+            line.starts_with("grpc_server_handled_total") && line.contains("PermissionDenied")
+        });
+        let counts = denied.map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<f64>().ok()));
+        counts
+            .map(|count| count.expect("a metric is a number"))
+            .sum()
+    }
+
+    async fn metrics(&self) -> String {
+        let address = self.url.trim_start_matches("http://");
+        let ask = async {
+            let mut stream = TcpStream::connect(address).await?;
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            std::io::Result::Ok(answer)
+        };
+        let answer = ask.await.expect("etcd tells its metrics");
+        assert!(answer.contains("grpc_server_handled_total"), "{answer}");
+        answer
+    }
+
     /// How many messages of a gRPC method it has received so far, by its own count: `Txn`,
     /// `LeaseKeepAlive`.
     pub async fn asked(&self, method: &str) -> u64 {
-        let address = self.url.trim_start_matches("http://");
-        let mut stream = TcpStream::connect(address).await.expect("etcd listens");
-        let request = b"GET /metrics HTTP/1.0\r\n\r\n";
-        stream.write_all(request).await.expect("etcd listens");
-        let mut text = String::new();
-        let read = stream.read_to_string(&mut text).await;
-        read.expect("etcd tells its metrics");
+        let text = self.metrics().await;
         let method = format!("grpc_method=\"{method}\"");
         let counts = text.lines().filter(|line| {
             line.starts_with("grpc_server_msg_received_total{") && line.contains(&method)

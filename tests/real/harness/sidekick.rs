@@ -21,6 +21,8 @@ pub struct Sidekick {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
     notifications: Option<Notifications>,
+    /// Whose directory is to be there as long as the process.
+    _user: Option<Nobody>,
 }
 
 /// A command line in the making.
@@ -28,6 +30,14 @@ pub struct Announce {
     words: Vec<String>,
     environment: Vec<(String, String)>,
     notify: bool,
+    user: Option<Nobody>,
+}
+
+/// A user without any right but those of one group.
+struct Nobody {
+    group: u32,
+    /// With a copy of the program, for the build's directory may be closed to others.
+    directory: tempfile::TempDir,
 }
 
 /// What `sidekick explain` had to say.
@@ -57,6 +67,22 @@ impl Sidekick {
     /// `sidekick explain CONTAINER …`
     pub fn explain(container: &str) -> Announce {
         Announce::of(&["explain", container])
+    }
+
+    /// `sidekick list …`
+    pub fn list() -> Announce {
+        Announce::of(&["list"])
+    }
+
+    /// `sidekick agent …`
+    pub fn agent() -> Announce {
+        Announce::of(&["agent"])
+    }
+
+    /// A file of its own in /proc.
+    pub fn proc(&self, file: &str) -> Vec<u8> {
+        let path = format!("/proc/{}/{file}", self.pid());
+        std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
     /// SIGTERM.
@@ -222,6 +248,17 @@ impl Announce {
         self
     }
 
+    /// As nobody, without any capability, and in no group but this.
+    pub fn by_nobody_of(mut self, group: u32) -> Announce {
+        let directory = tempfile::tempdir().expect("no temporary directory can be made");
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(directory.path(), open).expect("it is ours");
+        let copy = directory.path().join("sidekick");
+        std::fs::copy(env!("CARGO_BIN_EXE_sidekick"), copy).expect("sidekick can be copied");
+        self.user = Some(Nobody { group, directory });
+        self
+    }
+
     /// With a NOTIFY_SOCKET.
     pub fn under_systemd(mut self) -> Announce {
         self.notify = true;
@@ -244,6 +281,7 @@ impl Announce {
             child,
             log,
             notifications,
+            _user: self.user,
         }
     }
 
@@ -279,14 +317,23 @@ impl Announce {
             words,
             environment: Vec::new(),
             notify: false,
+            user: None,
         }
     }
 
     fn command(&self) -> Command {
         // The kernel kills it with the thread that started it, which is the test's own.
         let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]);
+        match &self.user {
+            None => command.args(["--", env!("CARGO_BIN_EXE_sidekick")]),
+            Some(user) => command
+                .args(["--reuid=65534", "--regid=65534", "--no-new-privs"])
+                .args(["--inh-caps=-all", "--bounding-set=-all"])
+                .args([format!("--groups={}", user.group), "--".to_owned()])
+                .arg(user.directory.path().join("sidekick")),
+        };
         command
-            .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_sidekick")])
             .args(&self.words)
             // Nothing of etcd's, Docker's, systemd's or sidekick's variables gets in from outside.
             .env_clear()

@@ -1,0 +1,102 @@
+//! Whatever the Docker Engine says: on a corpus and on random changes to it, as in `tests/fuzz/`.
+
+#[path = "../../tests/fuzz/mutation.rs"]
+// It tells what it has tried.
+#[allow(clippy::print_stdout)]
+mod mutation;
+
+use super::claims::{Judge, Target};
+use super::container::{Sighting, View};
+use super::events::{Scope, mark};
+use super::inspection::{listed, listed_leniently, sighting};
+use super::rules::{Rules, Verdict};
+use crate::clock::Moment;
+use crate::endpoint::Endpoint;
+use bollard::models::{ContainerInspectResponse, ContainerSummary, EventMessage};
+use mutation::fuzz;
+
+const NAME: &str = "redis1";
+
+#[test]
+fn whatever_an_inspect_answers_what_is_announced_can_be_dialled() {
+    let key = "/services/redis/redis@1".parse().unwrap();
+    let one = Target::One {
+        container: NAME.to_owned(),
+        key,
+    };
+    let all = Target::All {
+        prefix: "/services".to_owned(),
+    };
+    let rules = Rules {
+        hostname: Some("worker-1".to_owned()),
+        ..Rules::default()
+    };
+    fuzz("docker_inspect", |input| {
+        let Ok(answer) = serde_json::from_slice::<ContainerInspectResponse>(input) else {
+            return;
+        };
+        let id = answer.id.clone().unwrap_or_default();
+        for (target, subject) in [(&one, NAME), (&all, id.as_str())] {
+            let judge = Judge {
+                target,
+                rules: &rules,
+                grace: None,
+            };
+            let view = View {
+                sighting: sighting(answer.clone(), subject),
+                lost_since: None,
+                engine_name: None,
+            };
+            let judged = judge.judge(subject, &view, None, Moment::ZERO);
+            for claim in &judged.claims {
+                assert_eq!(claim.key.as_str().parse().as_ref(), Ok(&claim.key));
+                if let Verdict::Announce(decision) = &claim.verdict {
+                    let endpoint = &decision.endpoint;
+                    let written = endpoint.encode();
+                    assert_eq!(
+                        Endpoint::decode(written.as_bytes()).as_ref(),
+                        Ok(&**endpoint)
+                    );
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_list_is_read_the_same_with_and_without_something_unknown_in_it() {
+    fuzz("docker_list", |input| {
+        let text = String::from_utf8_lossy(input);
+        let leniently = listed_leniently(&text);
+        if let Ok(all) = serde_json::from_str::<Vec<ContainerSummary>>(&text) {
+            let strictly: Vec<_> = all.into_iter().filter_map(listed).collect();
+            assert_eq!(Some(strictly), leniently);
+        }
+    });
+}
+
+#[test]
+fn whatever_an_event_says_a_death_is_of_a_container_that_is_named() {
+    let running = include_bytes!("../../tests/corpus/docker_inspect/running.json");
+    let running: ContainerInspectResponse = serde_json::from_slice(running).unwrap();
+    let running = sighting(running, NAME);
+    assert!(matches!(running, Sighting::Present(_)));
+    fuzz("docker_event", |input| {
+        let Ok(event) = serde_json::from_slice::<EventMessage>(input) else {
+            return;
+        };
+        for scope in [Scope::One(NAME.to_owned()), Scope::Labelled] {
+            let Some(mark) = mark(event.clone(), &scope) else {
+                continue;
+            };
+            if let Sighting::Present(after) = running.clone().after(mark.death.as_ref())
+                && let Sighting::Present(before) = &running
+                && after.state != before.state
+            {
+                let death = mark.death.unwrap();
+                assert_eq!(death.id, before.id);
+                assert!(Some(death.at) > before.started_at);
+            }
+        }
+    });
+}

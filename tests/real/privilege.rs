@@ -1,0 +1,336 @@
+//! sidekick asks for little: of etcd, of the Docker Engine, of the machine. And keeps its password to itself.
+
+use std::fs;
+
+use crate::harness::{
+    Announce, Charge, Container, Engine, Etcd, HOST, KEY, Login, Sidekick, SocketProxy, Warden,
+    eventually, free_port, never_for, secs,
+};
+
+/// Below 65,536 and no group of any system's.
+const GROUP: u32 = 64_242;
+
+#[tokio::test]
+async fn a_role_that_may_only_touch_services_is_enough_for_every_job() {
+    let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start_with_login(300));
+    let redis = published(engine).await;
+    let port = redis.host_port("6379/tcp").await;
+    // An address and no name: nobody has to resolve it.
+    let announce = Sidekick::announce(redis.name(), KEY)
+        .docker(engine)
+        .host(Engine::ADDRESS)
+        .times(6, 2);
+    let _announcer = logged_in(announce, &etcd).spawn();
+    etcd.shows(KEY, &redis.at(Engine::ADDRESS, port).await)
+        .await;
+
+    let explain = Sidekick::explain(redis.name()).docker(engine);
+    let explained = logged_in(explain.host(Engine::ADDRESS), &etcd).run().await;
+    assert_eq!(explained.code, Some(0));
+    assert!(explained.text.contains(KEY), "{}", explained.text);
+
+    let listed = logged_in(Sidekick::list(), &etcd).run().await;
+    assert_eq!(listed.code, Some(0));
+    assert!(listed.text.contains("redis@1"), "{}", listed.text);
+
+    let balancer = balancer();
+    let file = balancer.directory().join("haproxy.cfg");
+    let mut agent = logged_in(Sidekick::agent(), &etcd)
+        .option("--haproxy-config", &file.display().to_string())
+        .option("--haproxy-master", &socket_in(&balancer))
+        .option("--stats", "off")
+        .option("--bind", &format!("redis=127.0.0.1:{}", free_port()))
+        .spawn();
+    let server = format!("{}:{port}", Engine::ADDRESS);
+    eventually(secs(10), "the agent reads the key", async || {
+        fs::read_to_string(&file).is_ok_and(|text| text.contains(&server))
+    })
+    .await;
+
+    // Longer than the agent waits before it asks for a sign of life, and two renewals.
+    never_for(secs(7), "etcd has refused something", async || {
+        etcd.denials().await > 0.0
+    })
+    .await;
+    agent.leaves().await;
+}
+
+#[tokio::test]
+async fn a_socket_proxy_that_lets_through_five_gets_is_enough_for_a_containers_whole_life() {
+    let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
+    let proxy = SocketProxy::before(engine).await;
+    live_and_die_behind(&proxy, engine, &etcd).await;
+
+    let asked = proxy.requests();
+    println!("asked for of the engine: {asked:?}");
+    let allowed = [
+        "200 GET /_ping",
+        "200 GET /version",
+        "200 GET /info",
+        "200 GET /events",
+        "200 GET /containers/{id}/json",
+        "404 GET /containers/{id}/json",
+    ];
+    // What was under way when the proxy was killed or sidekick left has no status.
+    let others: Vec<_> = asked
+        .keys()
+        .filter(|request| !allowed.contains(&request.as_str()) && !request.starts_with("-1 GET /"))
+        .collect();
+    assert!(others.is_empty(), "{others:?} of {asked:?}");
+    let versions = asked.get("200 GET /version").copied();
+    assert!(versions >= Some(2), "two proxies were asked: {asked:?}");
+
+    let kill = format!("POST /containers/{}/kill", Engine::HOSTNAME);
+    for refused in [kill.as_str(), "GET /images/json", "HEAD /version"] {
+        assert_eq!(proxy.status(refused).await, Some(403), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_socket_proxy_that_refuses_info_is_done_without() {
+    let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
+    let proxy = SocketProxy::without_info(engine).await;
+    live_and_die_behind(&proxy, engine, &etcd).await;
+
+    let asked = proxy.requests();
+    let refused: Vec<_> = asked.keys().filter(|r| r.starts_with("403")).collect();
+    assert_eq!(refused, ["403 GET /info"], "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_socket_proxy_that_ends_silent_streams_costs_neither_a_write_nor_a_log() {
+    let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
+    let proxy = SocketProxy::impatient(engine).await;
+    let redis = published(engine).await;
+    let sidekick = Sidekick::announce(redis.name(), KEY)
+        .etcd(&etcd)
+        .option("--docker-host", &proxy.host())
+        .host(HOST)
+        .spawn();
+    let value = redis.at(HOST, redis.host_port("6379/tcp").await).await;
+    etcd.shows(KEY, &value).await;
+    let revision = etcd.revision().await;
+
+    let ended = async || proxy.requests().get("200 GET /events").copied() >= Some(4);
+    never_for(secs(11), "etcd's revision moves", async || {
+        etcd.revision().await != revision
+    })
+    .await;
+    eventually(secs(10), "streams have ended four times", ended).await;
+    let lines = sidekick.times_logged("Docker");
+    assert!(lines <= 6, "{lines} lines: {:#?}", sidekick.log());
+}
+
+#[tokio::test]
+async fn all_labelled_containers_are_announced_through_the_same_socket_proxy() {
+    let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
+    let proxy = SocketProxy::before(engine).await;
+    let mut sidekick = Sidekick::announce_all()
+        .etcd(&etcd)
+        .option("--docker-host", &proxy.host())
+        .host(HOST)
+        .spawn();
+    let service = engine.name("proxied");
+    let name = engine.name("redis");
+    let redis = engine
+        .container(&name)
+        .publish("6379")
+        .label(&format!("sidekick.service={service}"))
+        .run()
+        .await;
+    let key = format!("/services/{service}/{name}@{HOST}");
+    let port = redis.host_port("6379/tcp").await;
+    etcd.shows(&key, &redis.at(HOST, port).await).await;
+
+    proxy.kill9().await;
+    redis.kill().await;
+    proxy.start_again().await;
+    etcd.loses(&key).await;
+    sidekick.leaves().await;
+
+    let asked = proxy.requests();
+    println!("asked for of the engine by --all: {asked:?}");
+    assert!(asked.contains_key("200 GET /containers/json"), "{asked:?}");
+    let others: Vec<_> = asked
+        .keys()
+        .filter(|request| request.starts_with("403") || !request.contains(" GET /"))
+        .collect();
+    assert!(others.is_empty(), "{others:?}");
+}
+
+#[tokio::test]
+async fn sidekick_needs_no_right_but_the_group_of_the_engines_socket() {
+    let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
+    engine.opens_to(GROUP);
+    let redis = published(engine).await;
+    let announce = Sidekick::announce(redis.name(), KEY)
+        .etcd(&etcd)
+        .docker(engine)
+        .host(HOST);
+    let mut sidekick = announce.by_nobody_of(GROUP).spawn();
+
+    etcd.shows(
+        KEY,
+        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
+    )
+    .await;
+    let status = String::from_utf8(sidekick.proc("status")).expect("the kernel writes ASCII");
+    for line in [
+        "Uid:\t65534\t65534",
+        "CapEff:\t0000000000000000",
+        "NoNewPrivs:\t1",
+    ] {
+        assert!(status.contains(line), "{line:?} is not in {status}");
+    }
+    redis.kill().await;
+    etcd.loses(KEY).await;
+    sidekick.leaves().await;
+}
+
+#[tokio::test]
+async fn the_password_is_in_no_log_and_no_command_line() {
+    let etcd = Etcd::start_with_login(1).await;
+    let engine = Engine::shared().await;
+    let redis = published(engine).await;
+    let file = tempfile::NamedTempFile::new().expect("no temporary file can be made");
+    fs::write(&file, Login::PASSWORD).expect("the password file cannot be written");
+    let talkative = |announce: Announce| {
+        announce
+            .etcd(&etcd)
+            .option("--etcd-user", Login::NAME)
+            .option("--etcd-password-file", &file.path().display().to_string())
+            .option("--log-level", "trace")
+    };
+    let announce = Sidekick::announce(redis.name(), KEY).docker(engine);
+    let mut announcer = talkative(announce.host(HOST)).times(6, 1).spawn();
+    etcd.shows(
+        KEY,
+        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
+    )
+    .await;
+    let balancer = balancer();
+    let mut agent = talkative(Sidekick::agent())
+        .option(
+            "--haproxy-config",
+            &balancer
+                .directory()
+                .join("haproxy.cfg")
+                .display()
+                .to_string(),
+        )
+        .option("--haproxy-master", &socket_in(&balancer))
+        .option("--stats", "off")
+        .option("--bind", &format!("redis=127.0.0.1:{}", free_port()))
+        .spawn();
+    agent.logs("services").await;
+    let explain = Sidekick::explain(redis.name()).docker(engine);
+    let explained = talkative(explain.host(HOST)).run().await;
+    let listed = talkative(Sidekick::list()).run().await;
+
+    // Logins again, after the tokens are too old; and an etcd that forgets them all.
+    etcd.kill9().await;
+    etcd.restart().await;
+    etcd.delete(KEY).await;
+    etcd.shows(
+        KEY,
+        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
+    )
+    .await;
+
+    for sidekick in [&announcer, &agent] {
+        for file in ["cmdline", "environ", "status"] {
+            let text = sidekick.proc(file);
+            assert!(
+                !holds_password(&text),
+                "the password is in /proc/PID/{file}"
+            );
+        }
+    }
+    announcer.leaves().await;
+    agent.leaves().await;
+    let told = [
+        announcer.log(),
+        agent.log(),
+        vec![explained.text, listed.text],
+    ]
+    .concat();
+    assert!(told.len() > 10, "at this level much is told: {told:#?}");
+    for line in told {
+        assert!(!holds_password(line.as_bytes()), "{line}");
+    }
+}
+
+fn holds_password(text: &[u8]) -> bool {
+    let password = Login::PASSWORD.as_bytes();
+    text.windows(password.len()).any(|part| part == password)
+}
+
+/// Start, death, start again, a new proxy in between, and a death while there was none.
+async fn live_and_die_behind(proxy: &SocketProxy, engine: &'static Engine, etcd: &Etcd) {
+    let redis = published(engine).await;
+    let mut sidekick = Sidekick::announce(redis.name(), KEY)
+        .etcd(etcd)
+        .option("--docker-host", &proxy.host())
+        .host(HOST)
+        .spawn();
+    let announced = async || {
+        let port = redis.host_port("6379/tcp").await;
+        etcd.shows(KEY, &redis.at(HOST, port).await).await
+    };
+    announced().await;
+    redis.kill().await;
+    etcd.loses(KEY).await;
+    redis.start().await;
+    announced().await;
+
+    proxy.kill9().await;
+    never_for(secs(1), "the key goes with the proxy", async || {
+        etcd.get(KEY).await.is_none()
+    })
+    .await;
+    redis.kill().await;
+    proxy.start_again().await;
+    etcd.loses(KEY).await;
+    redis.start().await;
+    announced().await;
+    redis.remove().await;
+    etcd.loses(KEY).await;
+    sidekick.leaves().await;
+}
+
+async fn published(engine: &'static Engine) -> Container<'static> {
+    let name = engine.name("redis1");
+    engine.container(&name).publish("6379").run().await
+}
+
+fn logged_in(announce: Announce, etcd: &Etcd) -> Announce {
+    announce
+        .etcd(etcd)
+        .environment("ETCDCTL_USER", Login::NAME)
+        .environment("ETCDCTL_PASSWORD", Login::PASSWORD)
+}
+
+/// A HAProxy for an agent to attach to.
+fn balancer() -> Warden {
+    let directory = Warden::directory_for("balancer", &["haproxy", "setpriv"]);
+    let (file, socket) = (directory.join("haproxy.cfg"), directory.join(SOCKET));
+    let text = "defaults\n    timeout connect 1s\n    timeout client 1s\n    timeout server 1s\n\
+                listen somebodys\n    bind unix@";
+    let text = format!("{text}{}\n", directory.join("somebodys").display());
+    fs::write(&file, text).expect("HAProxy's configuration cannot be written");
+    let [file, socket] = [file, socket].map(|path| path.display().to_string());
+    let server = ["haproxy", "-W", "-db", "-f", &file, "-S", &socket];
+    let warden = Warden::of(Charge {
+        directory,
+        surroundings: Vec::new(),
+        server: server.map(str::to_owned).to_vec(),
+    });
+    warden.start();
+    warden
+}
+
+const SOCKET: &str = "master.sock";
+
+fn socket_in(balancer: &Warden) -> String {
+    balancer.directory().join(SOCKET).display().to_string()
+}
