@@ -64,7 +64,7 @@ fn is_free(licence: &str) -> bool {
         return is_free(either.trim_start_matches('(')) && is_free(and);
     }
     let all_of = |alternative: &str| {
-        let mut parts = alternative.split(" AND ");
+        let mut parts = alternative.split(" AND ").map(str::trim);
         parts.all(|part| LICENCES.contains(&part))
     };
     licence.split(" OR ").any(all_of)
@@ -88,6 +88,7 @@ fn every_licence_is_a_permissive_one() {
         ("MIT", true),
         ("Unlicense OR MIT", true),
         ("Apache-2.0/MIT", true),
+        ("Apache-2.0 / MIT", true),
         ("(MIT OR GPL-3.0) AND Unicode-3.0", true),
         ("(LGPL-3.0 OR GPL-3.0) AND MIT", false),
         ("MIT AND GPL-3.0", false),
