@@ -13,7 +13,7 @@ as_root := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env)
 cluster_program = $(as_root) "$$(cargo test --locked --features cluster --test cluster --no-run \
 	--message-format=json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\/cluster-[^"]*\)".*/\1/p')"
 
-.PHONY: build demo test check units image cluster cluster-test bench clean help cargo
+.PHONY: build demo test check units image cluster cluster-test chaos bench clean help cargo
 .NOTPARALLEL:
 
 build: cargo ## the release binary, target/release/sidekick
@@ -36,6 +36,10 @@ test: check units build $(worker) ## everything that .ci/run runs: needs root or
 	RUST_TEST_THREADS=8 cargo --config 'target."cfg(unix)".runner="tests/newer_haproxy.sh"' test --locked --features real --test agent
 	DEMO_SECONDS=0 demo/demo.sh $(sidekick) $(worker)
 	@$(MAKE) --no-print-directory cluster-test image
+
+chaos: cargo ## everything real, and everything wrong by a seed, for MINUTES=3; SEED=N plays that one again
+	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli haproxy
+	SEED=$(SEED) MINUTES=$(MINUTES) $(cargo_as_root) test --locked --features real --test chaos
 
 bench: cargo ## the numbers, beside what sidekick replaces and the floor (BENCH=announce, all or agent: one of them)
 	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli haproxy

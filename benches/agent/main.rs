@@ -14,6 +14,8 @@
 
 mod article;
 mod changes;
+// The tests' own, of which this takes a part.
+#[allow(unused_imports)]
 #[path = "../../tests/agent/harness.rs"]
 mod harness;
 mod latency;

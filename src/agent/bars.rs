@@ -72,12 +72,13 @@ impl Bars {
         self.barred.insert(place, bar);
     }
 
-    /// A reload with these new fronts failed. HAProxy says whose fault it was, or there is only one
-    /// who can be, or fewer are let in at the next try.
+    /// A reload with these new fronts failed. HAProxy says whose fault it was, or says nothing
+    /// and there is only one, or fewer are let in at the next try.
     pub(super) fn blame(&mut self, new: &[Place], log: &str, now: Moment) {
         let mut named = accused(log);
+        // One that says something else died of something else.
         if let [(only, _)] = new
-            && !named.contains_key(only)
+            && log.is_empty()
         {
             named.insert(only.clone(), "HAProxy couldn't listen there".to_owned());
         }

@@ -112,12 +112,13 @@ impl ConfigFile {
             return Ok(());
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        let alerts = alerts(said.lines());
-        Err(Trouble::Invalid(if alerts.is_empty() {
-            said.into_owned()
-        } else {
-            alerts
-        }))
+        // Which line is wrong; that one is, it says twice more.
+        let faults = said
+            .lines()
+            .filter(|line| !line.contains("rrors found") && !line.contains("rror(s) found"));
+        let alerts = alerts(faults);
+        let why = if alerts.is_empty() { &*said } else { &alerts };
+        Err(Trouble::Invalid(why.trim_end().replace('\n', "; ")))
     }
 
     /// Files are written off the loop: an fsync can take a second.

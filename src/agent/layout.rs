@@ -113,6 +113,8 @@ pub struct Rules {
     pub stats: Option<Bind>,
     /// Names of sections in the operator's own base file.
     pub reserved: BTreeSet<String>,
+    /// Where those listen. HAProxy would bind one port twice, and clients would get one or the other.
+    pub occupied: Vec<Bind>,
 }
 
 /// Lays the services out. Two on one address: the operator's `--bind` has it before a service's own
@@ -170,6 +172,8 @@ impl Layout<'_> {
         let holder = on_port.iter().find(|(other, _)| bind.overlaps(*other));
         let why = if let Some((_, holder)) = holder {
             format!("{bind} is taken by {holder}")
+        } else if self.rules.occupied.iter().any(|it| bind.overlaps(*it)) {
+            format!("{bind} is taken by the base file")
         } else if self.rules.reserved.contains(service) {
             "the base file has a section of that name".to_owned()
         } else if let Some(why) = self.barred.get(&(service.to_owned(), bind)) {
@@ -332,6 +336,7 @@ mod tests {
             ]),
             stats: Some(bind("127.0.0.1:1936")),
             reserved: BTreeSet::from(["mine".to_owned()]),
+            ..Rules::default()
         };
         let services = [("a", wanted(80)), ("mine", wanted(7)), ("s", wanted(1936))];
         let (fronts, refused) = fronts(&rules, &services, &BTreeMap::new());

@@ -2,7 +2,7 @@
 
 use super::etcd::etcd;
 use super::{Checked, duration, given, prefix, wrong};
-use crate::agent::base::sections;
+use crate::agent::base::{occupied, sections};
 use crate::agent::layout::{self, Bind};
 use crate::agent::presence;
 use crate::agent::render::BASE;
@@ -94,6 +94,7 @@ impl AgentConfig {
             .flat_map(|base| sections(base))
             .map(str::to_owned)
             .collect();
+        let occupied = base.iter().flat_map(|base| occupied(base)).collect();
         let (way, file) = way(named(args.haproxy_master), named(args.haproxy_config))?;
         if !args.dry_run {
             directory(&file)?;
@@ -104,6 +105,7 @@ impl AgentConfig {
                 binds,
                 stats,
                 reserved,
+                occupied,
             },
             base: base.unwrap_or_else(|| BASE.to_owned()),
             haproxy: program(named(args.haproxy), args.dry_run)?,

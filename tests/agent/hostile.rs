@@ -6,7 +6,13 @@ use crate::harness::*;
 async fn hostile_keys_and_values_are_quarantined_and_neighbours_go_on() {
     let scene = Scene::start(Way::Supervised, &[]).await;
     let a = Backend::start("a").await;
+    let deep = format!(
+        r#"{{"host":"10.0.0.7","port":1,"x":{}{}}}"#,
+        "[".repeat(5000),
+        "]".repeat(5000)
+    );
     let values = [
+        &deep,
         "",
         "{",
         "null",
@@ -26,6 +32,9 @@ async fn hostile_keys_and_values_are_quarantined_and_neighbours_go_on() {
         r#"{"host":"\"","port":1}"#,
         r#"{"host":"a|b","port":1}"#,
         r#"{"host":"a b","port":1}"#,
+        r#"{"host":"10.0.0.7 backup","port":1}"#,
+        r#"{"host":"10.0.0.7","port":{"port":1}}"#,
+        r#"{"host":["10.0.0.7"],"port":1}"#,
         r#"{"host":"a\u0000b","port":1}"#,
         r#"{"host":"fe80::1%eth0","port":1}"#,
         r#"{"host":"localhost","port":1}"#,
@@ -87,7 +96,29 @@ async fn hostile_keys_and_values_are_quarantined_and_neighbours_go_on() {
         ])
         .await;
     assert_eq!(lines(&scene.log()), bad.len());
-    assert_eq!(scene.config().matches("listen ").count(), 1);
+    let counted = format!(", {} quarantined", bad.len());
+    scene
+        .systemd
+        .status("one that counts them", |status| status.ends_with(&counted))
+        .await;
+    // Nothing of it has reached the file, or else it would be in there.
+    let config = scene.config();
+    let (_, ours) = config.split_once("\nlisten ").unwrap();
+    let expected = format!(
+        "redis\n    bind :::{} v4v6\n    mode tcp\n    balance roundrobin\n{}{}",
+        scene.port,
+        server("redis::1", &scene, &a).await,
+        server("redis::2", &scene, &a).await
+    );
+    assert_eq!(ours, expected);
+}
+
+/// A server's line.
+async fn server(name: &str, scene: &Scene, backend: &Backend) -> String {
+    let at = scene.running().await[&format!("redis/{name}")].replace(' ', ":");
+    let host = host();
+    assert!(at.ends_with(&format!(":{}", backend.port)), "{at}");
+    format!("    server {name} {at} check inter 2s rise 3 fall 2 # {host}\n")
 }
 
 #[tokio::test]
@@ -98,17 +129,12 @@ async fn a_hundred_thousand_keys_push_nobody_out() {
     scene
         .serves(&[("redis/redis::1", a.port.to_string())])
         .await;
+    let reloads = scene.reloads().await;
     let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
-    let mut client = scene.etcd.client().await;
-    for batch in 0..1000 {
-        let puts = (0..100).map(|n| {
-            etcd_client::TxnOp::put(format!("/services/redis/bad {batch} {n}"), "{}", None)
-        });
-        client
-            .txn(etcd_client::Txn::new().and_then(puts.collect::<Vec<_>>()))
-            .await
-            .unwrap();
-    }
+    let flood: Vec<_> = (0..100_000)
+        .map(|n| (format!("/services/redis/bad {n}"), "{}".to_owned()))
+        .collect();
+    scene.etcd.put_all(&flood).await;
     scene.put("redis", "redis@2", &a.value()).await;
     scene
         .serves(&[
@@ -117,5 +143,13 @@ async fn a_hundred_thousand_keys_push_nobody_out() {
         ])
         .await;
     assert!(kept.lives().await);
-    assert!(scene.log().len() < 10_000_000);
+    assert_eq!(scene.reloads().await, reloads);
+    // Counted to the last, told one by one to the 500th.
+    scene
+        .systemd
+        .status("one that counts them", |status| {
+            status.ends_with(", 100000 quarantined")
+        })
+        .await;
+    assert_eq!(scene.log().matches("quarantined: ").count(), 500);
 }

@@ -1,4 +1,4 @@
-//! `sidekick list`, and `sidekick agent --dry-run`.
+//! `sidekick list`.
 
 use crate::harness::*;
 use std::process::Stdio;
@@ -75,6 +75,73 @@ async fn what_is_registered_is_listed() {
 }
 
 #[tokio::test]
+async fn columns_line_up_however_long_the_names_are_and_json_has_these_fields() {
+    let scene = Scene::new(Way::Supervised, &[]).await;
+    let long = "x".repeat(100);
+    scene.put("redis", &long, VALUE).await;
+    let name = format!("{}.example.com", "y".repeat(60));
+    let web = format!(r#"{{"host":"{name}","port":80,"status":"draining"}}"#);
+    scene.put(&long, "w", &web).await;
+    let six = r#"{"host":"fd00:1234:5678:9abc:def0:1234:5678:9abc","port":65535}"#;
+    scene.put("a", "b", six).await;
+    let (out, err, code) = run(&scene, "list", &[]).await;
+    assert_eq!((err.as_str(), code), ("", Some(0)));
+    let lines: Vec<_> = out.lines().collect();
+    let head = [
+        "SERVICE",
+        "INSTANCE",
+        "ADDRESS",
+        "CONTAINER",
+        "UP SINCE",
+        "STATUS",
+        "TTL",
+    ];
+    assert_eq!(lines.len(), 4, "{out}");
+    // Where a column begins, a word begins in every line, with a space before it.
+    for title in head {
+        let column = lines[0].find(title).unwrap();
+        for line in &lines {
+            let (before, after) = line.split_at(column);
+            let ends = before.is_empty() || before.ends_with("  ");
+            assert!(ends && !after.starts_with(' '), "{title}: {out}");
+        }
+    }
+    let (out, _, _) = run(&scene, "list", &["-o", "json"]).await;
+    let json: Vec<serde_json::Map<_, _>> = serde_json::from_str(&out).unwrap();
+    assert_eq!(json.len(), 3);
+    let mut fields = [
+        "service",
+        "instance",
+        "host",
+        "port",
+        "container",
+        "since",
+        "status",
+        "ttl",
+    ];
+    fields.sort_unstable();
+    for row in json {
+        let mut names: Vec<_> = row.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, fields);
+    }
+    let (out, err, code) = run(&scene, "list", &["nobody", "-o", "json"]).await;
+    assert_eq!((out.as_str(), code), ("[]\n", Some(0)));
+    assert_eq!(
+        err,
+        "sidekick: no instance of nobody is registered below /services\n"
+    );
+}
+
+#[tokio::test]
+async fn without_etcd_it_fails_and_says_why() {
+    let scene = Scene::around(Etcd::not_yet().await, Way::Supervised, &[]);
+    let (out, err, code) = run(&scene, "list", &[]).await;
+    assert_eq!((out.as_str(), code), ("", Some(1)));
+    assert!(err.contains("Connection refused"), "{err}");
+}
+
+#[tokio::test]
 async fn watch_follows() {
     let scene = Scene::new(Way::Supervised, &[]).await;
     let mut list = scene
@@ -99,20 +166,32 @@ async fn watch_follows() {
     assert_eq!(lines.next_line().await.unwrap().unwrap(), "[]");
 }
 
+/// Also through an etcd that goes away.
 #[tokio::test]
-async fn a_dry_run_prints_and_changes_nothing() {
-    let scene = Scene::new(Way::Supervised, &[]).await;
+async fn watch_prints_a_table_anew_for_each_change() {
+    let mut scene = Scene::new(Way::Supervised, &[]).await;
+    let mut list = scene
+        .command("list")
+        .args(["redis", "--watch"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(list.stdout.take().unwrap()).lines();
+    // An empty table is an empty line, and each ends with one.
+    assert_eq!(lines.next_line().await.unwrap().unwrap(), "");
     scene.put("redis", "redis@1", VALUE).await;
-    scene.put("redis", "a;b", VALUE).await;
-    let file = scene.file().display().to_string();
-    let (out, err, code) = run(
-        &scene,
-        "agent",
-        &["--dry-run", "--bind=redis=:80", "--haproxy-config", &file],
-    )
+    let mut table = Vec::new();
+    while let Some(line) = lines.next_line().await.unwrap().filter(|l| !l.is_empty()) {
+        table.push(line);
+    }
+    assert_eq!(table.len(), 2, "{table:?}");
+    assert!(table[1].starts_with("redis    redis@1   10.0.0.7:6379"));
+    scene.etcd.kill().await;
+    scene.etcd.start_again().await;
+    scene.delete("redis", "redis@1").await;
+    eventually("it is seen to be gone", async || {
+        lines.next_line().await.unwrap().unwrap().is_empty()
+    })
     .await;
-    assert_eq!(code, Some(0), "{err}");
-    assert!(out.contains("    bind :::80 v4v6\n    mode tcp\n    balance roundrobin\n    server redis::1 10.0.0.7:6379 check inter 2s rise 3 fall 2\n"), "{out}");
-    assert!(err.contains("quarantined: /services/redis/a;b"), "{err}");
-    assert!(!scene.file().exists());
 }

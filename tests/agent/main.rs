@@ -11,10 +11,31 @@
     unreachable_pub
 )]
 
+/// Each of these tests twice: HAProxy is the agent's, or somebody else's.
+macro_rules! both_ways {
+    ($($name:ident)*) => { $(
+        mod $name {
+            use super::*;
+            #[tokio::test]
+            async fn supervised() { super::$name(Way::Supervised).await }
+            #[tokio::test]
+            async fn attached() { super::$name(Way::Attached).await }
+        }
+    )* };
+}
+
+mod addresses;
+mod base;
 mod both_ways;
+mod burst;
+mod crash;
+mod dry_run;
 mod harness;
+mod hold;
 mod hostile;
 mod judged;
 mod list;
+mod load;
+mod reading;
 mod trouble;
 mod worker;

@@ -85,6 +85,7 @@ async fn a_service_is_forgotten_when_its_time_is_up() {
         )
         .await;
     scene.serves(&[("web/w", port.to_string())]).await;
+    let reloads = scene.reloads().await;
     scene.delete("web", "w").await;
     scene.serves(&[]).await;
     assert!(scene.config().contains("listen web"));
@@ -96,22 +97,9 @@ async fn a_service_is_forgotten_when_its_time_is_up() {
         std::net::TcpListener::bind(("0.0.0.0", port)).is_ok()
     })
     .await;
+    assert_eq!(scene.reloads().await, reloads + 1);
     // The operator's own is never forgotten.
     assert!(scene.config().contains("listen redis"));
-}
-
-#[tokio::test]
-async fn a_base_file_that_is_wrong_ends_it_with_a_word() {
-    let base = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(base.path(), "globall\n").unwrap();
-    let mut scene = Scene::start(
-        Way::Supervised,
-        &[&format!("--haproxy-base={}", base.path().display())],
-    )
-    .await;
-    assert_eq!(scene.agent_ends().await, Some(1));
-    assert!(scene.log().contains("globall"), "{}", scene.log());
-    assert!(!scene.file().exists());
 }
 
 #[tokio::test]
@@ -168,6 +156,104 @@ async fn a_name_that_does_not_resolve_waits_and_harms_nobody() {
     scene
         .serves(&[("redis/redis::1", a.port.to_string())])
         .await;
+}
+
+/// The operator's word comes before a service's own port, and among equals the first by name.
+#[tokio::test]
+async fn two_binds_on_one_port_the_first_by_name_has_it() {
+    let port = free_port();
+    let binds = [
+        format!("--bind=bb=:{port}"),
+        format!("--bind=cc=127.0.0.1:{port}"),
+    ];
+    let scene = Scene::start(Way::Supervised, &[&binds[0], &binds[1]]).await;
+    let b = Backend::start("b").await;
+    for service in ["bb", "cc"] {
+        scene.put(service, "i", &b.value()).await;
+    }
+    let own = format!(r#"{{"host":"10.255.255.1","port":{port}}}"#);
+    scene.put("aa", "i", &own).await;
+    scene.serves(&[("bb/i", b.port.to_string())]).await;
+    for words in [
+        format!("refused: 127.0.0.1:{port} is taken by bb service=\"cc\""),
+        format!("refused: :{port} is taken by bb service=\"aa\""),
+    ] {
+        scene.says(&words).await;
+    }
+    assert_eq!(Connection::dial(port).await.unwrap().1, "b");
+}
+
+#[tokio::test]
+async fn a_bind_is_there_before_its_service_and_the_service_costs_no_reload() {
+    let later = free_port();
+    let scene = Scene::start(Way::Supervised, &[&format!("--bind=later=:{later}")]).await;
+    eventually("its front is there", async || {
+        tokio::net::TcpStream::connect(("127.0.0.1", later))
+            .await
+            .is_ok()
+    })
+    .await;
+    assert!(Connection::dial(later).await.is_none());
+    let reloads = scene.reloads().await;
+    let a = Backend::start("a").await;
+    scene.put("later", "i", &a.value()).await;
+    scene.serves(&[("later/i", a.port.to_string())]).await;
+    assert_eq!(Connection::dial(later).await.unwrap().1, "a");
+    assert_eq!(scene.reloads().await, reloads);
+}
+
+#[tokio::test]
+async fn the_statistics_page_is_where_it_is_told_to_be() {
+    let port = free_port();
+    let scene = Scene::start(Way::Supervised, &[&format!("--stats=127.0.0.1:{port}")]).await;
+    eventually("the page shows redis", async || {
+        page(port).await.contains("redis")
+    })
+    .await;
+    drop(scene);
+}
+
+/// What a browser gets.
+async fn page(port: u16) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut page = String::new();
+    if let Ok(mut stream) = tokio::net::TcpStream::connect(("127.0.0.1", port)).await {
+        let _ = stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await;
+        let _ = stream.read_to_string(&mut page).await;
+    }
+    page
+}
+
+/// One that dies at once, as often as it is started.
+#[tokio::test]
+async fn a_haproxy_that_dies_is_started_again_and_again_but_ever_more_slowly() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (program, well) = (dir.path().join("haproxy"), dir.path().join("well"));
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = -c ] || [ -e {well} ] || {{ echo x >>{starts}; exit 1; }}\nexec {HAPROXY} \"$@\"\n",
+        well = well.display(),
+        starts = dir.path().join("starts").display(),
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let option = format!("--haproxy={}", program.display());
+    let scene = Scene::start(Way::Supervised, &[&option]).await;
+    let a = Backend::start("a").await;
+    scene.put("redis", "redis@1", &a.value()).await;
+    let starts = || {
+        let starts = std::fs::read_to_string(dir.path().join("starts"));
+        starts.map_or(0, |starts| starts.lines().count())
+    };
+    eventually("it was tried again", async || starts() >= 3).await;
+    // 20 would be one every 35 ms.
+    let before = starts();
+    throughout("it isn't hammered", async || starts() < before + 20).await;
+    std::fs::write(well, "").unwrap();
+    scene
+        .serves(&[("redis/redis::1", a.port.to_string())])
+        .await;
+    assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
 }
 
 /// Else HAProxy would start empty and be told of its servers one by one: 6 s for ten thousand.

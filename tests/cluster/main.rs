@@ -17,10 +17,12 @@
 )]
 
 mod harness;
+mod host;
 mod lost;
 mod members;
 mod proxied;
 mod stay;
+mod swarm;
 mod units;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,7 +30,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use harness::{Cluster, Parts, enter_own_network};
+use harness::{Cluster, Parts, debian_root, enter_own_network};
 
 type Scenario = (&'static str, fn(&Cluster));
 
@@ -36,7 +38,7 @@ macro_rules! scenarios {
     ($($room:ident::$name:ident),* $(,)?) => { &[$((stringify!($name), $room::$name as fn(&Cluster))),*] };
 }
 
-/// In this order. Of the article's points: one machine and its units, a machine lost, a member lost, the agent.
+/// In this order: one machine and its units, a machine lost, a member lost, the agent, `announce --all`.
 const SCENARIOS: &[Scenario] = scenarios![
     units::understands_the_units,
     units::sidekick_pulls_in_its_redis_and_nothing_else,
@@ -59,7 +61,10 @@ const SCENARIOS: &[Scenario] = scenarios![
     members::two_of_three_gone_for_30_seconds,
     members::a_members_disk_full,
     proxied::attached_to_debians_haproxy,
+    proxied::attached_with_debians_own_sections,
     proxied::supervised_by_its_own_unit,
+    host::one_sidekick_for_a_whole_host,
+    swarm::swarm_moves_redis_and_its_key_follows,
 ];
 
 fn main() -> ExitCode {
@@ -69,11 +74,19 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let names: Vec<String> = arguments.collect();
-    enter_own_network();
+    if let Some(name) = names
+        .iter()
+        .find(|name| **name != "--stay" && !SCENARIOS.iter().any(|(s, _)| s.contains(*name)))
+    {
+        eprintln!("cluster: no scenario's name contains {name}");
+        return ExitCode::from(2);
+    }
+    let debian = enter_own_network(debian_root);
     let began = Instant::now();
     let cluster = Cluster::boot(Parts {
         sidekick: PathBuf::from(sidekick),
         worker: PathBuf::from(worker),
+        debian: PathBuf::from(debian),
     });
     println!(
         "{} ({:.0} s)",

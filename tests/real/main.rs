@@ -14,6 +14,7 @@
 mod address;
 mod all;
 mod crash;
+mod docker_wire;
 mod engine_outage;
 mod etcd_outage;
 mod explain;

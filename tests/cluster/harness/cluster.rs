@@ -1,104 +1,29 @@
-//! The six machines, and what is on them.
+//! The six machines, running, and what can be seen of the key on them.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::engine::{Engine, finish};
+use super::engine::Engine;
 use super::etcd::Etcd;
+use super::furniture::{MACHINES, files, write_files};
 use super::history::{Change, History};
-use super::machine::{Machine, Role};
-use super::patience::{SOON, deadline, secs};
+use super::images::{Parts, make_images};
+use super::machine::Machine;
+use super::patience::{SOON, deadline};
 use super::reader::Reader;
 use super::worker::Worker;
 
 /// The key of redis@1.
 pub const KEY: &str = "/services/redis/redis@1";
 
-/// Short, so that waiting for it takes no minute. etcd's least is 1.5 election timeouts, 2 s.
-pub const TTL: Duration = secs(10);
-const INTERVAL: &str = "7s";
-
 /// How often the worker program dials. The article's 3 s would tell less. In milliseconds.
 const BEAT: &str = "100";
 
-/// So little that a scenario can fill it: the third member's disk.
-const SMALL_DISK: u64 = 16 << 20;
+/// Swarm asks the registry for an image before it takes the one that is there; DNS would be silent for 20 s here.
+const NO_REGISTRY: (&str, &str) = ("registry-1.docker.io", "127.0.0.1");
 
 const NETWORK: &str = "10.77.0.0/24";
-
-/// role=services, role=worker, and the third kind. etcd1 has a Docker Engine to be Swarm's manager with.
-const MACHINES: [(&str, &str, Role); 6] = [
-    (
-        "etcd1",
-        "10.77.0.11",
-        Role {
-            units: &[
-                "etcd.service",
-                "docker.service",
-                "docker.socket",
-                "containerd.service",
-            ],
-        },
-    ),
-    (
-        "etcd2",
-        "10.77.0.12",
-        Role {
-            units: &["etcd.service"],
-        },
-    ),
-    (
-        "etcd3",
-        "10.77.0.13",
-        Role {
-            units: &["etcd.service"],
-        },
-    ),
-    (
-        "worker1",
-        "10.77.0.21",
-        Role {
-            units: &["docker.service", "docker.socket", "containerd.service"],
-        },
-    ),
-    (
-        "worker2",
-        "10.77.0.22",
-        Role {
-            units: &["docker.service", "docker.socket", "containerd.service"],
-        },
-    ),
-    (
-        "haproxy",
-        "10.77.0.31",
-        Role {
-            units: &["haproxy.service"],
-        },
-    ),
-];
-
-const PACKAGES: &[&str] = &[
-    "systemd",
-    "systemd-sysv",
-    "dbus",
-    "docker.io",
-    "etcd-server",
-    "etcd-client",
-    "haproxy",
-    "iproute2",
-    "iptables",
-    "procps",
-];
-
-/// What is under test, and what stands by.
-pub struct Parts {
-    /// The binary.
-    pub sidekick: PathBuf,
-    /// examples/worker.rs, built static: the machines' libc may be another.
-    pub worker: PathBuf,
-}
 
 /// All of it, running.
 pub struct Cluster {
@@ -120,13 +45,17 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Boots all machines; `DEBIAN` in the environment is 12 (as if not set) or 13.
+    /// Boots all machines.
     pub fn boot(parts: Parts) -> Cluster {
         let engine = Arc::new(Engine::start());
-        make_images(&engine);
+        make_images(&engine, &parts);
         engine.docker(&["network", "create", "--subnet", NETWORK, "cluster"]);
         write_files(engine.directory());
-        let hosts = MACHINES.map(|(name, address, _)| (name, address));
+        let mut hosts: Vec<_> = MACHINES
+            .iter()
+            .map(|(name, address, _)| (*name, *address))
+            .collect();
+        hosts.push(NO_REGISTRY);
         let machines = MACHINES.map(|(name, address, role)| {
             let files = files(&parts, engine.directory(), name);
             Machine::make(&engine, (name, address), role, &hosts, &files)
@@ -215,7 +144,13 @@ impl Cluster {
     /// What happened to the key after a revision, the earliest first.
     #[track_caller]
     pub fn history(&self, after: i64) -> Vec<Change> {
-        self.history.of_key(&self.etcd, KEY, after)
+        self.history_of(KEY, after)
+    }
+
+    /// What happened to any key below /services.
+    #[track_caller]
+    pub fn history_of(&self, key: &str, after: i64) -> Vec<Change> {
+        self.history.of_key(&self.etcd, key, after)
     }
 
     /// Whether the key was deleted or expired after a revision.
@@ -246,6 +181,21 @@ impl Cluster {
     /// The engine that the machines are containers of.
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// The members, by their addresses.
+    pub fn endpoints(&self) -> Vec<String> {
+        endpoints(&self.members)
+    }
+
+    /// An image `sidekick` with the binary under test, as `docker save` wrote it.
+    pub fn sidekick_image(&self) -> PathBuf {
+        self.engine.directory().join("sidekick.tar")
+    }
+
+    /// What a test sets besides deploy/swarm.yml.
+    pub fn swarm_settings(&self) -> PathBuf {
+        self.engine.directory().join("settings.yml")
     }
 
     /// All machines.
@@ -280,11 +230,11 @@ impl Cluster {
             "--- the worker said, besides bar:\n{}",
             self.worker.complaints(since).join("\n")
         );
-        println!(
-            "--- the key: {:?}; leader: {:?}",
-            self.key(),
-            self.etcd.leader(&[0, 1, 2])
-        );
+        let members = (0..self.members.len()).map(|member| self.etcd.status(member));
+        let leaders: Vec<_> = members
+            .map(|status| status.map(|status| status.leader()))
+            .collect();
+        println!("--- who leads, by each member of etcd: {leaders:x?}");
         let since = SystemTime::now() - since.elapsed();
         let since = since
             .duration_since(UNIX_EPOCH)
@@ -328,133 +278,9 @@ impl Cluster {
     }
 }
 
-/// sidekick-machine, Debian; and redis, from this machine's own redis-server, as redis.tar.
-fn make_images(engine: &Engine) {
-    let codename = match std::env::var("DEBIAN").as_deref() {
-        Err(_) | Ok("" | "12") => "bookworm",
-        Ok("13") => "trixie",
-        Ok(other) => panic!("DEBIAN={other}: 12 or 13"),
-    };
-    let mut debian = Command::new("scripts/debian-root");
-    debian
-        .arg(codename)
-        .args(PACKAGES)
-        .stderr(std::process::Stdio::inherit());
-    if codename == "trixie" {
-        debian.arg("docker-cli"); // a package of its own since Debian 13
-    }
-    let tar = finish("scripts/debian-root", &mut debian).unwrap_or_else(|error| panic!("{error}"));
-    engine.docker(&["import", &tar, "sidekick-machine"]);
-    let instruction = r#"CMD ["redis-server", "--protected-mode", "no", "--save", ""]"#;
-    let mut redis = engine.command(&[
-        "scripts/import-image",
-        "redis",
-        instruction,
-        "redis-server",
-        "redis-cli",
-    ]);
-    finish("scripts/import-image", &mut redis).unwrap_or_else(|error| panic!("{error}"));
-    let tar = engine.directory().join("redis.tar");
-    engine.docker(&[
-        "save",
-        "--output",
-        tar.to_str().expect("a path in UTF-8"),
-        "redis",
-    ]);
-}
-
 fn endpoints(members: &[Machine]) -> Vec<String> {
     members
         .iter()
         .map(|member| format!("http://{}:2379", member.address))
         .collect()
-}
-
-/// The settings, written where [`files`] finds them.
-fn write_files(directory: &Path) {
-    let write = |name: &str, text: String| {
-        std::fs::write(directory.join(name), text).expect("a file can be written")
-    };
-    let members = &MACHINES[..3];
-    let urls = members
-        .iter()
-        .map(|(name, _, _)| format!("http://{name}:2379"));
-    let ttl = TTL.as_secs();
-    write(
-        "sidekick",
-        format!(
-            "ETCDCTL_ENDPOINTS={}\nSIDEKICK_TTL={ttl}s\nSIDEKICK_INTERVAL={INTERVAL}\nSIDEKICK_BIND=redis=:80\n",
-            urls.collect::<Vec<_>>().join(",")
-        ),
-    );
-    let peers = members
-        .iter()
-        .map(|(name, address, _)| format!("{name}=http://{address}:2380"));
-    let peers = peers.collect::<Vec<_>>().join(",");
-    for (name, address, _) in members {
-        let quota = if *name == "etcd3" { SMALL_DISK } else { 0 };
-        write(
-            &format!("etcd-{name}"),
-            format!(
-                "ETCD_NAME={name}\n\
-                 ETCD_LISTEN_PEER_URLS=http://{address}:2380\n\
-                 ETCD_INITIAL_ADVERTISE_PEER_URLS=http://{address}:2380\n\
-                 ETCD_LISTEN_CLIENT_URLS=http://0.0.0.0:2379\n\
-                 ETCD_ADVERTISE_CLIENT_URLS=http://{name}:2379\n\
-                 ETCD_INITIAL_CLUSTER={peers}\n\
-                 ETCD_QUOTA_BACKEND_BYTES={quota}\n"
-            ),
-        );
-    }
-    // Debian's restarts what was killed; here that stays dead until somebody starts it.
-    write("etcd-stays-dead", "[Service]\nRestart=no\n".to_owned());
-    write("attached", drop_in_of_the_agent());
-}
-
-/// The drop-in for Debian's haproxy.service, as the comment in the unit shows it.
-fn drop_in_of_the_agent() -> String {
-    let unit =
-        std::fs::read_to_string("systemd/sidekick-agent.service").expect("the unit is there");
-    let comment = unit.lines().take_while(|line| line.starts_with('#'));
-    let indented = comment.filter_map(|line| line.strip_prefix("#   "));
-    indented
-        .skip_while(|line| !line.starts_with('['))
-        .fold(String::new(), |text, line| text + line + "\n")
-}
-
-/// What lies on a machine besides Debian, by its path there.
-fn files(parts: &Parts, directory: &Path, name: &str) -> Vec<(&'static str, PathBuf)> {
-    let written = |name: &str| directory.join(name);
-    let mut files = vec![
-        ("machine-init", "scripts/machine-init".into()),
-        ("usr/local/bin/sidekick", parts.sidekick.clone()),
-        ("etc/default/sidekick", written("sidekick")),
-        (
-            "etc/systemd/system/redis@.service",
-            "systemd/redis@.service".into(),
-        ),
-        (
-            "etc/systemd/system/redis-discovery@.service",
-            "systemd/redis-discovery@.service".into(),
-        ),
-        (
-            "etc/systemd/system/sidekick-agent.service",
-            "systemd/sidekick-agent.service".into(),
-        ),
-    ];
-    if name.starts_with("etcd") {
-        files.push(("etc/default/etcd", written(&format!("etcd-{name}"))));
-        files.push((
-            "etc/systemd/system/etcd.service.d/stays-dead.conf",
-            written("etcd-stays-dead"),
-        ));
-    }
-    if name == "haproxy" {
-        files.push(("usr/local/bin/worker", parts.worker.clone()));
-        files.push((
-            "etc/systemd/system/sidekick-agent.service.d/override.conf",
-            written("attached"),
-        ));
-    }
-    files
 }

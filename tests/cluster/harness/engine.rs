@@ -9,20 +9,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::patience::{deadline, secs};
 
-const MARK: &str = "SIDEKICK_CLUSTER_NETWORK";
+const MARK: &str = "SIDEKICK_CLUSTER_PREPARED";
 
 /// Starts this program again in a network namespace of its own: the machines' bridge is in there, so are we, and with
-/// us all of it goes. Returns in there.
-pub fn enter_own_network() {
-    if std::env::var_os(MARK).is_some() {
+/// us all of it goes. Returns in there what `prepare` said before, with the network that there was.
+pub fn enter_own_network(prepare: impl FnOnce() -> String) -> String {
+    if let Ok(prepared) = std::env::var(MARK) {
         ip(&["link", "set", "lo", "up"]);
-        return;
+        return prepared;
     }
     let error = Command::new("unshare")
         .args(["--net", "--"])
         .arg(std::env::current_exe().expect("this program has a path"))
         .args(std::env::args_os().skip(1))
-        .env(MARK, "1")
+        .env(MARK, prepare())
         .exec();
     panic!("unshare can't be started: {error}");
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use etcd_client::{
     AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, ConnectOptions, Error,
-    StatusResponse,
+    GetOptions, StatusResponse,
 };
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -58,6 +58,18 @@ impl Etcd {
         got.kvs()
             .first()
             .map(|kv| String::from_utf8_lossy(kv.value()).into_owned())
+    }
+
+    /// Every key below a prefix.
+    #[track_caller]
+    pub fn keys(&self, prefix: &str) -> Vec<String> {
+        let got = self.ask("keys", async |mut client| {
+            let options = GetOptions::new().with_prefix().with_keys_only();
+            client.get(prefix, Some(options)).await
+        });
+        let keys = got.kvs().iter();
+        keys.map(|kv| String::from_utf8_lossy(kv.key()).into_owned())
+            .collect()
     }
 
     /// The revision that etcd is at.

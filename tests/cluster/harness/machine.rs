@@ -229,6 +229,13 @@ impl Machine {
             .docker(&["cp", from, &format!("{}:{to}", self.name)]);
     }
 
+    /// Writes a file on it; its directory has to be there.
+    pub fn write(&self, path: &str, text: &str) {
+        let file = self.engine.directory().join("written");
+        std::fs::write(&file, text).expect("a file can be written");
+        self.copy_in(&file, path);
+    }
+
     /// Waits until its Docker Engine answers, and gives it an image that `docker save` wrote.
     pub fn load_image(&self, tar: &Path) {
         deadline(SOON, "its Docker Engine answers", || {

@@ -1,53 +1,138 @@
-//! A wire that can be cut in several ways.
+//! A wire between sidekick and a real part, that can be cut, slowed and tampered with while it runs.
 
+use std::io;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, yield_now};
+use tokio::time::{sleep, timeout};
 
 use super::ports;
 
-/// A TCP proxy before one server.
+/// A proxy before one server, TCP or unix on either side.
 pub struct Proxy {
-    port: u16,
+    address: Address,
     wire: watch::Sender<Wire>,
     accepting: JoinHandle<()>,
+    _directory: Option<TempDir>,
+}
+
+/// Where somebody listens.
+#[derive(Clone, Debug)]
+pub enum Address {
+    /// `HOST:PORT`
+    Tcp(String),
+    /// A socket's path.
+    Unix(PathBuf),
+}
+
+/// How the wire is. A change holds for connections old and new; a connection that has lost bytes in
+/// a black hole breaks when that closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// Everything passes.
+    Whole,
+    /// Nobody listens, and what is open is closed.
+    Refuse,
+    /// Connections are made and reset (TCP), or closed (unix).
+    Reset,
+    /// Connections stay open and nothing gets through, either way.
+    BlackHole,
+    /// The server hears nothing; what it says gets through.
+    DeafServer,
+    /// The server hears everything; what it says is lost.
+    MuteServer,
+    /// Every chunk comes this much later.
+    Delay(Duration),
+    /// One byte at a time, some eight in a millisecond.
+    Trickle,
+    /// A connection is closed when it has carried so many bytes in all.
+    DropAfter(usize),
+    /// Docker: every request reaches the engine this much later; events come as ever.
+    SlowRequests(Duration),
+    /// Docker: every request is answered with status 500.
+    Status500,
+    /// Docker: the next event ends, with its connection, in the middle of its JSON.
+    CutEvent,
+    /// Docker: every event is followed by one that no engine has.
+    StrangeEvent,
+    /// Docker: a container that runs is said to be jogging, which no engine says.
+    StrangeState,
 }
 
 impl Proxy {
-    /// A proxy before the server at an `http://HOST:PORT`; it lets everything pass.
+    /// A proxy before the server at an `http://HOST:PORT`.
     pub async fn before(url: &str) -> Proxy {
         let server = url.trim_start_matches("http://").to_owned();
+        let own = Address::Tcp(format!("{}:{}", Ipv4Addr::LOCALHOST, ports::free()));
+        Proxy::between(own, Address::Tcp(server), None)
+    }
+
+    /// A proxy before the Docker Engine at a `unix://PATH`.
+    pub async fn before_engine(host: &str) -> Proxy {
+        let server = PathBuf::from(host.trim_start_matches("unix://"));
+        let directory = tempfile::tempdir().expect("no temporary directory can be made");
+        let own = Address::Unix(directory.path().join("docker.sock"));
+        let proxy = Proxy::between(own, Address::Unix(server), Some(directory));
+        proxy.listens().await;
+        proxy
+    }
+
+    /// A proxy on all addresses of this machine before a server on a socket.
+    #[allow(dead_code, reason = "for `make chaos`")]
+    pub fn published(port: u16, socket: PathBuf) -> Proxy {
+        let own = Address::Tcp(format!("{}:{port}", Ipv4Addr::UNSPECIFIED));
+        Proxy::between(own, Address::Unix(socket), None)
+    }
+
+    fn between(own: Address, server: Address, directory: Option<TempDir>) -> Proxy {
         let (wire, state) = watch::channel(Wire::Whole);
-        let port = ports::free();
-        let accepting = tokio::spawn(accept(port, server, state));
+        let accepting = tokio::spawn(accept(own.clone(), server, state));
         Proxy {
-            port,
+            address: own,
             wire,
             accepting,
+            _directory: directory,
         }
     }
 
-    /// The URL to dial instead of the server's own.
+    /// The URL to dial instead of the server's own: `http://…` or `unix://…`.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        match &self.address {
+            Address::Tcp(address) => format!("http://{address}"),
+            Address::Unix(path) => format!("unix://{}", path.display()),
+        }
+    }
+
+    /// From now on the wire is so.
+    pub fn set(&self, wire: Wire) {
+        self.wire.send_replace(wire);
     }
 
     /// Connections old and new stay open and are never answered.
     pub fn black_hole(&self) {
-        self.wire.send_replace(Wire::BlackHole);
+        self.set(Wire::BlackHole);
     }
 
     /// Connections old and new break at once.
     pub fn refuse(&self) {
-        self.wire.send_replace(Wire::Cut);
+        self.set(Wire::Refuse);
     }
 
-    /// New connections pass again; those that went through the black hole have lost bytes, and break.
+    /// New connections pass again.
     pub fn pass(&self) {
-        self.wire.send_replace(Wire::Whole);
+        self.set(Wire::Whole);
+    }
+
+    async fn listens(&self) {
+        if let Address::Unix(path) = &self.address {
+            super::eventually(super::SOON, "the proxy listens", async || path.exists()).await;
+        }
     }
 }
 
@@ -57,61 +142,238 @@ impl Drop for Proxy {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Wire {
-    Whole,
-    BlackHole,
-    Cut,
+impl Wire {
+    fn swallows(self, way: Way) -> bool {
+        self == Wire::BlackHole
+            || self == Wire::DeafServer && way == Way::Up
+            || self == Wire::MuteServer && way == Way::Down
+    }
 }
 
-async fn accept(port: u16, server: String, mut wire: watch::Receiver<Wire>) {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Up,
+    Down,
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+/// Nobody else finds the socket's file when its listener is gone.
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Listener::Unix(_, path) = self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+async fn accept(own: Address, server: Address, mut wire: watch::Receiver<Wire>) {
     loop {
-        // Nobody listens while the wire is cut: that is what refuses.
-        if wire.wait_for(|&wire| wire != Wire::Cut).await.is_err() {
+        if wire.wait_for(|&wire| wire != Wire::Refuse).await.is_err() {
             return;
         }
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-            .await
-            .expect("the proxy's port is taken");
-        let mut until_cut = wire.clone();
+        let listener = match &own {
+            Address::Tcp(address) => TcpListener::bind(address).await.map(Listener::Tcp),
+            Address::Unix(path) => {
+                UnixListener::bind(path).map(|bound| Listener::Unix(bound, path.clone()))
+            }
+        };
+        let listener = listener.expect("the proxy's address is taken");
+        let mut until_refused = wire.clone();
         loop {
             // Both arms may be dropped: an accept that is not ready has taken nothing, a wait looks again.
             tokio::select! {
-                client = listener.accept() => {
-                    let (client, _) = client.expect("the proxy cannot accept");
-                    tokio::spawn(carry(client, server.clone(), wire.clone()));
-                }
-                _ = until_cut.wait_for(|&wire| wire == Wire::Cut) => break,
+                accepted = listener.accept(&server, &wire) => accepted.expect("the proxy cannot accept"),
+                _ = until_refused.wait_for(|&wire| wire == Wire::Refuse) => break,
             }
         }
     }
 }
 
-async fn carry(mut client: TcpStream, server: String, mut wire: watch::Receiver<Wire>) {
-    let mut upstream = None;
-    if *wire.borrow_and_update() == Wire::Whole {
-        let Ok(mut stream) = TcpStream::connect(&server).await else {
-            return;
-        };
-        // Dropping the copy may lose bytes that are on their way, as a broken wire does.
-        tokio::select! {
-            _ = copy_bidirectional(&mut client, &mut stream) => return,
-            _ = wire.wait_for(|&wire| wire != Wire::Whole) => {}
+impl Listener {
+    async fn accept(&self, server: &Address, wire: &watch::Receiver<Wire>) -> io::Result<()> {
+        match self {
+            Listener::Tcp(listener) => {
+                let (client, _) = listener.accept().await?;
+                tokio::spawn(carry(client, server.clone(), wire.clone()));
+            }
+            Listener::Unix(listener, _) => {
+                let (client, _) = listener.accept().await?;
+                tokio::spawn(carry(client, server.clone(), wire.clone()));
+            }
         }
-        upstream = Some(stream);
+        Ok(())
     }
-    if *wire.borrow() == Wire::BlackHole {
-        tokio::select! {
-            () = swallow(&mut client) => {}
-            _ = wire.wait_for(|&wire| wire != Wire::BlackHole) => {}
-        }
-    }
-    drop(upstream);
 }
 
-/// Reads for ever; also past the client's end, for a black hole doesn't answer to that either.
-async fn swallow(client: &mut TcpStream) {
-    let mut into = [0; 4096];
-    while matches!(client.read(&mut into).await, Ok(read) if read > 0) {}
-    std::future::pending().await
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
+    /// When it is dropped the peer is told that it was reset, where there is such a word.
+    fn reset(&self);
+}
+
+impl Stream for TcpStream {
+    fn reset(&self) {
+        let _ = self.set_zero_linger();
+    }
+}
+
+impl Stream for UnixStream {
+    fn reset(&self) {}
+}
+
+/// One connection. However it ends, both sides see it end.
+async fn carry(client: impl Stream, server: Address, wire: watch::Receiver<Wire>) {
+    if *wire.borrow() == Wire::Reset {
+        client.reset();
+        return;
+    }
+    // An error is a connection that broke, and breaks the other.
+    let _ = match server {
+        Address::Tcp(address) => match TcpStream::connect(address).await {
+            Ok(server) => between(client, server, wire).await,
+            Err(error) => Err(error),
+        },
+        Address::Unix(path) => match UnixStream::connect(path).await {
+            Ok(server) => between(client, server, wire).await,
+            Err(error) => Err(error),
+        },
+    };
+}
+
+async fn between(
+    mut client: impl Stream,
+    mut server: impl Stream,
+    mut wire: watch::Receiver<Wire>,
+) -> io::Result<()> {
+    let (mut up, mut down) = (vec![0; 16_384], vec![0; 16_384]);
+    let (mut client_ended, mut server_ended) = (false, false);
+    let (mut lost, mut carried, mut listening) = (false, 0, false);
+    while !(client_ended && server_ended) {
+        // A read that is not ready has taken nothing; a wire's change is seen at the next turn.
+        let (way, length) = tokio::select! {
+            read = client.read(&mut up), if !client_ended => (Way::Up, read?),
+            read = server.read(&mut down), if !server_ended => (Way::Down, read?),
+            changed = wire.changed() => {
+                let now = *wire.borrow_and_update();
+                if now == Wire::Reset {
+                    client.reset();
+                }
+                let hole = now.swallows(Way::Up) || now.swallows(Way::Down);
+                if changed.is_err() || matches!(now, Wire::Reset | Wire::Refuse) || lost && !hole {
+                    return Ok(());
+                }
+                continue;
+            }
+        };
+        let now = *wire.borrow();
+        let ended = if way == Way::Up {
+            &mut client_ended
+        } else {
+            &mut server_ended
+        };
+        *ended = length == 0;
+        if now.swallows(way) {
+            // Also the end: a black hole doesn't answer to that either.
+            lost = true;
+            if client_ended && server_ended {
+                let _ = wire.wait_for(|wire| !wire.swallows(way)).await;
+            }
+            continue;
+        }
+        if length == 0 {
+            match way {
+                Way::Up => server.shutdown().await?,
+                Way::Down => client.shutdown().await?,
+            }
+            continue;
+        }
+        let mut chunk = if way == Way::Up {
+            &up[..length]
+        } else {
+            &down[..length]
+        }
+        .to_vec();
+        let is_request = way == Way::Up && chunk.starts_with(b"GET ");
+        if is_request {
+            listening = find(&chunk, b"/events").is_some();
+        }
+        carried += length;
+        let mut last = false;
+        match now {
+            Wire::Delay(pause) => unless_changed(&mut wire, pause).await,
+            Wire::SlowRequests(pause) if is_request => unless_changed(&mut wire, pause).await,
+            Wire::DropAfter(limit) if carried > limit => {
+                chunk.truncate(length - (carried - limit).min(length));
+                last = true;
+            }
+            Wire::Status500 if is_request => return client.write_all(ANSWER_500).await,
+            Wire::StrangeState if way == Way::Down => rename_state(&mut chunk),
+            Wire::CutEvent if way == Way::Down && listening => {
+                if let Some(start) = find(&chunk, b"{\"") {
+                    chunk.truncate((start + length) / 2);
+                    last = true;
+                }
+            }
+            Wire::StrangeEvent if way == Way::Down && listening && chunk.ends_with(b"}\n\r\n") => {
+                let length = format!("{:x}\r\n", STRANGE_EVENT.len());
+                chunk.extend([length.as_bytes(), STRANGE_EVENT, b"\r\n"].concat());
+            }
+            _ => {}
+        }
+        if matches!(*wire.borrow(), Wire::Reset | Wire::Refuse) {
+            return Ok(());
+        }
+        let to: &mut dyn Stream = if way == Way::Up {
+            &mut server
+        } else {
+            &mut client
+        };
+        if now == Wire::Trickle {
+            let mut bytes = chunk.drain(..);
+            while let Some(byte) = bytes.next() {
+                to.write_all(&[byte]).await?;
+                match bytes.len() % 8 {
+                    _ if *wire.borrow() != Wire::Trickle => break,
+                    0 => sleep(Duration::from_millis(1)).await,
+                    _ => yield_now().await,
+                }
+            }
+            let rest: Vec<u8> = bytes.collect();
+            to.write_all(&rest).await?;
+        } else {
+            to.write_all(&chunk).await?;
+        }
+        if last {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// A delay ends with the wire's being so.
+async fn unless_changed(wire: &mut watch::Receiver<Wire>, pause: Duration) {
+    let now = *wire.borrow();
+    let _ = timeout(pause, wire.wait_for(|&wire| wire != now)).await;
+}
+
+const ANSWER_500: &[u8] =
+    b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\n\
+    Content-Length: 18\r\nConnection: close\r\n\r\n{\"message\":\"boom\"}";
+
+const STRANGE_EVENT: &[u8] =
+    b"{\"Type\":\"container\",\"Action\":\"levitate\",\"Actor\":{\"ID\":\"0\",\
+    \"Attributes\":{\"name\":7}},\"scope\":\"local\",\"time\":1,\"timeNano\":1}\n";
+
+/// A word of the same length: the length that the answer's head tells stays right.
+fn rename_state(chunk: &mut [u8]) {
+    while let Some(at) = find(chunk, b"\"Status\":\"running\"") {
+        chunk[at..at + 18].copy_from_slice(b"\"Status\":\"jogging\"");
+    }
+}
+
+fn find(text: &[u8], word: &[u8]) -> Option<usize> {
+    text.windows(word.len()).position(|window| window == word)
 }

@@ -207,9 +207,12 @@ impl Announce {
             .option("--interval", &format!("{interval}s"))
     }
 
-    /// Any option.
+    /// Any option; of two by the same name the later one counts.
     pub fn option(mut self, name: &str, value: &str) -> Announce {
-        self.words.extend([name.to_owned(), value.to_owned()]);
+        match self.words.iter().position(|word| word == name) {
+            Some(at) => self.words[at + 1] = value.to_owned(),
+            None => self.words.extend([name.to_owned(), value.to_owned()]),
+        }
         self
     }
 

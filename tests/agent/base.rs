@@ -1,0 +1,125 @@
+//! The operator's own global and defaults sections, and whatever else he has there.
+
+use crate::harness::*;
+use std::io::Write;
+use tempfile::NamedTempFile;
+
+fn file(text: &str) -> (NamedTempFile, String) {
+    let mut base = NamedTempFile::new().unwrap();
+    base.write_all(text.as_bytes()).unwrap();
+    let option = format!("--haproxy-base={}", base.path().display());
+    (base, option)
+}
+
+/// With a section of his own at `port` that leads to `backend`.
+fn own_section(port: u16, backend: u16) -> (NamedTempFile, String) {
+    file(&format!(
+        "global
+    maxconn 1234
+    hard-stop-after 1s
+defaults
+    mode http
+    timeout connect 1s
+    timeout client 1m
+    timeout server 1m
+
+listen mine
+    mode tcp
+    bind 127.0.0.1:{port}
+    server s 127.0.0.1:{backend}
+"
+    ))
+}
+
+both_ways! {
+    an_operators_own_sections_stay_and_work
+}
+
+async fn an_operators_own_sections_stay_and_work(way: Way) {
+    let (m, a) = (Backend::start("m").await, Backend::start("a").await);
+    let mine = free_port();
+    let (_base, option) = own_section(mine, m.port);
+    let scene = Scene::start(way, &[&option]).await;
+    scene.put("redis", "redis@1", &a.value()).await;
+    // His section's name is no service's.
+    let nobody = format!(r#"{{"host":"10.255.255.1","port":{}}}"#, free_port());
+    scene.put("mine", "i", &nobody).await;
+    let expected = [
+        ("mine/s", m.port.to_string()),
+        ("redis/redis::1", a.port.to_string()),
+    ];
+    scene.serves(&expected).await;
+    scene
+        .says("refused: the base file has a section of that name")
+        .await;
+    assert_eq!(Connection::dial(mine).await.unwrap().1, "m");
+    let (mut kept, name) = Connection::dial(scene.port).await.unwrap();
+    assert_eq!(name, "a");
+    let info = scene.master("@1 show info").await;
+    assert!(info.contains("Maxconn: 1234"), "{info}");
+    // Structure: his section is there after it too, and his bound on old workers holds.
+    let port = free_port();
+    let nobody = format!(r#"{{"host":"10.255.255.1","port":{port}}}"#);
+    scene.put("web", "i", &nobody).await;
+    let [mine_s, redis] = expected;
+    scene
+        .serves(&[mine_s, redis, ("web/i", port.to_string())])
+        .await;
+    assert_eq!(Connection::dial(mine).await.unwrap().1, "m");
+    assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
+    eventually("the old worker is gone after its second", async || {
+        !kept.lives().await
+    })
+    .await;
+}
+
+/// HAProxy binds one port twice without a word, and every second client would get the wrong one.
+#[tokio::test]
+async fn a_port_of_the_base_files_own_is_no_services() {
+    let (m, a) = (Backend::start("m").await, Backend::start("a").await);
+    let mine = free_port();
+    let (_base, option) = own_section(mine, m.port);
+    let bound_too = format!("--bind=bound=:{mine}");
+    let scene = Scene::start(Way::Supervised, &[&option, &bound_too]).await;
+    let nobody = format!(r#"{{"host":"10.255.255.1","port":{mine}}}"#);
+    scene.put("web", "i", &nobody).await;
+    scene.put("bound", "i", &nobody).await;
+    scene.put("redis", "redis@1", &a.value()).await;
+    let expected = [
+        ("mine/s", m.port.to_string()),
+        ("redis/redis::1", a.port.to_string()),
+    ];
+    scene.serves(&expected).await;
+    for service in ["web", "bound"] {
+        scene
+            .says(&format!(
+                "refused: :{mine} is taken by the base file service=\"{service}\""
+            ))
+            .await;
+    }
+    for _ in 0..10 {
+        assert_eq!(Connection::dial(mine).await.unwrap().1, "m");
+    }
+}
+
+#[tokio::test]
+async fn a_base_file_that_is_wrong_ends_it_with_a_word() {
+    let (_base, option) = file("globall\n");
+    let mut scene = Scene::start(Way::Supervised, &[&option]).await;
+    assert_eq!(scene.agent_ends().await, Some(1));
+    let log = scene.log();
+    assert!(log.contains("globall"), "{log}");
+    assert_eq!(log.lines().count(), 1, "{log}");
+    assert!(!scene.file().exists());
+}
+
+#[tokio::test]
+async fn a_base_file_that_is_not_there_is_wrong_usage() {
+    let mut scene = Scene::start(Way::Supervised, &["--haproxy-base=/nowhere"]).await;
+    assert_eq!(scene.agent_ends().await, Some(2));
+    let log = scene.log();
+    assert!(
+        log.contains("--haproxy-base") && log.lines().count() == 1,
+        "{log}"
+    );
+}

@@ -1,0 +1,44 @@
+//! Much at once.
+
+use crate::harness::*;
+use std::time::{Duration, Instant};
+
+/// Each is a listener, and listeners cost reloads.
+#[test]
+fn a_thousand_new_services_at_once_are_all_there_at_one_reload_a_second_at_most() {
+    let test =
+        "burst::a_thousand_new_services_at_once_are_all_there_at_one_reload_a_second_at_most";
+    apart(test, async {
+        let scene = Scene::start(Way::Supervised, &[]).await;
+        let a = Backend::start("a").await;
+        scene.put("redis", "redis@1", &a.value()).await;
+        let mut expected = Servers::from([("redis/redis::1".to_owned(), a.port.to_string())]);
+        scene.serves_all(&expected).await;
+        let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
+        let (reloads, begun) = (scene.reloads().await, Instant::now());
+        let mut thousand = Vec::new();
+        for n in 0..1000 {
+            // All ports are free, but for the few that were just given away.
+            let port = free_port();
+            let value = format!(r#"{{"host":"10.5.0.9","port":{port}}}"#);
+            thousand.push((format!("/services/s{n}/i"), value));
+            expected.insert(format!("s{n}/i"), port.to_string());
+        }
+        scene.etcd.put_all(&thousand).await;
+        becomes_within(
+            Duration::from_secs(60),
+            "the servers' number",
+            1001,
+            async || scene.servers().await.len(),
+        )
+        .await;
+        scene.serves_all(&expected).await;
+        let (reloads, seconds) = (
+            u64::from(scene.reloads().await - reloads),
+            begun.elapsed().as_secs(),
+        );
+        assert!(reloads <= seconds + 1, "{reloads} in {seconds} s");
+        assert!(kept.lives().await);
+        scene.file_boots().await;
+    });
+}

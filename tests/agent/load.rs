@@ -1,0 +1,101 @@
+//! Under a constant load nobody notices what changes beside him.
+
+use crate::harness::*;
+
+both_ways! {
+    two_hundred_instance_changes_cut_nobody_fail_nothing_and_reload_nothing
+    services_come_and_go_at_one_reload_each_and_cut_nobody
+}
+
+const STEADY: [&str; 2] = ["steady-1", "steady-2"];
+const FLEETING: [&str; 10] = ["f0", "f1", "f2", "f3", "f4", "f5", "f6", "f7", "f8", "f9"];
+
+/// `redis` with two instances that stay, and clients.
+async fn begin(way: Way, arguments: &[&str]) -> (Scene, [Backend; 2], Load) {
+    let scene = Scene::start(way, arguments).await;
+    let steady = [
+        Backend::start(STEADY[0]).await,
+        Backend::start(STEADY[1]).await,
+    ];
+    for (name, backend) in STEADY.iter().zip(&steady) {
+        scene.put("redis", name, &backend.value()).await;
+    }
+    let expected = STEADY.iter().zip(&steady);
+    let expected = expected.map(|(name, b)| (format!("redis/{name}"), b.port.to_string()));
+    scene.serves_all(&expected.collect()).await;
+    let mut load = Load::on(scene.port, 3);
+    load.hold(&STEADY).await;
+    load.hold(&STEADY).await;
+    (scene, steady, load)
+}
+
+/// Added, moved, drained, removed: five times ten instances of the very service that is under load.
+async fn two_hundred_instance_changes_cut_nobody_fail_nothing_and_reload_nothing(way: Way) {
+    let (scene, steady, load) = begin(way, &["--hold=0"]).await;
+    let (mut here, mut there) = (Vec::new(), Vec::new());
+    for name in FLEETING {
+        here.push(Backend::start(name).await);
+        there.push(Backend::start(name).await);
+    }
+    let reloads = scene.reloads().await;
+    let servers = |state: &dyn Fn(usize) -> Option<String>| {
+        let fleeting = FLEETING.iter().enumerate();
+        let fleeting = fleeting.filter_map(|(n, name)| Some((format!("redis/{name}"), state(n)?)));
+        let steady = STEADY.iter().zip(&steady);
+        let steady = steady.map(|(name, b)| (format!("redis/{name}"), b.port.to_string()));
+        fleeting.chain(steady).collect::<Servers>()
+    };
+    for _ in 0..5 {
+        for (name, backend) in FLEETING.iter().zip(&here) {
+            scene.put("redis", name, &backend.value()).await;
+        }
+        let added = servers(&|n| Some(here[n].port.to_string()));
+        scene.serves_all(&added).await;
+        for (name, backend) in FLEETING.iter().zip(&there) {
+            scene.put("redis", name, &backend.value()).await;
+        }
+        let moved = servers(&|n| Some(there[n].port.to_string()));
+        scene.serves_all(&moved).await;
+        for (name, backend) in FLEETING.iter().zip(&there) {
+            scene.put("redis", name, &backend.draining()).await;
+        }
+        let drained = servers(&|n| Some(format!("{} drain", there[n].port)));
+        scene.serves_all(&drained).await;
+        // What was asked before they drained is answered; then they are nobody's any more.
+        eventually("the last requests are over", async || {
+            let sessions = scene.sessions().await;
+            let fleeting = FLEETING.map(|name| sessions.get(&format!("redis/{name}")).copied());
+            fleeting.iter().all(|sessions| *sessions == Some(0))
+        })
+        .await;
+        for name in FLEETING {
+            scene.delete("redis", name).await;
+        }
+        scene.serves_all(&servers(&|_| None)).await;
+    }
+    assert_eq!(scene.reloads().await, reloads);
+    load.was_carried(200).await;
+}
+
+async fn services_come_and_go_at_one_reload_each_and_cut_nobody(way: Way) {
+    let (scene, _steady, load) = begin(way, &["--hold=0", "--forget=1s"]).await;
+    let reloads = scene.reloads().await;
+    for n in 1..4 {
+        let (port, service) = (free_port(), format!("new{n}"));
+        let value = format!(r#"{{"host":"10.255.255.1","port":{port}}}"#);
+        scene.put(&service, "i", &value).await;
+        let its = format!("{service}/i");
+        becomes("it is served", Some(port.to_string()), async || {
+            scene.servers().await.get(&its).cloned()
+        })
+        .await;
+        assert_eq!(scene.reloads().await, reloads + 2 * n - 1);
+        scene.delete(&service, "i").await;
+        becomes("its front went", reloads + 2 * n, async || {
+            scene.reloads().await
+        })
+        .await;
+        assert!(!scene.config().contains(&service));
+    }
+    load.was_carried(200).await;
+}

@@ -1,0 +1,165 @@
+//! What stands in etcd is read in full and followed, whatever becomes of the watch or of a member.
+
+use crate::harness::*;
+use sidekick::etcd::EtcdConfig;
+use sidekick::etcd::members::Members;
+use sidekick::etcd::reader::{self, Update};
+use sidekick::systemd::Pulse;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+both_ways! {
+    without_etcd_and_without_a_file_it_waits_and_says_so
+    a_compaction_while_it_was_frozen_costs_no_reload
+}
+
+async fn without_etcd_and_without_a_file_it_waits_and_says_so(way: Way) {
+    let mut scene = Scene::around(Etcd::not_yet().await, way, &[]);
+    scene.begin().await;
+    scene.systemd.tell("READY=1").await;
+    scene
+        .systemd
+        .tell("STATUS=waiting for etcd; etcd unreachable for 1 s, retrying")
+        .await;
+    scene.says("trying the next member").await;
+    // Nobody else's HAProxy is touched for nothing.
+    if way == Way::Attached {
+        assert!(scene.config().contains("listen somebodys"));
+    }
+    let a = Backend::start("a").await;
+    scene.etcd.start_again().await;
+    scene.put("redis", "redis@1", &a.value()).await;
+    scene
+        .serves(&[("redis/redis::1", a.port.to_string())])
+        .await;
+    assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
+}
+
+/// So much happens while it can't listen that etcd keeps the rest for later, and then forgets it.
+async fn a_compaction_while_it_was_frozen_costs_no_reload(way: Way) {
+    let scene = Scene::start(way, &["--hold=0"]).await;
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let c = Backend::start("c").await;
+    let at = |backend: &Backend| backend.port.to_string();
+    scene.put("redis", "kept", &a.value()).await;
+    scene.put("redis", "gone", &c.value()).await;
+    scene
+        .serves(&[("redis/gone", at(&c)), ("redis/kept", at(&a))])
+        .await;
+    let reloads = scene.reloads().await;
+    let mut kept = Connection::to_backend(scene.port, "a").await;
+    scene.freeze_agent(true);
+    let padding = "x".repeat(8 << 10);
+    for _ in 0..3000 {
+        scene.etcd.put("/services/redis/bad one", &padding).await;
+    }
+    scene.delete("redis", "gone").await;
+    scene.put("redis", "new", &b.value()).await;
+    scene.etcd.compact().await;
+    scene.freeze_agent(false);
+    scene
+        .serves(&[("redis/kept", at(&a)), ("redis/new", at(&b))])
+        .await;
+    scene.says("etcd has compacted revision").await;
+    assert_eq!(scene.reloads().await, reloads);
+    assert!(kept.lives().await);
+}
+
+fn keys(update: Option<Update>) -> Vec<String> {
+    match update {
+        Some(Update::Snapshot(kvs)) => {
+            let keys = kvs.iter().map(|kv| kv.key_str().unwrap().to_owned());
+            keys.collect()
+        }
+        other => panic!("no snapshot: {other:?}"),
+    }
+}
+
+/// Between a snapshot and the watch from the revision after it.
+#[tokio::test]
+async fn a_compaction_that_overtakes_the_watch_is_a_snapshot_again() {
+    let etcd = Etcd::start().await;
+    etcd.put("/services/redis/a", "1").await;
+    let config = EtcdConfig {
+        endpoints: vec![etcd.url().to_owned()],
+        tls: None,
+        user: None,
+    };
+    let members = Arc::new(Members::new(&config).unwrap());
+    // With no room for its snapshot the reader waits, and opens no watch.
+    let (updates, mut news) = mpsc::channel(1);
+    updates.try_send(Update::Changes(Vec::new())).unwrap();
+    let reads = etcd.reads().await;
+    let prefix = "/services".to_owned();
+    tokio::spawn(reader::read(members, prefix, updates, Pulse::default()));
+    eventually("the snapshot was read", async || etcd.reads().await > reads).await;
+    for value in ["1", "2"] {
+        etcd.put("/services/redis/b", value).await;
+    }
+    etcd.compact().await;
+    assert!(matches!(news.recv().await, Some(Update::Changes(_))));
+    assert_eq!(keys(news.recv().await), ["/services/redis/a"]);
+    let both = ["/services/redis/a", "/services/redis/b"];
+    assert_eq!(keys(news.recv().await), both);
+    // And it follows from there.
+    etcd.put("/services/redis/c", "1").await;
+    assert!(matches!(news.recv().await, Some(Update::Changes(c)) if c.len() == 1));
+}
+
+/// A page is 1,000 keys, a message at most 16 MB, and etcd-client's own limit 4 MB.
+#[tokio::test]
+async fn many_keys_and_large_values_are_read_in_full() {
+    let scene = Scene::new(Way::Supervised, &[]).await;
+    let padding = "x".repeat(6 << 10);
+    let many: Vec<_> = (0..2500)
+        .map(|n| {
+            let value = format!(r#"{{"host":"10.0.0.7","port":1,"meta":{{"pad":"{padding}"}}}}"#);
+            (format!("/services/redis/i{n}"), value)
+        })
+        .collect();
+    scene.etcd.put_all(&many).await;
+    let huge = "x".repeat(1 << 20);
+    for n in 0..20 {
+        scene.put("redis", &format!("huge{n}"), &huge).await;
+    }
+    let output = scene.command("list").args(["-o", "json"]).output();
+    let output = output.await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect(&said);
+    assert_eq!(json.as_array().unwrap().len(), 2500);
+    assert_eq!(said.matches("quarantined: ").count(), 20, "{said}");
+}
+
+#[tokio::test]
+async fn a_member_in_a_black_hole_and_a_frozen_one_are_left_for_the_next() {
+    let mut members = Cluster::start(3).await.members;
+    let third = Etcd::of(members.pop().unwrap());
+    let (first, second) = (&members[0], &members[1]);
+    let wire = Proxy::before(first.url()).await;
+    let mut scene = Scene::around(third, Way::Supervised, &[]);
+    scene.endpoints = format!("{},{},{}", wire.url(), second.url(), scene.etcd.url());
+    scene.begin().await;
+    let a = Backend::start("a").await;
+    let served = |n: usize| {
+        let all = ["redis/redis::1", "redis/redis::2", "redis/redis::3"];
+        all.map(|name| (name, a.port.to_string()))[..n].to_vec()
+    };
+    scene.put("redis", "redis@1", &a.value()).await;
+    scene.serves(&served(1)).await;
+    let reloads = scene.reloads().await;
+    wire.black_hole();
+    scene.put("redis", "redis@2", &a.value()).await;
+    scene.serves(&served(2)).await;
+    second.freeze();
+    // If it was the leader, there has to be another first.
+    eventually("the others agree", async || {
+        scene
+            .etcd
+            .takes("/services/redis/redis@3", &a.value())
+            .await
+    })
+    .await;
+    scene.serves(&served(3)).await;
+    assert_eq!(scene.reloads().await, reloads);
+    second.thaw();
+}

@@ -1,0 +1,187 @@
+//! For how long which trouble excuses what. Pure.
+//!
+//! The times are the promises' own, plus what two busy cores need: nothing is excused for longer
+//! than the README says that it takes.
+
+use crate::record::{Record, What};
+use crate::spans::{Ms, Span, Spans};
+
+/// `--ttl` and `--interval` of the run's sidekicks. Two seconds of deadline on one member that is
+/// silent, asked an interval after the last renewal, fit into the TTL with two to spare.
+pub const TTL: Ms = 6000;
+pub const INTERVAL: Ms = 2000;
+
+/// An event to its write, where nothing is wrong: milliseconds in the bench, but a key that others
+/// keep changing is put right only once a second (HEAL_PAUSE).
+pub const REACTION: Ms = 1500;
+
+/// From the end of a trouble to the truth: 2 s by the second promise, and half a second because the
+/// run itself keeps both cores busy.
+pub const RECOVERY: Ms = 2500;
+
+/// The agent's: the seventh promise.
+pub const AGENT_RECOVERY: Ms = 5000;
+
+/// One member is silent: 2 s until a call gives it up, an election of 2 s where it led, a try.
+pub const FAILOVER: Ms = 5000;
+
+/// What etcd needs beyond the TTL to expire a lease: it looks twice a second, and proposes it.
+pub const EXPIRY: Ms = 2000;
+
+/// When something may be late or missing, by client or at all.
+pub struct Excuses<'r> {
+    record: &'r Record,
+}
+
+impl<'r> Excuses<'r> {
+    /// From what was injected.
+    pub fn of(record: &'r Record) -> Excuses<'r> {
+        Excuses { record }
+    }
+
+    fn spans(&self, wanted: impl Fn(What) -> bool, more: Ms) -> Spans {
+        let troubles = self.record.troubles.iter();
+        Spans::of(
+            troubles
+                .filter(|t| wanted(t.what))
+                .map(|t| t.span.and(more)),
+        )
+    }
+
+    /// When a client couldn't use that member.
+    fn cut_off(&self, client: usize, member: usize) -> Spans {
+        self.spans(
+            |what| what == What::Member(member) || what == What::Wire(client, member),
+            0,
+        )
+    }
+
+    /// When at least two of three members couldn't be used, with each absence so much longer.
+    fn no_majority(&self, client: usize, more: Ms) -> Spans {
+        let [a, b, c] = [0, 1, 2].map(|member| {
+            Spans::of(
+                self.cut_off(client, member)
+                    .iter()
+                    .map(|span| span.and(more)),
+            )
+        });
+        a.and(&b).or(&a.and(&c)).or(&b.and(&c))
+    }
+
+    /// When a client's work with etcd may be late, `recovery` after the trouble included.
+    pub fn etcd(&self, client: usize, recovery: Ms) -> Spans {
+        let mut late: Vec<Span> = Vec::new();
+        late.extend(self.no_majority(client, 0).iter().map(|s| s.and(recovery)));
+        for member in 0..3 {
+            for span in self.cut_off(client, member).iter() {
+                // Then the next member is asked; and what changes when the first is back is that
+                // a majority may be lost and found.
+                late.push(Span::new(span.from, span.to.min(span.from + FAILOVER)).and(recovery));
+                late.push(Span::new(span.to, span.to + recovery));
+            }
+        }
+        Spans::of(late).or(&self.spans(|what| what == What::Stall, recovery))
+    }
+
+    /// When a sidekick's key may come late, or be wrong for longer than a [`REACTION`].
+    pub fn absence(&self, client: usize) -> Spans {
+        self.blind(client)
+            .or(&self.etcd(client, RECOVERY))
+            .or(&self.spans(
+                |what| what == What::Client(client) || what == What::NoSpace,
+                RECOVERY,
+            ))
+    }
+
+    /// When a key may go although its container is up: the lease may be lost, or Docker's grace over.
+    pub fn loss(&self, client: usize) -> Spans {
+        let dead = self.spans(|what| what == What::Client(client), RECOVERY);
+        let stalled = self
+            .record
+            .troubles
+            .iter()
+            .filter(|t| t.what == What::Stall && t.span.length() > TTL - INTERVAL - 2000);
+        // What a leader that was frozen thinks of a lease is as old as its last renewal there.
+        let woken =
+            self.record.troubles.iter().filter(|t| {
+                t.what == What::FrozenLeader && t.span.length() >= TTL - INTERVAL - 1000
+            });
+        let woken = Spans::of(woken.map(|t| Span::new(t.span.to - 500, t.span.to + 1000)));
+        // Troubles that follow each other closely eat up a TTL together.
+        let cut = self.no_majority(client, TTL - INTERVAL);
+        self.blind(client)
+            .or(&dead)
+            .or(&woken)
+            .or(&Spans::of(cut.iter().map(|span| span.and(RECOVERY))))
+            .or(&Spans::of(stalled.map(|t| t.span.and(RECOVERY))))
+    }
+
+    /// When a key may outlast its container: nobody knew, or nobody could tell.
+    pub fn leftover(&self, client: usize) -> Spans {
+        self.blind(client)
+            .or(&self.etcd(client, RECOVERY))
+            .or(&self.orphaned(client))
+    }
+
+    /// A dead or frozen sidekick's key goes with its lease, or when the next sidekick comes.
+    fn orphaned(&self, client: usize) -> Spans {
+        let troubles = self.record.troubles.iter();
+        let dead = troubles.filter(|t| t.what == What::Client(client));
+        Spans::of(dead.map(|t| {
+            let mut expired = t.span.from + TTL + EXPIRY;
+            // A new leader starts every lease anew.
+            let mut members: Vec<Span> = self
+                .spans(|what| matches!(what, What::Member(_) | What::Stall), 0)
+                .iter()
+                .collect();
+            members.sort();
+            for trouble in members {
+                if trouble.from < expired && trouble.to > t.span.from {
+                    expired = expired.max(trouble.to + FAILOVER + TTL + EXPIRY);
+                }
+            }
+            Span::new(t.span.from, expired.min(t.span.to + RECOVERY))
+        }))
+    }
+
+    /// When a sidekick couldn't see its container.
+    fn blind(&self, client: usize) -> Spans {
+        self.spans(
+            |what| matches!(what, What::Engine) || what == What::Docker(client),
+            RECOVERY,
+        )
+    }
+
+    /// When HAProxy may differ from etcd.
+    pub fn agent(&self, agent: usize) -> Spans {
+        let own = |what| matches!(what, What::Haproxy) || what == What::Client(agent);
+        self.spans(own, AGENT_RECOVERY)
+            .or(&self.etcd(agent, AGENT_RECOVERY))
+    }
+
+    /// When HAProxy itself was in trouble.
+    pub fn haproxy(&self) -> Spans {
+        self.spans(|what| what == What::Haproxy, AGENT_RECOVERY)
+    }
+
+    /// When this machine stood still.
+    pub fn stalls(&self) -> Spans {
+        self.spans(|what| what == What::Stall, REACTION)
+    }
+
+    /// When somebody may have had a reason to write.
+    pub fn motion(&self) -> Spans {
+        let clients = self.record.claims.len();
+        let turns = self.record.turns.iter().map(|turn| turn.span.and(REACTION));
+        let hands = self
+            .record
+            .events
+            .iter()
+            .filter(|e| self.record.by_hand.contains(&e.revision));
+        let hands = hands.map(|event| Span::new(event.at - 50, event.at + REACTION));
+        (0..clients).fold(
+            Spans::of(turns.chain(hands)).or(&self.spans(|_| true, RECOVERY)),
+            |motion, client| motion.or(&self.orphaned(client)),
+        )
+    }
+}

@@ -1,0 +1,323 @@
+//! Does what the schedule says, and undoes it. What it did is noted as trouble, when it did it.
+
+use crate::agent::Agent;
+use crate::harness::{Wire, eventually, secs};
+use crate::record::What;
+use crate::schedule::{AGENT, CONTAINERS, Fault, MEMBERS};
+use crate::stage::{Stage, name};
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client, Error};
+use nix::sys::signal::Signal;
+use std::future::Future;
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
+
+/// A fault that was begun: what it takes to undo it.
+#[derive(Debug, Default)]
+pub struct Begun {
+    /// The numbers of its troubles.
+    troubles: Vec<usize>,
+    /// The member that it hit.
+    member: Option<usize>,
+    /// Processes that it froze.
+    pids: Vec<u32>,
+}
+
+impl Stage<'_> {
+    /// Begins a fault; `None` where it can't be done now.
+    pub async fn begin(&mut self, fault: Fault) -> Option<Begun> {
+        use Fault::*;
+        let from = self.seen.now();
+        let mut begun = Begun::default();
+        match fault {
+            SidekickKilled(s) | SidekickFrozen(s) | SidekickStopped(s) => {
+                begun
+                    .troubles
+                    .push(self.seen.trouble(What::Client(s), from));
+                let sidekick = self.sidekicks[s].as_mut()?;
+                match fault {
+                    SidekickKilled(_) => sidekick.kill9().await,
+                    SidekickFrozen(_) => sidekick.freeze(),
+                    _ => {
+                        sidekick.term();
+                        let status = sidekick.wait_exit(secs(7)).await;
+                        assert_eq!(status.code(), Some(0), "a sidekick was asked to stop");
+                    }
+                }
+                if !matches!(fault, SidekickFrozen(_)) {
+                    self.logs[s].extend(self.sidekicks[s].take().expect("it was there").log());
+                }
+            }
+            AgentKilled | AgentFrozen => {
+                begun
+                    .troubles
+                    .push(self.seen.trouble(What::Client(AGENT), from));
+                let kill = fault == AgentKilled;
+                self.agent.signal(if kill {
+                    Signal::SIGKILL
+                } else {
+                    Signal::SIGSTOP
+                });
+            }
+            MemberKilled(_) | MemberFrozen(_) | LeaderKilled | LeaderFrozen => {
+                let member = match fault {
+                    MemberKilled(member) | MemberFrozen(member) => member,
+                    _ => self.leader().await?,
+                };
+                if self.is_troubled(What::Member(member)) {
+                    return None;
+                }
+                begun.member = Some(member);
+                begun
+                    .troubles
+                    .push(self.seen.trouble(What::Member(member), from));
+                let frozen = matches!(fault, MemberFrozen(_) | LeaderFrozen);
+                if frozen && self.leader().await == Some(member) {
+                    let trouble = self.seen.trouble(What::FrozenLeader, from);
+                    begun.troubles.push(trouble);
+                }
+                match fault {
+                    MemberKilled(_) | LeaderKilled => self.cluster.members[member].kill9().await,
+                    _ => self.cluster.members[member].freeze(),
+                }
+            }
+            Wire(client, member, wire) => {
+                begun
+                    .troubles
+                    .push(self.seen.trouble(What::Wire(client, member), from));
+                self.etcd_wires[client][member].set(wire);
+            }
+            Wires(client, wire) => {
+                for member in 0..MEMBERS {
+                    begun
+                        .troubles
+                        .push(self.seen.trouble(What::Wire(client, member), from));
+                    self.etcd_wires[client][member].set(wire);
+                }
+            }
+            DockerWire(client, wire) => {
+                // A strange event excuses nothing.
+                if wire != crate::harness::Wire::StrangeEvent {
+                    begun
+                        .troubles
+                        .push(self.seen.trouble(What::Docker(client), from));
+                }
+                self.docker_wires[client].set(wire);
+            }
+            EngineRestarted | EngineKilled | EngineFrozen => {
+                begun.troubles.push(self.seen.trouble(What::Engine, from));
+                match fault {
+                    EngineFrozen => self.engine.freeze(),
+                    EngineKilled => self.engine.kill9().await,
+                    _ => self.engine.stop().await,
+                }
+                if fault != EngineFrozen {
+                    (0..CONTAINERS).for_each(|c| self.turn(c, from, None));
+                }
+            }
+            ContainerKilled(c) => {
+                self.containers[c].kill().await;
+                self.turned(c, from).await;
+            }
+            ContainerPaused(c) => {
+                self.containers[c].pause().await;
+                self.turned(c, from).await;
+            }
+            ContainerRenamed(c) => {
+                self.containers[c].rename(&format!("away-{c}")).await;
+                self.turned(c, from).await;
+            }
+            ContainerRestarted(c) => {
+                self.containers[c].restart().await;
+                self.turned(c, from).await;
+            }
+            ContainerRecreated(c) => {
+                self.containers[c].remove().await;
+                self.turn(c, from, None);
+                let from = self.seen.now();
+                self.containers[c] = self.run_container(c).await;
+                self.turned(c, from).await;
+            }
+            KeyDeleted(_) | KeyOverwritten(..) | Compacted | Defragmented(_) | NoSpace => {
+                self.touch_store(fault, &mut begun).await?;
+            }
+            HaproxyKilled | HaproxyFrozen => {
+                begun.pids = self.agent.haproxy().await;
+                begun.troubles.push(self.seen.trouble(What::Haproxy, from));
+                if fault == HaproxyKilled {
+                    Agent::signal_haproxy(begun.pids.get(..1)?, Signal::SIGKILL);
+                } else {
+                    Agent::signal_haproxy(begun.pids.get(1..)?, Signal::SIGSTOP);
+                }
+            }
+        }
+        Some(begun)
+    }
+
+    /// What a person with etcdctl does. Not while a member is in trouble: then nobody could tell
+    /// what came of it.
+    async fn touch_store(&mut self, fault: Fault, begun: &mut Begun) -> Option<()> {
+        use Fault::*;
+        if (0..MEMBERS).any(|member| self.is_troubled(What::Member(member))) {
+            return None;
+        }
+        let from = self.seen.now();
+        let client = self.cluster.members[0].client().clone();
+        let keys: std::collections::BTreeSet<_> =
+            self.record.claims.iter().map(|c| c.key.clone()).collect();
+        let key = |k: usize| keys.iter().nth(k).cloned().unwrap_or_default();
+        match fault {
+            KeyDeleted(k) => {
+                let deleted = done(client.kv_client().delete(key(k), None)).await;
+                if deleted.deleted() == 0 {
+                    return None;
+                }
+                self.record.by_hand.insert(deleted.header()?.revision());
+            }
+            KeyOverwritten(k, text) => {
+                let put = done(client.kv_client().put(key(k), text, None)).await;
+                self.record.by_hand.insert(put.header()?.revision());
+            }
+            Compacted => {
+                let now = done(client.kv_client().get("revision?", None)).await;
+                let revision = now.header()?.revision();
+                done(client.kv_client().compact(revision, None)).await;
+            }
+            Defragmented(member) => {
+                let trouble = self.seen.trouble(What::Member(member), from);
+                let client = self.cluster.members[member].client();
+                done(client.maintenance_client().defragment()).await;
+                self.seen.over(trouble);
+            }
+            _ => {
+                begun.troubles.push(self.seen.trouble(What::NoSpace, from));
+                done(alarm(client, AlarmAction::Activate, self.member_ids[0])).await;
+            }
+        }
+        Some(())
+    }
+
+    /// Undoes it. A trouble is over when what was down answers again.
+    pub async fn end(&mut self, fault: Fault, begun: Begun) {
+        use Fault::*;
+        let from = self.seen.now();
+        match fault {
+            SidekickKilled(s) | SidekickStopped(s) => self.sidekicks[s] = Some(self.sidekick(s)),
+            SidekickFrozen(s) => {
+                if let Some(sidekick) = &self.sidekicks[s] {
+                    sidekick.thaw();
+                }
+            }
+            AgentKilled => self.agent.start_again(),
+            AgentFrozen => self.agent.signal(Signal::SIGCONT),
+            MemberKilled(_) | LeaderKilled | MemberFrozen(_) | LeaderFrozen => {
+                let Some(member) = begun.member else { return };
+                match fault {
+                    MemberKilled(_) | LeaderKilled => self.cluster.members[member].launch(),
+                    _ => self.cluster.members[member].thaw(),
+                }
+                // Another one may still be down, so this waits beside the schedule.
+                let client = self.cluster.members[member].client().clone();
+                let seen = self.seen.clone();
+                tokio::spawn(async move {
+                    while !answers(&client).await {
+                        sleep(Duration::from_millis(20)).await;
+                    }
+                    begun
+                        .troubles
+                        .iter()
+                        .for_each(|trouble| seen.over(*trouble));
+                });
+                return;
+            }
+            Wire(client, member, _) => self.etcd_wires[client][member].pass(),
+            Wires(client, _) => self.etcd_wires[client].iter().for_each(|wire| wire.pass()),
+            DockerWire(client, _) => self.docker_wires[client].pass(),
+            EngineFrozen => self.engine.thaw(),
+            EngineRestarted | EngineKilled => {
+                self.engine.start_again().await;
+                for container in 0..CONTAINERS {
+                    self.turned(container, from).await;
+                }
+            }
+            ContainerKilled(c) => self.containers[c].start().await,
+            ContainerPaused(c) => self.containers[c].unpause().await,
+            ContainerRenamed(c) => self.containers[c].rename(&name(c)).await,
+            NoSpace => {
+                let client = self.cluster.members[0].client().clone();
+                let id = self.member_ids[0];
+                eventually(secs(30), "the alarm is disarmed", async || {
+                    let disarm = alarm(client.clone(), AlarmAction::Deactivate, id);
+                    matches!(timeout(secs(2), disarm).await, Ok(Ok(())))
+                })
+                .await;
+            }
+            HaproxyFrozen => Agent::signal_haproxy(&begun.pids[1..], Signal::SIGCONT),
+            _ => {}
+        }
+        begun
+            .troubles
+            .iter()
+            .for_each(|trouble| self.seen.over(*trouble));
+        match fault {
+            ContainerKilled(c) | ContainerPaused(c) | ContainerRenamed(c) => {
+                self.turned(c, from).await
+            }
+            EngineRestarted | EngineKilled => {
+                for container in 0..CONTAINERS {
+                    if self.life(container).await.is_none() {
+                        let from = self.seen.now();
+                        self.containers[container].start().await;
+                        self.turned(container, from).await;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn is_troubled(&self, what: What) -> bool {
+        let now = self.seen.now();
+        self.seen.with(|seen| {
+            let mut troubles = seen.troubles.iter();
+            troubles.any(|trouble| trouble.what == what && trouble.span.to > now)
+        })
+    }
+
+    /// The member that leads, if one of them answers and says so.
+    async fn leader(&self) -> Option<usize> {
+        for member in &self.cluster.members {
+            let status = timeout(secs(1), member.client().maintenance_client().status()).await;
+            if let Ok(Ok(status)) = status
+                && let Some(leader) = self.member_ids.iter().position(|id| *id == status.leader())
+            {
+                return Some(leader);
+            }
+        }
+        None
+    }
+}
+
+async fn answers(client: &Client) -> bool {
+    let mut client = client.kv_client();
+    matches!(
+        timeout(secs(1), client.get("answers?", None)).await,
+        Ok(Ok(_))
+    )
+}
+
+async fn done<T>(call: impl Future<Output = Result<T, Error>>) -> T {
+    let answer = timeout(secs(10), call).await;
+    answer
+        .expect("a healthy etcd answers")
+        .expect("a healthy etcd does as it is told")
+}
+
+async fn alarm(client: Client, action: AlarmAction, member: u64) -> Result<(), Error> {
+    let mut options = AlarmOptions::new();
+    options.with_member(member);
+    let mut client = client.maintenance_client();
+    client
+        .alarm(action, AlarmType::Nospace, Some(options))
+        .await
+        .map(drop)
+}

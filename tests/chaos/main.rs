@@ -1,0 +1,159 @@
+//! `make chaos`: everything real, everything wrong, in an order that a seed decides; and then the
+//! promises, held against the whole record. `SEED` and `MINUTES` are environment variables.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    unused_imports
+)]
+
+mod agent;
+mod checker;
+mod excuses;
+mod faults;
+#[path = "../real/harness/mod.rs"]
+mod harness;
+mod record;
+mod schedule;
+mod spans;
+mod stage;
+mod watchers;
+
+use crate::harness::{Engine, eventually, secs};
+use crate::schedule::{Fault, Round, Step, round};
+use crate::spans::Ms;
+use crate::stage::Stage;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// After the last fault of a round: the longest recovery, and a calm.
+const REST: Duration = Duration::from_secs(9);
+
+#[tokio::main(worker_threads = 2)]
+async fn main() {
+    let seed = number("SEED", fastrand::u64(..1_000_000));
+    let minutes = number("MINUTES", 3);
+    println!("chaos: SEED={seed} MINUTES={minutes}");
+    let engine = Engine::start().await;
+    let mut stage = Stage::set(&engine).await;
+    let faults = play(&mut stage, seed, minutes).await;
+
+    let record = stage.record();
+    let report = checker::check(&record);
+    let answers = stage.seen.with(|seen| seen.answers);
+    let seconds = record.end / 1000;
+    println!(
+        "\nseed {seed}, {seconds} s, {} changes in etcd, {answers} answers to clients",
+        record.events.len()
+    );
+    println!("\nfaults injected: {}", faults.values().sum::<usize>());
+    for (fault, times) in &faults {
+        println!("  {times:4} {fault}");
+    }
+    println!("\nnumbers: the longest, and how many");
+    for (what, (longest, count)) in &report.numbers {
+        println!("  {longest:7} ms {count:6}  {what}");
+    }
+    println!("\nviolations: {}", report.violations.len());
+    for (promise, at, what) in &report.violations {
+        println!(
+            "  promise {promise}, after {:.3} s: {what}",
+            *at as f64 / 1000.0
+        );
+    }
+    let failed = !report.violations.is_empty();
+    if failed || std::env::var_os("CHAOS_LOGS").is_some() {
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{seed}"));
+        std::fs::create_dir_all(&directory).expect("no directory can be made");
+        stage.write_logs(&directory);
+        println!("the logs: {}", directory.display());
+    }
+    leave(stage).await;
+    drop(engine);
+    std::process::exit(i32::from(failed));
+}
+
+fn number(variable: &str, otherwise: u64) -> u64 {
+    match std::env::var(variable) {
+        Ok(text) if !text.is_empty() => text.parse().expect("SEED and MINUTES are numbers"),
+        _ => otherwise,
+    }
+}
+
+/// One round after the other, until the time is up. Returns how often each fault was injected.
+async fn play(stage: &mut Stage<'_>, seed: u64, minutes: u64) -> BTreeMap<String, usize> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut faults = BTreeMap::new();
+    sleep(REST).await;
+    while stage.seen.now() < (minutes * 60_000) as Ms {
+        let round = round(&mut random);
+        play_round(stage, &round, &mut faults).await;
+        let what = "every trouble ends";
+        eventually(secs(60), what, async || !stage.seen.troubled()).await;
+        if round.rest {
+            sleep(REST).await;
+        }
+    }
+    sleep(REST).await;
+    faults
+}
+
+async fn play_round(stage: &mut Stage<'_>, round: &Round, faults: &mut BTreeMap<String, usize>) {
+    let began = stage.seen.now();
+    let mut moments: Vec<(Ms, bool, &Step)> = Vec::new();
+    for step in &round.steps {
+        moments.push((step.at, false, step));
+        moments.push((step.at + step.lasts.max(1), true, step));
+    }
+    moments.sort_by_key(|(at, ..)| *at);
+    let mut begun = Vec::new();
+    for (at, is_end, step) in moments {
+        let wait = (began + at - stage.seen.now()).max(0);
+        sleep(Duration::from_millis(wait as u64)).await;
+        let seconds = stage.seen.now() as f64 / 1000.0;
+        if !is_end {
+            if let Some(undo) = stage.begin(step.fault).await {
+                println!("{seconds:8.3} {:?} for {} ms", step.fault, step.lasts);
+                *faults.entry(title(step.fault)).or_default() += 1;
+                begun.push((step.fault, undo));
+            }
+        } else if let Some(place) = begun.iter().position(|(fault, _)| *fault == step.fault) {
+            let (fault, undo) = begun.remove(place);
+            stage.end(fault, undo).await;
+            println!("{seconds:8.3}   over: {fault:?}");
+        }
+    }
+}
+
+/// Without whom it hit.
+fn title(fault: Fault) -> String {
+    match fault {
+        Fault::Wire(.., wire) => format!("one wire to etcd: {}", word(&wire)),
+        Fault::Wires(_, wire) => format!("all wires to etcd: {}", word(&wire)),
+        Fault::DockerWire(_, wire) => format!("the wire to Docker: {}", word(&wire)),
+        fault => word(&fault),
+    }
+}
+
+fn word(thing: &impl std::fmt::Debug) -> String {
+    let text = format!("{thing:?}");
+    text.split('(').next().unwrap_or_default().to_owned()
+}
+
+/// The sixth promise: with everything well, whoever is asked to stop takes its key away first.
+async fn leave(mut stage: Stage<'_>) {
+    for sidekick in stage.sidekicks.iter_mut().flatten() {
+        sidekick.leaves().await;
+    }
+    let left = stage.cluster.members[0].keys().await;
+    assert!(
+        left.iter().all(|key| !key.starts_with("/services/")),
+        "left behind: {left:?}"
+    );
+}

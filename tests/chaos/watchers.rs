@@ -1,0 +1,257 @@
+//! Those who only look: at etcd's history, at HAProxy, at the clients' connections, at the clock.
+
+use crate::record::{Cut, Event, Put, Sample, Trouble, What};
+use crate::spans::{Ms, Span};
+use etcd_client::{Client, EventType, WatchOptions};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::process::Command;
+use tokio::time::{sleep, timeout};
+
+/// What has been seen so far, for all watchers together.
+#[derive(Clone)]
+pub struct Seen {
+    began: Instant,
+    inner: Arc<Mutex<Inner>>,
+}
+
+/// See [`Seen`].
+#[derive(Default)]
+pub struct Inner {
+    /// By revision and key: each member tells each event, and the first to tell counts.
+    pub events: BTreeMap<(i64, String), Event>,
+    pub troubles: Vec<Trouble>,
+    pub samples: Vec<Sample>,
+    pub cuts: Vec<Cut>,
+    pub refused: Vec<(Ms, String)>,
+    /// Answers that clients got by way of HAProxy.
+    pub answers: usize,
+}
+
+impl Seen {
+    /// The clock starts now.
+    pub fn new() -> Seen {
+        Seen {
+            began: Instant::now(),
+            inner: Arc::default(),
+        }
+    }
+
+    /// Milliseconds since the run began.
+    pub fn now(&self) -> Ms {
+        i64::try_from(self.began.elapsed().as_millis()).expect("a run is short")
+    }
+
+    /// With everything that was seen.
+    pub fn with<T>(&self, f: impl FnOnce(&mut Inner) -> T) -> T {
+        f(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A trouble begins; it goes on until [`Seen::over`] is told this number.
+    pub fn trouble(&self, what: What, from: Ms) -> usize {
+        self.with(|seen| {
+            let span = Span::new(from, Ms::MAX / 2);
+            seen.troubles.push(Trouble { span, what });
+            seen.troubles.len() - 1
+        })
+    }
+
+    /// A trouble is over.
+    pub fn over(&self, trouble: usize) {
+        let now = self.now();
+        self.with(|seen| seen.troubles[trouble].span.to = now + 1);
+    }
+
+    /// Whether any trouble goes on.
+    pub fn troubled(&self) -> bool {
+        self.with(|seen| seen.troubles.iter().any(|t| t.span.to == Ms::MAX / 2))
+    }
+}
+
+/// Records every change of every key, by way of one member; again from there when that is back.
+pub async fn history(seen: Seen, client: Client) {
+    let mut next = 1;
+    loop {
+        let options = WatchOptions::new()
+            .with_all_keys()
+            .with_start_revision(next);
+        if let Ok(mut stream) = client.watch_client().watch("", Some(options)).await {
+            while let Ok(Some(answer)) = stream.message().await {
+                if answer.canceled() {
+                    next = next.max(answer.compact_revision());
+                    break;
+                }
+                let at = seen.now();
+                for event in answer.events() {
+                    let Some(kv) = event.kv() else { continue };
+                    next = kv.mod_revision() + 1;
+                    let key = String::from_utf8_lossy(kv.key()).into_owned();
+                    let put = (event.event_type() == EventType::Put).then(|| Put {
+                        value: String::from_utf8_lossy(kv.value()).into_owned(),
+                        lease: kv.lease(),
+                        version: kv.version(),
+                    });
+                    let revision = kv.mod_revision();
+                    let new = Event {
+                        at,
+                        revision,
+                        key: key.clone(),
+                        put,
+                    };
+                    seen.with(|seen| {
+                        seen.events.entry((revision, key)).or_insert(new);
+                    });
+                }
+            }
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Notices when nothing of this process ran for a while.
+pub async fn stalls(seen: Seen) {
+    const TICK: Ms = 50;
+    const TOO_LONG: Ms = 300;
+    let mut last = seen.now();
+    loop {
+        sleep(Duration::from_millis(TICK as u64)).await;
+        let now = seen.now();
+        if now - last > TOO_LONG {
+            let span = Span::new(last, now);
+            seen.with(|seen| {
+                seen.troubles.push(Trouble {
+                    span,
+                    what: What::Stall,
+                })
+            });
+        }
+        last = now;
+    }
+}
+
+/// Looks at what HAProxy serves four times a second, and lets HAProxy check each new file.
+pub async fn haproxy(seen: Seen, socket: PathBuf, file: PathBuf) {
+    let mut checked = String::new();
+    loop {
+        let at = seen.now();
+        let text = ask(&socket, "@1 show servers state").await;
+        let servers = text
+            .filter(|text| text.contains("srv_name"))
+            .map(|text| servers(&text));
+        seen.with(|seen| seen.samples.push(Sample { at, servers }));
+        let now = std::fs::read_to_string(&file).unwrap_or_default();
+        if now != checked {
+            if let Err(why) = boots(&now, &file).await {
+                seen.with(|seen| seen.refused.push((at, why)));
+            }
+            checked = now;
+        }
+        sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// One line to HAProxy's master; nothing where it doesn't answer.
+pub async fn ask(socket: &Path, line: &str) -> Option<String> {
+    let ask = async {
+        let mut stream = UnixStream::connect(socket).await.ok()?;
+        stream
+            .write_all(format!("{line}\n").as_bytes())
+            .await
+            .ok()?;
+        stream.shutdown().await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        Some(answer)
+    };
+    timeout(Duration::from_secs(1), ask).await.ok().flatten()
+}
+
+/// `service/server` → port, with a word where it isn't up for use.
+fn servers(text: &str) -> BTreeMap<String, String> {
+    let rows = text
+        .lines()
+        .skip(2)
+        .map(|line| line.split(' ').collect::<Vec<_>>());
+    let servers = rows.filter(|row| row.len() > 18).map(|row| {
+        let admin = match row[6] {
+            "0" => "",
+            "8" => " drain",
+            _ => " maint",
+        };
+        (
+            format!("{}/{}", row[1], row[3]),
+            format!("{}{admin}", row[18]),
+        )
+    });
+    servers.collect()
+}
+
+/// Whether HAProxy takes this text: a copy of its own, for the file may change meanwhile.
+async fn boots(text: &str, file: &Path) -> Result<(), String> {
+    let copy = file.with_extension("checked");
+    std::fs::write(&copy, text).map_err(|error| error.to_string())?;
+    let check = Command::new("/usr/sbin/haproxy")
+        .arg("-c")
+        .arg("-f")
+        .arg(&copy)
+        .output();
+    let check = check.await.map_err(|error| error.to_string())?;
+    if check.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&check.stderr).into_owned())
+    }
+}
+
+/// A client that dials a service, asks who answers, and holds on to the connection while it lasts.
+pub async fn client(seen: Seen, service: &'static str, port: u16) {
+    loop {
+        let dialled = timeout(Duration::from_secs(2), dial(port)).await;
+        if let Ok(Some((mut stream, container))) = dialled {
+            let mut well = seen.now();
+            while timeout(Duration::from_secs(3), ping(&mut stream)).await == Ok(Some(())) {
+                well = seen.now();
+                seen.with(|seen| seen.answers += 1);
+                sleep(Duration::from_millis(200)).await;
+            }
+            let span = Span::new(well, seen.now());
+            let service = service.to_owned();
+            seen.with(|seen| {
+                seen.cuts.push(Cut {
+                    span,
+                    service,
+                    container,
+                })
+            });
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Each Redis is told its number in the name of its pid file.
+async fn dial(port: u16) -> Option<(BufReader<TcpStream>, usize)> {
+    let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await.ok()?);
+    stream
+        .get_mut()
+        .write_all(b"CONFIG GET pidfile\r\n")
+        .await
+        .ok()?;
+    let mut line = String::new();
+    while !line.starts_with("/c") {
+        line.clear();
+        stream.read_line(&mut line).await.ok().filter(|n| *n > 0)?;
+    }
+    let number = line.trim().strip_prefix("/c")?.strip_suffix(".pid")?;
+    Some((stream, number.parse().ok()?))
+}
+
+async fn ping(stream: &mut BufReader<TcpStream>) -> Option<()> {
+    stream.get_mut().write_all(b"PING\r\n").await.ok()?;
+    let mut line = String::new();
+    stream.read_line(&mut line).await.ok()?;
+    (line == "+PONG\r\n").then_some(())
+}

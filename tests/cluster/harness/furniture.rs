@@ -1,0 +1,165 @@
+//! Which machines there are, and what lies on each besides Debian.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::images::Parts;
+use super::machine::Role;
+use super::patience::secs;
+
+/// Short, so that waiting for it takes no minute. etcd's least is 1.5 election timeouts, 2 s.
+pub const TTL: Duration = secs(10);
+const INTERVAL: &str = "7s";
+
+/// So little that a scenario can fill it: the third member's disk.
+const SMALL_DISK: u64 = 16 << 20;
+
+/// By name, address and role: role=services, role=worker, and the third kind. etcd1 has a Docker Engine to be Swarm's manager with.
+pub const MACHINES: [(&str, &str, Role); 6] = [
+    (
+        "etcd1",
+        "10.77.0.11",
+        Role {
+            units: &[
+                "etcd.service",
+                "docker.service",
+                "docker.socket",
+                "containerd.service",
+            ],
+        },
+    ),
+    (
+        "etcd2",
+        "10.77.0.12",
+        Role {
+            units: &["etcd.service"],
+        },
+    ),
+    (
+        "etcd3",
+        "10.77.0.13",
+        Role {
+            units: &["etcd.service"],
+        },
+    ),
+    (
+        "worker1",
+        "10.77.0.21",
+        Role {
+            units: &["docker.service", "docker.socket", "containerd.service"],
+        },
+    ),
+    (
+        "worker2",
+        "10.77.0.22",
+        Role {
+            units: &["docker.service", "docker.socket", "containerd.service"],
+        },
+    ),
+    (
+        "haproxy",
+        "10.77.0.31",
+        Role {
+            units: &["haproxy.service"],
+        },
+    ),
+];
+
+/// The settings, written where [`files`] finds them.
+pub fn write_files(directory: &Path) {
+    let write = |name: &str, text: String| {
+        std::fs::write(directory.join(name), text).expect("a file can be written")
+    };
+    let members = &MACHINES[..3];
+    let urls = members
+        .iter()
+        .map(|(name, _, _)| format!("http://{name}:2379"));
+    let ttl = TTL.as_secs();
+    write(
+        "sidekick",
+        format!(
+            "ETCDCTL_ENDPOINTS={}\nSIDEKICK_TTL={ttl}s\nSIDEKICK_INTERVAL={INTERVAL}\nSIDEKICK_BIND=redis=:80\n",
+            urls.collect::<Vec<_>>().join(",")
+        ),
+    );
+    let peers = members
+        .iter()
+        .map(|(name, address, _)| format!("{name}=http://{address}:2380"));
+    let peers = peers.collect::<Vec<_>>().join(",");
+    for (name, address, _) in members {
+        let quota = if *name == "etcd3" { SMALL_DISK } else { 0 };
+        write(
+            &format!("etcd-{name}"),
+            format!(
+                "ETCD_NAME={name}\n\
+                 ETCD_LISTEN_PEER_URLS=http://{address}:2380\n\
+                 ETCD_INITIAL_ADVERTISE_PEER_URLS=http://{address}:2380\n\
+                 ETCD_LISTEN_CLIENT_URLS=http://0.0.0.0:2379\n\
+                 ETCD_ADVERTISE_CLIENT_URLS=http://{name}:2379\n\
+                 ETCD_INITIAL_CLUSTER={peers}\n\
+                 ETCD_QUOTA_BACKEND_BYTES={quota}\n"
+            ),
+        );
+    }
+    // Debian's restarts what was killed; here that stays dead until somebody starts it.
+    write("etcd-stays-dead", "[Service]\nRestart=no\n".to_owned());
+    write(
+        "settings.yml",
+        format!(
+            "version: '3.8'\nservices: {{sidekick: {{environment: {{SIDEKICK_TTL: {ttl}s, SIDEKICK_INTERVAL: {INTERVAL}}}}}}}\n"
+        ),
+    );
+    write("attached", drop_in_of_the_agent());
+}
+
+/// The drop-in for Debian's haproxy.service, as the comment in the unit shows it.
+fn drop_in_of_the_agent() -> String {
+    let unit =
+        std::fs::read_to_string("systemd/sidekick-agent.service").expect("the unit is there");
+    let comment = unit.lines().take_while(|line| line.starts_with('#'));
+    let indented = comment.filter_map(|line| line.strip_prefix("#   "));
+    indented
+        .skip_while(|line| !line.starts_with('['))
+        .fold(String::new(), |text, line| text + line + "\n")
+}
+
+/// What lies on a machine besides Debian, by its path there.
+pub fn files(parts: &Parts, directory: &Path, name: &str) -> Vec<(&'static str, PathBuf)> {
+    let written = |name: &str| directory.join(name);
+    let mut files = vec![
+        ("machine-init", "scripts/machine-init".into()),
+        ("usr/local/bin/sidekick", parts.sidekick.clone()),
+        ("etc/default/sidekick", written("sidekick")),
+        (
+            "etc/systemd/system/redis@.service",
+            "systemd/redis@.service".into(),
+        ),
+        (
+            "etc/systemd/system/redis-discovery@.service",
+            "systemd/redis-discovery@.service".into(),
+        ),
+        (
+            "etc/systemd/system/sidekick.service",
+            "systemd/sidekick.service".into(),
+        ),
+        (
+            "etc/systemd/system/sidekick-agent.service",
+            "systemd/sidekick-agent.service".into(),
+        ),
+    ];
+    if name.starts_with("etcd") {
+        files.push(("etc/default/etcd", written(&format!("etcd-{name}"))));
+        files.push((
+            "etc/systemd/system/etcd.service.d/stays-dead.conf",
+            written("etcd-stays-dead"),
+        ));
+    }
+    if name == "haproxy" {
+        files.push(("usr/local/bin/worker", parts.worker.clone()));
+        files.push((
+            "etc/systemd/system/sidekick-agent.service.d/override.conf",
+            written("attached"),
+        ));
+    }
+    files
+}

@@ -1,0 +1,141 @@
+//! Docker Swarm in fleet's place: it decides where Redis runs, `sidekick announce --all` on each worker tells etcd.
+
+use std::path::Path;
+use std::time::{Instant, SystemTime};
+
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::harness::{Cluster, Machine, SOON, deadline, secs};
+
+/// Instances of redis, whoever announces them.
+const REDIS: &str = "/services/redis/";
+
+/// deploy/swarm.yml on the two workers, etcd1 as the manager. The worker that runs Redis loses its power.
+pub fn swarm_moves_redis_and_its_key_follows(cluster: &Cluster) {
+    cluster.worker1.stop("redis@1");
+    let manager = &cluster.members[0];
+    form_a_swarm(cluster, manager);
+    deploy(cluster, manager);
+    let workers = [&cluster.worker1, &cluster.worker2];
+    let (key, lost) = deadline(SOON, "one of the workers announces Redis", || {
+        announced_by(cluster, &workers)
+    });
+    println!("    {key} {}", cluster.etcd.get(&key).unwrap_or_default());
+    bar(cluster, Instant::now());
+
+    let (off, off_at) = (Instant::now(), SystemTime::now());
+    lost.power_off();
+    let other = workers[usize::from(lost.name == workers[0].name)];
+    let state = [
+        "docker",
+        "node",
+        "inspect",
+        "--format={{.Status.State}}",
+        lost.name,
+    ];
+    deadline(secs(90), "Swarm sees that it is down", || {
+        manager.run(&state) == "down"
+    });
+    let seen = off.elapsed();
+    let (key, _) = deadline(SOON, "the other worker announces Redis", || {
+        announced_by(cluster, &[other])
+    });
+    let since = member(&cluster.etcd.get(&key).unwrap_or_default(), "since");
+    let started = OffsetDateTime::parse(&since, &Rfc3339).expect("since is a time")
+        - OffsetDateTime::from(off_at);
+    let put = cluster.history_of(&key, 0)[0].instant - off;
+    bar(cluster, Instant::now());
+    println!(
+        "    {} lost its power; Swarm noticed after {:.1} s and had Redis on {} after {:.2} s, its key was there after \
+         {:.2} s; worker without bar for {:.1} s",
+        lost.name,
+        seen.as_secs_f32(),
+        other.name,
+        started.as_seconds_f32(),
+        put.as_secs_f32(),
+        cluster.worker().longest_without_bar(off).as_secs_f32(),
+    );
+    deadline(SOON, "the lost worker's key is gone", || {
+        cluster.etcd.keys(REDIS) == [key.as_str()]
+    });
+
+    lost.power_on();
+    disband(cluster, manager);
+    deadline(SOON, "no key is left", || {
+        cluster.etcd.keys(REDIS).is_empty()
+    });
+    cluster.worker1.start("redis@1");
+}
+
+/// The heartbeat is Swarm's 5 s unless told otherwise; a node that missed three is down.
+fn form_a_swarm(cluster: &Cluster, manager: &Machine) {
+    let advertised = format!("--advertise-addr={}", manager.address);
+    manager.run(&[
+        "docker",
+        "swarm",
+        "init",
+        &advertised,
+        "--dispatcher-heartbeat=1s",
+    ]);
+    let token = manager.run(&["docker", "swarm", "join-token", "--quiet", "worker"]);
+    let address = format!("{}:2377", manager.address);
+    for worker in [&cluster.worker1, &cluster.worker2] {
+        worker.load_image(&cluster.sidekick_image());
+        worker.run(&["docker", "swarm", "join", "--token", &token, &address]);
+        manager.run(&[
+            "docker",
+            "node",
+            "update",
+            "--label-add=role=worker",
+            worker.name,
+        ]);
+    }
+}
+
+/// As its comment says, with a TTL that no test has to wait a minute for.
+fn deploy(cluster: &Cluster, manager: &Machine) {
+    manager.copy_in(Path::new("deploy/swarm.yml"), "/root/swarm.yml");
+    manager.copy_in(&cluster.swarm_settings(), "/root/settings.yml");
+    let endpoints = format!("ETCDCTL_ENDPOINTS={}", cluster.endpoints().join(","));
+    let stack = ["docker", "stack", "deploy", "--resolve-image=never"];
+    let files = [
+        "--compose-file=/root/swarm.yml",
+        "--compose-file=/root/settings.yml",
+        "redis",
+    ];
+    manager.run(&[&["env", &endpoints], &stack[..], &files].concat());
+}
+
+fn disband(cluster: &Cluster, manager: &Machine) {
+    manager.run(&["docker", "stack", "rm", "redis"]);
+    for worker in [&cluster.worker1, &cluster.worker2] {
+        deadline(SOON, "its containers are gone", || {
+            worker.run(&["docker", "ps", "--quiet"]).is_empty()
+        });
+        worker.run(&["docker", "swarm", "leave", "--force"]);
+    }
+    manager.run(&["docker", "swarm", "leave", "--force"]);
+}
+
+/// A key of Redis, and the one of these machines that it names.
+fn announced_by<'m>(cluster: &Cluster, machines: &[&'m Machine]) -> Option<(String, &'m Machine)> {
+    cluster.etcd.keys(REDIS).into_iter().find_map(|key| {
+        let host = member(&cluster.etcd.get(&key)?, "host");
+        let machine = machines.iter().find(|machine| machine.name == host)?;
+        Some((key, *machine))
+    })
+}
+
+#[track_caller]
+fn bar(cluster: &Cluster, since: Instant) {
+    deadline(SOON, "the worker prints bar", || {
+        cluster.worker().bar_since(since)
+    });
+}
+
+fn member(value: &str, name: &str) -> String {
+    let value: Value = serde_json::from_str(value).unwrap_or_default();
+    value[name].as_str().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,166 @@
+//! What comes from Docker is late, cut, or nothing that anybody ever heard of.
+
+use crate::harness::{Engine, KEY, Proxy, Scene, Wire, eventually, millis, never_for, secs};
+
+#[tokio::test]
+async fn an_event_cut_in_the_middle_of_its_json_costs_nothing() {
+    let (scene, proxy) = wired(None).await;
+    let before = scene.etcd.get(KEY).await;
+
+    proxy.set(Wire::CutEvent);
+    scene.redis.hang_up().await;
+    scene.sidekick.logs("Docker unreachable").await;
+    proxy.pass();
+    scene.sidekick.logs("Docker answers again").await;
+
+    assert_eq!(scene.etcd.get(KEY).await, before);
+    scene.redis.kill().await;
+    scene.is_withdrawn().await;
+}
+
+#[tokio::test]
+async fn a_death_whose_event_was_cut_is_found_out() {
+    let (scene, proxy) = wired(None).await;
+    proxy.set(Wire::CutEvent);
+    scene.redis.kill().await;
+    scene.is_withdrawn().await;
+}
+
+#[tokio::test]
+async fn an_event_that_nobody_knows_changes_nothing() {
+    let (scene, proxy) = wired(None).await;
+    let before = scene.etcd.get(KEY).await;
+
+    proxy.set(Wire::StrangeEvent);
+    scene.redis.hang_up().await;
+    never_for(secs(2), "the key changes", async || {
+        scene.etcd.get(KEY).await != before
+    })
+    .await;
+
+    scene.redis.kill().await;
+    scene.is_withdrawn().await;
+}
+
+#[tokio::test]
+async fn a_state_that_nobody_knows_is_no_state_to_announce() {
+    let (scene, proxy) = wired(Some("2s")).await;
+
+    proxy.set(Wire::StrangeState);
+    scene.redis.hang_up().await;
+    scene.is_withdrawn().await;
+
+    proxy.pass();
+    scene.redis.hang_up().await;
+    scene.is_announced().await;
+}
+
+#[tokio::test]
+async fn an_engine_that_answers_500_is_an_engine_that_cannot_be_asked() {
+    let (scene, proxy) = wired(Some("4s")).await;
+    let before = scene.etcd.get(KEY).await;
+
+    proxy.set(Wire::Status500);
+    scene.redis.hang_up().await;
+    never_for(secs(2), "the key changes", async || {
+        scene.etcd.get(KEY).await != before
+    })
+    .await;
+    scene.is_withdrawn().await;
+
+    proxy.pass();
+    scene.is_announced().await;
+}
+
+#[tokio::test]
+async fn answers_that_take_20_s_are_no_word_on_the_container() {
+    let (mut scene, proxy) = wired(None).await;
+    let before = scene.etcd.get(KEY).await;
+
+    proxy.set(Wire::SlowRequests(secs(20)));
+    scene.redis.hang_up().await;
+    never_for(secs(12), "the key changes, or sidekick exits", async || {
+        !scene.sidekick.is_up() || scene.etcd.get(KEY).await != before
+    })
+    .await;
+    scene.sidekick.logs("Docker can't be asked").await;
+
+    scene.redis.kill().await;
+    proxy.pass();
+    // The question that is under way may wait for its deadline; the next one is answered.
+    let gone = async || scene.etcd.get(KEY).await.is_none();
+    eventually(secs(15), "the key goes", gone).await;
+}
+
+#[tokio::test]
+async fn a_death_behind_a_black_hole_is_found_out_when_it_closes() {
+    for hole in [Wire::BlackHole, Wire::MuteServer, Wire::DeafServer] {
+        let (scene, proxy) = wired(None).await;
+        let before = scene.etcd.get(KEY).await;
+        proxy.set(hole);
+        // One way is enough for the event to pass, where it is the other one that is cut.
+        if hole != Wire::DeafServer {
+            scene.redis.kill().await;
+            never_for(secs(1), "the key changes", async || {
+                scene.etcd.get(KEY).await != before
+            })
+            .await;
+            proxy.pass();
+        } else {
+            scene.redis.kill().await;
+        }
+        scene.is_withdrawn().await;
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_says_one_byte_at_a_time_is_understood() {
+    let (mut scene, proxy) = wired(None).await;
+    scene.sidekick.kill9().await;
+    scene.redis.restart().await;
+    proxy.set(Wire::Trickle);
+    let at = proxy.url();
+    scene.sidekick = scene.announce_again(|announce| announce.option("--docker-host", &at));
+
+    assert_ne!(scene.is_announced().await.since, scene.value.since);
+    scene.redis.kill().await;
+    scene.is_withdrawn().await;
+}
+
+#[tokio::test]
+async fn an_engine_that_drops_resets_refuses_or_dawdles_is_asked_again() {
+    for wire in [
+        Wire::DropAfter(3000),
+        Wire::Reset,
+        Wire::Refuse,
+        Wire::Delay(millis(300)),
+    ] {
+        let (scene, proxy) = wired(None).await;
+        let before = scene.etcd.get(KEY).await;
+        proxy.set(wire);
+        scene.redis.hang_up().await;
+        never_for(secs(1), "the key changes", async || {
+            scene.etcd.get(KEY).await != before
+        })
+        .await;
+        proxy.pass();
+        scene.redis.kill().await;
+        scene.is_withdrawn().await;
+    }
+}
+
+/// An announced container, and the wire between its sidekick and the engine.
+async fn wired(grace: Option<&str>) -> (Scene<'static>, Proxy) {
+    let engine = Engine::shared().await;
+    let proxy = Proxy::before_engine(&engine.host()).await;
+    let at = proxy.url();
+    let scene = Scene::announced_with(|announce| {
+        let announce = announce.option("--docker-host", &at);
+        match grace {
+            Some(grace) => announce.option("--docker-grace", grace),
+            None => announce,
+        }
+    })
+    .await;
+    (scene, proxy)
+}
