@@ -410,7 +410,7 @@ fn the_status_counts_the_containers_that_run_and_names_some_that_are_not_announc
     assert_eq!(said(&all, &["a@worker-1"]), "announcing 1 container");
     assert_eq!(
         said(&all, &[]),
-        "announcing 0 of 1 containers; a: a@worker-1 is about to be put"
+        "announcing 0 of 1 containers; a@worker-1 is about to be put"
     );
     all.extend([
         named("b", State::Paused, "web"),
