@@ -127,6 +127,8 @@
 //!   for ever (found by the simulation, seed 2684).
 //! - Of two sidekicks on the same container the overtaken one stands by; by rule 3 alone ("same
 //!   container: take over") they would overwrite each other for ever.
+//! - `--etcd-user U:P` is refused on the command line: whoever lists processes would read the password.
+//!   It comes from a file or from the environment.
 
 pub mod agent;
 pub mod announce;
