@@ -419,7 +419,7 @@ async fn a_service_that_etcd_gives_no_right_to_does_not_hold_up_the_others() {
         .docker(engine)
         .host(HOST);
     let user = format!("{}:{}", Login::NAME, Login::PASSWORD);
-    let sidekick = announce.option("--etcd-user", &user).spawn();
+    let sidekick = announce.environment("ETCDCTL_USER", &user).spawn();
     let key = |redis: &Container<'_>| format!("/services/{service}/{}@{HOST}", redis.name());
     let shows = async |redis: &Container<'_>| {
         let value = redis.at(HOST, redis.host_port("6379/tcp").await).await;

@@ -99,9 +99,10 @@ async fn a_socket_proxy_that_refuses_info_is_done_without() {
 
 #[tokio::test]
 async fn a_socket_proxy_that_ends_silent_streams_costs_neither_a_write_nor_a_log() {
-    let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
-    let proxy = SocketProxy::impatient(engine).await;
-    let redis = published(engine).await;
+    // An engine of its own: on the shared one the other tests' events keep the stream from falling silent.
+    let (engine, etcd) = tokio::join!(Engine::start(), Etcd::start());
+    let proxy = SocketProxy::impatient(&engine).await;
+    let redis = published(&engine).await;
     let sidekick = Sidekick::announce(redis.name(), KEY)
         .etcd(&etcd)
         .option("--docker-host", &proxy.host())
@@ -298,7 +299,7 @@ async fn live_and_die_behind(proxy: &SocketProxy, engine: &'static Engine, etcd:
     sidekick.leaves().await;
 }
 
-async fn published(engine: &'static Engine) -> Container<'static> {
+async fn published(engine: &Engine) -> Container<'_> {
     let name = engine.name("redis1");
     engine.container(&name).publish("6379").run().await
 }
