@@ -96,13 +96,13 @@ fn form_a_swarm(cluster: &Cluster, manager: &Machine) {
 
 /// As its comment says, with a TTL that no test has to wait a minute for.
 fn deploy(cluster: &Cluster, manager: &Machine) {
-    manager.copy_in(Path::new("deploy/swarm.yml"), "/root/swarm.yml");
-    manager.copy_in(&cluster.swarm_settings(), "/root/settings.yml");
+    manager.copy_in(Path::new("deploy/swarm.yml"), "/srv/swarm.yml");
+    manager.copy_in(&cluster.swarm_settings(), "/srv/settings.yml");
     let endpoints = format!("ETCDCTL_ENDPOINTS={}", cluster.endpoints().join(","));
     let stack = ["docker", "stack", "deploy", "--resolve-image=never"];
     let files = [
-        "--compose-file=/root/swarm.yml",
-        "--compose-file=/root/settings.yml",
+        "--compose-file=/srv/swarm.yml",
+        "--compose-file=/srv/settings.yml",
         "redis",
     ];
     manager.run(&[&["env", &endpoints], &stack[..], &files].concat());
