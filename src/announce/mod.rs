@@ -18,8 +18,10 @@ mod slot;
 pub mod status;
 pub mod watcher;
 
+use crate::backoff::Outage;
 use crate::clock::{Moment, now};
 use crate::config::AnnounceConfig;
+use crate::endpoint::Key;
 use crate::etcd::members::Members;
 use crate::etcd::watch::follow;
 use crate::shutdown::Shutdown;
@@ -92,6 +94,8 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
         standings,
         judged: BTreeMap::new(),
         outranked: BTreeMap::new(),
+        told: BTreeMap::new(),
+        keeping: Outage::default(),
         systemd,
     };
     announcer.systemd.ready();
@@ -128,6 +132,10 @@ struct Announcer {
     lost: watch::Receiver<Option<Moment>>,
     judged: BTreeMap<String, Judged>,
     outranked: Outranked,
+    /// What the log said last of each container at each key.
+    told: BTreeMap<(String, Key), Verdict>,
+    /// Since when something is kept only because Docker can't be asked, as far as the log is concerned.
+    keeping: Outage,
     systemd: Systemd,
 }
 
@@ -194,9 +202,13 @@ impl Announcer {
         let settlement = settle(&self.judged, &self.wishes.borrow());
         let outranked = std::mem::replace(&mut self.outranked, settlement.outranked);
         for (id, old) in before {
-            self.log(&id, old.as_ref());
+            self.log(&id, old.as_ref(), now);
         }
-        self.log_ranks(&outranked);
+        self.log_ranks(&outranked, now);
+        let kept = |judged: &Judged| judged.claims.iter().any(|claim| is_kept(&claim.verdict));
+        if !self.judged.values().any(kept) {
+            self.keeping.recovered(now);
+        }
         self.wishes.send_if_modified(|old| {
             let changed = *old != settlement.wishes;
             *old = settlement.wishes;
@@ -205,10 +217,11 @@ impl Announcer {
     }
 
     /// Each verdict is told once.
-    fn log(&self, id: &str, old: Option<&Judged>) {
+    fn log(&mut self, id: &str, old: Option<&Judged>, now: Moment) {
         let Some(new) = self.judged.get(id) else {
             let name = old.map(|old| &old.name);
             info!(container = name, "the container is gone");
+            self.told.retain(|(of, _), _| of != id);
             return;
         };
         if let Some(reason) = &new.refused
@@ -216,19 +229,19 @@ impl Announcer {
         {
             warn!(container = new.name, "not announcing: {reason}");
         }
-        for claim in &new.claims {
-            let before = old.and_then(|old| old.claims.iter().find(|c| c.key == claim.key));
-            let outranked = self
-                .outranked
-                .contains_key(&(id.to_owned(), claim.key.clone()));
-            if !outranked && before.map(|before| &before.verdict) != Some(&claim.verdict) {
-                self.log_claim(claim);
+        let claims = new.claims.clone();
+        self.told
+            .retain(|(of, key), _| of != id || claims.iter().any(|claim| claim.key == *key));
+        for Claim { key, verdict } in claims {
+            let at = (id.to_owned(), key);
+            if !self.outranked.contains_key(&at) {
+                self.log_claim(at, verdict, now);
             }
         }
     }
 
     /// Who has a key instead, and who has it after all.
-    fn log_ranks(&self, before: &Outranked) {
+    fn log_ranks(&mut self, before: &Outranked, now: Moment) {
         for (at @ (id, key), winner) in &self.outranked {
             if let Some(judged) = self.judged.get(id)
                 && before.get(at) != Some(winner)
@@ -236,33 +249,43 @@ impl Announcer {
                 let (key, winner) = (key.clone(), winner.clone());
                 let reason = Reason::Outranked { key, winner };
                 warn!(container = judged.name, "not announcing: {reason}");
+                self.told.remove(at);
             }
         }
-        for (id, key) in before.keys() {
+        for at @ (id, key) in before.keys() {
             let judged = self.judged.get(id);
             let claim = judged.and_then(|j| j.claims.iter().find(|claim| claim.key == *key));
-            if let Some(claim) = claim
-                && !self.outranked.contains_key(&(id.clone(), key.clone()))
+            if let Some(verdict) = claim.map(|claim| claim.verdict.clone())
+                && !self.outranked.contains_key(at)
             {
-                self.log_claim(claim);
+                self.log_claim(at.clone(), verdict, now);
             }
         }
     }
 
-    fn log_claim(&self, Claim { key, verdict }: &Claim) {
-        match verdict {
+    /// Says it if it is news. What is kept for a while is none by itself: an engine that is lost and
+    /// found again, and again, is one line at growing intervals, whatever hangs on it.
+    fn log_claim(&mut self, at: (String, Key), verdict: Verdict, now: Moment) {
+        let key = &at.1;
+        match &verdict {
+            Verdict::Keep(until) => {
+                if self.keeping.failed(now).is_some() {
+                    let grace = self.config.docker_grace.unwrap_or_default().as_secs();
+                    let long =
+                        until.map_or_else(String::new, |_| format!(" for {grace} s at most"));
+                    warn!(%key, "Docker can't be asked; keeping what is announced{long}");
+                }
+                return;
+            }
+            told if self.told.get(&at) == Some(told) => return,
             Verdict::Announce(decision) => info!(
                 %key,
                 container = decision.endpoint.container,
                 "announcing {} (address by {})", decision.endpoint, decision.host_rule
             ),
             Verdict::Withdraw(reason) => info!(%key, "not announcing: {reason}"),
-            Verdict::Keep(None) => warn!(%key, "Docker can't be asked; keeping what is announced"),
-            Verdict::Keep(Some(_)) => {
-                let grace = self.config.docker_grace.unwrap_or_default().as_secs();
-                warn!(%key, "Docker can't be asked; keeping what is announced for {grace} s at most");
-            }
         }
+        self.told.insert(at, verdict);
     }
 
     /// Returns whether all is well, so that the line need not be counted up.
@@ -285,4 +308,8 @@ impl Announcer {
         self.systemd.status(line);
         etcd_lost.is_none() && docker_lost.is_none()
     }
+}
+
+const fn is_kept(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Keep(_))
 }
