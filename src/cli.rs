@@ -256,6 +256,7 @@ pub struct ContainerArgs {
     #[arg(
         long,
         env = "DOCKER_HOST",
+        hide_env_values = true,
         default_value = DEFAULT_DOCKER_HOST,
         value_name = "URL"
     )]
@@ -274,6 +275,7 @@ pub struct EtcdArgs {
     #[arg(
         long,
         env = "ETCDCTL_ENDPOINTS",
+        hide_env_values = true,
         default_value = DEFAULT_ENDPOINTS,
         value_name = "URL,…"
     )]

@@ -184,6 +184,12 @@ fn docker(args: &ContainerArgs) -> Checked<DockerHost> {
             path => Ok(DockerHost::Unix(path.to_owned())),
         };
     }
+    if url.contains('@') {
+        return Err(wrong(
+            "--docker-host",
+            "is neither unix://PATH nor tcp://HOST:PORT, and no place for a user and a password",
+        ));
+    }
     let tls = args
         .docker_tls_verify
         .as_ref()

@@ -23,6 +23,12 @@ pub(super) fn etcd(args: &EtcdArgs) -> Checked<EtcdConfig> {
         "" => DEFAULT_ENDPOINTS,
         all => all,
     };
+    if all.contains('@') {
+        return Err(wrong(
+            OPTION,
+            "no user and no password in a URL; give --etcd-user and --etcd-password-file",
+        ));
+    }
     for text in all.split(',').map(str::trim) {
         let url = match text.split_once("://") {
             Some(_) => text.to_owned(),

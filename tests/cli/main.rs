@@ -288,6 +288,56 @@ fn no_secret_is_repeated_in_a_complaint() {
     assert!(!complaint.contains("hunter2"), "{complaint}");
 }
 
+/// A complaint goes to the journal. With a comma in it a password is in two endpoints.
+#[test]
+fn a_password_in_a_url_is_refused_and_not_repeated() {
+    for password in ["hunter2", "hun,hunter2", "http://hunter2", "hunter2@"] {
+        let login = format!("root:{password}@127.0.0.1:2379");
+        for url in [
+            &format!("http://{login}"),
+            &format!("https://{login}"),
+            &login,
+        ] {
+            let as_option = Usage::announce().with("--etcd-endpoints", url);
+            let as_variable = Usage::announce().without("--etcd-endpoints");
+            let as_variable = as_variable.environment("ETCDCTL_ENDPOINTS", url);
+            for usage in [as_option, as_variable] {
+                let complaint = usage.complains_of("--etcd-endpoints");
+                assert!(!complaint.contains("hunter2"), "{complaint}");
+            }
+        }
+        for scheme in ["tcp", "http", "https", "ssh"] {
+            let url = format!("{scheme}://{login}");
+            let as_option = Usage::announce().with("--docker-host", &url);
+            let as_variable = Usage::explain().without("--docker-host");
+            for usage in [as_option, as_variable.environment("DOCKER_HOST", &url)] {
+                let complaint = usage.complains_of("--docker-host");
+                assert!(!complaint.contains("hunter2"), "{complaint}");
+            }
+        }
+    }
+}
+
+#[test]
+fn help_shows_no_value_that_may_hold_a_password() {
+    let mut shown = Vec::new();
+    for job in ["announce", "agent", "list", "explain"] {
+        let mut usage = Usage::of(&[job, "--help"]);
+        for variable in [
+            "ETCDCTL_ENDPOINTS",
+            "ETCDCTL_USER",
+            "ETCDCTL_PASSWORD",
+            "DOCKER_HOST",
+        ] {
+            usage = usage.environment(variable, "tcp://root:hunter2@a");
+        }
+        shown.extend(usage.run().stdout);
+    }
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(shown.contains("DOCKER_HOST") && shown.contains("ETCDCTL_USER"));
+    assert!(!shown.contains("hunter2"), "{shown}");
+}
+
 #[test]
 fn a_password_on_the_command_line_is_refused() {
     for (option, value) in [
