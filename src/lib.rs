@@ -75,7 +75,7 @@
 //! | `watcher::watch` | Docker's API, `mpsc<Mark>` | `watch<Views>`: the latest word on each container | aborted at shutdown |
 //! | its event reader | Docker's /events | `mpsc<Mark>`, 1024 deep: "look again", and deaths; full: all is looked at again | with its connection |
 //! | `etcd::watch::follow` | etcd's watches, the keys of `watch<Wishes>` | `mpsc<News>`, 64 deep; more waits in etcd | aborted at shutdown |
-//! | `Registry::run` | `watch<Wishes>`, `mpsc<News>` | **the only writer to etcd**; `watch<Standings>` | last: after the lease is revoked, or 5 s |
+//! | `Registry::run` | `watch<Wishes>`, `mpsc<News>` | **the only writer to etcd**; `watch<Standings>` | last: after the lease is revoked, or 4.5 s |
 //! | `announce::run` | `watch<Views>`, `watch<Standings>` | `watch<Wishes>`; systemd | on a signal, or when a task ended that never should |
 //!
 //! # The tasks of `agent`

@@ -117,7 +117,7 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
     if registry.await? {
         info!("withdrawn");
     } else {
-        let seconds = FAREWELL.as_secs();
+        let seconds = FAREWELL.as_secs_f32();
         warn!("etcd didn't answer within {seconds} s: the key stays until its TTL ends");
     }
     Ok(())

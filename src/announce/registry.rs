@@ -20,8 +20,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-/// After a stop was asked for, etcd gets so long to take the keys away. The TTL does the rest.
-pub const FAREWELL: Duration = Duration::from_secs(5);
+/// After a stop was asked for, etcd gets so long to take the keys away. The TTL does the rest. The
+/// process is promised to be gone within 5 s.
+pub const FAREWELL: Duration = Duration::from_millis(4_500);
 
 /// An idle loop looks at the clock so often: timers stand still while the machine is suspended.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);

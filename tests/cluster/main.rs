@@ -18,6 +18,7 @@
 
 mod harness;
 mod host;
+mod login;
 mod lost;
 mod members;
 mod proxied;
@@ -38,7 +39,7 @@ macro_rules! scenarios {
     ($($room:ident::$name:ident),* $(,)?) => { &[$((stringify!($name), $room::$name as fn(&Cluster))),*] };
 }
 
-/// In this order: one machine and its units, a machine lost, a member lost, the agent, `announce --all`.
+/// In this order: one machine and its units, a machine lost, a member lost, the agent, `announce --all`, a locked etcd.
 const SCENARIOS: &[Scenario] = scenarios![
     units::understands_the_units,
     units::sidekick_pulls_in_its_redis_and_nothing_else,
@@ -58,12 +59,14 @@ const SCENARIOS: &[Scenario] = scenarios![
     members::one_member_killed,
     members::the_leader_killed,
     members::the_leader_frozen,
+    members::the_first_member_cut_off_from_its_peers,
     members::two_of_three_gone_for_30_seconds,
     members::a_members_disk_full,
     proxied::attached_to_debians_haproxy,
     proxied::attached_with_debians_own_sections,
     proxied::supervised_by_its_own_unit,
     host::one_sidekick_for_a_whole_host,
+    login::every_unit_logs_in_with_a_password_that_only_root_may_read,
     swarm::swarm_moves_redis_and_its_key_follows,
 ];
 

@@ -32,6 +32,39 @@ pub fn the_leader_frozen(cluster: &Cluster) {
     cluster.members[leader].signal("etcd", "CONT");
 }
 
+/// It still answers whoever dials it, but leads nobody and follows nobody. The announcer and the agent both dial it first.
+pub fn the_first_member_cut_off_from_its_peers(cluster: &Cluster) {
+    let (first, haproxy) = (&cluster.members[0], &cluster.haproxy);
+    let peers = |what: &str| {
+        for way in ["INPUT", "OUTPUT"] {
+            let rule = ["tcp", "-m", "multiport", "--ports", "2380", "-j", "DROP"];
+            first.run(&[&["iptables", what, way, "-p"], &rule[..]].concat());
+        }
+    };
+    cluster.worker1.systemctl("restart", "redis-discovery@1");
+    haproxy.systemctl("restart", "sidekick-agent");
+    peers("--insert");
+    cluster.etcd.leader(&[1, 2]);
+    let value = br#"{"host":"10.77.0.22","port":1}"#;
+    let put = cluster.etcd.put(PUT_MEANWHILE, value);
+    put.expect("two members of three take a put");
+    let began = Instant::now();
+    deadline(secs(5), "the agent serves what the others took", || {
+        let grep = ["grep", "-q", "meanwhile", "/etc/haproxy/haproxy.cfg"];
+        haproxy.try_run(&grep).is_ok()
+    });
+    println!(
+        "promise 7: truth of etcd, one of its members cut off from its peers: {:.3} s (limit 5 s)",
+        began.elapsed().as_secs_f32()
+    );
+    cluster.etcd.delete(PUT_MEANWHILE);
+    goes_on_without(cluster, 0, || ());
+    peers("--delete");
+}
+
+/// An instance that nobody has.
+const PUT_MEANWHILE: &str = "/services/redis/meanwhile";
+
 /// No majority, so no lease can be renewed, and none can end. What a reader sees then is silence, not a gap.
 pub fn two_of_three_gone_for_30_seconds(cluster: &Cluster) {
     let began = Instant::now();

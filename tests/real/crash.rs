@@ -1,6 +1,8 @@
 //! A sidekick that is killed, and the next one.
 
-use crate::harness::{HOST, KEY, Scene, eventually, never_for, secs};
+use std::time::Instant;
+
+use crate::harness::{HOST, KEY, Scene, eventually, measured, never_for, secs};
 
 #[tokio::test]
 async fn who_comes_back_before_the_lease_ends_leaves_no_gap() {
@@ -94,12 +96,18 @@ async fn a_container_that_was_replaced_meanwhile_takes_the_key_over_at_once() {
 #[tokio::test]
 async fn nobody_keeps_the_key_of_a_sidekick_that_was_killed() {
     let mut scene = Scene::announced_every(3, 1).await;
+    let killed = Instant::now();
     scene.sidekick.kill9().await;
     expires(&scene).await;
+    let limit = secs(3 + ETCDS_DELAY);
+    let what = "key gone after its sidekick was killed, at a TTL of 3 s";
+    measured::took(1, what, killed.elapsed(), limit);
 }
 
+/// etcd looks for dead leases twice a second, and takes its time on a busy machine.
+const ETCDS_DELAY: u64 = 2;
+
 async fn expires(scene: &Scene<'_>) {
-    // etcd looks for dead leases twice a second, and takes its time on a busy machine.
     eventually(secs(10), "the key expires", async || {
         scene.etcd.get(KEY).await.is_none()
     })

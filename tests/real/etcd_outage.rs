@@ -1,8 +1,10 @@
 //! etcd goes and comes back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::harness::{Engine, Etcd, HOST, KEY, Scene, Sidekick, eventually, never_for, secs};
+use crate::harness::{
+    Engine, Etcd, HOST, KEY, Scene, Sidekick, eventually, measured, never_for, secs,
+};
 
 /// From etcd's first answer to the key.
 const BACK: Duration = secs(2);
@@ -25,7 +27,7 @@ async fn an_etcd_that_is_down_at_the_start_is_waited_for() {
 
     etcd.restart().await;
 
-    appears(&etcd).await;
+    appears(&etcd, "was down at the start").await;
     etcd.shows(
         KEY,
         &redis.at(HOST, redis.host_port("6379/tcp").await).await,
@@ -41,7 +43,7 @@ async fn an_etcd_that_comes_back_with_its_data_has_the_lease_renewed() {
 
     scene.etcd.restart().await;
 
-    appears(&scene.etcd).await;
+    appears(&scene.etcd, "came back with its data").await;
     never_for(secs(6), "the key expires", async || {
         scene.etcd.get(KEY).await.is_none()
     })
@@ -63,7 +65,7 @@ async fn an_etcd_that_comes_back_empty_has_the_key_again() {
 
     scene.etcd.wipe_and_restart().await;
 
-    appears(&scene.etcd).await;
+    appears(&scene.etcd, "came back empty").await;
     scene.is_announced().await;
     scene.etcd.delete(KEY).await;
     scene.is_announced().await;
@@ -83,6 +85,7 @@ async fn an_etcd_that_was_frozen_for_longer_than_the_ttl_has_the_key_again() {
     scene.etcd.thaw();
 
     scene.etcd.until_it_answers().await;
+    let healed = Instant::now();
     // The old lease may run out a moment later; what counts is a key on a lease that is renewed.
     eventually(BACK, "the key is back on a lease that lives", async || {
         let entry = scene.etcd.get(KEY).await.ok_or("no key")?;
@@ -94,6 +97,8 @@ async fn an_etcd_that_was_frozen_for_longer_than_the_ttl_has_the_key_again() {
         }
     })
     .await;
+    let what = "key back after an etcd that was frozen";
+    measured::took(2, what, healed.elapsed(), BACK);
     never_for(secs(4), "the key expires", async || {
         scene.etcd.get(KEY).await.is_none()
     })
@@ -138,10 +143,13 @@ async fn a_key_deleted_while_sidekick_was_cut_off_comes_back() {
 
     scene.etcd.restart().await;
 
-    appears(&scene.etcd).await;
+    appears(&scene.etcd, "came back without it").await;
     scene.is_announced().await;
 }
 
-async fn appears(etcd: &Etcd) {
+async fn appears(etcd: &Etcd, that: &str) {
+    let healed = Instant::now();
     eventually(BACK, "the key is back", async || etcd.get(KEY).await).await;
+    let what = format!("key back after an etcd that {that}");
+    measured::took(2, what, healed.elapsed(), BACK);
 }

@@ -1,7 +1,9 @@
 //! A container's life, and what its key does meanwhile.
 
+use std::time::Instant;
+
 use crate::harness::{
-    Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, eventually, millis, never_for, secs,
+    Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, eventually, measured, millis, never_for, secs,
 };
 
 #[tokio::test]
@@ -87,8 +89,9 @@ async fn a_container_that_was_only_created_is_waited_for() {
 async fn docker_kill_withdraws_and_docker_start_announces() {
     let scene = Scene::announced().await;
 
+    let began = Instant::now();
     scene.redis.kill().await;
-    scene.is_withdrawn().await;
+    gone(&scene, began, "docker kill").await;
 
     scene.redis.start().await;
     let again = scene.is_announced().await;
@@ -108,15 +111,24 @@ async fn docker_stop_withdraws() {
 #[tokio::test]
 async fn a_process_that_ends_by_itself_withdraws() {
     let scene = Scene::announced().await;
+    let began = Instant::now();
     scene.redis.crash().await;
-    scene.is_withdrawn().await;
+    gone(&scene, began, "the container's end").await;
 }
 
 #[tokio::test]
 async fn removal_withdraws() {
     let scene = Scene::announced().await;
+    let began = Instant::now();
     scene.redis.remove().await;
+    gone(&scene, began, "docker rm --force").await;
+}
+
+/// By its event: every timer would take longer.
+async fn gone(scene: &Scene<'_>, began: Instant, after: &str) {
     scene.is_withdrawn().await;
+    let what = format!("key gone after {after}, the command's own time included");
+    measured::took(1, what, began.elapsed(), secs(5));
 }
 
 #[tokio::test]
@@ -164,8 +176,9 @@ async fn a_container_that_its_restart_policy_brings_back_is_announced_again() {
 async fn pause_withdraws_and_unpause_announces() {
     let scene = Scene::announced().await;
 
+    let began = Instant::now();
     scene.redis.pause().await;
-    scene.is_withdrawn().await;
+    gone(&scene, began, "docker pause").await;
 
     scene.redis.unpause().await;
     assert_eq!(
@@ -247,7 +260,10 @@ async fn only_a_healthy_container_is_announced() {
 
     redis.feels("ill").await;
     health("unhealthy").await;
+    let unhealthy = Instant::now();
     etcd.loses(KEY).await;
+    let what = "key gone after Docker called the container unhealthy";
+    measured::took(1, what, unhealthy.elapsed(), secs(5));
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 //! Several etcd members, one of them in trouble: the one that sidekick asks first.
 
+use std::time::Instant;
+
 use crate::harness::{
-    Cluster, Container, Engine, HOST, KEY, Proxy, SOON, Sidekick, eventually, never_for, secs,
+    Cluster, Container, Engine, HOST, KEY, Proxy, SOON, Sidekick, eventually, measured, never_for,
+    secs,
 };
 
 #[tokio::test]
@@ -30,7 +33,7 @@ async fn a_first_member_that_refuses_at_the_start_is_passed_over() {
 async fn a_member_that_freezes_leaves_no_gap() {
     let scene = Announced::by(Cluster::start(3).await, None).await;
     scene
-        .goes_on_after(async || scene.cluster.members[0].freeze())
+        .goes_on_after("freezes", async || scene.cluster.members[0].freeze())
         .await;
 }
 
@@ -40,7 +43,7 @@ async fn a_member_behind_a_black_hole_leaves_no_gap() {
     let proxy = Proxy::before(cluster.members[0].url()).await;
     let scene = Announced::by(cluster, Some(proxy)).await;
     scene
-        .goes_on_after(async || scene.proxy().black_hole())
+        .goes_on_after("is black-holed", async || scene.proxy().black_hole())
         .await;
 }
 
@@ -50,7 +53,7 @@ async fn a_black_hole_that_closes_again_leaves_no_gap() {
     let proxy = Proxy::before(cluster.members[0].url()).await;
     let scene = Announced::by(cluster, Some(proxy)).await;
     scene
-        .goes_on_after(async || {
+        .goes_on_after("is black-holed and back", async || {
             scene.proxy().black_hole();
             never_for(secs(3), "the key goes", async || {
                 scene.cluster.members[2].get(KEY).await.is_none()
@@ -66,14 +69,16 @@ async fn a_member_whose_wire_breaks_leaves_no_gap() {
     let cluster = Cluster::start(3).await;
     let proxy = Proxy::before(cluster.members[0].url()).await;
     let scene = Announced::by(cluster, Some(proxy)).await;
-    scene.goes_on_after(async || scene.proxy().refuse()).await;
+    scene
+        .goes_on_after("refuses", async || scene.proxy().refuse())
+        .await;
 }
 
 #[tokio::test]
 async fn a_member_that_is_killed_leaves_no_gap() {
     let scene = Announced::by(Cluster::start(3).await, None).await;
     scene
-        .goes_on_after(async || scene.cluster.members[0].kill9().await)
+        .goes_on_after("is killed", async || scene.cluster.members[0].kill9().await)
         .await;
 }
 
@@ -89,7 +94,12 @@ async fn a_quorum_that_was_lost_and_found_has_the_key_again() {
 
     scene.cluster.members[0].launch();
     scene.cluster.members[1].launch();
-    scene.cluster.members[2].until_it_answers().await;
+    let witness = &scene.cluster.members[2];
+    witness.until_it_answers().await;
+    let healed = Instant::now();
+    eventually(secs(2), "the key is back", async || witness.get(KEY).await).await;
+    let what = "key back after a majority was lost and found";
+    measured::took(2, what, healed.elapsed(), secs(2));
 
     scene.stays_and_goes().await;
 }
@@ -147,12 +157,14 @@ impl Announced {
     }
 
     /// After trouble with the first member the key never goes before the container does.
-    async fn goes_on_after(&self, trouble: impl AsyncFnOnce()) {
+    async fn goes_on_after(&self, what: &str, trouble: impl AsyncFnOnce()) {
         let log = self.cluster.members[2].watch(KEY).await;
         trouble().await;
         self.stays_and_goes().await;
         let log = log.so_far().await;
         let deletes = log.iter().filter(|change| change.put.is_none()).count();
+        let gaps = deletes.saturating_sub(1);
+        measured::counted(2, format!("gaps of the key while a member {what}"), gaps, 0);
         assert_eq!(deletes, 1, "the only delete is the last one: {log:#?}");
         assert!(
             log.last().is_some_and(|change| change.put.is_none()),

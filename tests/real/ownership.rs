@@ -1,7 +1,10 @@
 //! Whose key it is.
 
+use std::time::Instant;
+
 use crate::harness::{
-    Container, Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, Value, eventually, never_for, secs,
+    Container, Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, Value, eventually, measured,
+    never_for, secs,
 };
 
 /// Later than any container of a test started.
@@ -16,8 +19,11 @@ const RIVAL: &str = "badc0ffee000";
 #[tokio::test]
 async fn a_key_deleted_by_hand_comes_back_at_once() {
     let scene = Scene::announced().await;
+    let deleted = Instant::now();
     scene.etcd.delete(KEY).await;
     scene.is_announced().await;
+    let what = "key back after it was deleted by hand";
+    measured::took(2, what, deleted.elapsed(), secs(2));
 }
 
 #[tokio::test]
@@ -165,6 +171,9 @@ async fn two_sidekicks_for_one_container_never_fight() {
     })
     .await;
     let settled = scene.etcd.get(KEY).await;
+    let writes = log.so_far().await.len();
+    let what = "overwrites until two sidekicks for one container have settled who has the key";
+    measured::counted(3, what, writes, 2);
     never_for(secs(4), "they fight", async || {
         scene.etcd.get(KEY).await != settled
     })

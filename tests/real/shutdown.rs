@@ -1,6 +1,13 @@
 //! Stopping.
 
-use crate::harness::{Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, eventually, millis, secs};
+use std::time::Instant;
+
+use etcd_client::{AlarmAction, AlarmType};
+
+use crate::harness::{
+    Engine, Etcd, HOST, KEY, Login, Proxy, SOON, Scene, Sidekick, Wire, eventually, measured,
+    millis, secs,
+};
 
 #[tokio::test]
 async fn sigterm_takes_the_key_away_before_the_process_exits() {
@@ -10,8 +17,10 @@ async fn sigterm_takes_the_key_away_before_the_process_exits() {
         .put("/services/redis/redis@2", "a neighbour's")
         .await;
 
+    let began = Instant::now();
     scene.sidekick.term();
     let status = scene.sidekick.wait_exit(SOON).await;
+    measured::took(6, "SIGTERM to exit, the key gone", began.elapsed(), secs(5));
 
     assert_eq!(
         scene.etcd.keys().await,
@@ -37,30 +46,113 @@ async fn sigint_takes_the_key_away_before_the_process_exits() {
 async fn a_frozen_etcd_holds_nobody_up_for_more_than_five_seconds() {
     let mut scene = Scene::announced().await;
     scene.etcd.freeze();
-
-    scene.sidekick.term();
-    let status = scene.sidekick.wait_exit(secs(7)).await;
-
-    assert_eq!(
-        status.code(),
-        Some(0),
-        "it stopped as asked; the TTL does the rest"
-    );
+    leaves_in_time(&mut scene, "a frozen etcd").await;
 }
 
 #[tokio::test]
 async fn an_etcd_that_is_gone_holds_nobody_up_for_more_than_five_seconds() {
     let mut scene = Scene::announced().await;
     scene.etcd.kill9().await;
+    leaves_in_time(&mut scene, "an etcd that is gone").await;
+}
 
-    scene.sidekick.term();
-    let status = scene.sidekick.wait_exit(secs(7)).await;
+#[tokio::test]
+async fn an_etcd_that_refuses_connections_holds_nobody_up() {
+    leaves_behind(Wire::Refuse, Key::Stays).await;
+}
 
-    assert_eq!(
-        status.code(),
-        Some(0),
-        "it stopped as asked; the TTL does the rest"
-    );
+#[tokio::test]
+async fn an_etcd_that_resets_connections_holds_nobody_up() {
+    leaves_behind(Wire::Reset, Key::Stays).await;
+}
+
+#[tokio::test]
+async fn an_etcd_behind_a_black_hole_holds_nobody_up() {
+    leaves_behind(Wire::BlackHole, Key::Stays).await;
+}
+
+#[tokio::test]
+async fn an_etcd_that_hears_nothing_holds_nobody_up() {
+    leaves_behind(Wire::DeafServer, Key::Stays).await;
+}
+
+/// The withdrawal is done, and nobody tells.
+#[tokio::test]
+async fn an_etcd_whose_answers_are_lost_holds_nobody_up() {
+    leaves_behind(Wire::MuteServer, Key::Goes).await;
+}
+
+#[tokio::test]
+async fn an_etcd_that_hangs_up_after_some_bytes_holds_nobody_up() {
+    leaves_behind(Wire::DropAfter(400), Key::Either).await;
+}
+
+#[tokio::test]
+async fn an_etcd_that_says_one_byte_at_a_time_is_told() {
+    leaves_behind(Wire::Trickle, Key::Goes).await;
+}
+
+#[tokio::test]
+async fn an_etcd_that_takes_its_time_is_told() {
+    leaves_behind(Wire::Delay(millis(300)), Key::Goes).await;
+}
+
+/// NOSPACE refuses puts, not withdrawals.
+#[tokio::test]
+async fn an_etcd_without_space_is_told() {
+    let mut scene = Scene::announced().await;
+    let mut client = scene.etcd.client().clone();
+    let alarm = client.alarm(AlarmAction::Activate, AlarmType::Nospace, None);
+    alarm.await.expect("the alarm can be raised");
+    leaves_in_time(&mut scene, "an etcd without space").await;
+    assert_eq!(scene.etcd.get(KEY).await, None, "the key goes with it");
+}
+
+/// Whoever took its rights away has its key for a TTL.
+#[tokio::test]
+async fn an_etcd_that_has_taken_its_rights_away_holds_nobody_up() {
+    let etcd = Etcd::start_with_login(300).await;
+    let mut scene = Scene::announced_in(etcd, |announce, etcd| {
+        announce
+            .etcd(etcd)
+            .environment("ETCDCTL_USER", Login::NAME)
+            .environment("ETCDCTL_PASSWORD", Login::PASSWORD)
+    })
+    .await;
+    let mut auth = scene.etcd.client().auth_client();
+    let revoked = auth.user_revoke_role(Login::NAME, Login::ROLE);
+    revoked.await.expect("root may take rights away");
+    leaves_in_time(&mut scene, "an etcd that has taken its rights away").await;
+    assert!(scene.etcd.get(KEY).await.is_some(), "it had no right to it");
+}
+
+/// What becomes of the key.
+enum Key {
+    Goes,
+    Stays,
+    /// It depends on which of two things comes first.
+    Either,
+}
+
+async fn leaves_behind(wire: Wire, key: Key) {
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::before(etcd.url()).await;
+    let url = proxy.url();
+    let mut scene = Scene::announced_in(etcd, |announce, _| announce.endpoints(&[&url])).await;
+    proxy.set(wire);
+    leaves_in_time(&mut scene, &format!("an etcd behind {wire:?}")).await;
+    let stays = scene.etcd.get(KEY).await.is_some();
+    match key {
+        Key::Goes => assert!(!stays, "{wire:?} keeps no withdrawal from etcd"),
+        Key::Stays => assert!(stays, "{wire:?} lets nothing through"),
+        Key::Either => {}
+    }
+}
+
+/// It stops as asked, whatever became of the key; the TTL does the rest.
+async fn leaves_in_time(scene: &mut Scene<'_>, etcd: &str) {
+    let took = scene.sidekick.leaves().await;
+    measured::took(6, format!("SIGTERM to exit with {etcd}"), took, secs(5));
 }
 
 #[tokio::test]
@@ -70,13 +162,13 @@ async fn an_etcd_that_comes_back_in_time_has_the_key_taken_away() {
     scene.sidekick.term();
     scene.sidekick.logs("stop").await;
     eventually(secs(4), "etcd is silent for a second", {
-        let asked = std::time::Instant::now();
+        let asked = Instant::now();
         async move || asked.elapsed() > secs(1)
     })
     .await;
 
     scene.etcd.thaw();
-    let status = scene.sidekick.wait_exit(secs(7)).await;
+    let status = scene.sidekick.wait_exit(secs(5)).await;
 
     scene.etcd.until_it_answers().await;
     assert_eq!(status.code(), Some(0));

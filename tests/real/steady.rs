@@ -1,6 +1,6 @@
 //! While nothing changes, nothing is written.
 
-use crate::harness::{KEY, Scene, never_for, secs};
+use crate::harness::{KEY, Scene, measured, never_for, secs};
 
 #[tokio::test]
 async fn renewing_a_key_writes_nothing() {
@@ -14,6 +14,11 @@ async fn renewing_a_key_writes_nothing() {
     })
     .await;
 
+    let renewals = scene.etcd.asked("LeaseKeepAlive").await;
+    assert!(renewals >= 4, "{renewals} renewals in 7 intervals");
+    let moved = usize::try_from(scene.etcd.revision().await - revision);
+    let what = format!("etcd revisions that {renewals} renewals cost");
+    measured::counted(5, what, moved.expect("it only grows"), 0);
     assert_eq!(
         scene.etcd.get(KEY).await,
         before,

@@ -1,10 +1,11 @@
 //! The three members, asked as a careful client would: one at a time, the next where one fails.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{
     AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, ConnectOptions, Error,
-    GetOptions, StatusResponse,
+    GetOptions, Permission, PermissionType, StatusResponse,
 };
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -20,30 +21,70 @@ const NO_SPACE: &str = "database space exceeded";
 /// The cluster's etcd, as this program sees it.
 pub struct Etcd {
     runtime: Runtime,
-    clients: Vec<Client>,
+    endpoints: Vec<String>,
+    /// Others while etcd is locked.
+    clients: Mutex<Vec<Client>>,
 }
+
+/// Who may do everything, and the role of those who may read and write below /services/.
+const ROOT: &str = "root";
+const ROLE: &str = "services";
 
 impl Etcd {
     /// One client for each member; nobody is asked yet. What observes runs in `runtime`.
     pub fn at(endpoints: &[String], runtime: Runtime) -> Etcd {
-        let connect = async |endpoint: &String| {
-            let options = ConnectOptions::new()
-                .with_connect_timeout(PATIENCE)
-                .with_require_leader(true);
-            Client::connect([endpoint], Some(options))
-                .await
-                .expect("a client")
-        };
-        let clients = endpoints
-            .iter()
-            .map(|endpoint| runtime.block_on(connect(endpoint)));
-        let clients = clients.collect();
-        Etcd { runtime, clients }
+        let clients = connect(&runtime, endpoints, None);
+        Etcd {
+            runtime,
+            endpoints: endpoints.to_vec(),
+            clients: Mutex::new(clients),
+        }
     }
 
     /// A client for each member.
     pub fn clients(&self) -> Vec<Client> {
-        self.clients.clone()
+        let clients = self.clients.lock();
+        clients.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on nobody is let in without a password. There are root, whom we are, and a user who may read and write
+    /// below /services/ and nothing else. What observes sees nothing until [`Etcd::unlock`].
+    pub fn lock(&self, user: &str, password: &str) {
+        let mut auth = self.clients()[0].auth_client();
+        let done = async {
+            auth.user_add(ROOT, ROOT, None).await?;
+            auth.role_add(ROOT).await?;
+            auth.user_grant_role(ROOT, ROOT).await?;
+            auth.user_add(user, password, None).await?;
+            auth.role_add(ROLE).await?;
+            let below = Permission::new(PermissionType::Readwrite, "/services/").with_prefix();
+            auth.role_grant_permission(ROLE, below).await?;
+            auth.user_grant_role(user, ROLE).await?;
+            auth.auth_enable().await
+        };
+        self.runtime.block_on(done).expect("etcd can be locked");
+        self.change_to(Some((ROOT, ROOT)));
+    }
+
+    /// As it was before [`Etcd::lock`].
+    pub fn unlock(&self, user: &str) {
+        let unlocked = self.runtime.block_on(self.clients()[0].auth_disable());
+        unlocked.expect("etcd can be unlocked");
+        self.change_to(None);
+        let mut auth = self.clients()[0].auth_client();
+        let done = async {
+            auth.user_delete(user).await?;
+            auth.user_delete(ROOT).await?;
+            auth.role_delete(ROLE).await?;
+            auth.role_delete(ROOT).await
+        };
+        let done = self.runtime.block_on(done);
+        done.expect("users and roles can be deleted");
+    }
+
+    fn change_to(&self, login: Option<(&str, &str)>) {
+        let clients = connect(&self.runtime, &self.endpoints, login);
+        *self.clients.lock().unwrap_or_else(PoisonError::into_inner) = clients;
     }
 
     /// Where the observers run.
@@ -84,8 +125,7 @@ impl Etcd {
     /// Whether any member answers a linearizable read.
     pub fn answers(&self) -> bool {
         self.runtime.block_on(async {
-            for client in &self.clients {
-                let mut client = client.clone();
+            for mut client in self.clients() {
                 if matches!(
                     timeout(PATIENCE, client.get("answers?", None)).await,
                     Ok(Ok(_))
@@ -115,6 +155,14 @@ impl Etcd {
         })
     }
 
+    /// Deletes a key.
+    #[track_caller]
+    pub fn delete(&self, key: &str) {
+        self.ask("a delete", async |mut client| {
+            client.delete(key, None).await
+        });
+    }
+
     /// Forgets all revisions before this one.
     #[track_caller]
     pub fn compact(&self, revision: i64) {
@@ -127,7 +175,7 @@ impl Etcd {
     /// Gives a member's freed space back.
     #[track_caller]
     pub fn defragment(&self, member: usize) {
-        let mut client = self.clients[member].clone();
+        let mut client = self.clients().swap_remove(member);
         let answer = self
             .runtime
             .block_on(async { timeout(SOON, client.defragment()).await });
@@ -159,7 +207,7 @@ impl Etcd {
 
     /// What a member says of itself, if it answers.
     pub fn status(&self, member: usize) -> Option<StatusResponse> {
-        let mut client = self.clients[member].clone();
+        let mut client = self.clients().swap_remove(member);
         let answer = self
             .runtime
             .block_on(async { timeout(PATIENCE, client.status()).await });
@@ -185,7 +233,7 @@ impl Etcd {
         let id = self
             .status(to)
             .and_then(|status| Some(status.header()?.member_id()));
-        let mut client = self.clients[from].clone();
+        let mut client = self.clients().swap_remove(from);
         let moved = client.move_leader(id.expect("the member answers"));
         self.runtime.block_on(moved).expect("the lead moves");
     }
@@ -195,8 +243,8 @@ impl Etcd {
         let what = format!("etcd answers the question for {what}");
         deadline(SOON, &what, || {
             self.runtime.block_on(async {
-                for client in &self.clients {
-                    if let Ok(Ok(answer)) = timeout(PATIENCE, question(client.clone())).await {
+                for client in self.clients() {
+                    if let Ok(Ok(answer)) = timeout(PATIENCE, question(client)).await {
                         return Some(answer);
                     }
                 }
@@ -204,4 +252,22 @@ impl Etcd {
             })
         })
     }
+}
+
+fn connect(runtime: &Runtime, endpoints: &[String], login: Option<(&str, &str)>) -> Vec<Client> {
+    let connect = async |endpoint: &String| {
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(PATIENCE)
+            .with_require_leader(true);
+        if let Some((user, password)) = login {
+            options = options.with_user(user, password);
+        }
+        Client::connect([endpoint], Some(options))
+            .await
+            .expect("a client")
+    };
+    let clients = endpoints.iter();
+    clients
+        .map(|endpoint| runtime.block_on(connect(endpoint)))
+        .collect()
 }

@@ -29,6 +29,8 @@ impl Login {
     pub const NAME: &str = "sidekick";
     /// The user's password.
     pub const PASSWORD: &str = "correct:horse";
+    /// The only role that the user has.
+    pub const ROLE: &str = "announcer";
 }
 
 impl Etcd {
@@ -180,10 +182,10 @@ impl Etcd {
             auth.role_add(ROOT).await?;
             auth.user_grant_role(ROOT, ROOT).await?;
             auth.user_add(Login::NAME, Login::PASSWORD, None).await?;
-            auth.role_add("announcer").await?;
+            auth.role_add(Login::ROLE).await?;
             let below = Permission::new(PermissionType::Readwrite, "/services/").with_prefix();
-            auth.role_grant_permission("announcer", below).await?;
-            auth.user_grant_role(Login::NAME, "announcer").await?;
+            auth.role_grant_permission(Login::ROLE, below).await?;
+            auth.user_grant_role(Login::NAME, Login::ROLE).await?;
             auth.auth_enable().await
         };
         done.await.expect("authentication cannot be set up");

@@ -5,6 +5,7 @@ mod cluster;
 mod container;
 mod engine;
 mod etcd;
+pub mod measured;
 pub mod notify;
 mod patience;
 pub mod ports;

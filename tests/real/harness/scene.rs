@@ -41,6 +41,14 @@ impl Scene<'static> {
     pub async fn announced_with(more: impl FnOnce(Announce) -> Announce) -> Scene<'static> {
         Scene::announced_on(Engine::shared().await, more).await
     }
+
+    /// In this etcd, which sidekick is told to find by `how`.
+    pub async fn announced_in(
+        etcd: Etcd,
+        how: impl FnOnce(Announce, &Etcd) -> Announce,
+    ) -> Scene<'static> {
+        Scene::announced_by(Engine::shared().await, etcd, how).await
+    }
 }
 
 impl<'e> Scene<'e> {
@@ -49,15 +57,22 @@ impl<'e> Scene<'e> {
         engine: &'e Engine,
         more: impl FnOnce(Announce) -> Announce,
     ) -> Scene<'e> {
+        Scene::announced_by(engine, Etcd::start().await, |announce, etcd| {
+            more(announce.etcd(etcd))
+        })
+        .await
+    }
+
+    async fn announced_by(
+        engine: &'e Engine,
+        etcd: Etcd,
+        more: impl FnOnce(Announce, &Etcd) -> Announce,
+    ) -> Scene<'e> {
         let name = engine.name("redis1");
-        let (redis, etcd) =
-            tokio::join!(engine.container(&name).publish("6379").run(), Etcd::start());
+        let redis = engine.container(&name).publish("6379").run().await;
         let value = redis.at(HOST, redis.host_port("6379/tcp").await).await;
-        let announce = Sidekick::announce(&name, KEY)
-            .etcd(&etcd)
-            .docker(engine)
-            .host(HOST);
-        let sidekick = more(announce).spawn();
+        let announce = Sidekick::announce(&name, KEY).docker(engine).host(HOST);
+        let sidekick = more(announce, &etcd).spawn();
         etcd.shows(KEY, &value).await;
         Scene {
             sidekick,
