@@ -18,6 +18,7 @@ use crate::clock::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+use tracing::warn;
 
 /// The least time between two reloads: each leaves an old worker with its connections behind.
 pub const RELOAD_PAUSE: Duration = Duration::from_secs(1);
@@ -100,10 +101,23 @@ impl<P: Proxy> Applier<P> {
         }
     }
 
-    /// Whether another worker is at work than the one that was last seen.
-    pub(super) async fn has_changed(&self) -> bool {
+    /// Whether another worker is at work than the one that was last seen, or somebody else was at the
+    /// file.
+    pub(super) async fn has_changed(&mut self) -> bool {
+        if self.loses_its_file() {
+            return true;
+        }
         let worker = self.proxy.worker().await.ok();
         worker.as_ref() != self.known.as_ref().map(|known| &known.worker)
+    }
+
+    /// Whether somebody else was at the file: what it holds isn't known any more.
+    fn loses_its_file(&mut self) -> bool {
+        let meddled = self.proxy.is_meddled_with();
+        if meddled && self.file.take().is_some() {
+            warn!("somebody else has changed or removed HAProxy's file; writing it anew");
+        }
+        meddled
     }
 
     /// Waits for what happens by itself; tells whether another pass is needed. Cancel-safe.
@@ -360,6 +374,7 @@ impl<P: Proxy> Applier<P> {
         now: Moment,
     ) -> Result<usize, Trouble> {
         let text = self.renderer.render(&self.frame, model);
+        self.loses_its_file();
         if self.saving.take().is_some() || self.file.as_ref() != Some(&text) {
             self.proxy.write(&text).await?;
             self.file = Some(text.clone());

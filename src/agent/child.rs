@@ -2,6 +2,7 @@
 
 use super::master::alerts;
 use super::proxy::Trouble;
+use rustix::process::Signal;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -73,6 +74,13 @@ impl Child {
         alerts(all.iter().map(String::as_str))
     }
 
+    /// SIGUSR2: it reads its file again.
+    pub(super) fn reload(&self) {
+        if let Some(pid) = self.process.id() {
+            signal(pid, Signal::USR2);
+        }
+    }
+
     /// Ends it and its workers.
     pub(super) async fn stop(mut self) {
         if let Some(pid) = self.process.id() {
@@ -102,11 +110,15 @@ pub(super) fn command(binary: &Path) -> Command {
 
 /// SIGTERM.
 pub(super) fn terminate(pid: u32) {
+    signal(pid, Signal::TERM);
+}
+
+fn signal(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid)
         .ok()
         .and_then(rustix::process::Pid::from_raw);
     if let Some(pid) = pid {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = rustix::process::kill_process(pid, signal);
     }
 }
 

@@ -8,8 +8,10 @@ use super::text::Text;
 use rustix::process::{Pid, setpriority_process};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::timeout;
 use tracing::warn;
@@ -32,11 +34,68 @@ pub(super) enum Pace {
 /// The file, and the program that judges it.
 #[derive(Debug, Clone)]
 pub(super) struct ConfigFile {
-    pub(super) binary: PathBuf,
-    pub(super) path: PathBuf,
+    binary: PathBuf,
+    path: PathBuf,
+    /// The file as we left it; `None`: there was none, or it is not known yet.
+    left: Arc<Mutex<Option<Stamp>>>,
+}
+
+/// What a file has besides its text; somebody else's writing changes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let data = fs::metadata(path).ok()?;
+        Some(Self {
+            device: data.dev(),
+            inode: data.ino(),
+            length: data.len(),
+            modified: (data.mtime(), data.mtime_nsec()),
+        })
+    }
 }
 
 impl ConfigFile {
+    /// Reads and writes nothing yet.
+    pub(super) fn new(binary: PathBuf, path: PathBuf) -> Self {
+        Self {
+            binary,
+            path,
+            left: Arc::default(),
+        }
+    }
+
+    /// HAProxy.
+    pub(super) fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it holds.
+    pub(super) fn read(&self) -> Option<String> {
+        self.leave(Stamp::of(&self.path));
+        fs::read_to_string(&self.path).ok()
+    }
+
+    /// Whether it is another than the one that was read or written last: somebody changed or removed it.
+    pub(super) fn is_anothers(&self) -> bool {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) != Stamp::of(&self.path)
+    }
+
+    fn leave(&self, stamp: Option<Stamp>) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = stamp;
+    }
+
     /// Makes the directory, if it is missing.
     ///
     /// # Errors
@@ -58,7 +117,11 @@ impl ConfigFile {
     pub(super) async fn write(&self, text: &Text, pace: Pace) -> Result<(), Trouble> {
         let new = self.draft(text).await?;
         self.check(&new, pace).await?;
-        self.blocking(move |path| replace(&new, path)).await
+        // A rename changes none of it.
+        let stamp = Stamp::of(&new);
+        self.blocking(move |path| replace(&new, path)).await?;
+        self.leave(stamp);
+        Ok(())
     }
 
     /// Whether such a file would do; leaves the one that is there alone.

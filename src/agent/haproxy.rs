@@ -163,6 +163,10 @@ impl Proxy for Haproxy {
         }
     }
 
+    fn is_meddled_with(&self) -> bool {
+        self.saving.is_none() && self.file.is_anothers()
+    }
+
     async fn happens(&mut self) -> Happening {
         loop {
             // Cancel-safe, all: a child can be waited for again, so can a task by reference, and a
@@ -241,12 +245,19 @@ impl Proxy for Haproxy {
             )));
         }
         if let Some(child) = &mut self.child {
-            let Some(status) = child.ended() else {
-                return Err(Trouble::Down("it is there, but doesn't answer".to_owned()));
-            };
-            self.ended(&status.to_string());
+            match child.ended() {
+                Some(status) => self.ended(&status.to_string()),
+                // Somebody removed its socket; as a reloaded master it makes it anew, and cuts nobody.
+                None if !self.master.socket().exists() => {
+                    child.reload();
+                    return self.master.appears().await;
+                }
+                None => {
+                    return Err(Trouble::Down("it is there, but doesn't answer".to_owned()));
+                }
+            }
         }
-        let mut child = Child::start(&self.file.binary, &self.file.path, self.master.socket())?;
+        let mut child = Child::start(self.file.binary(), self.file.path(), self.master.socket())?;
         let end = Instant::now() + RELOAD;
         while Instant::now() < end {
             if let Some(status) = child.ended() {

@@ -74,6 +74,18 @@ impl Master {
         Ok(complaint)
     }
 
+    /// Waits until it answers, after its socket was lost.
+    pub(super) async fn appears(&self) -> Result<Reload, Trouble> {
+        let end = Instant::now() + RELOAD;
+        while Instant::now() < end {
+            if self.processes().await.is_ok() {
+                return Ok(Reload::Done);
+            }
+            sleep(LOOK).await;
+        }
+        Err(Trouble::Down("it doesn't make its socket anew".to_owned()))
+    }
+
     /// Makes the master read its file again, and waits for what comes of it.
     pub(super) async fn reload(&self) -> Result<Reload, Trouble> {
         let before = self.processes().await?;

@@ -91,21 +91,18 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
     let pulse = systemd.pulse("haproxy");
     let (Way::Supervise(socket) | Way::Attach(socket)) = config.way.clone();
     let ours = matches!(config.way, Way::Supervise(_));
-    let file = ConfigFile {
-        binary: config.haproxy.clone(),
-        path: config.file.clone(),
-    };
+    let file = ConfigFile::new(config.haproxy.clone(), config.file.clone());
     let empty = Model {
         stats: config.rules.stats,
         ..Model::default()
     };
     file.make_room()?;
     file.try_out(&render(&frame, &empty).into()).await?;
+    let text = file.read();
     let haproxy = Haproxy::new(file, socket, ours, pulse.clone());
 
     let members = Arc::new(Members::new(&config.etcd)?);
-    let file = std::fs::read_to_string(&config.file).ok();
-    let last = file.as_deref().and_then(parse).unwrap_or_default();
+    let last = text.as_deref().and_then(parse).unwrap_or_default();
     let (served, addresses) = remembered(&last);
     let (hosts_tx, hosts) = watch::channel(BTreeSet::new());
     let (addresses_tx, addresses) = watch::channel(addresses);
@@ -131,7 +128,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
         may_begin: ours || !served.is_empty(),
         presence: Presence::new(config.keeping, served, started),
         directory: Directory::default(),
-        applier: Applier::new(haproxy, frame, config.rules.clone(), file),
+        applier: Applier::new(haproxy, frame, config.rules.clone(), text),
         updates,
         hosts: hosts_tx,
         addresses,

@@ -63,6 +63,10 @@ pub(super) trait Proxy {
     async fn write(&mut self, text: &Text) -> Result<(), Trouble>;
     /// The same in the background; one that still waits is replaced.
     fn save(&mut self, text: Text);
+    /// Whether somebody else has changed the file, or removed it.
+    fn is_meddled_with(&self) -> bool {
+        false
+    }
     /// What happens by itself. Cancel-safe.
     async fn happens(&mut self) -> Happening;
     /// Who takes new connections now.

@@ -43,8 +43,11 @@ const PAGE: i64 = 1_000;
 const LARGEST_MESSAGE: usize = 16 << 20;
 
 /// How often etcd is asked for a sign of life while a watch is open: a member that is cut off or
-/// frozen just falls silent. One read of one key's count.
-const PROBE: Duration = Duration::from_secs(5);
+/// frozen just falls silent. One read of one key's count. With [`CALL_DEADLINE`] for the answer, it
+/// takes 4 s at most until another member is asked.
+///
+/// [`CALL_DEADLINE`]: super::members::CALL_DEADLINE
+const PROBE: Duration = Duration::from_secs(2);
 
 /// How often everything is read again, though the watch looks well.
 const RESYNC: Duration = Duration::from_secs(300);

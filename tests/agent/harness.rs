@@ -25,7 +25,7 @@ pub use haproxy::{HAPROXY, Servers, fresh_haproxy_on, servers_in};
 pub use load::Load;
 pub use real::notify::Notifications;
 pub use real::ports::free as free_port;
-pub use real::{Cluster, Proxy, measured, millis, secs};
+pub use real::{Cluster, Etcd as Member, Proxy, measured, millis, secs};
 pub use scene::{Scene, Victim, Way};
 
 use std::fmt::Debug;

@@ -90,6 +90,15 @@ impl Etcd {
         self.client().await.compact(revision, None).await.unwrap();
     }
 
+    /// Stops its clock, or lets it go on.
+    pub fn freeze(&self, frozen: bool) {
+        if frozen {
+            self.0.freeze();
+        } else {
+            self.0.thaw();
+        }
+    }
+
     pub async fn kill(&mut self) {
         self.0.kill9().await;
     }

@@ -178,6 +178,23 @@ impl Scene {
         signal(self.agent_pid(), word);
     }
 
+    /// The same to HAProxy, master and worker.
+    pub fn freeze_haproxy(&self, frozen: bool) {
+        let word = if frozen {
+            Signal::SIGSTOP
+        } else {
+            Signal::SIGCONT
+        };
+        let all = processes_naming(self.dir.path().to_str().unwrap());
+        let haproxy = |pid: &u32| {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+            name.is_ok_and(|name| name.trim() == "haproxy")
+        };
+        all.into_iter()
+            .filter(haproxy)
+            .for_each(|pid| signal(pid, word));
+    }
+
     /// SIGTERM; returns the exit status.
     pub async fn stop_agent(&mut self) -> Option<i32> {
         signal(self.agent_pid(), Signal::SIGTERM);

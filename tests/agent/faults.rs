@@ -1,0 +1,235 @@
+//! One fault at a time, and how long it takes until HAProxy is again what etcd says. (A member that is cut off from
+//! its peers takes machines: tests/cluster/members.rs.)
+
+use crate::harness::*;
+use std::time::{Duration, Instant};
+
+/// Promise 7: after a fault that lasts from its end, else from the change that it delays.
+const LIMIT: Duration = secs(5);
+
+/// Longer than any pause between two tries is at first.
+const LONG: Duration = secs(6);
+
+both_ways! {
+    etcd_killed_and_started_again
+    etcd_frozen_and_thawed
+    a_member_of_three_killed
+    a_member_of_three_frozen
+    a_member_of_three_behind_a_black_hole
+    haproxy_killed_while_etcd_changes
+    haproxy_frozen_and_thawed
+    the_agent_frozen_for_10_seconds_while_etcd_forgets
+    the_agent_killed_while_etcd_changes
+    its_file_deleted
+    its_file_overwritten
+}
+
+/// An agent that serves one instance.
+struct Served {
+    scene: Scene,
+    way: Way,
+    a: Backend,
+}
+
+impl Served {
+    async fn new(way: Way) -> Served {
+        let scene = Scene::start(way, &["--hold=0"]).await;
+        Served::by(scene, way).await
+    }
+
+    async fn by(scene: Scene, way: Way) -> Served {
+        let served = Served {
+            scene,
+            way,
+            a: Backend::start("a").await,
+        };
+        served.scene.put("redis", "one", &served.a.value()).await;
+        served.has(&["redis/one"]).await;
+        served
+    }
+
+    /// There is another one; tells since when.
+    async fn changes(&self) -> Instant {
+        let etcd = &self.scene.etcd;
+        eventually("etcd takes a put", async || {
+            etcd.takes("/services/redis/two", &self.a.value()).await
+        })
+        .await;
+        Instant::now()
+    }
+
+    /// Both are served, in HAProxy and in its file.
+    async fn catches_up(&self, since: Instant, fault: &str) {
+        self.has(&["redis/one", "redis/two"]).await;
+        self.note(since, fault);
+    }
+
+    async fn has(&self, servers: &[&str]) {
+        let servers = servers.iter();
+        let servers = servers.map(|name| ((*name).to_owned(), self.a.port.to_string()));
+        self.scene.serves_all(&servers.collect()).await;
+    }
+
+    fn note(&self, since: Instant, fault: &str) {
+        let haproxy = match self.way {
+            Way::Supervised => "its own HAProxy",
+            Way::Attached => "another's HAProxy",
+        };
+        let what = format!("truth of etcd, with {haproxy}, {fault}");
+        measured::took(7, what, since.elapsed(), LIMIT);
+    }
+
+    async fn answers(&self) -> bool {
+        let dialled = Connection::dial(self.scene.port).await;
+        dialled.is_some_and(|(_, name)| name == "a")
+    }
+}
+
+async fn etcd_killed_and_started_again(way: Way) {
+    let mut served = Served::new(way).await;
+    served.scene.etcd.kill().await;
+    throughout_for(LONG, "a answers", async || served.answers().await).await;
+    served.scene.etcd.start_again().await;
+    let since = served.changes().await;
+    served.catches_up(since, "etcd killed and back").await;
+}
+
+async fn etcd_frozen_and_thawed(way: Way) {
+    let served = Served::new(way).await;
+    served.scene.etcd.freeze(true);
+    throughout_for(LONG, "a answers", async || served.answers().await).await;
+    served.scene.etcd.freeze(false);
+    let since = served.changes().await;
+    served.catches_up(since, "etcd frozen and thawed").await;
+}
+
+async fn a_member_of_three_killed(way: Way) {
+    let (served, [first, _second]) = one_of_three(way).await;
+    first.kill9().await;
+    let since = served.changes().await;
+    served.catches_up(since, "a member killed").await;
+}
+
+async fn a_member_of_three_frozen(way: Way) {
+    let (served, [first, _second]) = one_of_three(way).await;
+    first.freeze();
+    let since = served.changes().await;
+    served.catches_up(since, "a member frozen").await;
+    first.thaw();
+}
+
+async fn a_member_of_three_behind_a_black_hole(way: Way) {
+    let members = Cluster::start(3).await.members;
+    let wire = Proxy::before(members[0].url()).await;
+    let (served, _others) = of_three(members, &wire.url(), way).await;
+    wire.black_hole();
+    let since = served.changes().await;
+    served.catches_up(since, "a member black-holed").await;
+}
+
+async fn one_of_three(way: Way) -> (Served, [Member; 2]) {
+    let members = Cluster::start(3).await.members;
+    let first = members[0].url().to_owned();
+    of_three(members, &first, way).await
+}
+
+/// The agent asks `first` before the third; the test asks the third.
+async fn of_three(mut members: Vec<Member>, first: &str, way: Way) -> (Served, [Member; 2]) {
+    let third = Etcd::of(members.pop().unwrap());
+    let mut scene = Scene::around(third, way, &["--hold=0"]);
+    scene.endpoints = format!("{first},{}", scene.etcd.url());
+    scene.begin().await;
+    let [first, second] = <[Member; 2]>::try_from(members).ok().unwrap();
+    (Served::by(scene, way).await, [first, second])
+}
+
+async fn haproxy_killed_while_etcd_changes(way: Way) {
+    let mut served = Served::new(way).await;
+    served.scene.kill_haproxy().await;
+    let mut since = served.changes().await;
+    if way == Way::Attached {
+        since = Instant::now();
+        served.scene.start_haproxy().await;
+    }
+    served.catches_up(since, "HAProxy killed").await;
+}
+
+async fn haproxy_frozen_and_thawed(way: Way) {
+    let served = Served::new(way).await;
+    served.scene.freeze_haproxy(true);
+    served.changes().await;
+    throughout_for(LONG, "it is frozen", async || {
+        served.scene.master("show proc").await.is_empty()
+    })
+    .await;
+    served.scene.freeze_haproxy(false);
+    let since = Instant::now();
+    served.catches_up(since, "HAProxy frozen and thawed").await;
+}
+
+async fn the_agent_frozen_for_10_seconds_while_etcd_forgets(way: Way) {
+    let served = Served::new(way).await;
+    served.scene.freeze_agent(true);
+    served.changes().await;
+    served.scene.etcd.compact().await;
+    throughout_for(secs(10), "a answers", async || served.answers().await).await;
+    served.scene.freeze_agent(false);
+    let since = Instant::now();
+    let fault = "the agent frozen for 10 s, its revision compacted";
+    served.catches_up(since, fault).await;
+}
+
+async fn the_agent_killed_while_etcd_changes(way: Way) {
+    let mut served = Served::new(way).await;
+    served.scene.kill_agent().await;
+    served.changes().await;
+    throughout("a answers", async || served.answers().await).await;
+    let since = Instant::now();
+    served.scene.start_agent();
+    served
+        .catches_up(since, "the agent killed and started")
+        .await;
+}
+
+/// With it goes what HAProxy would start from. Nothing changes in etcd meanwhile.
+async fn its_file_deleted(way: Way) {
+    let served = Served::new(way).await;
+    let since = Instant::now();
+    std::fs::remove_file(served.scene.file()).unwrap();
+    served.has(&["redis/one"]).await;
+    served.note(since, "its file deleted");
+}
+
+async fn its_file_overwritten(way: Way) {
+    let served = Served::new(way).await;
+    let since = Instant::now();
+    std::fs::write(served.scene.file(), SOMEBODYS).unwrap();
+    served.has(&["redis/one"]).await;
+    served.note(since, "its file overwritten");
+}
+
+/// A HAProxy that is started from it has nothing of ours.
+const SOMEBODYS: &str = "defaults\n    mode tcp\n    timeout connect 1s\n    timeout client 1s\n    timeout server 1s\nlisten a\n    bind abns@a\n";
+
+/// It is what the agent's HAProxy would start from.
+#[tokio::test]
+async fn its_file_overwritten_and_haproxy_killed() {
+    let mut served = Served::new(Way::Supervised).await;
+    let since = Instant::now();
+    std::fs::write(served.scene.file(), SOMEBODYS).unwrap();
+    served.scene.kill_haproxy().await;
+    eventually("a answers", async || served.answers().await).await;
+    served.has(&["redis/one"]).await;
+    served.note(since, "its file overwritten and HAProxy killed");
+}
+
+/// HAProxy runs on, and nobody can speak to it.
+#[tokio::test]
+async fn its_socket_removed() {
+    let served = Served::new(Way::Supervised).await;
+    let mut kept = Connection::to_backend(served.scene.port, "a").await;
+    std::fs::remove_file(served.scene.socket()).unwrap();
+    let since = served.changes().await;
+    served.catches_up(since, "HAProxy's socket removed").await;
+    assert!(kept.lives().await, "a connection was cut");
+}
