@@ -189,24 +189,17 @@ async fn describe_etcd(
             GetOptions::new().with_prefix(),
         ),
     };
-    let mut answer = Err(crate::etcd::Fault::Unreachable("no member".to_owned()));
-    for _ in 0..members.count() {
-        answer = members
+    let ask = async || {
+        members
             .call(|mut client| {
                 let (key, options) = (key.clone(), options.clone());
                 async move { client.get(key, Some(options)).await }
             })
-            .await;
-        if !answer
-            .as_ref()
-            .is_err_and(crate::etcd::Fault::is_the_members)
-        {
-            break;
-        }
-    }
-    let answer = match answer {
+            .await
+    };
+    let answer = match members.try_each(ask).await {
         Ok(answer) => answer,
-        Err(fault) => return Ok(writeln!(text, "{:<12}etcd can't be asked: {fault}", "key")?),
+        Err(error) => return Ok(writeln!(text, "{:<12}{error:#}", "key")?),
     };
     let id = match &view.sighting {
         Sighting::Present(container) => Some(container.short_id()),
