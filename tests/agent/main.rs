@@ -30,6 +30,7 @@ mod both_ways;
 mod burst;
 mod crash;
 mod dry_run;
+mod growth;
 mod harness;
 mod hold;
 mod hostile;
