@@ -65,8 +65,8 @@ fuzz: cargo ## the decoders, for some minutes: CASES=200000 changes of each corp
 	cargo test --locked --lib announce::fuzz -- --nocapture
 	cargo test --locked --test fuzz -- --nocapture
 
-soak: cargo ## containers start and die under announce --all, for MINUTES=10; CONTAINERS=200 of them; what it uses
-	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli
+soak: cargo ## 200 containers start and die under announce --all and an agent, for MINUTES=10; fails where something grows
+	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli haproxy
 	MINUTES=$(MINUTES) CONTAINERS=$(CONTAINERS) $(cargo_as_root) test --locked --features real --test soak
 
 units: ## the shipped units: systemd-analyze verify and security

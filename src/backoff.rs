@@ -2,6 +2,7 @@
 //!
 //! There is no "give up": a daemon that stops trying is a daemon that somebody has to restart.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How the pauses between tries grow.
@@ -86,8 +87,8 @@ impl Backoff {
 /// What to say of a failure that repeats: the first time at once, then with a count and at growing
 /// intervals, so that an hour of etcd's absence is ten lines and not ten thousand.
 ///
-/// One that is over and soon back again is the same one still: it is told at growing intervals too,
-/// so that what comes and goes each second is no thousand lines either.
+/// One that is over and back again within [`LAST_REPEAT`] is the same one still: it is told at growing
+/// intervals too, so that what comes and goes is no thousand lines either.
 #[derive(Debug, Clone, Default)]
 pub struct Outage {
     began: Option<Duration>,
@@ -137,13 +138,15 @@ impl Outage {
     }
 
     fn begin(&mut self, now: Duration) -> Duration {
-        let quiet = self.quiet.max(FIRST_REPEAT);
-        let again = self.ended.is_some_and(|at| now.saturating_sub(at) < quiet);
-        if !again {
+        if self.is_forgotten(now) {
             *self = Self::default();
         }
-        self.next_line = if again { self.told_at + quiet } else { now };
-        (self.interval, self.told) = (Duration::ZERO, false);
+        // What lasts after it came back is told no sooner than what comes back.
+        (self.interval, self.told) = (self.quiet, false);
+        self.next_line = match self.ended {
+            Some(_) => self.told_at + self.quiet.max(FIRST_REPEAT),
+            None => now,
+        };
         *self.began.insert(now)
     }
 
@@ -157,15 +160,75 @@ impl Outage {
         })
     }
 
+    /// It happened at `now`, and was over at once. `Some`: say so.
+    pub fn happened(&mut self, now: Duration) -> Option<Notice> {
+        let notice = self.failed(now);
+        self.recovered(now);
+        notice
+    }
+
     /// Since when it has been failing.
     #[must_use]
     pub const fn since(&self) -> Option<Duration> {
         self.began
     }
+
+    /// Whether it was over for so long that the next one will be the first again.
+    fn is_forgotten(&self, now: Duration) -> bool {
+        let calm = |at| now.saturating_sub(at) >= LAST_REPEAT;
+        self.began.is_none() && self.ended.is_none_or(calm)
+    }
 }
 
 fn grown(interval: Duration) -> Duration {
     (interval * 2).clamp(FIRST_REPEAT, LAST_REPEAT)
+}
+
+/// What to say of many things, each of which may happen again and again: of each the first time at
+/// once, then with a count and at growing intervals. Of more different ones than [`DIFFERENT`] within
+/// ten minutes the rest is a number.
+#[derive(Debug, Default)]
+pub struct Repeats {
+    said: BTreeMap<String, Outage>,
+    unsaid: u64,
+    unsaid_since: Option<Duration>,
+    /// Numbers that were told, as far as the log is concerned.
+    floods: Outage,
+}
+
+/// So many different things are told one by one.
+pub const DIFFERENT: usize = 500;
+
+/// How long a flood is counted before it is told for the first time.
+const FLOOD: Duration = Duration::from_secs(60);
+
+impl Repeats {
+    /// That happened at `now`. `Some`: say so, and that it was so many times.
+    pub fn happened(&mut self, what: &str, now: Duration) -> Option<u64> {
+        if let Some(known) = self.said.get_mut(what) {
+            return known.happened(now).map(|notice| notice.failures);
+        }
+        if self.said.len() >= DIFFERENT {
+            self.said.retain(|_, known| !known.is_forgotten(now));
+        }
+        if self.said.len() >= DIFFERENT {
+            self.unsaid += 1;
+            self.unsaid_since.get_or_insert(now);
+            return None;
+        }
+        let first = self.said.entry(what.to_owned()).or_default();
+        first.happened(now).map(|notice| notice.failures)
+    }
+
+    /// To be asked now and then: so many different things happened that nothing was said of. `Some`: say so.
+    pub fn flood(&mut self, now: Duration) -> Option<u64> {
+        let due = self.unsaid_since.is_some_and(|at| now >= at + FLOOD);
+        if !due || self.floods.happened(now).is_none() {
+            return None;
+        }
+        self.unsaid_since = None;
+        Some(std::mem::take(&mut self.unsaid))
+    }
 }
 
 #[cfg(test)]
@@ -193,24 +256,67 @@ mod tests {
         assert!(outage.failed(Duration::from_secs(2)).is_none());
         outage.recovered(Duration::from_secs(3));
         let again = outage.failed(Duration::from_secs(13)).unwrap();
-        assert_eq!((again.lasted, again.failures), (Duration::ZERO, 1));
+        assert_eq!((again.lasted, again.failures), (Duration::ZERO, 3));
+        outage.recovered(Duration::from_secs(14));
+        let much_later = outage.failed(Duration::from_secs(614)).unwrap();
+        assert_eq!(
+            (much_later.lasted, much_later.failures),
+            (Duration::ZERO, 1)
+        );
+    }
+
+    /// What came back after more than ten seconds used to be a new one each time: a name that was
+    /// looked up every 30 s and found every other time was 120 lines an hour.
+    #[test]
+    fn an_hour_of_coming_and_going_is_a_handful_of_lines() {
+        for (every, lasts) in [(1, 0), (11, 1), (30, 1), (60, 30), (400, 300), (599, 1)] {
+            let mut outage = Outage::default();
+            let (mut told, mut over, mut failures) = (Vec::new(), 0, 0);
+            for second in 0..3600 {
+                let now = Duration::from_secs(second);
+                if second % every <= lasts {
+                    failures += 1;
+                    told.extend(outage.failed(now));
+                }
+                if second % every == lasts {
+                    over += usize::from(outage.recovered(now).is_some());
+                }
+            }
+            assert!((5..=24).contains(&told.len()), "{every} {lasts}: {told:?}");
+            assert!(over <= 13, "{every} {lasts}: {over}");
+            let last = told.last().unwrap();
+            assert!(last.failures * 4 > failures * 3, "{last:?} of {failures}");
+        }
     }
 
     #[test]
-    fn an_hour_of_coming_and_going_is_a_handful_of_lines() {
-        let mut outage = Outage::default();
-        let (mut begun, mut over) = (Vec::new(), 0);
-        for second in (0..3600).map(Duration::from_secs) {
-            begun.extend(outage.failed(second));
-            over += outage
-                .recovered(second + Duration::from_millis(500))
-                .iter()
-                .len();
+    fn a_flood_of_different_things_is_a_number() {
+        let mut repeats = Repeats::default();
+        let (mut one_by_one, mut floods, mut in_them) = (0, 0, 0);
+        for second in 0..3600 {
+            let now = Duration::from_secs(second);
+            let things = (0..20).map(|n| format!("{second} {n}"));
+            one_by_one += things.filter_map(|it| repeats.happened(&it, now)).count();
+            if let Some(unsaid) = repeats.flood(now) {
+                (floods, in_them) = (floods + 1, in_them + unsaid);
+            }
         }
-        assert!((5..=13).contains(&begun.len()), "{begun:?}");
-        assert_eq!(over, begun.len());
-        let last = begun.last().unwrap();
-        assert!(last.lasted.is_zero() && last.failures > 2_000, "{last:?}");
+        assert_eq!(one_by_one, 6 * DIFFERENT, "so many in ten minutes");
+        assert!((5..=13).contains(&floods), "{floods}");
+        assert!(repeats.said.len() <= DIFFERENT);
+        assert_eq!(one_by_one + (in_them + repeats.unsaid) as usize, 20 * 3600);
+    }
+
+    #[test]
+    fn one_thing_that_keeps_happening_crowds_nobody_out() {
+        let mut repeats = Repeats::default();
+        let said = |repeats: &mut Repeats, what, second| {
+            repeats.happened(what, Duration::from_secs(second))
+        };
+        let lines = (0..3600).filter_map(|second| said(&mut repeats, "a", second));
+        assert!((5..=13).contains(&lines.count()));
+        assert_eq!(said(&mut repeats, "b", 3600), Some(1));
+        assert_eq!(repeats.flood(Duration::from_secs(7200)), None);
     }
 
     #[test]

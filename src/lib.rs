@@ -102,6 +102,10 @@
 //!   registrar's beliefs may be wrong, its writes can't be.
 //! - One request to etcd is under way at a time; after a failure the key's state is unknown, not assumed.
 //! - Every await on Docker or etcd has a deadline; every queue is a latest value or bounded.
+//! - What is remembered is of what is there, or bounded: a slot goes 10 s after its last write, with an
+//!   audit; a death with a list; a bar after its pause; an empty service after `--forget`, or where there
+//!   are more than `limits::MAX_SERVICES`; the address of a name that nobody wants where there are more
+//!   than 1,024; what was said of alerts and bad keys after ten minutes, 500 of them (`backoff::Repeats`).
 //! - Docker's silence is never "the container is gone", etcd's silence never "the key is gone".
 //!
 //! # Where this differs from the design's map, and why

@@ -23,7 +23,13 @@ fn main() -> ExitCode {
     let result = match (runtime, checked(cli.command)) {
         (_, Err(error)) => return complain(&error.to_string()),
         (Err(error), _) => Err(error.into()),
-        (Ok(runtime), Ok(job)) => runtime.block_on(run(job)),
+        (Ok(runtime), Ok(job)) => runtime.block_on(async {
+            // Cancel-safe: nothing comes of counting.
+            tokio::select! {
+                result = run(job) => result,
+                never = telemetry::count_tasks() => match never {},
+            }
+        }),
     };
     result.unwrap_or_else(|error| {
         tracing::error!("{error:#}");

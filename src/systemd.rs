@@ -1,11 +1,12 @@
 //! What systemd is told: READY, STATUS, WATCHDOG, STOPPING. Nothing, where it doesn't listen.
 
+use crate::backoff::Outage;
 use crate::clock::{Moment, now};
 use sd_notify::NotifyState;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tracing::debug;
+use tracing::{debug, error};
 
 /// A loop that hasn't come round for so long is stuck: every await in every loop has a deadline
 /// far below this.
@@ -32,6 +33,8 @@ impl Pulse {
 pub struct Systemd {
     status: String,
     pulses: Vec<(&'static str, Pulse)>,
+    /// A loop that is stuck, as far as the log is concerned.
+    stuck: Outage,
 }
 
 impl Systemd {
@@ -69,14 +72,15 @@ impl Systemd {
     }
 
     /// Feeds the watchdog, unless a loop is stuck.
-    pub fn alive(&self) {
+    pub fn alive(&mut self) {
         let now = now();
         let stuck = |(_, pulse): &&(_, Pulse)| now.saturating_sub(pulse.last()) > STUCK;
-        match self.pulses.iter().find(stuck) {
-            None => tell(&[NotifyState::Watchdog]),
-            Some((name, _)) => {
-                tracing::error!("the {name} loop is stuck; not feeding the watchdog")
-            }
+        let Some((name, _)) = self.pulses.iter().find(stuck) else {
+            self.stuck.recovered(now);
+            return tell(&[NotifyState::Watchdog]);
+        };
+        if self.stuck.failed(now).is_some() {
+            error!("the {name} loop is stuck; not feeding the watchdog");
         }
     }
 }

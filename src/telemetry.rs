@@ -1,7 +1,10 @@
 //! Logs: on stderr, as text or JSON, ours only down to the level asked for.
 
 use clap::ValueEnum;
+use std::convert::Infallible;
 use std::io::IsTerminal;
+use std::time::Duration;
+use tracing::debug;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
@@ -35,4 +38,19 @@ pub fn init(level: LevelFilter, format: LogFormat) {
         }
     };
     drop(done);
+}
+
+/// Says every five seconds how many tasks there are, where debug output is asked for: what shows a task
+/// that was forgotten before anything else does.
+pub async fn count_tasks() -> Infallible {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return std::future::pending().await;
+    }
+    loop {
+        let tasks = tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks();
+        debug!(tasks, "alive");
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
 }

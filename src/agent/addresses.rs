@@ -26,6 +26,19 @@ impl Addresses {
         self.by_name.get(name).copied()
     }
 
+    /// How many hosts there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// Forgets the others.
+    pub fn retain(&mut self, is_wanted: impl Fn(&String) -> bool) {
+        let before = self.by_name.len();
+        self.by_name.retain(|name, _| is_wanted(name));
+        self.changes += u64::from(self.by_name.len() < before);
+    }
+
     /// That host is there from now on.
     pub fn insert(&mut self, name: String, address: IpAddr) {
         if self.by_name.insert(name, address) != Some(address) {

@@ -44,8 +44,9 @@ impl Default for Bars {
 }
 
 impl Bars {
-    /// Who is left out at `now`, and why.
-    pub(super) fn active(&self, now: Moment) -> BTreeMap<Place, String> {
+    /// Who is left out at `now`, and why. Whose time was up for as long again is nobody's any more.
+    pub(super) fn active(&mut self, now: Moment) -> BTreeMap<Place, String> {
+        self.barred.retain(|_, bar| now < bar.until + bar.pause);
         let active = self.barred.iter().filter(|(_, bar)| bar.until > now);
         let active = active.map(|(place, bar)| (place.clone(), bar.why.clone()));
         active.collect()
@@ -137,5 +138,17 @@ mod tests {
         let why =
             "HAProxy says \"cannot bind socket (Address already in use) for [:::80]\"".to_owned();
         assert_eq!(accused(log), BTreeMap::from([("redis@1".to_owned(), why)]));
+    }
+    /// Each service whose port was taken once used to be remembered for ever.
+    #[test]
+    fn whoever_is_gone_is_forgotten() {
+        let mut bars = Bars::default();
+        for n in 0..1000 {
+            let now = Moment::from_secs(n);
+            let place = (format!("s{n}"), ":80".parse().unwrap());
+            bars.hopeless(place, "another process listens there".to_owned(), now);
+            assert_eq!(bars.active(now).len(), 1);
+            assert!(bars.barred.len() <= 2, "{}", bars.barred.len());
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use super::master::alerts;
 use super::proxy::Trouble;
+use crate::backoff::Repeats;
+use crate::clock::now;
 use rustix::process::Signal;
 use std::collections::VecDeque;
 use std::path::Path;
@@ -27,8 +29,13 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Starts it on `file`, with its master socket at `socket`.
-    pub(super) fn start(binary: &Path, file: &Path, socket: &Path) -> Result<Self, Trouble> {
+    /// Starts it on `file`, with its master socket at `socket`. What it says is told as `alerts` has it.
+    pub(super) fn start(
+        binary: &Path,
+        file: &Path,
+        socket: &Path,
+        alerts: Arc<Mutex<Repeats>>,
+    ) -> Result<Self, Trouble> {
         let mut process = command(binary)
             .arg("-W")
             // Whatever the base file says of `daemon`: it must not slip away.
@@ -49,7 +56,7 @@ impl Child {
         let said = Arc::new(Mutex::new(VecDeque::new()));
         if let Some(stderr) = process.stderr.take() {
             // Ends when HAProxy does.
-            tokio::spawn(listen(stderr, said.clone()));
+            tokio::spawn(listen(stderr, said.clone(), alerts));
         }
         Ok(Self { process, said })
     }
@@ -81,15 +88,16 @@ impl Child {
         }
     }
 
-    /// Ends it and its workers.
-    pub(super) async fn stop(mut self) {
+    /// Ends it and its workers. Returns whether it did so by itself.
+    pub(super) async fn stop(mut self) -> bool {
         if let Some(pid) = self.process.id() {
             terminate(pid);
         }
-        if timeout(FAREWELL, self.process.wait()).await.is_err() {
-            warn!("HAProxy doesn't end by itself; killing it");
+        let ended = timeout(FAREWELL, self.process.wait()).await.is_ok();
+        if !ended {
             let _ = self.process.kill().await;
         }
+        ended
     }
 }
 
@@ -122,18 +130,54 @@ fn signal(pid: u32, signal: Signal) {
     }
 }
 
-async fn listen(stderr: ChildStderr, said: Arc<Mutex<VecDeque<String>>>) {
+async fn listen(
+    stderr: ChildStderr,
+    said: Arc<Mutex<VecDeque<String>>>,
+    alerts: Arc<Mutex<Repeats>>,
+) {
     let mut lines = BufReader::new(stderr).lines();
     while let Ok(Some(line)) = lines.next_line().await {
+        debug!("haproxy: {line}");
         if line.contains("[ALERT]") {
-            warn!("haproxy: {line}");
-        } else {
-            debug!("haproxy: {line}");
+            let mut alerts = alerts.lock().unwrap_or_else(PoisonError::into_inner);
+            match alerts.happened(&kind(&line), now()) {
+                Some(1) => warn!("haproxy: {line}"),
+                Some(times) => warn!("haproxy: {line} ({times} times)"),
+                None => {}
+            }
+            if let Some(more) = alerts.flood(now()) {
+                warn!("haproxy: {more} alerts more");
+            }
         }
         let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.len() == REMEMBERED {
             said.pop_front();
         }
         said.push_back(line);
+    }
+}
+
+/// What two lines have in common that say the same of different processes: `[ALERT]    (17) : Current
+/// worker (18) exited with code 137 (Killed)`.
+fn kind(line: &str) -> String {
+    let parts = line.split('(');
+    let parts = parts.map(|part| part.trim_start_matches(|c: char| c.is_ascii_digit()));
+    parts.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_id_makes_no_other_alert() {
+        let of = |master, worker| {
+            format!(
+                "[ALERT]    ({master}) : Current worker ({worker}) exited with code 137 (Killed)"
+            )
+        };
+        assert_eq!(kind(&of(17, 18)), kind(&of(17, 2345)));
+        let of = |name| format!("[ALERT]    (9) : proxy '{name}' has no server available!");
+        assert_ne!(kind(&of("redis1")), kind(&of("redis2")));
     }
 }

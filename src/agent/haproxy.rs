@@ -8,7 +8,7 @@ use super::master::{Master, RELOAD};
 use super::proxy::{Happening, Proxy, Reload, Trouble, Worker};
 use super::render::MARK;
 use super::text::Text;
-use crate::backoff::Outage;
+use crate::backoff::{Outage, Repeats};
 use crate::clock::now;
 use crate::systemd::Pulse;
 use std::cell::RefCell;
@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpSocket;
 use tokio::task::{JoinError, JoinHandle};
@@ -47,6 +48,8 @@ pub(super) struct Haproxy {
     child: Option<Child>,
     /// Its ends, as far as the log is concerned: one that crashes crashes every two seconds.
     ends: Outage,
+    /// Its alerts, likewise, whichever process of it they come from.
+    alerts: Arc<Mutex<Repeats>>,
     /// Master, worker, and what the worker was started from: that never changes.
     mark: RefCell<Option<(u32, u32, Option<String>)>>,
     saving: Option<Saving>,
@@ -69,6 +72,7 @@ impl Haproxy {
             ours,
             child: None,
             ends: Outage::default(),
+            alerts: Arc::default(),
             mark: RefCell::new(None),
             saving: None,
             next: None,
@@ -91,7 +95,10 @@ impl Haproxy {
         };
         let _ = timeout(FAREWELL, saving).await;
         if let Some(child) = self.child.take() {
-            return child.stop().await;
+            if !child.stop().await {
+                warn!("HAProxy didn't end by itself, and was killed");
+            }
+            return;
         }
         // One that an earlier life of ours started and left behind.
         if self.ours
@@ -257,7 +264,9 @@ impl Proxy for Haproxy {
                 }
             }
         }
-        let mut child = Child::start(self.file.binary(), self.file.path(), self.master.socket())?;
+        let (file, socket) = (&self.file, self.master.socket());
+        let alerts = self.alerts.clone();
+        let mut child = Child::start(file.binary(), file.path(), socket, alerts)?;
         let end = Instant::now() + RELOAD;
         while Instant::now() < end {
             if let Some(status) = child.ended() {

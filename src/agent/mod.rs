@@ -282,7 +282,7 @@ impl Agent {
             next = self.updates.try_recv().ok();
         }
         let changed = self.presence.observe(self.table.services(), now());
-        self.telling.junk(&self.table.take_junk());
+        self.telling.junk(&self.table.take_junk(), now());
         changed
     }
 
@@ -297,7 +297,7 @@ impl Agent {
                 .send_replace(self.directory.hosts().cloned().collect());
         }
         let notes = self.presence.take_notes();
-        self.telling.notes(notes, self.presence.hold_time());
+        self.telling.notes(notes, self.presence.hold_time(), time);
         // Each name that is found makes for another pass, and so does the end of the wait.
         let until = self.heard.map(|heard| heard + NAMES);
         if until.is_some_and(|until| until > time) && self.waits_for_names() {

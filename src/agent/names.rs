@@ -2,9 +2,11 @@
 //! resolving keeps its last address.
 
 use super::addresses::Addresses;
+use crate::backoff::Outage;
+use crate::clock::now;
 use crate::systemd::Pulse;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::net::lookup_host;
@@ -25,13 +27,20 @@ const LOOKUP: Duration = Duration::from_secs(3);
 /// So many look-ups at once: each takes a thread.
 const AT_ONCE: usize = 16;
 
+/// Addresses of names that nobody wants any more are kept, for they may come back while the resolver is
+/// down; of more than so many, none.
+const UNWANTED: usize = 1024;
+
+/// Names that don't resolve, or lately didn't, as far as the log is concerned.
+type Failing = BTreeMap<String, Outage>;
+
 /// Keeps `found` up to date for `wanted`, for ever.
 pub async fn resolve(
     mut wanted: watch::Receiver<BTreeSet<String>>,
     found: watch::Sender<Addresses>,
     pulse: Pulse,
 ) {
-    let mut failing = BTreeSet::new();
+    let mut failing = Failing::new();
     let mut all_again = Instant::now();
     loop {
         let names = wanted.borrow_and_update().clone();
@@ -42,7 +51,8 @@ pub async fn resolve(
         let known = found.borrow().clone();
         let due = names.iter().filter(|name| all || known.get(name).is_none());
         look_up(due.cloned().collect(), &found, &mut failing, &pulse).await;
-        failing.retain(|name| names.contains(name));
+        failing.retain(|name, _| names.contains(name));
+        forget(&names, &found);
         let missing = names.iter().any(|name| found.borrow().get(name).is_none());
         let soon = Instant::now() + MISSING_AGAIN;
         let next = if missing {
@@ -69,18 +79,26 @@ pub async fn once(names: BTreeSet<String>) -> Addresses {
     look_up(
         names.into_iter().collect(),
         &found,
-        &mut BTreeSet::new(),
+        &mut Failing::new(),
         &Pulse::default(),
     )
     .await;
     found.borrow().clone()
 }
 
+/// Keeps what is known from growing with every name that ever was. Before anything is wanted it is what
+/// the file remembers.
+fn forget(wanted: &BTreeSet<String>, found: &watch::Sender<Addresses>) {
+    if !wanted.is_empty() && found.borrow().count() > wanted.len() + UNWANTED {
+        found.send_modify(|all| all.retain(|name| wanted.contains(name)));
+    }
+}
+
 /// Looks them all up, some at a time, and tells of each as it is found.
 async fn look_up(
     names: Vec<String>,
     found: &watch::Sender<Addresses>,
-    failing: &mut BTreeSet<String>,
+    failing: &mut Failing,
     pulse: &Pulse,
 ) {
     let mut names = names.into_iter();
@@ -91,7 +109,8 @@ async fn look_up(
         let before = found.borrow().get(&name);
         match result.map(|addresses| choose(&name, &addresses, before)) {
             Ok(Some(address)) => {
-                if failing.remove(&name) {
+                let outage = failing.get_mut(&name);
+                if outage.is_some_and(|outage| outage.recovered(now()).is_some()) {
                     info!("{name} resolves again, to {address}");
                 }
                 if before != Some(address) {
@@ -115,8 +134,10 @@ async fn look_up_one(name: String) -> (String, Result<Vec<IpAddr>, String>) {
     (name, result)
 }
 
-fn complain(name: &str, why: &str, before: Option<IpAddr>, failing: &mut BTreeSet<String>) {
-    if failing.insert(name.to_owned()) {
+fn complain(name: &str, why: &str, before: Option<IpAddr>, failing: &mut Failing) {
+    let outage = failing.entry(name.to_owned()).or_default();
+    // Once while it lasts: there may be thousands of names.
+    if outage.since().is_none() && outage.failed(now()).is_some() {
         match before {
             Some(address) => {
                 warn!("{name} doesn't resolve any more, staying with {address}: {why}")
@@ -179,7 +200,7 @@ mod tests {
             .into_iter()
             .collect();
         let (found, seen) = watch::channel(last.clone());
-        let mut failing = BTreeSet::new();
+        let mut failing = Failing::new();
         look_up(
             vec!["gone.invalid".to_owned()],
             &found,
@@ -188,5 +209,24 @@ mod tests {
         )
         .await;
         assert_eq!((seen.borrow().clone(), failing.len()), (last, 1));
+    }
+    /// Every name that ever was used to stay, on a cluster where each container has one of its own.
+    #[test]
+    fn names_that_nobody_wants_any_more_do_not_pile_up() {
+        let name = |n: usize| format!("host-{n}");
+        let found = watch::Sender::new(Addresses::default());
+        let mut most = 0;
+        for n in 0..10 * UNWANTED {
+            let wanted = BTreeSet::from([name(n), "steady".to_owned()]);
+            for name in &wanted {
+                let address = "10.0.0.9".parse().unwrap();
+                found.send_modify(|all| all.insert(name.clone(), address));
+            }
+            forget(&wanted, &found);
+            most = most.max(found.borrow().count());
+        }
+        assert_eq!(most, UNWANTED + 2);
+        assert!(found.borrow().get("steady").is_some());
+        assert!(found.borrow().get(&name(10 * UNWANTED - 2)).is_some());
     }
 }

@@ -5,6 +5,7 @@
 //! that many containers dying: those are kept for a while, and HAProxy's own checks decide.
 
 use super::beside::beside;
+use super::limits::MAX_SERVICES;
 use super::table::{Instance, Instances, Services};
 use crate::clock::Moment;
 use std::collections::BTreeMap;
@@ -132,8 +133,26 @@ impl Presence {
             }
             stays
         });
+        self.forget_surplus();
         let services = self.services.iter_mut();
         services.map(|(name, service)| (name, service.wanted()))
+    }
+
+    /// Services that come and go are no more in all than may be there at once: those go first that
+    /// were empty the longest.
+    fn forget_surplus(&mut self) {
+        let surplus = self.services.len().saturating_sub(MAX_SERVICES);
+        if surplus == 0 {
+            return;
+        }
+        let empty = self.services.iter();
+        let empty = empty.filter_map(|(name, service)| Some((service.empty_since?, name.clone())));
+        let mut empty: Vec<_> = empty.collect();
+        empty.sort_unstable();
+        for (_, name) in empty.into_iter().take(surplus) {
+            self.services.remove(&name);
+            self.notes.push(Note::Forgotten(name));
+        }
     }
 
     /// When [`Presence::wanted`] will change by itself.
@@ -403,5 +422,20 @@ mod tests {
         assert_eq!(p.take_notes(), [Note::Forgotten("a".to_owned())]);
         p.observe(&table("a:1"), at(8000.0));
         assert_eq!(p.wanted(at(8000.0)).next().unwrap().1.port, 6001);
+    }
+    /// A service that came and went stayed for `--forget`, and as many of them as there were names.
+    #[test]
+    fn services_that_come_and_go_do_not_pile_up() {
+        let mut p = presence();
+        for n in 0..2 * MAX_SERVICES {
+            let when = n as f64 / 10.0;
+            p.observe(&table(&format!("steady:1 s{n}:1")), at(when));
+            p.observe(&table("steady:1"), at(when));
+            assert!(p.wanted(at(when)).count() <= MAX_SERVICES);
+        }
+        let last = format!("s{}", 2 * MAX_SERVICES - 1);
+        let wanted: BTreeMap<_, _> = p.wanted(at(820.0)).collect();
+        assert_eq!(wanted.len(), MAX_SERVICES);
+        assert!(wanted.contains_key(&"steady".to_owned()) && wanted.contains_key(&last));
     }
 }

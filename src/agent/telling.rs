@@ -4,63 +4,72 @@ use super::apply::Report;
 use super::layout::Refusal;
 use super::presence::Note;
 use super::table::Junk;
+use crate::backoff::Repeats;
 use crate::clock::Moment;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tracing::{error, info, warn};
-
-/// So many bad keys are told one by one in so long; what a flood has beyond that is told as a number.
-const TOLD_ONE_BY_ONE: usize = 500;
-const FLOOD: Duration = Duration::from_secs(60);
 
 /// What was told already.
 #[derive(Debug, Default)]
 pub(super) struct Telling {
     /// Fronts that can't be, as of the last pass.
     refused: BTreeSet<Refusal>,
-    /// When this stretch of time began, and how many bad keys it has seen.
-    flood: (Moment, usize),
+    /// Keys that were bad, by what was printed of them.
+    junk: Repeats,
+    /// Services, by name and by what became of them.
+    notes: Repeats,
 }
 
 impl Telling {
     /// Keys that went into quarantine.
-    pub(super) fn junk(&mut self, junk: &[Junk]) {
+    pub(super) fn junk(&mut self, junk: &[Junk], now: Moment) {
         for junk in junk {
-            self.flood.1 += 1;
-            if self.flood.1 <= TOLD_ONE_BY_ONE {
-                warn!(key = junk.key, "quarantined: {}", junk.fault);
+            match self.junk.happened(&junk.key, now) {
+                Some(1) => warn!(key = junk.key, "quarantined: {}", junk.fault),
+                Some(n) => warn!(key = junk.key, "quarantined ({n} times): {}", junk.fault),
+                None => {}
             }
         }
     }
 
     /// To be called now and then.
     pub(super) fn floods(&mut self, now: Moment) {
-        let (began, seen) = self.flood;
-        if now.saturating_sub(began) < FLOOD {
-            return;
-        }
-        let more = seen.saturating_sub(TOLD_ONE_BY_ONE);
-        if more > 0 {
+        if let Some(more) = self.junk.flood(now) {
             warn!("quarantined: {more} keys more");
         }
-        self.flood = (now, 0);
+        if let Some(more) = self.notes.flood(now) {
+            warn!("{more} times more a service lost instances, or was forgotten");
+        }
     }
 
     /// What became of services whose instances left.
-    pub(super) fn notes(&self, notes: Vec<Note>, hold: Duration) {
+    pub(super) fn notes(&mut self, notes: Vec<Note>, hold: Duration, now: Moment) {
         let hold = hold.as_secs();
         for note in notes {
+            let what = match &note {
+                Note::Held(service, _) => format!("{service} held"),
+                Note::LetGo(service, _) => format!("{service} let go"),
+                Note::Forgotten(service) => format!("{service} forgotten"),
+            };
+            let Some(times) = self.notes.happened(&what, now) else {
+                continue;
+            };
             match note {
                 Note::Held(service, count) => error!(
                     service,
+                    times,
                     "{count} instances left etcd at a blow: keeping them for {hold} s, HAProxy's checks decide meanwhile"
                 ),
                 Note::LetGo(service, count) => warn!(
                     service,
-                    "{count} instances didn't come back: letting them go"
+                    times, "{count} instances didn't come back: letting them go"
                 ),
                 Note::Forgotten(service) => {
-                    info!(service, "had no instance for long enough: its front goes")
+                    info!(
+                        service,
+                        times, "had no instance for long enough: its front goes"
+                    )
                 }
             }
         }

@@ -362,8 +362,8 @@ impl Registrar {
     fn lose_lease(&mut self) {
         if let Some(lost) = self.leases.lose() {
             let note = Note::LeaseLost(lost);
-            self.notes
-                .extend(once_in_a_while(&mut self.losses, self.asked_at, note));
+            let told = self.losses.happened(self.asked_at);
+            self.notes.extend(told.map(|_| note));
             for slot in self.slots.values_mut() {
                 slot.lease_lost(lost);
             }
@@ -377,8 +377,8 @@ impl Registrar {
         self.revision = header.revision;
         if another || header.revision < self.floor {
             let note = Note::HistoryReset;
-            self.notes
-                .extend(once_in_a_while(&mut self.resets, self.asked_at, note));
+            let told = self.resets.happened(self.asked_at);
+            self.notes.extend(told.map(|_| note));
             for slot in self.slots.values_mut() {
                 slot.history_reset();
             }
@@ -390,11 +390,4 @@ impl Registrar {
         let leases = &self.leases;
         self.slots.retain(|_, slot| !slot.is_over(leases));
     }
-}
-
-/// What happened at `now`, if it hasn't just been told.
-fn once_in_a_while(times: &mut Outage, now: Moment, note: Note) -> Option<Note> {
-    let notice = times.failed(now);
-    times.recovered(now);
-    notice.map(|_| note)
 }

@@ -305,9 +305,7 @@ impl Slot {
     fn note_of(&mut self, op: &Op, now: Moment) -> Option<Note> {
         let mut times = 1;
         if self.settled && op.is_put() {
-            let notice = self.meddled.failed(now);
-            self.meddled.recovered(now);
-            times = notice?.failures;
+            times = self.meddled.happened(now)?.failures;
         }
         match (op, &self.seen) {
             (Op::TakeOver(key, ..), Seen::Present(entry)) => match Holder::of(&entry.value) {

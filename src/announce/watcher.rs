@@ -45,6 +45,7 @@ pub async fn watch(host: DockerHost, scope: Scope, views: watch::Sender<Views>, 
     let mut backoff = Backoff::new(DOCKER);
     let mut outage = Outage::default();
     let mut troubles = Outage::default();
+    let mut lists = Outage::default();
     if let Scope::One(name) = &scope {
         let unasked = View::unasked(now());
         views.send_modify(|v| drop(v.containers.insert(name.clone(), unasked)));
@@ -59,6 +60,7 @@ pub async fn watch(host: DockerHost, scope: Scope, views: watch::Sender<Views>, 
                     backoff: &mut backoff,
                     outage: &mut outage,
                     troubles: &mut troubles,
+                    lists: &mut lists,
                 };
                 match session.run(&mut luck).await {
                     Ok(never) => match never {},
@@ -91,6 +93,8 @@ struct Luck<'a> {
     outage: &'a mut Outage,
     /// Of single containers.
     troubles: &'a mut Outage,
+    /// Of the list alone.
+    lists: &'a mut Outage,
 }
 
 impl Luck<'_> {
@@ -124,7 +128,8 @@ struct Session<'a> {
     relist_at: Moment,
     /// Where the next round of routine looks begins.
     turn: String,
-    /// The last death of each container, until a look shows that it is over.
+    /// The last death of each container, until a look shows that it is over. Of one that is watched by
+    /// its name the last death alone: it may be another container each time, and gone before a look.
     deaths: HashMap<String, Death>,
     /// Seen and not told yet.
     untold: bool,
@@ -240,6 +245,9 @@ impl<'a> Session<'a> {
                 view.sighting = sighting;
                 changed
             });
+            if let Scope::One(_) = self.scope {
+                self.deaths.clear();
+            }
             self.deaths.insert(death.id.clone(), death);
         }
         self.agenda.want(mark.subject, Why::Hint);
@@ -337,7 +345,10 @@ impl<'a> Session<'a> {
         let all = match all {
             // An engine that can't list may be able to inspect; what is known is looked at.
             Err(error) if self.first && !known.is_empty() => {
-                warn!("{error:#}; asking about each container that is known");
+                if let Some(notice) = luck.lists.happened(now()) {
+                    let n = notice.failures;
+                    warn!("{error:#} ({n} times); asking about each container that is known");
+                }
                 self.first = false;
                 known.into_iter().for_each(|id| self.agenda.want(id, why));
                 return Ok(());

@@ -210,10 +210,15 @@ impl Members {
         let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(notice) = outage.failed(now) {
             let endpoint = self.endpoint(generation);
-            if notice.failures == 1 {
-                warn!(endpoint, "etcd: {fault}; trying the next member");
+            let (n, s) = (notice.failures, notice.lasted.as_secs());
+            if notice.lasted.is_zero() {
+                let again = if n > 1 {
+                    format!(" ({n} failed tries)")
+                } else {
+                    String::new()
+                };
+                warn!(endpoint, "etcd: {fault}{again}; trying the next member");
             } else {
-                let (n, s) = (notice.failures, notice.lasted.as_secs());
                 warn!(
                     endpoint,
                     "etcd unreachable for {s} s ({n} tries), retrying: {fault}"
@@ -236,7 +241,9 @@ impl Members {
                 endpoint,
                 "etcd answers again after {ms} ms ({n} failed tries)"
             );
-            self.unreachable_since.send_replace(None);
         }
+        // Also where nothing was said of it.
+        self.unreachable_since
+            .send_if_modified(|since| since.take().is_some());
     }
 }

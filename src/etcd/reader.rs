@@ -6,7 +6,8 @@
 
 use super::Fault;
 use super::members::Members;
-use crate::backoff::{Backoff, ETCD};
+use crate::backoff::{Backoff, ETCD, Outage};
+use crate::clock::now;
 use crate::systemd::Pulse;
 use etcd_client::{
     Client, Error, EventType, GetOptions, KeyValue, ResponseHeader, WatchOptions, WatchStream,
@@ -81,6 +82,8 @@ enum End {
     Deaf,
     /// Another member is turned to, or it is time to read everything again.
     Renew,
+    /// What is to be told was forgotten, up to that revision.
+    Compacted(i64),
     /// It is another history.
     Restored,
     /// It broke.
@@ -102,24 +105,32 @@ pub async fn read(
         pulse,
         page: PAGE,
         history: None,
+        resets: Outage::default(),
+        compactions: Outage::default(),
     };
     let mut backoff = Backoff::new(ETCD);
-    let mut told = false;
+    let mut refusals = Outage::default();
     loop {
         reader.pulse.beat();
         let generation = *reader.members.changes().borrow();
         let fault = match reader.round().await {
             Ok(End::Deaf) => return,
             Ok(End::Renew) => {
-                (told, backoff) = (false, Backoff::new(ETCD));
+                backoff.reset();
+                refusals.recovered(now());
                 continue;
             }
-            Ok(End::Restored) => {
-                warn!(
-                    "etcd is another cluster than before, or was restored; reading everything again"
-                );
+            Ok(End::Compacted(revision)) => {
+                if let Some(notice) = reader.compactions.happened(now()) {
+                    let n = notice.failures;
+                    info!(
+                        "etcd has compacted revision {revision} ({n} times); reading everything again"
+                    );
+                }
                 continue;
             }
+            // The next snapshot says so.
+            Ok(End::Restored) => continue,
             Ok(End::Broken(fault)) => {
                 backoff.reset();
                 fault
@@ -129,11 +140,10 @@ pub async fn read(
         if fault.is_the_members() {
             debug!("reading {}: {fault}", reader.prefix);
             reader.members.failed(generation, &fault);
-        } else if !told {
-            told = true;
+        } else if let Some(notice) = refusals.failed(now()) {
             warn!(
-                "reading {}: {fault}; retrying, and serving what was there",
-                reader.prefix
+                "reading {}: {fault} ({} times); retrying, and serving what was there",
+                reader.prefix, notice.failures
             );
         }
         sleep(backoff.next_pause(fastrand::f64())).await;
@@ -147,6 +157,9 @@ struct Reader {
     pulse: Pulse,
     page: i64,
     history: Option<History>,
+    /// Other histories and compactions, as far as the log is concerned.
+    resets: Outage,
+    compactions: Outage,
 }
 
 impl Reader {
@@ -159,8 +172,12 @@ impl Reader {
         if self
             .history
             .is_some_and(|before| before.is_broken_by(history))
+            && let Some(notice) = self.resets.happened(now())
         {
-            warn!("etcd is another cluster than before, or was restored; taking it as it is now");
+            warn!(
+                "etcd is another cluster than before, or was restored ({} times); taking it as it is now",
+                notice.failures
+            );
         }
         self.history = Some(history);
         debug!(revision = history.revision, "read {} keys", kvs.len());
@@ -325,11 +342,7 @@ fn changes_of(
     let ended = || broken(Fault::Unreachable("the watch's stream ended".to_owned()));
     let message = message.ok_or_else(ended)?;
     if message.compact_revision() > 0 {
-        info!(
-            "etcd has compacted revision {}; reading everything again",
-            message.compact_revision()
-        );
-        return Err(End::Renew);
+        return Err(End::Compacted(message.compact_revision()));
     }
     if message.canceled() {
         return Err(broken(

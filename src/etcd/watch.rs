@@ -8,7 +8,7 @@
 
 use super::Fault;
 use super::members::{CALL_DEADLINE, Members};
-use crate::backoff::{Backoff, ETCD};
+use crate::backoff::{Backoff, ETCD, Outage};
 use crate::clock::{Moment, now};
 use crate::endpoint::Key;
 use etcd_client::{Error, EventType, KeyValue, WatchResponse, WatchStream};
@@ -71,7 +71,7 @@ pub async fn follow<V>(
 ) {
     let mut changes = members.changes();
     let mut backoff = Backoff::new(ETCD);
-    let mut refused = false;
+    let mut refusals = Outage::default();
     let mut denied = Denied::default();
     loop {
         let generation = *changes.borrow_and_update();
@@ -81,7 +81,7 @@ pub async fn follow<V>(
         let fault = match open(&members, &first).await {
             Ok(stream) => {
                 backoff.reset();
-                refused = false;
+                refusals.recovered(now());
                 let session = Session {
                     stream,
                     wanted: &mut wanted,
@@ -114,10 +114,8 @@ pub async fn follow<V>(
         if fault.is_the_members() {
             debug!("watch: {fault}");
             members.failed(generation, &fault);
-        } else if !refused {
-            // Once, not at every try: the calls beside it tell how long it goes on.
-            refused = true;
-            warn!("etcd watch: {fault}; retrying");
+        } else if let Some(notice) = refusals.failed(now()) {
+            warn!("etcd watch: {fault} ({} times); retrying", notice.failures);
         }
         sleep(backoff.next_pause(fastrand::f64())).await;
     }

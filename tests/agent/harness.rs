@@ -14,7 +14,7 @@ mod load;
 // What the tests of `announce` have, and these need but a part of.
 #[path = "../real/harness/mod.rs"]
 #[allow(dead_code, unused_imports, clippy::print_stdout)]
-mod real;
+pub mod real;
 #[path = "harness/scene.rs"]
 mod scene;
 

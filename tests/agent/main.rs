@@ -31,6 +31,7 @@ mod burst;
 mod crash;
 mod dry_run;
 mod faults;
+mod growth;
 mod harness;
 mod hold;
 mod hostile;

@@ -18,6 +18,7 @@ mod docker_wire;
 mod engine_outage;
 mod etcd_outage;
 mod explain;
+mod growth;
 mod harness;
 mod lifecycle;
 mod login;

@@ -25,6 +25,11 @@ impl Etcd {
         Etcd(member)
     }
 
+    /// The same, in the words of the tests of `announce`.
+    pub fn member(&self) -> &real::Etcd {
+        &self.0
+    }
+
     pub fn url(&self) -> &str {
         self.0.url()
     }

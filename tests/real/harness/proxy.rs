@@ -129,6 +129,18 @@ impl Proxy {
         self.set(Wire::Whole);
     }
 
+    /// Every connection is reset; new ones pass.
+    pub async fn cut(&self) {
+        self.set(Wire::Reset);
+        let what = "every connection has ended";
+        super::eventually(super::SOON, what, async || {
+            // One is for who accepts, and one for who watches whether it is to.
+            self.wire.receiver_count() <= 2
+        })
+        .await;
+        self.pass();
+    }
+
     async fn listens(&self) {
         if let Address::Unix(path) = &self.address {
             super::eventually(super::SOON, "the proxy listens", async || path.exists()).await;

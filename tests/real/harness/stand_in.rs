@@ -3,6 +3,7 @@
 //! GETs that sidekick sends, over a Unix socket.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -38,6 +39,7 @@ struct State {
     containers: Mutex<BTreeMap<String, Fake>>,
     events: broadcast::Sender<String>,
     inspects: Mutex<usize>,
+    subscriptions: AtomicUsize,
     silent: Mutex<bool>,
 }
 
@@ -59,6 +61,7 @@ impl StandIn {
             containers: Mutex::default(),
             events: broadcast::Sender::new(8192),
             inspects: Mutex::default(),
+            subscriptions: AtomicUsize::new(0),
             silent: Mutex::default(),
         });
         let served = Arc::clone(&state);
@@ -149,6 +152,11 @@ impl StandIn {
             .inspects
             .lock()
             .expect("no thread panics with it")
+    }
+
+    /// How many times its events were asked for.
+    pub fn subscriptions(&self) -> usize {
+        self.state.subscriptions.load(Ordering::Relaxed)
     }
 
     /// The key of a container.
@@ -342,6 +350,7 @@ fn http(status: &str, body: &Json) -> String {
 
 async fn events(mut writer: OwnedWriteHalf, state: &State) {
     let mut events = state.events.subscribe();
+    state.subscriptions.fetch_add(1, Ordering::Relaxed);
     let head =
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut sent = writer.write_all(head.as_bytes()).await;

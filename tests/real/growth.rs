@@ -1,0 +1,73 @@
+//! That nothing grows: thousands of containers that come and go, hundreds of connections that break.
+//! The same for an hour, and with a real engine, is `make soak`.
+
+use crate::harness::{
+    Etcd, Footprint, Footprints, HOST, Proxy, Sidekick, StandIn, Wire, eventually, secs,
+};
+
+/// In each a crowd comes and goes, and each connection breaks.
+const ROUNDS: u16 = 120;
+const CROWD: u16 = 40;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn announce_leaves_nothing_behind_of_what_came_and_went() {
+    let (docker, etcd) = (StandIn::start(), Etcd::start().await);
+    let to_docker = Proxy::before_engine(&docker.host()).await;
+    let to_etcd = Proxy::before(etcd.url()).await;
+    // A key's last writes are minded for 10 s and until an audit: the warming up has to last longer.
+    let mut sidekick = Sidekick::announce_all()
+        .option("--etcd-endpoints", &to_etcd.url())
+        .option("--docker-host", &to_docker.url())
+        .option("--log-level", "debug")
+        .host(HOST)
+        .times(30, 1)
+        .spawn();
+    sidekick.logs("alive tasks=").await;
+    let mut footprints = Footprints::default();
+    for round in 0..ROUNDS {
+        let crowd = || round * CROWD..(round + 1) * CROWD;
+        crowd().for_each(|number| docker.run(number));
+        has_keys(&etcd, CROWD.into()).await;
+
+        let subscriptions = docker.subscriptions();
+        to_etcd.cut().await;
+        if round % 2 == 0 {
+            to_docker.cut().await;
+        } else {
+            to_docker.set(Wire::CutEvent);
+            docker.hint(round * CROWD);
+        }
+        eventually(secs(10), "the events are asked for again", async || {
+            docker.subscriptions() > subscriptions
+        })
+        .await;
+        to_docker.pass();
+
+        etcd.delete(&StandIn::key(round * CROWD, HOST)).await;
+        has_keys(&etcd, CROWD.into()).await;
+        crowd().for_each(|number| docker.die(number));
+        has_keys(&etcd, 0).await;
+        crowd().for_each(|number| docker.remove(number));
+        let log = sidekick.log().join("\n");
+        footprints.add(Footprint::of(sidekick.pid(), &log));
+    }
+    println!("{footprints}");
+    assert_eq!(footprints.growth(), [""; 0]);
+    sidekick.leaves().await;
+}
+
+async fn has_keys(etcd: &Etcd, count: usize) {
+    eventually(
+        secs(20),
+        format!("{count} keys stand in etcd"),
+        async || {
+            let keys = etcd.keys().await.len();
+            if keys == count {
+                Ok(())
+            } else {
+                Err(keys.to_string())
+            }
+        },
+    )
+    .await;
+}
