@@ -13,7 +13,7 @@ as_root := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env)
 cluster_program = $(as_root) "$$(cargo test --locked --features cluster --test cluster --no-run \
 	--message-format=json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\/cluster-[^"]*\)".*/\1/p')"
 
-.PHONY: build demo test check deny fuzz soak units image cluster cluster-test chaos bench clean help cargo
+.PHONY: build demo test check deny simulate fuzz soak units image cluster cluster-test chaos bench clean help cargo
 .NOTPARALLEL:
 
 build: cargo ## the release binary, target/release/sidekick
@@ -33,7 +33,7 @@ demo: build $(worker) ## the whole loop on real parts, one Redis killed; until C
 test: check units build $(worker) ## everything that .ci/run runs: needs root or sudo, 15 to 20 minutes on 2 cores
 	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat debootstrap
 	@rm -f $(CARGO_TARGET_DIR)/tmp/promises
-	SIDEKICK_SIM_SEEDS=3000 RUST_TEST_THREADS=8 $(cargo_as_root) test --locked --features real
+	SIDEKICK_SIM_SEEDS=5000 RUST_TEST_THREADS=8 $(cargo_as_root) test --locked --features real
 	RUST_TEST_THREADS=8 cargo --config 'target."cfg(unix)".runner="tests/newer_haproxy.sh"' test --locked --features real --test agent
 	DEMO_SECONDS=0 demo/demo.sh $(sidekick) $(worker)
 	@$(MAKE) --no-print-directory cluster-test image
@@ -56,14 +56,21 @@ deny: cargo ## cargo-deny: licences, duplicates, sources, advisories; what is mi
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo deny check
 
+simulate: SEEDS = 100000
+simulate: cargo ## registrar and agent in virtual time, SEEDS=100000 of each, some minutes; SEED=N plays that one alone
+	@scripts/install cc protoc
+	SIDEKICK_SIM_SEEDS=$(SEEDS) $(if $(SEED),SIDEKICK_SIM_SEED=$(SEED)) cargo test --locked --test registrar_simulation -- --nocapture
+	SIDEKICK_SIM_SEEDS=$(SEEDS) $(if $(SEED),SIDEKICK_SIM_SEED=$(SEED)) cargo test --locked --lib agent:: -- --nocapture whatever_
+
 fuzz: export SIDEKICK_FUZZ_CASES = $(CASES)
 fuzz: export SIDEKICK_FUZZ_SEED = $(SEED)
 fuzz: CASES = 200000
 fuzz: SEED = 2
-fuzz: cargo ## the decoders, for some minutes: CASES=200000 changes of each corpus, others with SEED=3
+fuzz: MINUTES = 1
+fuzz: cargo ## the decoders: by cargo-fuzz where a nightly toolchain is, MINUTES=1 each (TARGETS=value); else CASES=200000 SEED=2 changes
 	@scripts/install cc protoc
-	cargo test --locked --lib announce::fuzz -- --nocapture
-	cargo test --locked --test fuzz -- --nocapture
+	@if rustup toolchain list 2>/dev/null | grep -q ^nightly; then fuzz/run.sh $(MINUTES) $(TARGETS); else \
+		cargo test --locked --lib announce::fuzz -- --nocapture && cargo test --locked --test fuzz -- --nocapture; fi
 
 soak: cargo ## 200 containers start and die under announce --all and an agent, for MINUTES=10; fails where something grows
 	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli haproxy

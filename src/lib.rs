@@ -129,8 +129,17 @@
 //!   a few for the withdrawal). An inspect follows all the same.
 //! - A value without a lease is taken over whatever it says: no sidekick put it, and it would stay
 //!   for ever (found by the simulation, seed 2684).
-//! - Of two sidekicks on the same container the overtaken one stands by; by rule 3 alone ("same
-//!   container: take over") they would overwrite each other for ever.
+//! - Of two sidekicks on the same life of a container the overtaken one stands by; by rule 3 alone
+//!   ("same container: take over") they would overwrite each other for ever.
+//! - Of two lives of one container the later wins, as between two containers: by rule 3 alone a second
+//!   sidekick that can't see the restart (Docker's wire to it is dead) would overwrite the new life with
+//!   the old. What tells the lives apart is StartedAt. Where the machine's clock was set back between
+//!   them the new life looks like the older one: on our own lease it is written all the same; what a
+//!   killed sidekick has left stands until its lease ends, a TTL at most; and a sidekick that can't see
+//!   the restart keeps the key until it can, or until its `--docker-grace` is over. Nobody can tell those
+//!   from a rival that lives, and each of them ends without a fight.
+//! - What was cleared away and is put back is left in peace: another sidekick lives, and can't see yet
+//!   that the container is down.
 //! - `--etcd-user U:P` is refused on the command line: whoever lists processes would read the password.
 //!   It comes from a file or from the environment.
 

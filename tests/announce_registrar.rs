@@ -289,6 +289,31 @@ fn what_a_past_life_left_of_a_container_that_is_down_is_cleared_away() {
     assert_eq!(desk.registrar.take_notes(), [Note::Cleared(key(1))]);
 }
 
+/// Found by the simulation: two sidekicks, one of which couldn't see yet that the container had died,
+/// deleted and put back the key once a second.
+#[test]
+fn what_is_put_back_after_it_was_cleared_away_is_left_in_peace() {
+    let down = |port| Wish::Withdraw {
+        down: Some(sidekick::announce::ownership::Holder::from(&endpoint(port))),
+    };
+    let mut desk = Desk::new(&[(1, down(1))]);
+    let read = desk.asks();
+    let left = |revision| Some(entry(&endpoint(1).encode(), 99, revision));
+    desk.answer(&read, Answer::Read(header(5), vec![(key(1), left(4))]));
+    let clear = desk.asks();
+    // It isn't told whether that was done.
+    desk.answer(&clear, Answer::Failed);
+    let delete = desk.asks();
+    desk.answer(&delete, Answer::Refused(header(5), vec![(key(1), left(4))]));
+    assert!(matches!(desk.writes()[..], [Op::Clear(..)]));
+    desk.written(6);
+    desk.registrar.observe(&key(1), left(7), 7);
+    assert_eq!(desk.waits(), START + INTERVAL);
+    // What the next life of the container leaves is another matter.
+    desk.wish(&[(1, down(2))]);
+    assert!(matches!(desk.writes()[..], [Op::Clear(..)]));
+}
+
 #[test]
 fn deletes_travel_apart_from_puts_and_before_them() {
     let mut desk = Desk::new(&[(1, announce(1)), (2, announce(2))]);
@@ -503,6 +528,29 @@ fn a_permanent_copy_of_a_younger_containers_value_is_taken_over() {
     let found = vec![(key(1), Some(copy))];
     desk.answer(&write, Answer::Refused(header(9), found));
     assert!(matches!(desk.writes()[..], [Op::TakeOver(..)]));
+}
+
+/// Found by the simulation: of two sidekicks on one container the one that couldn't see the restart
+/// overwrote what the other had announced of the new life, or kept it from announcing it.
+#[test]
+fn a_stale_view_of_the_container_yields_to_a_later_one() {
+    let later = entry(
+        r#"{"host":"a","port":2,"container":"aaaaaaaaaaaa","since":"2026-11-23T06:00:00Z"}"#,
+        8,
+        9,
+    );
+    let mut stale = Desk::new(&[(1, announce(1))]);
+    let write = stale.asks();
+    let found = vec![(key(1), Some(later.clone()))];
+    stale.answer(&write, Answer::Refused(header(9), found));
+    assert_eq!(stale.waits(), START + INTERVAL);
+
+    let fresh = Endpoint::decode(&later.value).expect("an endpoint");
+    let mut fresh = Desk::new(&[(1, Wish::Announce(Arc::new(fresh)))]);
+    fresh.written(9);
+    let earlier = entry(&endpoint(1).encode(), 8, 10);
+    fresh.registrar.observe(&key(1), Some(earlier), 10);
+    assert!(matches!(fresh.writes()[..], [Op::TakeOver(..)]));
 }
 
 /// Found by the simulation, seed 31: after an etcd that was emptied behind our back the same

@@ -14,7 +14,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How soon an address that HAProxy failed to bind is tried again. While HAProxy tries, all of its
 /// listeners pause for up to two seconds (seen with 2.6), so the pauses double up to the second.
 pub(super) const TRY_AGAIN: Duration = Duration::from_secs(30);
-const TRY_AGAIN_AT_MOST: Duration = Duration::from_secs(1800);
+pub(super) const TRY_AGAIN_AT_MOST: Duration = Duration::from_secs(1800);
 
 /// A service, and where it was to listen.
 pub(super) type Place = (String, Bind);

@@ -146,11 +146,26 @@ pub(super) struct World {
     pub(super) talks: bool,
     pub(super) removed: Vec<String>,
     pub(super) saving: Option<Text>,
+    /// Batches of commands of which some were done and some weren't, and the caller was told so or not.
+    pub(super) torn: u32,
 }
 
 impl World {
     fn fails(&mut self) -> bool {
         self.rng.u8(0..100) < self.failing
+    }
+
+    /// Somebody at the socket changes a server.
+    pub(super) fn meddle(&mut self) {
+        let servers = self.servers.0.values_mut().flatten();
+        let servers: Vec<_> = servers.collect();
+        let count = servers.len();
+        if count > 0 {
+            let which = self.rng.usize(0..count);
+            if let Some((_, live)) = servers.into_iter().nth(which) {
+                live.admin = 1;
+            }
+        }
     }
 
     /// Starts anew from the file.
@@ -240,12 +255,17 @@ impl Proxy for Fake {
 
     async fn tell(&self, _: &Worker, commands: &[Command]) -> Result<String, Trouble> {
         let mut world = self.0.borrow_mut();
-        for command in commands {
+        for (done, command) in commands.iter().enumerate() {
             if command.verb == Verb::Remove {
                 world.removed.push(command.target.clone());
             }
             for line in command.lines(false) {
                 if world.fails() {
+                    world.torn += u32::from(done > 0);
+                    // Or it dies of it, and somebody starts another.
+                    if world.rng.bool() {
+                        let _ = world.boot();
+                    }
                     return Err(Trouble::Down("cut off".to_owned()));
                 }
                 // One line in so many is lost without a word.
@@ -253,6 +273,10 @@ impl Proxy for Fake {
                     let _ = world.servers.command(&line);
                 }
             }
+        }
+        // All of it was done, and nobody hears of it.
+        if world.fails() {
+            return Err(Trouble::Down("no answer".to_owned()));
         }
         Ok(String::new())
     }

@@ -28,6 +28,8 @@ pub mod processes;
 pub mod proxy;
 pub mod render;
 mod status;
+#[cfg(test)]
+mod storm;
 pub mod table;
 mod telling;
 pub mod text;
@@ -50,7 +52,7 @@ use layout::Model;
 use names::resolve;
 use parse::{parse, remembered};
 use presence::Presence;
-use proxy::Trouble;
+use proxy::{Proxy, Trouble};
 use render::{Frame, render};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -77,6 +79,9 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// How often HAProxy is asked for everything, though nothing seems to have changed.
 const AUDIT: Duration = Duration::from_secs(30);
+
+/// Between two looks at what is due.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// A server whose connections have to end before it goes is no trouble until after so many tries.
 const USUAL_TRIES: u32 = 5;
@@ -117,6 +122,8 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
     tasks.spawn(resolve(hosts, addresses_tx, systemd.pulse("names")));
     let started = now();
     let mut agent = Agent {
+        dirty: true,
+        audit: started + AUDIT,
         telling: Telling::default(),
         table: Table::new(config.prefix.clone()),
         heard: None,
@@ -188,7 +195,11 @@ impl Default for Trying {
     }
 }
 
-struct Agent {
+struct Agent<P> {
+    /// Something has happened since the last pass.
+    dirty: bool,
+    /// When HAProxy is asked for everything again.
+    audit: Moment,
     telling: Telling,
     table: Table,
     /// When etcd was first heard of.
@@ -199,7 +210,7 @@ struct Agent {
     may_begin: bool,
     presence: Presence,
     directory: Directory,
-    applier: Applier<Haproxy>,
+    applier: Applier<P>,
     updates: mpsc::Receiver<Update>,
     hosts: watch::Sender<BTreeSet<String>>,
     addresses: watch::Receiver<Addresses>,
@@ -210,59 +221,67 @@ struct Agent {
     pulse: Pulse,
 }
 
-impl Agent {
+impl<P: Proxy> Agent<P> {
     async fn run(&mut self) {
         let watchdog = Systemd::watchdog_interval().unwrap_or(LOOK);
-        let (mut dirty, mut audit) = (true, now() + AUDIT);
         loop {
             self.pulse.beat();
             self.systemd.alive();
             let time = now();
-            if time >= audit {
-                self.applier.forget();
-                (dirty, audit) = (true, time + AUDIT);
-            }
-            let due = |at: Option<Moment>| at.is_some_and(|at| at <= time);
-            dirty |= due(self.trouble.next)
-                || due(self.presence.next_change())
-                || due(self.report.again);
-            let begun = self.heard.is_some() || (self.may_begin && time >= self.patience);
-            if dirty && begun && self.trouble.next.is_none_or(|next| next <= time) {
-                self.pass(time).await;
-                dirty = false;
+            if self.is_due(time)
+                && let Some(result) = self.pass(time).await
+            {
+                self.passed(result, now());
             }
             self.telling.floods(time);
             self.tell_status();
-            let next = [
-                self.trouble.next,
-                self.presence.next_change(),
-                self.report.again,
-                (!begun).then_some(self.patience),
-            ];
-            let next = next
-                .into_iter()
-                .flatten()
-                .min()
-                .map(|at| at.saturating_sub(now()).max(Duration::from_millis(1)));
-            let pause = next.unwrap_or(LOOK).min(LOOK).min(watchdog);
+            let time = now();
+            let next = self.next(time).unwrap_or(time + LOOK);
+            let pause = next
+                .saturating_sub(time)
+                .clamp(SHORTEST, LOOK.min(watchdog));
             // Cancel-safe, all: channels keep what isn't received, a sleep has no effect, and what
             // happens to HAProxy says so itself. The look at it runs in its arm, uncancelled.
             tokio::select! {
-                Some(update) = self.updates.recv() => dirty |= self.hear(update),
-                Ok(()) = self.addresses.changed() => dirty = true,
+                Some(update) = self.updates.recv() => self.hear(update),
+                Ok(()) = self.addresses.changed() => self.dirty = true,
                 Ok(()) = self.lost.changed() => {}
-                result = self.applier.happens() => match result {
-                    Ok(needed) => dirty |= needed,
-                    Err(trouble) => self.failed(&trouble),
-                },
-                () = sleep(pause) => dirty |= begun && self.applier.has_changed().await,
+                result = self.applier.happens() => self.happened(result, now()),
+                () = sleep(pause) => self.look(now()).await,
             }
         }
     }
 
-    /// That update and all that wait behind it. Tells whether anything is different now: a key that
-    /// is put again as it was is nothing new.
-    fn hear(&mut self, first: Update) -> bool {
+    /// Whether there is anything to serve yet.
+    fn has_begun(&self, time: Moment) -> bool {
+        self.heard.is_some() || (self.may_begin && time >= self.patience)
+    }
+
+    /// Whether it is time for a pass.
+    fn is_due(&mut self, time: Moment) -> bool {
+        if time >= self.audit {
+            self.applier.forget();
+            (self.dirty, self.audit) = (true, time + AUDIT);
+        }
+        let due = |at: Option<Moment>| at.is_some_and(|at| at <= time);
+        self.dirty |=
+            due(self.trouble.next) || due(self.presence.next_change()) || due(self.report.again);
+        self.dirty && self.has_begun(time) && self.trouble.next.is_none_or(|next| next <= time)
+    }
+
+    /// When it will be, if nothing happens until then; not sooner than trouble allows.
+    fn next(&self, time: Moment) -> Option<Moment> {
+        if !self.has_begun(time) {
+            return self.may_begin.then_some(self.patience);
+        }
+        let times = [self.presence.next_change(), self.report.again];
+        self.trouble
+            .next
+            .or_else(|| times.into_iter().flatten().min())
+    }
+
+    /// That update and all that wait behind it.
+    fn hear(&mut self, first: Update) {
         let mut next = Some(first);
         while let Some(update) = next {
             match update {
@@ -281,12 +300,29 @@ impl Agent {
             }
             next = self.updates.try_recv().ok();
         }
-        let changed = self.presence.observe(self.table.services(), now());
-        self.telling.junk(&self.table.take_junk(), now());
-        changed
+        self.observe(now());
     }
 
-    async fn pass(&mut self, time: Moment) {
+    /// The table may be different now. A key that is put again as it was is nothing new.
+    fn observe(&mut self, time: Moment) {
+        self.dirty |= self.presence.observe(self.table.services(), time);
+        self.telling.junk(&self.table.take_junk(), time);
+    }
+
+    fn happened(&mut self, result: Result<bool, Trouble>, time: Moment) {
+        match result {
+            Ok(needed) => self.dirty |= needed,
+            Err(trouble) => self.failed(&trouble, time),
+        }
+    }
+
+    async fn look(&mut self, time: Moment) {
+        self.dirty |= self.has_begun(time) && self.applier.has_changed().await;
+    }
+
+    /// `None`: it is too early for one.
+    async fn pass(&mut self, time: Moment) -> Option<Result<Report, Trouble>> {
+        self.dirty = false;
         self.report.again = None;
         let wanted = self.presence.wanted(time);
         let addresses = self.addresses.borrow_and_update();
@@ -302,12 +338,10 @@ impl Agent {
         let until = self.heard.map(|heard| heard + NAMES);
         if until.is_some_and(|until| until > time) && self.waits_for_names() {
             self.report.again = until;
-            return;
+            self.trouble.next = None;
+            return None;
         }
-        match self.applier.pass(&self.directory, time).await {
-            Ok(report) => self.passed(report),
-            Err(trouble) => self.failed(&trouble),
-        }
+        Some(self.applier.pass(&self.directory, time).await)
     }
 
     fn waits_for_names(&self) -> bool {
@@ -316,12 +350,16 @@ impl Agent {
         hosts.any(|host| addresses.get(host).is_none())
     }
 
-    fn passed(&mut self, report: Report) {
+    fn passed(&mut self, result: Result<Report, Trouble>, time: Moment) {
+        let report = match result {
+            Ok(report) => report,
+            Err(trouble) => return self.failed(&trouble, time),
+        };
         self.telling.passed(&report);
         let tries = self.trouble.backoff.failures();
         self.trouble.backoff.reset();
         self.trouble.next = None;
-        if let Some(notice) = self.trouble.outage.recovered(now())
+        if let Some(notice) = self.trouble.outage.recovered(time)
             && tries > USUAL_TRIES
         {
             info!(
@@ -332,12 +370,12 @@ impl Agent {
         self.report = report;
     }
 
-    fn failed(&mut self, trouble: &Trouble) {
+    fn failed(&mut self, trouble: &Trouble, time: Moment) {
         let pause = self.trouble.backoff.next_pause(fastrand::f64());
-        self.trouble.next = Some(now() + pause);
+        self.trouble.next = Some(time + pause);
         let usual = matches!(trouble, Trouble::Disagrees(..))
             && self.trouble.backoff.failures() <= USUAL_TRIES;
-        if !usual && let Some(notice) = self.trouble.outage.failed(now()) {
+        if !usual && let Some(notice) = self.trouble.outage.failed(time) {
             warn!("{trouble} (try {}); retrying", notice.failures);
         }
     }

@@ -1,5 +1,10 @@
-//! Whatever the Docker Engine says: on a corpus and on random changes to it, as in `tests/fuzz/`.
+//! What has to be true of whatever the Docker Engine says, as `tests/fuzz/properties.rs` has it of the
+//! rest. Here because the rooms are private; in no binary but the tests' and cargo-fuzz's.
 
+// A scene that can't be set is a failed test.
+#![allow(clippy::panic, clippy::unwrap_used)]
+
+#[cfg(test)]
 #[path = "../../tests/fuzz/mutation.rs"]
 // It tells what it has tried.
 #[allow(clippy::print_stdout)]
@@ -13,12 +18,11 @@ use super::rules::{Rules, Verdict};
 use crate::clock::Moment;
 use crate::endpoint::Endpoint;
 use bollard::models::{ContainerInspectResponse, ContainerSummary, EventMessage};
-use mutation::fuzz;
 
 const NAME: &str = "redis1";
 
-#[test]
-fn whatever_an_inspect_answers_what_is_announced_can_be_dialled() {
+/// Whatever an inspect answers, what is announced can be dialled.
+pub fn docker_inspect(input: &[u8]) {
     let key = "/services/redis/redis@1".parse().unwrap();
     let one = Target::One {
         container: NAME.to_owned(),
@@ -31,72 +35,88 @@ fn whatever_an_inspect_answers_what_is_announced_can_be_dialled() {
         hostname: Some("worker-1".to_owned()),
         ..Rules::default()
     };
-    fuzz("docker_inspect", |input| {
-        let Ok(answer) = serde_json::from_slice::<ContainerInspectResponse>(input) else {
-            return;
+    let Ok(answer) = serde_json::from_slice::<ContainerInspectResponse>(input) else {
+        return;
+    };
+    let id = answer.id.clone().unwrap_or_default();
+    for (target, subject) in [(&one, NAME), (&all, id.as_str())] {
+        let judge = Judge {
+            target,
+            rules: &rules,
+            grace: None,
         };
-        let id = answer.id.clone().unwrap_or_default();
-        for (target, subject) in [(&one, NAME), (&all, id.as_str())] {
-            let judge = Judge {
-                target,
-                rules: &rules,
-                grace: None,
-            };
-            let view = View {
-                sighting: sighting(answer.clone(), subject),
-                lost_since: None,
-                engine_name: None,
-            };
-            let judged = judge.judge(subject, &view, None, Moment::ZERO);
-            for claim in &judged.claims {
-                assert_eq!(claim.key.as_str().parse().as_ref(), Ok(&claim.key));
-                if let Verdict::Announce(decision) = &claim.verdict {
-                    let endpoint = &decision.endpoint;
-                    let written = endpoint.encode();
-                    assert_eq!(
-                        Endpoint::decode(written.as_bytes()).as_ref(),
-                        Ok(&**endpoint)
-                    );
-                }
+        let view = View {
+            sighting: sighting(answer.clone(), subject),
+            lost_since: None,
+            engine_name: None,
+        };
+        let judged = judge.judge(subject, &view, None, Moment::ZERO);
+        for claim in &judged.claims {
+            assert_eq!(claim.key.as_str().parse().as_ref(), Ok(&claim.key));
+            if let Verdict::Announce(decision) = &claim.verdict {
+                let endpoint = &decision.endpoint;
+                let written = endpoint.encode();
+                assert_eq!(
+                    Endpoint::decode(written.as_bytes()).as_ref(),
+                    Ok(&**endpoint)
+                );
             }
         }
-    });
+    }
 }
 
-#[test]
-fn a_list_is_read_the_same_with_and_without_something_unknown_in_it() {
-    fuzz("docker_list", |input| {
-        let text = String::from_utf8_lossy(input);
-        let leniently = listed_leniently(&text);
-        if let Ok(all) = serde_json::from_str::<Vec<ContainerSummary>>(&text) {
-            let strictly: Vec<_> = all.into_iter().filter_map(listed).collect();
-            assert_eq!(Some(strictly), leniently);
-        }
-    });
+/// A list is read the same with and without something unknown in it.
+pub fn docker_list(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let leniently = listed_leniently(&text);
+    if let Ok(all) = serde_json::from_str::<Vec<ContainerSummary>>(&text) {
+        let strictly: Vec<_> = all.into_iter().filter_map(listed).collect();
+        assert_eq!(Some(strictly), leniently);
+    }
 }
 
-#[test]
-fn whatever_an_event_says_a_death_is_of_a_container_that_is_named() {
+/// Whatever an event says, a death is of a container that is named.
+pub fn docker_event(input: &[u8]) {
+    let Ok(event) = serde_json::from_slice::<EventMessage>(input) else {
+        return;
+    };
     let running = include_bytes!("../../tests/corpus/docker_inspect/running.json");
     let running: ContainerInspectResponse = serde_json::from_slice(running).unwrap();
-    let running = sighting(running, NAME);
-    assert!(matches!(running, Sighting::Present(_)));
-    fuzz("docker_event", |input| {
-        let Ok(event) = serde_json::from_slice::<EventMessage>(input) else {
-            return;
+    let Sighting::Present(before) = sighting(running, NAME) else {
+        panic!("it runs");
+    };
+    for scope in [Scope::One(NAME.to_owned()), Scope::Labelled] {
+        let Some(mark) = mark(event.clone(), &scope) else {
+            continue;
         };
-        for scope in [Scope::One(NAME.to_owned()), Scope::Labelled] {
-            let Some(mark) = mark(event.clone(), &scope) else {
-                continue;
-            };
-            if let Sighting::Present(after) = running.clone().after(mark.death.as_ref())
-                && let Sighting::Present(before) = &running
-                && after.state != before.state
-            {
-                let death = mark.death.unwrap();
-                assert_eq!(death.id, before.id);
-                assert!(Some(death.at) > before.started_at);
-            }
+        let running = Sighting::Present(before.clone());
+        if let Sighting::Present(after) = running.after(mark.death.as_ref())
+            && after.state != before.state
+        {
+            let death = mark.death.unwrap();
+            assert_eq!(death.id, before.id);
+            assert!(Some(death.at) > before.started_at);
         }
-    });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mutation::fuzz;
+    use super::*;
+
+    #[test]
+    fn whatever_an_inspect_answers_what_is_announced_can_be_dialled() {
+        fuzz("docker_inspect", docker_inspect);
+    }
+
+    #[test]
+    fn a_list_is_read_the_same_with_and_without_something_unknown_in_it() {
+        fuzz("docker_list", docker_list);
+    }
+
+    #[test]
+    fn whatever_an_event_says_a_death_is_of_a_container_that_is_named() {
+        fuzz("docker_event", docker_event);
+    }
 }

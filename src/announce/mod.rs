@@ -6,8 +6,8 @@ pub mod container;
 pub mod docker;
 pub mod events;
 pub mod exchange;
-#[cfg(test)]
-mod fuzz;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod inspection;
 pub mod labels;
 pub mod ownership;

@@ -1,6 +1,7 @@
 //! Who has the better right to a key: rule 3 of the contract. Pure.
 
 use crate::endpoint::{Endpoint, Since};
+use std::cmp::Ordering;
 use std::fmt;
 
 /// An incarnation of a container, as far as a value tells.
@@ -72,26 +73,21 @@ pub enum Verdict {
 /// Judges a value that hangs on another's lease.
 ///
 /// `overtook_us`: it was written after our own last write of this key. Our own past life can't
-/// have done that, so the same container is then announced by a second sidekick, which the first
-/// leaves in peace: else the two would overwrite each other for ever.
+/// have done that, so the same life of the same container is then announced by a second sidekick,
+/// which the first leaves in peace: else the two would overwrite each other for ever.
 #[must_use]
 pub fn contest(ours: &Holder, value: &[u8], overtook_us: bool) -> Verdict {
     // What can't be read is somebody else's, with no `since`.
     let Ok(theirs) = Holder::of(value) else {
         return Verdict::TakeOver;
     };
-    if theirs.container.is_some() && theirs.container == ours.container {
-        return if overtook_us {
-            Verdict::StandBy(theirs)
-        } else {
-            Verdict::TakeOver
-        };
-    }
-    // No `since` is earlier than any; of equal ones the smaller container id yields.
-    if (theirs.since, &theirs.container) < (ours.since, &ours.container) {
-        Verdict::TakeOver
-    } else {
-        Verdict::StandBy(theirs)
+    // Of two lives the later, be they one container's or two's: a second sidekick may know of a
+    // restart that we can't see. No `since` is earlier than any; of equal ones the smaller container
+    // id yields.
+    match (theirs.since, &theirs.container).cmp(&(ours.since, &ours.container)) {
+        Ordering::Less => Verdict::TakeOver,
+        Ordering::Equal if !overtook_us => Verdict::TakeOver,
+        Ordering::Equal | Ordering::Greater => Verdict::StandBy(theirs),
     }
 }
 
@@ -147,12 +143,25 @@ mod tests {
 
     #[test]
     fn our_own_past_life_yields_and_a_second_sidekick_does_not() {
-        let ours = holder("aa", EARLY);
+        let ours = holder("aa", LATE);
         assert_eq!(contest(&ours, &value("aa", LATE), false), Verdict::TakeOver);
         assert!(matches!(
-            contest(&ours, &value("aa", EARLY), true),
+            contest(&ours, &value("aa", LATE), true),
             Verdict::StandBy(_)
         ));
+    }
+
+    #[test]
+    fn a_view_of_an_earlier_life_yields_to_one_of_a_later() {
+        for overtook_us in [true, false] {
+            let (stale, fresh) = (holder("aa", EARLY), holder("aa", LATE));
+            assert!(matches!(
+                contest(&stale, &value("aa", LATE), overtook_us),
+                Verdict::StandBy(_)
+            ));
+            let verdict = contest(&fresh, &value("aa", EARLY), overtook_us);
+            assert_eq!(verdict, Verdict::TakeOver);
+        }
     }
 
     #[test]

@@ -68,6 +68,9 @@ pub(super) struct Slot {
     pub(super) as_of: Revision,
     /// When we wrote the key last, while it was ours.
     claimed: Option<Revision>,
+    /// When what was cleared away here was written. What comes after it a living sidekick has put,
+    /// which doesn't know yet that the container is down: it is left in peace until it does.
+    cleared: Option<Revision>,
     /// A put of ours may have reached etcd: a withdrawal has to make sure.
     touched: bool,
     /// The key stood as wished, so that a difference is another's doing.
@@ -97,6 +100,7 @@ impl Slot {
             seen: Seen::Unknown,
             as_of: 0,
             claimed: None,
+            cleared: None,
             touched: false,
             settled: false,
             healed: None,
@@ -118,6 +122,7 @@ impl Slot {
             self.settled = false;
             self.healed = None;
             self.noted_holder = None;
+            self.cleared = None;
         }
     }
 
@@ -138,7 +143,8 @@ impl Slot {
                 Some(Op::Delete(key()))
             }
             (Wish::Withdraw { down: Some(down) }, Seen::Present(entry))
-                if Holder::of(&entry.value).is_ok_and(|h| h.is_past_life_of(down)) =>
+                if self.cleared.is_none_or(|at| entry.mod_revision <= at)
+                    && Holder::of(&entry.value).is_ok_and(|h| h.is_past_life_of(down)) =>
             {
                 Some(Op::Clear(key(), entry.version()))
             }
@@ -202,6 +208,9 @@ impl Slot {
     /// A request with this operation is about to leave at `now`.
     pub(super) fn asked(&mut self, op: &Op, now: Moment) {
         self.touched = true;
+        if let Op::Clear(_, version) = op {
+            self.cleared = Some(version.mod_revision);
+        }
         if op.is_put() {
             self.put_at = Some(now);
             self.read_late = false;
@@ -288,6 +297,7 @@ impl Slot {
     pub(super) fn history_reset(&mut self) {
         self.as_of = 0;
         self.claimed = None;
+        self.cleared = None;
         self.seen = Seen::Unknown;
         self.settled = false;
     }

@@ -1,5 +1,6 @@
 //! One sidekick process: a registrar, the container it watches, its request under way, its watch.
 
+use crate::clock::Clock;
 use crate::store::{Author, Event, Store};
 use sidekick::announce::exchange::{Answer, LeaseId, Note, Request, Step, Wish};
 use sidekick::announce::ownership::Holder;
@@ -19,9 +20,13 @@ pub(crate) const SETTINGS: Settings = Settings {
 /// The call's deadline, as the real one.
 const DEADLINE: Duration = Duration::from_secs(2);
 
+/// Writes within so long of each other are one wish's.
+const ONE_WISH: Duration = Duration::from_secs(5);
+
 /// A request that left, and what the network does to it.
 struct UnderWay {
     request: Request,
+    author: Author,
     /// When etcd does it; `None`: never.
     done_at: Option<Moment>,
     answer: Option<Answer>,
@@ -32,37 +37,52 @@ struct UnderWay {
 
 pub(crate) struct Announcer {
     pub(crate) container: String,
-    /// Since when the container runs; `None`: it is down.
+    /// Since when the container runs, as far as it can see; `None`: it is down.
     pub(crate) since: Option<Since>,
     last_since: Option<Since>,
+    /// Docker's wire to it is black-holed: it goes by what it saw last.
+    pub(crate) blind: bool,
     pub(crate) registrar: Registrar,
-    pub(crate) leases: Vec<LeaseId>,
+    /// Every lease that this process was granted.
+    leases: Vec<LeaseId>,
     pub(crate) alive: bool,
     pub(crate) notes: Vec<Note>,
     /// Not scheduled until then: a suspended machine, or the pause after a failure.
     pub(crate) asleep_until: Moment,
+    clock: Clock,
+    /// Until then most requests come to harm.
+    pub(crate) harm_until: Moment,
     keys: Vec<Key>,
     /// Those that the container doesn't claim just now, as if it were gone altogether.
     pub(crate) unclaimed: BTreeSet<Key>,
     under_way: Option<UnderWay>,
     /// Requests whose deadline is over and which etcd does all the same.
-    late: Vec<(Moment, Request)>,
+    late: Vec<(Moment, Request, Author)>,
     watched: usize,
     watch_back_at: Option<Moment>,
     pending: VecDeque<(Moment, Event)>,
+    /// The registrar has nothing to do until its clock shows this, unless it is told something.
+    idle_until: Moment,
+    /// When the last transaction of several keys came back, and whether it was done.
+    batch: (Moment, bool),
+    /// How often of a wish in several transactions some were done and some were not.
+    pub(crate) torn: usize,
 }
 
 impl Announcer {
-    pub(crate) fn new(container: String, keys: Vec<Key>) -> Self {
+    pub(crate) fn new(container: String, keys: Vec<Key>, rng: &mut fastrand::Rng) -> Self {
         let mut new = Self {
             container,
             since: None,
             last_since: None,
+            blind: false,
             registrar: Registrar::new(SETTINGS),
             leases: Vec::new(),
             alive: true,
             notes: Vec::new(),
             asleep_until: Moment::ZERO,
+            clock: Clock::new(rng),
+            harm_until: Moment::ZERO,
             keys,
             unclaimed: BTreeSet::new(),
             under_way: None,
@@ -70,27 +90,23 @@ impl Announcer {
             watched: 0,
             watch_back_at: Some(Moment::ZERO),
             pending: VecDeque::new(),
+            idle_until: Moment::ZERO,
+            batch: (Moment::ZERO, true),
+            torn: 0,
         };
         new.wish();
         new
     }
 
-    pub(crate) fn start_container(&mut self, since: Since) {
-        self.since = Some(since);
-        self.last_since = Some(since);
+    /// It sees that its container runs since `up`, or has run since `last`.
+    pub(crate) fn see(&mut self, up: Option<Since>, last: Option<Since>) {
+        (self.since, self.last_since) = (up, last);
         self.wish();
     }
 
-    /// The container claims this key, or doesn't any more.
-    pub(crate) fn turn_claim(&mut self, key: &Key) {
-        if !self.unclaimed.remove(key) {
-            self.unclaimed.insert(key.clone());
-        }
-        self.wish();
-    }
-
-    pub(crate) fn stop_container(&mut self) {
-        self.since = None;
+    /// The container claims these keys, or doesn't any more.
+    pub(crate) fn turn_claims(&mut self, keys: &BTreeSet<Key>) {
+        self.unclaimed = &self.unclaimed ^ keys;
         self.wish();
     }
 
@@ -119,14 +135,42 @@ impl Announcer {
             .map(|k| (k.clone(), wish.clone()))
             .collect();
         self.registrar.wish(&wishes);
+        self.idle_until = Moment::ZERO;
+    }
+
+    pub(crate) fn leave(&mut self) {
+        self.registrar.leave();
+        self.idle_until = Moment::ZERO;
+    }
+
+    /// The machine is suspended, and its clock shows it afterwards; or it is a virtual one that is
+    /// paused, and its clock doesn't.
+    pub(crate) fn sleep(&mut self, now: Moment, time: Duration, clock_stands_still: bool) {
+        // One sleep at a time, or the clock would go back.
+        if self.asleep_until <= now {
+            self.asleep_until = now + time;
+            if clock_stands_still {
+                self.clock.stand_still(time);
+            }
+        }
+    }
+
+    /// The clock leaps by itself. CLOCK_BOOTTIME doesn't do that to a put that is on its way: its
+    /// lateness is counted on this clock.
+    pub(crate) fn leap(&mut self, by: Duration) {
+        if self.late.is_empty() && self.under_way.is_none() {
+            self.clock.leap(by);
+        }
     }
 
     /// SIGKILL, and a new process in its place.
     pub(crate) fn crash(&mut self, store: &Store) {
         self.registrar = Registrar::new(SETTINGS);
         if let Some(lost) = self.under_way.take() {
-            self.late.extend(lost.done_at.map(|at| (at, lost.request)));
+            let late = lost.done_at.map(|at| (at, lost.request, lost.author));
+            self.late.extend(late);
         }
+        self.leases.clear();
         self.break_watch(store, self.asleep_until);
         self.pending.clear();
         self.wish();
@@ -137,8 +181,34 @@ impl Announcer {
         self.watch_back_at = Some(back_at);
     }
 
-    fn author(&self) -> (String, Vec<LeaseId>) {
-        (self.container.clone(), self.leases.clone())
+    fn author(&self) -> Author {
+        Author {
+            container: self.container.clone(),
+            last_since: self.last_since,
+            leases: self.leases.clone(),
+        }
+    }
+
+    /// When something happens here next, as long as nothing happens elsewhere.
+    pub(crate) fn due(&self, store: &Store) -> Moment {
+        let late = self.late.iter().map(|(at, ..)| *at);
+        let done = self.under_way.iter().filter_map(|sent| sent.done_at);
+        let there = late.chain(done).min().unwrap_or(Moment::MAX);
+        if !self.alive {
+            return there;
+        }
+        let unseen = self.watch_back_at.is_none() && self.watched < store.history.len();
+        let here = [
+            self.under_way.as_ref().map(|sent| sent.back_at),
+            self.watch_back_at,
+            self.pending.front().map(|(at, _)| *at),
+            unseen.then_some(Moment::ZERO),
+            self.under_way
+                .is_none()
+                .then(|| self.clock.when(self.idle_until)),
+        ];
+        let here = here.into_iter().flatten().min().unwrap_or(Moment::MAX);
+        there.min(here.max(self.asleep_until))
     }
 
     /// Everything of its that is due at `now`. `calm`: the network does no harm any more.
@@ -155,13 +225,19 @@ impl Announcer {
             return Ok(());
         }
         self.run_watch(store, now, rng);
-        while self.under_way.is_none() && self.asleep_until <= now {
-            match self.registrar.poll(now) {
+        let shown = self.clock.at(now);
+        while self.under_way.is_none() && self.asleep_until <= now && self.idle_until <= shown {
+            match self.registrar.poll(shown) {
                 Step::Do(request) => {
-                    self.under_way = Some(send(request, now, rng, calm));
+                    let harm = match calm {
+                        true => 0,
+                        false if self.harm_until > now => 60,
+                        false => 16,
+                    };
+                    self.under_way = Some(send(request, self.author(), now, rng, harm));
                     self.run_request(store, now)?;
                 }
-                Step::Wait(_) => break,
+                Step::Wait(until) => self.idle_until = until.max(shown + Duration::from_millis(1)),
                 Step::Done => {
                     self.alive = false;
                     break;
@@ -173,35 +249,18 @@ impl Announcer {
     }
 
     fn run_late(&mut self, store: &mut Store, now: Moment) -> Result<(), String> {
-        let (container, leases) = self.author();
-        let author = Author {
-            container: &container,
-            leases: &leases,
-        };
-        let due: Vec<_> = self.late.extract_if(.., |(at, _)| *at <= now).collect();
-        for (at, request) in due {
-            if let Answer::Granted(lease, _) = store.execute(&request, &author, at)? {
-                self.leases.push(lease);
-            }
+        for (at, request, author) in self.late.extract_if(.., |(at, ..)| *at <= now) {
+            store.execute(&request, &author, at)?;
         }
         Ok(())
     }
 
     fn run_request(&mut self, store: &mut Store, now: Moment) -> Result<(), String> {
-        let (container, leases) = self.author();
-        let author = Author {
-            container: &container,
-            leases: &leases,
-        };
         let Some(sent) = &mut self.under_way else {
             return Ok(());
         };
         if let Some(at) = sent.done_at.take_if(|at| *at <= now) {
-            let answer = store.execute(&sent.request, &author, at)?;
-            if let Answer::Granted(lease, _) = answer {
-                self.leases.push(lease);
-            }
-            sent.answer = Some(answer);
+            sent.answer = Some(store.execute(&sent.request, &sent.author, at)?);
         }
         // A suspended process hears of nothing.
         if sent.back_at > now || self.asleep_until > now {
@@ -210,13 +269,26 @@ impl Announcer {
         let Some(sent) = self.under_way.take() else {
             return Ok(());
         };
-        self.late
-            .extend(sent.done_at.map(|at| (at, sent.request.clone())));
+        let late = sent
+            .done_at
+            .map(|at| (at, sent.request.clone(), sent.author));
+        self.late.extend(late);
         let answer = sent.answer.filter(|_| !sent.lost).unwrap_or(Answer::Failed);
         if matches!(answer, Answer::Failed | Answer::Rejected) {
             self.asleep_until = now + Duration::from_millis(300);
         }
+        if let Answer::Granted(lease, _) = answer {
+            self.leases.push(lease);
+        }
+        if let Request::Write(_, ops) = &sent.request
+            && ops.len() > 1
+        {
+            let (before, done) = (self.batch, matches!(answer, Answer::Written(_)));
+            self.torn += usize::from(now - before.0 < ONE_WISH && before.1 != done);
+            self.batch = (now, done);
+        }
         self.registrar.answer(&sent.request, answer);
+        self.idle_until = Moment::ZERO;
         Ok(())
     }
 
@@ -227,11 +299,13 @@ impl Announcer {
             for key in &self.keys {
                 self.registrar.watch_opened(key);
             }
+            self.idle_until = Moment::ZERO;
         }
         if self.watch_back_at.is_none() {
             let mut at = self.pending.back().map_or(now, |(at, _)| *at);
             for event in store.history.get(self.watched..).unwrap_or_default() {
-                at = at.max(now) + Duration::from_millis(rng.u64(0..200));
+                let lag = if rng.u8(0..20) == 0 { 3000 } else { 200 };
+                at = at.max(now + Duration::from_millis(rng.u64(0..lag)));
                 self.pending.push_back((at, event.clone()));
             }
             self.watched = store.history.len();
@@ -240,30 +314,38 @@ impl Announcer {
             if let Some((_, event)) = self.pending.pop_front() {
                 self.registrar
                     .observe(&event.key, event.entry, event.revision);
+                self.idle_until = Moment::ZERO;
             }
         }
     }
 }
 
-/// What the network does to a request.
-fn send(request: Request, now: Moment, rng: &mut fastrand::Rng, calm: bool) -> UnderWay {
+/// What the network does to a request: of 100 so many come to harm.
+fn send(
+    request: Request,
+    author: Author,
+    now: Moment,
+    rng: &mut fastrand::Rng,
+    harm: u32,
+) -> UnderWay {
     let ms = Duration::from_millis;
-    let (done_at, back_at, lost) = match if calm { 99 } else { rng.u32(0..100) } {
+    let lost = rng.u32(0..100) < harm;
+    let (done_at, back_at) = match rng.u32(0..16) {
         // Lost on the way, done and the answer lost, and done after everybody had given up.
-        0..6 => (None, now + DEADLINE, true),
-        6..12 => (Some(now + ms(rng.u64(1..1500))), now + DEADLINE, true),
-        12..16 => (
-            Some(now + DEADLINE + ms(rng.u64(1..6000))),
-            now + DEADLINE,
-            true,
-        ),
+        0..6 if lost => (None, now + DEADLINE),
+        6..12 if lost => (Some(now + ms(rng.u64(1..1500))), now + DEADLINE),
+        _ if lost => {
+            let late = now + DEADLINE + ms(rng.u64(1..6000));
+            (Some(late), now + DEADLINE)
+        }
         _ => {
             let done = now + ms(rng.u64(1..30));
-            (Some(done), done + ms(rng.u64(1..30)), false)
+            (Some(done), done + ms(rng.u64(1..30)))
         }
     };
     UnderWay {
         request,
+        author,
         done_at,
         answer: None,
         back_at,

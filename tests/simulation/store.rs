@@ -2,7 +2,7 @@
 
 use sidekick::announce::exchange::{Answer, Entry, Header, LeaseId, Op, Request, Revision};
 use sidekick::clock::Moment;
-use sidekick::endpoint::{Endpoint, Key};
+use sidekick::endpoint::{Endpoint, Key, Since};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -14,11 +14,14 @@ pub(crate) struct Event {
     pub(crate) revision: Revision,
 }
 
-/// Who a request comes from, as far as the judge has to know.
-pub(crate) struct Author<'a> {
-    pub(crate) container: &'a str,
-    /// Every lease that this process was ever granted.
-    pub(crate) leases: &'a [LeaseId],
+/// Who a request comes from, as far as the judge has to know; as of when it was sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Author {
+    pub(crate) container: String,
+    /// The container's latest life, as far as the author could see.
+    pub(crate) last_since: Option<Since>,
+    /// Every lease that this process was granted until then.
+    pub(crate) leases: Vec<LeaseId>,
 }
 
 #[derive(Default)]
@@ -132,6 +135,11 @@ impl Store {
             .collect()
     }
 
+    /// When the next lease ends.
+    pub(crate) fn next_end(&self) -> Option<Moment> {
+        self.leases.values().min().copied()
+    }
+
     /// Does a request at `now`, and says so if it may not.
     pub(crate) fn execute(
         &mut self,
@@ -229,27 +237,30 @@ impl Store {
             return Ok(());
         }
         let theirs = Endpoint::decode(&entry.value).ok();
-        let same = theirs.as_ref().and_then(|t| t.container.as_deref()) == Some(author.container);
-        let wrong = || format!("{op:?} by {} over {entry:?} ({theirs:?})", author.container);
-        match op {
+        let theirs = theirs.map(|theirs| (theirs.since, theirs.container));
+        let fine = match op {
+            // No life but the one that is known to be over, or an earlier one.
             Op::Clear(..) => {
                 self.clears += 1;
-                if same { Ok(()) } else { Err(wrong()) }
+                theirs.as_ref().is_some_and(|(since, container)| {
+                    container.as_ref() == Some(&author.container) && *since <= author.last_since
+                })
             }
+            // Of two lives the later one; of the same container's as of two containers'.
             Op::TakeOver(_, value, _) => {
                 self.takeovers += 1;
                 let ours = Endpoint::decode(value).map_err(|e| format!("put junk: {e}"))?;
-                let younger = theirs.as_ref().is_some_and(|t| {
-                    t.since > ours.since || (t.since == ours.since && t.container > ours.container)
-                });
-                // What is on no lease is nobody's.
-                if younger && !same && entry.lease != 0 {
-                    Err(wrong())
-                } else {
-                    Ok(())
-                }
+                theirs <= Some((ours.since, ours.container))
             }
-            Op::Create(..) | Op::Update(..) | Op::Delete(_) => Err(wrong()),
+            Op::Create(..) | Op::Update(..) | Op::Delete(_) => false,
+        };
+        // What is on no lease is nobody's.
+        let conditional = matches!(op, Op::Clear(..) | Op::TakeOver(..));
+        let fine = fine || (conditional && entry.lease == 0);
+        if fine {
+            Ok(())
+        } else {
+            Err(format!("{op:?} by {author:?} over {entry:?} ({theirs:?})"))
         }
     }
 }

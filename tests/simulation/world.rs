@@ -5,9 +5,12 @@ use crate::store::Store;
 use sidekick::announce::exchange::{Note, Standing};
 use sidekick::clock::Moment;
 use sidekick::endpoint::{Endpoint, Key, Since};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 const STORM: Duration = Duration::from_secs(60);
+/// Between two faults, at most.
+const PAUSE: Duration = Duration::from_millis(1500);
 /// A deadline, a late request, a dead process's TTL and an audit, one after the other.
 const SETTLING: Duration = Duration::from_secs(40);
 /// Several intervals in which nothing may be written.
@@ -25,11 +28,22 @@ pub(crate) struct Totals {
     resets: usize,
     heals: usize,
     rejections: usize,
+    torn: usize,
+    /// Runs that were calm with one who couldn't see its container any more.
+    blind: usize,
+    /// Containers whose new life is the earlier one, by the clock on the wall.
+    backwards: usize,
+    leaps: usize,
 }
 
 impl Totals {
-    pub(crate) fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, run: &Self) {
         self.runs += 1;
+        self.join(run);
+    }
+
+    pub(crate) fn join(&mut self, other: &Self) {
+        self.runs += other.runs;
         self.faults += other.faults;
         self.takeovers += other.takeovers;
         self.clears += other.clears;
@@ -38,6 +52,10 @@ impl Totals {
         self.resets += other.resets;
         self.heals += other.heals;
         self.rejections += other.rejections;
+        self.torn += other.torn;
+        self.blind += other.blind;
+        self.backwards += other.backwards;
+        self.leaps += other.leaps;
     }
 
     pub(crate) fn is_thorough(&self) -> bool {
@@ -50,6 +68,10 @@ impl Totals {
             self.resets,
             self.heals,
             self.rejections,
+            self.torn,
+            self.blind,
+            self.backwards,
+            self.leaps,
         ];
         each.iter().all(|n| *n > self.runs / 20)
     }
@@ -67,13 +89,23 @@ impl Totals {
     }
 }
 
+/// A container, and the clock on the wall of its machine.
+#[derive(Debug, Default)]
+struct Container {
+    up: Option<Since>,
+    last: Option<Since>,
+    /// So many seconds is the clock ahead, or behind.
+    wrong_by: i64,
+}
+
 pub(crate) struct World {
     now: Moment,
     rng: fastrand::Rng,
     store: Store,
     announcers: Vec<Announcer>,
+    containers: BTreeMap<String, Container>,
     keys: Vec<Key>,
-    starts: i128,
+    latest: Option<Since>,
     totals: Totals,
 }
 
@@ -81,9 +113,9 @@ impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         // One, a few, and now and then so many that they travel in several batches.
-        let count = match rng.u8(0..128) {
-            0 => 140,
-            1..33 => 3,
+        let count = match rng.u8(0..32) {
+            0 => rng.usize(65..150),
+            1..9 => 3,
             _ => 1,
         };
         let keys: Vec<Key> = (1..=count)
@@ -92,19 +124,28 @@ impl World {
         // One to three; now and then two of them watch the same container.
         let count = rng.usize(1..=3);
         let twins = rng.u8(0..3) == 0;
-        let announcers = (0..count)
+        let announcers: Vec<_> = (0..count)
             .map(|i| {
                 let id = if twins && i > 0 { i - 1 } else { i };
-                Announcer::new(format!("{:012x}", 0xa0 + id), keys.clone())
+                Announcer::new(format!("{:012x}", 0xa0 + id), keys.clone(), &mut rng)
             })
             .collect();
+        let containers = announcers.iter().map(|a| {
+            let wrong_by = if rng.bool() { rng.i64(-3..=3) } else { 0 };
+            let container = Container {
+                wrong_by,
+                ..Container::default()
+            };
+            (a.container.clone(), container)
+        });
         Self {
             now: Duration::from_secs(1000),
+            containers: containers.collect(),
             rng,
             store: Store::new(SETTINGS.ttl),
             announcers,
             keys,
-            starts: 0,
+            latest: None,
             totals: Totals::default(),
         }
     }
@@ -112,80 +153,130 @@ impl World {
     pub(crate) fn run(mut self) -> Result<Totals, String> {
         let end = self.now + STORM;
         while self.now < end {
-            self.step(false)?;
-            if self.rng.u32(0..100) < 4 {
-                self.fault();
-            }
+            let next = self.now + PAUSE.mul_f64(self.rng.f64());
+            self.pass(next.min(end), false)?;
+            self.fault();
         }
         self.calm_down();
-        let end = self.now + SETTLING;
-        while self.now < end {
-            self.step(true)?;
-        }
-        self.check_end()?;
-        let (revision, takeovers) = (self.store.revision, self.store.takeovers);
-        let end = self.now + CALM;
-        while self.now < end {
-            self.step(true)?;
-        }
-        self.check_end()?;
-        if (self.store.revision, self.store.takeovers) != (revision, takeovers) {
-            return Err(format!(
-                "written in the calm: {:?}",
-                self.store.history.last()
-            ));
+        self.must_settle()?;
+        // Whoever can't see its container has kept quiet, too.
+        let blind: Vec<_> = (0..self.announcers.len())
+            .filter(|i| self.announcers[*i].blind)
+            .collect();
+        if !blind.is_empty() {
+            self.totals.blind += 1;
+            for i in blind {
+                self.see_again(i);
+            }
+            self.must_settle()?;
         }
         self.check_notes()?;
         self.totals.rejections = self.store.rejections;
         self.totals.takeovers = self.store.takeovers;
         self.totals.clears = self.store.clears;
+        self.totals.torn = self.announcers.iter().map(|a| a.torn).sum();
         Ok(self.totals)
     }
 
-    fn step(&mut self, calm: bool) -> Result<(), String> {
-        self.now += Duration::from_millis(self.rng.u64(1..60));
-        self.store.expire(self.now);
-        for announcer in &mut self.announcers {
-            announcer.run(&mut self.store, self.now, &mut self.rng, calm)?;
+    /// Without any fault it becomes as it ought to be, and then nothing is written any more.
+    fn must_settle(&mut self) -> Result<(), String> {
+        let sleepers = self.announcers.iter().map(|a| a.asleep_until);
+        let awake = sleepers.max().unwrap_or_default().max(self.now);
+        self.pass(awake + SETTLING, true)?;
+        self.check_end()?;
+        let (revision, takeovers) = (self.store.revision, self.store.takeovers);
+        self.pass(self.now + CALM, true)?;
+        self.check_end()?;
+        if (self.store.revision, self.store.takeovers) == (revision, takeovers) {
+            return Ok(());
+        }
+        let last = self.store.history.last();
+        Err(format!("written in the calm: {last:?}"))
+    }
+
+    /// Everything that happens until `end`.
+    fn pass(&mut self, end: Moment, calm: bool) -> Result<(), String> {
+        while self.now < end {
+            let due = self.announcers.iter().map(|a| a.due(&self.store));
+            let due = due.chain(self.store.next_end()).min().unwrap_or(end);
+            let jitter = Duration::from_millis(self.rng.u64(1..60));
+            self.now = due.max(self.now).min(end) + jitter;
+            self.store.expire(self.now);
+            for announcer in &mut self.announcers {
+                announcer.run(&mut self.store, self.now, &mut self.rng, calm)?;
+            }
         }
         Ok(())
     }
 
-    fn since(&mut self) -> Since {
+    /// What the clock on that container's machine shows.
+    fn since(&mut self, container: &str) -> Since {
         // Now and then two containers start in the same nanosecond.
-        self.starts += i128::from(self.rng.u8(0..5) > 0);
-        Since::from_unix_nanos(1_790_000_000_000_000_000 + self.starts).expect("a moment")
+        if let Some(latest) = self.latest
+            && self.rng.u8(0..5) == 0
+        {
+            return latest;
+        }
+        let wrong_by = self.containers[container].wrong_by;
+        let now = i128::try_from(self.now.as_nanos()).expect("a moment");
+        let shown = 1_790_000_000_000_000_000 + now + i128::from(wrong_by) * 1_000_000_000;
+        *self
+            .latest
+            .insert(Since::from_unix_nanos(shown).expect("a moment"))
     }
 
-    /// Of two sidekicks on one container both see the same.
-    fn twins_of(&self, container: &str) -> Vec<usize> {
-        let all = self.announcers.iter().enumerate();
-        all.filter(|(_, a)| a.container == container)
-            .map(|(i, _)| i)
-            .collect()
+    /// The container starts, or stops; all who can see it do.
+    fn turn(&mut self, id: &str) {
+        let starts = self.containers[id].up.is_none();
+        let up = starts.then(|| self.since(id));
+        let container = self.containers.get_mut(id).expect("a container");
+        container.up = up;
+        if starts {
+            self.totals.backwards += usize::from(container.last > up);
+            container.last = up;
+        }
+        for i in 0..self.announcers.len() {
+            if self.announcers[i].container == id && !self.announcers[i].blind {
+                self.see_again(i);
+            }
+        }
+    }
+
+    fn see_again(&mut self, which: usize) {
+        let announcer = &mut self.announcers[which];
+        announcer.blind = false;
+        let container = &self.containers[&announcer.container];
+        announcer.see(container.up, container.last);
+    }
+
+    /// One key, or several.
+    fn some_keys(&mut self) -> BTreeSet<Key> {
+        let count = self.rng.usize(1..=8).min(self.keys.len());
+        let any = |rng: &mut fastrand::Rng| self.keys[rng.usize(0..self.keys.len())].clone();
+        (0..count).map(|_| any(&mut self.rng)).collect()
     }
 
     fn fault(&mut self) {
         self.totals.faults += 1;
         let which = self.rng.usize(0..self.announcers.len());
-        let key = self.keys[self.rng.usize(0..self.keys.len())].clone();
+        let id = self.announcers[which].container.clone();
         let back_at = self.now + Duration::from_millis(self.rng.u64(0..3000));
-        match self.rng.u32(0..28) {
-            0..8 => {
-                let twins = self.twins_of(&self.announcers[which].container.clone());
-                let since = self.announcers[which].since.is_none().then(|| self.since());
-                for i in twins {
-                    match since {
-                        Some(since) => self.announcers[i].start_container(since),
-                        None => self.announcers[i].stop_container(),
-                    }
+        match self.rng.u32(0..36) {
+            0..8 => self.turn(&id),
+            8 | 9 => {
+                for key in self.some_keys() {
+                    self.store.delete_by_hand(&key);
                 }
             }
-            8 | 9 => self.store.delete_by_hand(&key),
-            10 => self.store.put_by_hand(&key, b"\xffjunk"),
-            11 => self
-                .store
-                .put_by_hand(&key, br#"{"host":"10.9.9.9","port":1}"#),
+            10 | 11 => {
+                for key in self.some_keys() {
+                    let junk: &[u8] = match self.rng.bool() {
+                        true => b"\xffjunk",
+                        false => br#"{"host":"10.9.9.9","port":1}"#,
+                    };
+                    self.store.put_by_hand(&key, junk);
+                }
+            }
             12 | 13 => {
                 if let Some(lease) = self.announcers[which].registrar.lease() {
                     self.store.revoke(lease);
@@ -193,39 +284,74 @@ impl World {
             }
             14 | 15 => self.announcers[which].break_watch(&self.store, back_at),
             16 | 17 => {
-                self.announcers[which].asleep_until = back_at;
-                self.announcers[which].crash(&self.store);
+                let crashed = &mut self.announcers[which];
+                crashed.asleep_until = back_at;
+                crashed.crash(&self.store);
+                // The next process asks Docker anew.
+                self.see_again(which);
             }
-            // A suspended machine: nothing runs, the lease does.
             18 => {
-                self.announcers[which].asleep_until =
-                    self.now + Duration::from_secs(self.rng.u64(1..20))
+                let long = match self.rng.u8(0..20) {
+                    0 => 7200,
+                    1..4 => 300,
+                    _ => 20,
+                };
+                let time = Duration::from_secs(self.rng.u64(1..long));
+                let stands_still = self.rng.bool();
+                self.announcers[which].sleep(self.now, time, stands_still);
+            }
+            19 => self.announcers[which].leave(),
+            20 => {
+                if !self.announcers[which].alive {
+                    self.announcers[which].alive = true;
+                    self.announcers[which].crash(&self.store);
+                    self.see_again(which);
+                }
+            }
+            21 => {
+                // What stands there already, made permanent.
+                for key in self.some_keys() {
+                    let stands = self.store.entries.get(&key).map(|e| e.value.clone());
+                    if let Some(value) = stands {
+                        self.store.put_by_hand(&key, &value);
+                    }
+                }
             }
             23 | 24 => {
-                let twins = self.twins_of(&self.announcers[which].container.clone());
-                for i in twins {
-                    self.announcers[i].turn_claim(&key);
+                let keys = self.some_keys();
+                for announcer in &mut self.announcers {
+                    if announcer.container == id {
+                        announcer.turn_claims(&keys);
+                    }
                 }
             }
             25 | 26 => {
-                if !self.store.denied.remove(&key) {
-                    self.store.denied.insert(key);
+                for key in self.some_keys() {
+                    if !self.store.denied.remove(&key) {
+                        self.store.denied.insert(key);
+                    }
                 }
             }
             27 => self.store.full = !self.store.full,
-            19 => self.announcers[which].registrar.leave(),
-            21 => {
-                // What stands there already, made permanent.
-                let stands = self.store.entries.get(&key).map(|e| e.value.clone());
-                if let Some(value) = stands {
-                    self.store.put_by_hand(&key, &value);
+            28 => self.announcers[which].harm_until = self.now + Duration::from_secs(5),
+            29 => {
+                self.totals.leaps += 1;
+                let longest = if self.rng.bool() { 20 } else { 7200 };
+                let by = Duration::from_secs(self.rng.u64(1..longest));
+                self.announcers[which].leap(by);
+            }
+            30 | 31 => {
+                let longest = if self.rng.bool() { 10 } else { 7200 };
+                let step = self.rng.i64(-longest..=longest);
+                if let Some(container) = self.containers.get_mut(&id) {
+                    container.wrong_by += step;
                 }
             }
-            20 => {
-                let stopped = &mut self.announcers[which];
-                if !stopped.alive {
-                    stopped.alive = true;
-                    stopped.crash(&self.store);
+            32..35 => {
+                if self.announcers[which].blind {
+                    self.see_again(which);
+                } else {
+                    self.announcers[which].blind = true;
                 }
             }
             _ => {
@@ -241,9 +367,6 @@ impl World {
     fn calm_down(&mut self) {
         self.store.full = false;
         self.store.denied.clear();
-        for announcer in &mut self.announcers {
-            announcer.asleep_until = announcer.asleep_until.min(self.now);
-        }
     }
 
     /// The one with the best right holds each key, alone, on a living lease of its own.
@@ -289,7 +412,7 @@ impl World {
 
     /// Standing by is told once for every holder, and a holder changes only by a fault.
     fn check_notes(&mut self) -> Result<(), String> {
-        let limit = (self.totals.faults + 2) * self.keys.len() * 2;
+        let limit = (self.totals.faults + 4) * self.keys.len() * 2;
         for announcer in &self.announcers {
             self.totals.count(&announcer.notes);
             if announcer.notes.len() > limit {
