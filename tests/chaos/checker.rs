@@ -1,7 +1,8 @@
 //! Holds a run's record against the promises. Pure.
 
-use crate::excuses::{Excuses, REACTION};
-use crate::record::{Event, Life, Put, Record, Turn};
+use crate::excuses::{AGENT_RECOVERY, Excuses, REACTION, RECOVERY};
+use crate::logs;
+use crate::record::{Event, Life, Put, Record, SERVICES, Sample, Turn};
 use crate::spans::{Ms, Span, Spans};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Report {
     /// Promises broken, by their number, with the moment and what happened.
     pub violations: Vec<(u8, Ms, String)>,
-    /// The longest of each, in milliseconds, and how many there were.
+    /// The greatest of each, and how many there were.
     pub numbers: BTreeMap<&'static str, (Ms, usize)>,
 }
 
@@ -39,6 +40,7 @@ pub fn check(record: &Record) -> Report {
     checker.calm();
     checker.agent();
     checker.cuts();
+    checker.logs();
     checker.report.violations.sort();
     checker.report
 }
@@ -159,10 +161,10 @@ impl Checker<'_> {
 
     /// The sidekicks that announce this container at this key.
     fn claimants(&self, key: &str, container: usize) -> Vec<usize> {
-        let claims = self.record.claims.iter().enumerate();
+        let claims = self.record.claims.iter();
         claims
-            .filter(|(_, claim)| claim.key == key && claim.container == container)
-            .map(|(client, _)| client)
+            .filter(|claim| claim.key == key && claim.container == container)
+            .map(|claim| claim.client)
             .collect()
     }
 
@@ -202,7 +204,7 @@ impl Checker<'_> {
                 if let Some(at) = ends.filter(within).find(|at| !excused.has(*at))
                     && standing.span.to < self.record.end
                 {
-                    let what = "from the command that ends a container to its key's end";
+                    let what = "ms: from the command that ends a container to its key's end";
                     self.number(what, standing.span.to - at);
                 }
                 for stretch in after.iter() {
@@ -216,11 +218,11 @@ impl Checker<'_> {
                 }
                 let unexcused = after.minus(&excused).longest();
                 if unexcused > 0 {
-                    self.number("a key after its container's end", unexcused);
+                    self.number("ms: a key after its container's end", unexcused);
                 }
                 if after.total() > 0 {
                     self.number(
-                        "a key after its container's end, faults included",
+                        "ms: a key after its container's end, faults included",
                         after.longest(),
                     );
                 }
@@ -261,8 +263,10 @@ impl Checker<'_> {
     /// 2, second half: the key is there, soon after the start and soon after etcd healed; and of two
     /// that want it, the younger has it.
     fn absences(&mut self) {
-        for (client, claim) in self.record.claims.clone().into_iter().enumerate() {
-            let excused = self.excuses.absence(client);
+        for claim in self.record.claims.clone() {
+            let client = claim.client;
+            let excused = self.excuses.absence(client, RECOVERY);
+            let troubled = self.excuses.absence(client, 0);
             let standings = self.keys[claim.key.as_str()].clone();
             for (up, life) in self.ups(claim.container) {
                 let unmet = standings.iter().filter(|standing| {
@@ -272,7 +276,11 @@ impl Checker<'_> {
                 });
                 let unmet = Spans::of(unmet.map(|standing| standing.span)).and(&Spans::of([up]));
                 for gap in unmet.iter() {
-                    self.number("a key missing or wrong, faults included", gap.length());
+                    self.number("ms: a key missing or wrong, faults included", gap.length());
+                    let after = Spans::of([gap]).minus(&troubled).last();
+                    if let Some(after) = after.filter(|after| after.from > gap.from) {
+                        self.number("ms: the last fault over → key back", after.length());
+                    }
                 }
                 for gap in unmet.iter() {
                     let wrong = overdue(gap, &excused);
@@ -284,18 +292,22 @@ impl Checker<'_> {
                 }
                 let unexcused = unmet.minus(&excused).longest();
                 if unexcused > 0 {
-                    self.number("a key missing or wrong", unexcused);
+                    self.number("ms: a key missing or wrong", unexcused);
                 }
             }
         }
     }
 
-    /// 3: nobody overwrites a younger container's key, and nobody overwrites twice.
+    /// 3: nobody overwrites a younger container's key, and nobody overwrites twice: unless nobody's
+    /// value or nothing stood there meanwhile, which the older takes before the younger does.
     fn overwrites(&mut self) {
-        let mut claims: BTreeMap<(String, String, i64), usize> = BTreeMap::new();
         for (key, standings) in self.keys.clone() {
+            let mut claims: BTreeMap<(String, i64), usize> = BTreeMap::new();
             for pair in standings.windows(2) {
                 let [before, after] = pair else { continue };
+                if after.life(self.record).is_none() {
+                    claims.clear();
+                }
                 let (Some(old), Some(new)) = (before.life(self.record), after.life(self.record))
                 else {
                     continue;
@@ -311,9 +323,7 @@ impl Checker<'_> {
                     self.violation(3, after.span.from, text);
                 }
                 self.number("overwrites of another's key", 0);
-                let times = claims
-                    .entry((key.to_owned(), put.value.clone(), put.lease))
-                    .or_default();
+                let times = claims.entry((put.value.clone(), put.lease)).or_default();
                 *times += 1;
                 if *times > 1 {
                     let text = format!(
@@ -346,7 +356,7 @@ impl Checker<'_> {
             }
         }
         let calm = Spans::of([Span::new(0, self.record.end)]).minus(&motion);
-        self.number("calm stretches, in all", calm.total());
+        self.number("ms: calm stretches, in all", calm.total());
     }
 
     /// What HAProxy is to serve by what etcd held at a moment.
@@ -383,7 +393,7 @@ impl Checker<'_> {
                 format!("a configuration that HAProxy refuses: {why}"),
             );
         }
-        let excused = self.excuses.agent(self.record.claims.len());
+        let excused = self.excuses.agent(self.record.sidekicks, AGENT_RECOVERY);
         let (mut wrong_since, mut told) = (None, false);
         let (mut in_step, mut last) = (0, BTreeMap::new());
         for sample in &self.record.samples.clone() {
@@ -405,9 +415,11 @@ impl Checker<'_> {
                 continue;
             };
             let tables = self.tables(Span::new(in_step - AGENT_REACTION, sample.at));
-            for service in ["redis/", "alone/"] {
+            for service in SERVICES {
                 let has = |servers: &BTreeMap<String, String>| {
-                    servers.keys().any(|key| key.starts_with(service))
+                    servers
+                        .keys()
+                        .any(|key| key.split('/').next() == Some(service))
                 };
                 if has(&last) && !has(servers) && tables.iter().all(has) {
                     let text = format!("{service} was emptied, and etcd never was");
@@ -416,7 +428,39 @@ impl Checker<'_> {
             }
             last.clone_from(servers);
         }
-        self.number("looks at HAProxy", self.record.samples.len() as Ms);
+        self.recoveries();
+    }
+
+    /// 7: how long after the end of its last trouble HAProxy is at the truth.
+    fn recoveries(&mut self) {
+        let troubles = self.excuses.agent(self.record.sidekicks, 0);
+        let ends: Vec<Ms> = troubles.iter().map(|span| span.to).collect();
+        for end in ends {
+            let samples = self.record.samples.iter();
+            let agrees = |sample: &&Sample| {
+                let window = Span::new(sample.at - AGENT_REACTION, sample.at);
+                let servers = sample.servers.as_ref();
+                servers.is_some_and(|servers| self.tables(window).contains(servers))
+            };
+            let later = samples.skip_while(|sample| sample.at < end).find(agrees);
+            // Where the next trouble came first nothing is told.
+            if let Some(sample) = later
+                && troubles.minus(&Spans::of([Span::new(0, end)])).from() > sample.at
+            {
+                let what = "ms: the last fault over → HAProxy at the truth of etcd, as seen four times a second";
+                self.number(what, sample.at - end);
+            }
+        }
+    }
+
+    /// 8 and 10: the logs.
+    fn logs(&mut self) {
+        for log in &self.record.logs {
+            let (faults, password) = (self.record.faults, &self.record.password);
+            let broken = logs::violations(log, faults, password);
+            self.report.violations.extend(broken);
+            self.number("lines in one log", log.lines.len() as Ms);
+        }
     }
 
     /// 7: no connection is cut for a change that doesn't concern it.
