@@ -195,6 +195,7 @@ impl Stage<'_> {
             Defragmented(member) => {
                 let trouble = self.seen.trouble(What::Member(member), from);
                 let client = self.cluster.members[member].client();
+                done(client.refresh_token()).await;
                 done(client.maintenance_client().defragment()).await;
                 self.seen.over(trouble);
             }

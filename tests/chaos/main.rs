@@ -40,7 +40,7 @@ use tokio::time::sleep;
 async fn main() {
     let seed = number("SEED", fastrand::u64(..1_000_000));
     let minutes = number("MINUTES", 3);
-    println!("chaos: SEED={seed} MINUTES={minutes}");
+    println!("the same faults again: make chaos SEED={seed} MINUTES={minutes}");
     let engine = Engine::start().await;
     let mut stage = Stage::set(&engine).await;
     let faults = play(&mut stage, seed, minutes).await;

@@ -197,7 +197,7 @@ impl Schedule {
     /// The next round.
     pub fn round(&mut self) -> Round {
         let mut steps: Vec<Step> = Vec::new();
-        for _ in 0..self.random.usize(1..=4) {
+        for _ in 0..self.random.usize(1..=5) {
             let fault = self.draw();
             if steps.iter().any(|step| clash(step.fault, fault)) {
                 // Its turn comes later.

@@ -18,7 +18,7 @@ use super::wire::Wire;
 /// A proxy before each member's peer URL.
 pub struct Peers {
     /// By the one who is dialled, and the one who dials.
-    wires: Arc<Mutex<HashMap<(usize, String), watch::Sender<Wire>>>>,
+    wires: Wires,
     ports: Vec<(u16, u16)>,
     _accepting: JoinSet<()>,
 }
@@ -27,7 +27,7 @@ impl Peers {
     /// Wires before so many members that are still to be started.
     pub async fn new(size: usize) -> Peers {
         let ports: Vec<(u16, u16)> = (0..size).map(|_| (ports::free(), ports::free())).collect();
-        let wires = Arc::default();
+        let wires = Wires::default();
         let mut accepting = JoinSet::new();
         for (number, (own, behind)) in ports.iter().enumerate() {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, *own)).await;
@@ -47,6 +47,7 @@ impl Peers {
     }
 
     /// From now on all wires to and from a member, with this id of etcd's, are so.
+    #[allow(dead_code, reason = "for `make chaos`")]
     pub fn set(&self, member: usize, id: u64, wire: Wire) {
         let wires = self.wires.lock().unwrap_or_else(PoisonError::into_inner);
         for ((dialled, caller), sender) in wires.iter() {
