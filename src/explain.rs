@@ -9,7 +9,8 @@ use crate::announce::rules::{Decision, Reason, Verdict, health_words, judge};
 use crate::clock::now;
 use crate::config::ExplainConfig;
 use crate::etcd::members::Members;
-use etcd_client::{GetOptions, KeyValue};
+use crate::etcd::reader;
+use etcd_client::{Client, KeyValue};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -58,6 +59,9 @@ async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
         }
     }
     let settlement = settle(&judged, &Wishes::new());
+    let kvs = read(config).await;
+    let by_key = kvs.iter().flatten().map(|kv| (kv.key(), kv));
+    let by_key: BTreeMap<_, _> = by_key.collect();
     let mut by_name: Vec<_> = judged.iter().collect();
     by_name.sort_by_key(|(_, judged)| &judged.name);
     let count = by_name.len() + refused;
@@ -67,7 +71,16 @@ async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
             let at = (id.clone(), claim.key.clone());
             settlement.outranked.get(&at).cloned()
         };
-        refused += usize::from(!describe_claims(&mut text, judged, winner)?);
+        let stands =
+            |claim: &Claim, decision: &Decision| match by_key.get(claim.key.as_str().as_bytes()) {
+                _ if kvs.is_err() => None,
+                Some(kv) => Some(told(kv, Some(decision)).join("; ")),
+                None => Some("nothing stands there".to_owned()),
+            };
+        refused += usize::from(!describe_claims(&mut text, judged, winner, stands)?);
+    }
+    if let Err(error) = &kvs {
+        writeln!(text, "{error:#}")?;
     }
     let unlabelled = everything.unlabelled;
     writeln!(
@@ -86,6 +99,7 @@ fn describe_claims(
     text: &mut String,
     judged: &Judged,
     winner: impl Fn(&Claim) -> Option<String>,
+    stands: impl Fn(&Claim, &Decision) -> Option<String>,
 ) -> Result<bool, std::fmt::Error> {
     if let Some(reason) = &judged.refused {
         writeln!(text, "  no: {reason}")?;
@@ -104,6 +118,9 @@ fn describe_claims(
                 let endpoint = &decision.endpoint;
                 let (port, rule) = (decision.container_port, decision.host_rule);
                 writeln!(text, "  {key}: yes: {endpoint} ({port}; host by {rule})")?;
+                if let Some(words) = stands(claim, decision) {
+                    writeln!(text, "    {words}")?;
+                }
                 continue;
             }
             // Only where Docker can't be asked, and then there is no view.
@@ -181,32 +198,9 @@ async fn describe_etcd(
     view: &View,
     decision: Option<&Decision>,
 ) -> anyhow::Result<()> {
-    let members = Members::new(&config.etcd)?;
-    let (key, options) = match &config.key {
-        Some(key) => (key.to_string(), GetOptions::new()),
-        None => (
-            format!("{}/", config.prefix),
-            GetOptions::new().with_prefix(),
-        ),
-    };
-    let mut answer = Err(crate::etcd::Fault::Unreachable("no member".to_owned()));
-    for _ in 0..members.count() {
-        answer = members
-            .call(|mut client| {
-                let (key, options) = (key.clone(), options.clone());
-                async move { client.get(key, Some(options)).await }
-            })
-            .await;
-        if !answer
-            .as_ref()
-            .is_err_and(crate::etcd::Fault::is_the_members)
-        {
-            break;
-        }
-    }
-    let answer = match answer {
-        Ok(answer) => answer,
-        Err(fault) => return Ok(writeln!(text, "{:<12}etcd can't be asked: {fault}", "key")?),
+    let kvs = match read(config).await {
+        Ok(kvs) => kvs,
+        Err(error) => return Ok(writeln!(text, "{:<12}{error:#}", "key")?),
     };
     let id = match &view.sighting {
         Sighting::Present(container) => Some(container.short_id()),
@@ -217,9 +211,16 @@ async fn describe_etcd(
             || Holder::of(kv.value()).is_ok_and(|h| h.container == id && id.is_some())
     };
     let mut none = true;
-    for kv in answer.kvs().iter().filter(names_it) {
+    for kv in kvs.iter().filter(names_it) {
         none = false;
-        describe_key(text, kv, decision)?;
+        let key = String::from_utf8_lossy(kv.key());
+        let mut words = told(kv, decision).into_iter();
+        if let Some(stands) = words.next() {
+            writeln!(text, "{:<12}{key}: {stands}", "key")?;
+        }
+        for outcome in words {
+            writeln!(text, "{:<12}{outcome}", "")?;
+        }
     }
     match &config.key {
         Some(key) if none => writeln!(text, "{:<12}{key}: nothing stands there", "key")?,
@@ -229,27 +230,38 @@ async fn describe_etcd(
     Ok(())
 }
 
-fn describe_key(text: &mut String, kv: &KeyValue, decision: Option<&Decision>) -> std::fmt::Result {
-    let key = String::from_utf8_lossy(kv.key());
-    match Holder::of(kv.value()) {
-        Ok(holder) => writeln!(text, "{:<12}{key}: {holder}, lease {:x}", "key", kv.lease())?,
-        Err(why) => writeln!(text, "{:<12}{key}: held by a bad value: {why}", "key")?,
+/// What stands at the key that is asked about, or below the prefix.
+async fn read(config: &ExplainConfig) -> anyhow::Result<Vec<KeyValue>> {
+    let members = Members::new(&config.etcd)?;
+    let Some(key) = &config.key else {
+        return reader::once(&members, &config.prefix).await;
+    };
+    let ask = async || {
+        let get = |mut client: Client| async move { client.get(key.as_str(), None).await };
+        members.call(get).await
+    };
+    Ok(members.try_each(ask).await?.take_kvs())
+}
+
+/// Who holds a key; and, where the container is to be announced, what would come of it.
+fn told(kv: &KeyValue, decision: Option<&Decision>) -> Vec<String> {
+    let stands = match Holder::of(kv.value()) {
+        Ok(holder) => format!("{holder}, lease {:x}", kv.lease()),
+        Err(why) => format!("held by a bad value: {why}"),
+    };
+    let outcome = decision.map(|decision| outcome(kv, decision).to_owned());
+    [stands].into_iter().chain(outcome).collect()
+}
+
+fn outcome(kv: &KeyValue, decision: &Decision) -> &'static str {
+    if kv.lease() == 0 {
+        return "announce would take it over: it is on no lease";
     }
-    let Some(decision) = decision else {
-        return Ok(());
-    };
-    let wanted = decision.endpoint.encode();
-    let outcome = if kv.lease() == 0 {
-        "announce would take it over: it is on no lease".to_owned()
-    } else if kv.value() == wanted.as_bytes() {
-        "stands as it should".to_owned()
-    } else {
-        match contest(&Holder::from(&*decision.endpoint), kv.value(), false) {
-            Contest::Ours | Contest::TakeOver => "announce would take it over".to_owned(),
-            Contest::StandBy(_) => {
-                "announce would stand by: the holder has the better right".to_owned()
-            }
-        }
-    };
-    writeln!(text, "{:<12}{outcome}", "")
+    if kv.value() == decision.endpoint.encode().as_bytes() {
+        return "stands as it should";
+    }
+    match contest(&Holder::from(&*decision.endpoint), kv.value(), false) {
+        Contest::Ours | Contest::TakeOver => "announce would take it over",
+        Contest::StandBy(_) => "announce would stand by: the holder has the better right",
+    }
 }

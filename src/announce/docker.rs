@@ -7,6 +7,7 @@
 use super::agenda::AT_A_TIME;
 use super::container::{Sighting, View};
 use super::inspection::{Listed, listed, listed_leniently, sighting};
+use anyhow::Context as _;
 use bollard::errors::Error;
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder};
 use bollard::{API_DEFAULT_VERSION, Docker};
@@ -44,7 +45,7 @@ impl std::fmt::Display for DockerHost {
 /// # Errors
 /// The engine can't be asked.
 pub async fn look(host: &DockerHost, name: &str) -> anyhow::Result<View> {
-    let docker = connect(host).await?;
+    let docker = reach(host).await?;
     Ok(View {
         sighting: inspect(&docker, name).await?,
         lost_since: None,
@@ -66,7 +67,7 @@ pub struct Everything {
 /// # Errors
 /// The engine can't be asked.
 pub async fn look_at_all(host: &DockerHost) -> anyhow::Result<Everything> {
-    let docker = connect(host).await?;
+    let docker = reach(host).await?;
     let engine_name = engine_name(&docker).await;
     let (labelled, others): (Vec<_>, Vec<_>) =
         list(&docker).await?.into_iter().partition(|c| c.labelled);
@@ -100,6 +101,12 @@ async fn within<T>(
 
 fn about(what: &str) -> impl FnOnce(Error) -> anyhow::Error {
     move |error| anyhow::Error::from(error).context(what.to_owned())
+}
+
+/// For whoever reads the error, and hasn't said where the engine is.
+async fn reach(host: &DockerHost) -> anyhow::Result<Docker> {
+    let docker = connect(host).await;
+    docker.with_context(|| format!("Docker can't be asked at {host}"))
 }
 
 /// # Errors

@@ -177,6 +177,8 @@ pub enum Standing {
     StandingBy(Holder),
     /// Nothing of ours is there, as wished.
     Withdrawn,
+    /// Not as wished, for etcd refuses this key by itself; it is tried again.
+    Refused,
 }
 
 /// Something that the operator may want to read.

@@ -164,6 +164,13 @@ impl Slot {
 
     /// How it stands with the key.
     pub(super) fn standing(&self, leases: &Leases) -> Standing {
+        match self.believed(leases) {
+            Standing::Pending if self.refused.is_some() => Standing::Refused,
+            standing => standing,
+        }
+    }
+
+    fn believed(&self, leases: &Leases) -> Standing {
         match (&self.wish, &self.seen) {
             (Wish::Announce(endpoint), Seen::Present(entry)) => match self.verdict(entry, leases) {
                 Verdict::Ours if entry.value == self.value => Standing::Announced(endpoint.clone()),

@@ -100,6 +100,9 @@ impl Outlook<'_> {
                 (_, Some(Standing::StandingBy(holder))) => {
                     Some(about(format!("{} is held by {holder}", key.instance())))
                 }
+                (_, Some(Standing::Refused)) => {
+                    Some(about(format!("etcd refuses {}", key.instance())))
+                }
                 _ => Some(about(format!("{} is about to be put", key.instance()))),
             }
         })
@@ -126,6 +129,7 @@ pub fn line(
     }
     let instance = key.instance();
     let line = match (verdict, standing) {
+        (_, Some(Standing::Refused)) => format!("etcd refuses {instance}; trying again"),
         (Verdict::Withdraw(reason), Some(Standing::Announced(_) | Standing::Pending)) => {
             format!("withdrawing {instance}: {reason}")
         }

@@ -7,6 +7,7 @@
 use super::{EtcdConfig, Fault};
 use crate::backoff::Outage;
 use crate::clock::{Moment, now};
+use anyhow::Context as _;
 use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
@@ -139,6 +140,25 @@ impl Members {
             _ => self.answered(),
         }
         result
+    }
+
+    /// For commands that ask and end: tries once with each member, until one answers.
+    ///
+    /// # Errors
+    /// What the cluster refused, or that nobody answers; it names the members.
+    pub async fn try_each<T>(
+        &self,
+        mut attempt: impl AsyncFnMut() -> Result<T, Fault>,
+    ) -> anyhow::Result<T> {
+        let mut result = attempt().await;
+        for _ in 1..self.count() {
+            if !result.as_ref().is_err_and(Fault::is_the_members) {
+                break;
+            }
+            result = attempt().await;
+        }
+        let endpoints = || format!("etcd can't be asked ({})", self.endpoints.join(", "));
+        result.with_context(endpoints)
     }
 
     async fn client(&self) -> Result<Client, Fault> {

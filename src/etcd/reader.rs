@@ -249,19 +249,11 @@ impl Reader {
 /// Everything below `prefix`, once; each member is asked in turn.
 ///
 /// # Errors
-/// What the last member said.
-pub async fn once(members: &Members, prefix: &str) -> Result<Vec<KeyValue>, Fault> {
-    let mut result = Err(Fault::Unreachable("no member".to_owned()));
-    for _ in 0..members.count() {
-        let pulse = Pulse::default();
-        result = snapshot(members, prefix, &mut PAGE.clone(), &pulse)
-            .await
-            .map(|(kvs, _)| kvs);
-        if !result.as_ref().is_err_and(Fault::is_the_members) {
-            break;
-        }
-    }
-    result
+/// None of them can be asked, or etcd refuses.
+pub async fn once(members: &Members, prefix: &str) -> anyhow::Result<Vec<KeyValue>> {
+    let pulse = Pulse::default();
+    let all = async || snapshot(members, prefix, &mut PAGE.clone(), &pulse).await;
+    Ok(members.try_each(all).await?.0)
 }
 
 /// All keys at one revision, page by page.

@@ -340,6 +340,20 @@ fn good_usage_goes_to_work() {
         .goes_to_work();
 }
 
+/// The last line of a command that asks once: a person gets no page of retries to read.
+#[test]
+fn who_cannot_be_asked_is_named() {
+    let nobody = "http://127.0.0.1:1";
+    for words in [&["list"][..], &["agent", "--dry-run"]] {
+        let usage = Usage::of(words).with("--etcd-endpoints", nobody);
+        usage.fails_with(&format!("etcd can't be asked ({nobody}): "));
+    }
+    for words in [&["explain", "redis1"][..], &["explain", "--all"]] {
+        let usage = Usage::of(words).with("--docker-host", "unix:///no/docker.sock");
+        usage.fails_with("Docker can't be asked at unix:///no/docker.sock: ");
+    }
+}
+
 #[test]
 fn help_and_version_are_no_mistakes() {
     for words in [

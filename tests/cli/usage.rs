@@ -124,6 +124,19 @@ impl Usage {
         stderr
     }
 
+    /// Ends with status 1, and these words in its last line.
+    pub fn fails_with(self, words: &str) {
+        let output = self.run();
+        let stderr = text(&output.stderr);
+        let told = format!("{:?} {:?}:\n{stderr}", self.words, self.options);
+        assert_eq!(output.status.code(), Some(1), "exit status of {told}");
+        let last = stderr.lines().last().unwrap_or_default();
+        assert!(
+            last.contains(words),
+            "{words} isn't in the last line of {told}"
+        );
+    }
+
     /// Asks Docker, which comes after all checks.
     pub fn goes_to_work(self) {
         // The kernel kills it with the thread that started it, should an assertion fail.

@@ -243,9 +243,10 @@ async fn explain_all_tells_of_each_container_why_or_why_not() {
     let told = |words: &str| explained.text.contains(words);
     let port = good.host_port("6379/tcp").await;
     assert!(told(&format!(
-        "{}: yes: {HOST}:{port} (6379/tcp; host by --host)",
+        "{}: yes: {HOST}:{port} (6379/tcp; host by --host)\n    {HOST}:{port}",
         host.key_of(&good)
     )));
+    assert!(told("; stands as it should\n"));
     assert!(told(&format!(
         "{}\n  no: label sidekick.service \"no/name\"",
         bad.name()

@@ -1,5 +1,6 @@
 //! etcd goes and comes back.
 
+use etcd_client::{AlarmAction, AlarmType};
 use std::time::Duration;
 
 use crate::harness::{Engine, Etcd, HOST, KEY, Scene, Sidekick, eventually, never_for, secs};
@@ -69,6 +70,33 @@ async fn an_etcd_that_comes_back_empty_has_the_key_again() {
     scene.is_announced().await;
     scene.redis.kill().await;
     scene.is_withdrawn().await;
+}
+
+#[tokio::test]
+async fn an_etcd_without_space_keeps_what_stands_and_gets_the_rest_when_it_has_some() {
+    let scene = Scene::announced_with(|announce| announce.times(3, 1).under_systemd()).await;
+    let notifications = scene.sidekick.notifications();
+    let alarm = async |action| {
+        let mut client = scene.etcd.client().maintenance_client();
+        let done = client.alarm(action, AlarmType::Nospace, None).await;
+        done.expect("etcd takes and leaves an alarm");
+    };
+    alarm(AlarmAction::Activate).await;
+    never_for(secs(5), "the key goes", async || {
+        scene.etcd.get(KEY).await.is_none()
+    })
+    .await;
+    scene.redis.kill().await;
+    scene.is_withdrawn().await;
+    scene.redis.start().await;
+    let told = "etcd refuses redis@1; trying again";
+    notifications.status(told, |status| status == told).await;
+
+    alarm(AlarmAction::Deactivate).await;
+
+    scene.is_announced().await;
+    let announcing = |status: &str| status.starts_with("announcing ");
+    notifications.status("an announcement", announcing).await;
 }
 
 #[tokio::test]
