@@ -1,46 +1,56 @@
 //! The agent and its HAProxy.
 
+use crate::harness::{Login, eventually, secs};
 use crate::watchers::ask;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::fs::File;
-use std::path::PathBuf;
+use std::fs::{File, Permissions as Mode};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 /// A running `sidekick agent` that runs a HAProxy; both end with this.
 pub struct Agent {
     directory: TempDir,
-    arguments: Vec<String>,
+    words: Vec<String>,
     child: Child,
 }
 
 impl Agent {
     /// Starts it, with these fronts and members. Nobody is held: what leaves etcd leaves HAProxy.
-    pub fn start(fronts: &[(&str, u16)], members: &str) -> Agent {
+    pub fn start(
+        fronts: &[(&str, u16)],
+        members: &str,
+        password: &Path,
+        surroundings: Vec<String>,
+    ) -> Agent {
         let directory = tempfile::tempdir().expect("no temporary directory can be made");
-        let mut arguments: Vec<String> = ["agent", "--stats=off", "--hold=0"]
-            .map(str::to_owned)
-            .into();
-        arguments.push(format!("--etcd-endpoints={members}"));
-        arguments.extend(
+        let mut words = surroundings;
+        words.extend([env!("CARGO_BIN_EXE_sidekick"), "agent"].map(str::to_owned));
+        words.extend(["--stats=off", "--hold=0"].map(str::to_owned));
+        words.push(format!("--etcd-endpoints={members}"));
+        words.push(format!("--etcd-user={}", Login::NAME));
+        words.push(format!("--etcd-password-file={}", password.display()));
+        words.push(format!("--haproxy={}", unfaked(&directory).display()));
+        words.extend(
             fronts
                 .iter()
                 .map(|(name, port)| format!("--bind={name}=:{port}")),
         );
         let file = directory.path().join("haproxy.cfg");
-        arguments.push(format!("--haproxy-config={}", file.display()));
-        let child = launch(&arguments, &directory);
+        words.push(format!("--haproxy-config={}", file.display()));
+        let child = launch(&words, &directory);
         Agent {
             directory,
-            arguments,
+            words,
             child,
         }
     }
 
     /// Starts it again after a kill.
     pub fn start_again(&mut self) {
-        self.child = launch(&self.arguments, &self.directory);
+        self.child = launch(&self.words, &self.directory);
     }
 
     /// SIGKILL, STOP or CONT to the agent.
@@ -49,6 +59,16 @@ impl Agent {
         if signal == Signal::SIGKILL {
             let _ = self.child.wait();
         }
+    }
+
+    /// SIGTERM, and waits until it has exited, which it must do well.
+    pub async fn leaves(&mut self) {
+        self.signal(Signal::SIGTERM);
+        let child = &mut self.child;
+        let status = eventually(secs(10), "the agent exits", async || {
+            child.try_wait().expect("the agent can be waited for")
+        });
+        assert_eq!(status.await.code(), Some(0), "the agent was asked to stop");
     }
 
     /// The configuration's file.
@@ -84,6 +104,9 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
         // The supervisor first, or it would start HAProxy again.
         self.signal(Signal::SIGCONT);
         self.signal(Signal::SIGTERM);
@@ -101,7 +124,17 @@ fn pid(process: u32) -> Pid {
     Pid::from_raw(i32::try_from(process).expect("a pid is small"))
 }
 
-fn launch(arguments: &[String], directory: &TempDir) -> Child {
+/// A HAProxy without the agent's clock, which is the agent's alone.
+fn unfaked(directory: &TempDir) -> PathBuf {
+    let path = directory.path().join("haproxy");
+    let script = "#!/bin/sh\nunset LD_PRELOAD\nexec /usr/sbin/haproxy \"$@\"\n";
+    let written = std::fs::write(&path, script);
+    let runs = written.and_then(|()| std::fs::set_permissions(&path, Mode::from_mode(0o755)));
+    runs.expect("no script can be written");
+    path
+}
+
+fn launch(words: &[String], directory: &TempDir) -> Child {
     let log = File::options()
         .create(true)
         .append(true)
@@ -109,8 +142,8 @@ fn launch(arguments: &[String], directory: &TempDir) -> Child {
         .expect("no log can be made");
     // The kernel kills it with the thread that started it, which is the run's own.
     Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_sidekick")])
-        .args(arguments)
+        .args(["--pdeathsig", "KILL", "--"])
+        .args(words)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .stdin(Stdio::null())

@@ -1,26 +1,21 @@
 //! Holds a run's record against the promises. Pure.
 
-use crate::excuses::{Excuses, REACTION};
+mod serving;
+
+use crate::excuses::{Excuses, REACTION, RECOVERY};
+use crate::logs;
 use crate::record::{Event, Life, Put, Record, Turn};
 use crate::spans::{Ms, Span, Spans};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// What the record says.
 #[derive(Debug, Default)]
 pub struct Report {
     /// Promises broken, by their number, with the moment and what happened.
     pub violations: Vec<(u8, Ms, String)>,
-    /// The longest of each, in milliseconds, and how many there were.
+    /// The greatest of each, and how many there were.
     pub numbers: BTreeMap<&'static str, (Ms, usize)>,
 }
-
-/// What HAProxy serves is what etcd held not longer ago than this, where nothing is wrong; and in the
-/// middle of a change it agrees with nothing for no longer than this.
-pub const AGENT_REACTION: Ms = 1000;
-
-/// Of a connection's past, what may explain that it broke: the longest that an agent is away, and
-/// its recovery.
-const MEMORY: Ms = 20_000;
 
 /// Reads the whole record.
 pub fn check(record: &Record) -> Report {
@@ -39,6 +34,7 @@ pub fn check(record: &Record) -> Report {
     checker.calm();
     checker.agent();
     checker.cuts();
+    checker.logs();
     checker.report.violations.sort();
     checker.report
 }
@@ -159,10 +155,10 @@ impl Checker<'_> {
 
     /// The sidekicks that announce this container at this key.
     fn claimants(&self, key: &str, container: usize) -> Vec<usize> {
-        let claims = self.record.claims.iter().enumerate();
+        let claims = self.record.claims.iter();
         claims
-            .filter(|(_, claim)| claim.key == key && claim.container == container)
-            .map(|(client, _)| client)
+            .filter(|claim| claim.key == key && claim.container == container)
+            .map(|claim| claim.client)
             .collect()
     }
 
@@ -202,7 +198,7 @@ impl Checker<'_> {
                 if let Some(at) = ends.filter(within).find(|at| !excused.has(*at))
                     && standing.span.to < self.record.end
                 {
-                    let what = "from the command that ends a container to its key's end";
+                    let what = "ms: from the command that ends a container to its key's end";
                     self.number(what, standing.span.to - at);
                 }
                 for stretch in after.iter() {
@@ -216,11 +212,11 @@ impl Checker<'_> {
                 }
                 let unexcused = after.minus(&excused).longest();
                 if unexcused > 0 {
-                    self.number("a key after its container's end", unexcused);
+                    self.number("ms: a key after its container's end", unexcused);
                 }
                 if after.total() > 0 {
                     self.number(
-                        "a key after its container's end, faults included",
+                        "ms: a key after its container's end, faults included",
                         after.longest(),
                     );
                 }
@@ -261,8 +257,10 @@ impl Checker<'_> {
     /// 2, second half: the key is there, soon after the start and soon after etcd healed; and of two
     /// that want it, the younger has it.
     fn absences(&mut self) {
-        for (client, claim) in self.record.claims.clone().into_iter().enumerate() {
-            let excused = self.excuses.absence(client);
+        for claim in self.record.claims.clone() {
+            let client = claim.client;
+            let excused = self.excuses.absence(client, RECOVERY);
+            let troubled = self.excuses.absence(client, 0);
             let standings = self.keys[claim.key.as_str()].clone();
             for (up, life) in self.ups(claim.container) {
                 let unmet = standings.iter().filter(|standing| {
@@ -272,7 +270,11 @@ impl Checker<'_> {
                 });
                 let unmet = Spans::of(unmet.map(|standing| standing.span)).and(&Spans::of([up]));
                 for gap in unmet.iter() {
-                    self.number("a key missing or wrong, faults included", gap.length());
+                    self.number("ms: a key missing or wrong, faults included", gap.length());
+                    let after = Spans::of([gap]).minus(&troubled).last();
+                    if let Some(after) = after.filter(|after| after.from > gap.from) {
+                        self.number("ms: the last fault over → key back", after.length());
+                    }
                 }
                 for gap in unmet.iter() {
                     let wrong = overdue(gap, &excused);
@@ -284,18 +286,22 @@ impl Checker<'_> {
                 }
                 let unexcused = unmet.minus(&excused).longest();
                 if unexcused > 0 {
-                    self.number("a key missing or wrong", unexcused);
+                    self.number("ms: a key missing or wrong", unexcused);
                 }
             }
         }
     }
 
-    /// 3: nobody overwrites a younger container's key, and nobody overwrites twice.
+    /// 3: nobody overwrites a younger container's key, and nobody overwrites twice: unless nobody's
+    /// value or nothing stood there meanwhile, which the older takes before the younger does.
     fn overwrites(&mut self) {
-        let mut claims: BTreeMap<(String, String, i64), usize> = BTreeMap::new();
         for (key, standings) in self.keys.clone() {
+            let mut claims: BTreeMap<(String, i64), usize> = BTreeMap::new();
             for pair in standings.windows(2) {
                 let [before, after] = pair else { continue };
+                if after.life(self.record).is_none() {
+                    claims.clear();
+                }
                 let (Some(old), Some(new)) = (before.life(self.record), after.life(self.record))
                 else {
                     continue;
@@ -311,9 +317,7 @@ impl Checker<'_> {
                     self.violation(3, after.span.from, text);
                 }
                 self.number("overwrites of another's key", 0);
-                let times = claims
-                    .entry((key.to_owned(), put.value.clone(), put.lease))
-                    .or_default();
+                let times = claims.entry((put.value.clone(), put.lease)).or_default();
                 *times += 1;
                 if *times > 1 {
                     let text = format!(
@@ -346,119 +350,16 @@ impl Checker<'_> {
             }
         }
         let calm = Spans::of([Span::new(0, self.record.end)]).minus(&motion);
-        self.number("calm stretches, in all", calm.total());
+        self.number("ms: calm stretches, in all", calm.total());
     }
 
-    /// What HAProxy is to serve by what etcd held at a moment.
-    fn table(&self, at: Ms) -> BTreeMap<String, String> {
-        let keys = self.keys.iter().filter_map(|(key, standings)| {
-            let name = key.strip_prefix("/services/")?.replace('@', "::");
-            let standing = standings
-                .iter()
-                .rfind(|standing| standing.span.from <= at)?;
-            let json: serde_json::Value = serde_json::from_str(&standing.put?.value).ok()?;
-            json["host"].as_str()?;
-            Some((name, json["port"].as_u64()?.to_string()))
-        });
-        keys.collect()
-    }
-
-    /// Every table that etcd held between two moments.
-    fn tables(&self, span: Span) -> Vec<BTreeMap<String, String>> {
-        let changes = self.record.events.iter().map(|event| event.at);
-        let within = changes.filter(|at| span.from < *at && *at <= span.to);
-        [span.from]
-            .into_iter()
-            .chain(within)
-            .map(|at| self.table(at))
-            .collect()
-    }
-
-    /// 7: no refused configuration, the table is etcd's, and no error empties a service.
-    fn agent(&mut self) {
-        for (at, why) in self.record.refused.clone() {
-            self.violation(
-                7,
-                at,
-                format!("a configuration that HAProxy refuses: {why}"),
-            );
-        }
-        let excused = self.excuses.agent(self.record.claims.len());
-        let (mut wrong_since, mut told) = (None, false);
-        let (mut in_step, mut last) = (0, BTreeMap::new());
-        for sample in &self.record.samples.clone() {
-            let window = Span::new(sample.at - AGENT_REACTION, sample.at);
-            let servers = sample.servers.as_ref();
-            let agrees = servers.is_some_and(|servers| self.tables(window).contains(servers));
-            if agrees {
-                in_step = sample.at;
-            }
-            if agrees || excused.has(sample.at) {
-                (wrong_since, told) = (None, false);
-            } else if sample.at - *wrong_since.get_or_insert(sample.at) > AGENT_REACTION && !told {
-                told = true;
-                let wanted = self.table(sample.at);
-                let text = format!("HAProxy serves {servers:?}, etcd holds {wanted:?}");
-                self.violation(7, sample.at, text);
-            }
-            let Some(servers) = &sample.servers else {
-                continue;
-            };
-            let tables = self.tables(Span::new(in_step - AGENT_REACTION, sample.at));
-            for service in ["redis/", "alone/"] {
-                let has = |servers: &BTreeMap<String, String>| {
-                    servers.keys().any(|key| key.starts_with(service))
-                };
-                if has(&last) && !has(servers) && tables.iter().all(has) {
-                    let text = format!("{service} was emptied, and etcd never was");
-                    self.violation(7, sample.at, text);
-                }
-            }
-            last.clone_from(servers);
-        }
-        self.number("looks at HAProxy", self.record.samples.len() as Ms);
-    }
-
-    /// 7: no connection is cut for a change that doesn't concern it.
-    fn cuts(&mut self) {
-        let haproxy = self.excuses.haproxy();
-        for cut in self.record.cuts.clone() {
-            let past = Span::new(cut.span.from - MEMORY, cut.span.to);
-            let turned = self.turns(cut.container).iter().any(|turn| {
-                Spans::of([turn.span.and(REACTION)])
-                    .and(&Spans::of([past]))
-                    .total()
-                    > 0
-            });
-            let port = self.record.ports[cut.container].to_string();
-            let prefix = format!("{}/", cut.service);
-            // Any server that led there then; a server that moved takes its old connections along
-            // when it goes.
-            let then = self.tables(Span::new(cut.opened - MEMORY, cut.opened));
-            let led_there =
-                |(name, at): &(&String, &String)| name.starts_with(&prefix) && **at == port;
-            let servers: BTreeSet<&String> = then
-                .iter()
-                .flat_map(|table| table.iter().filter(led_there).map(|(name, _)| name))
-                .collect();
-            let tables = self.tables(past);
-            let unchanged = |name: &&String| {
-                tables
-                    .windows(2)
-                    .all(|p| p[0].get(*name) == p[1].get(*name))
-            };
-            let steady = servers.iter().all(unchanged);
-            self.number("client connections that broke, for a reason or not", 0);
-            let excused = haproxy
-                .or(&self.excuses.stalls())
-                .and(&Spans::of([cut.span]));
-            if steady && !turned && excused.total() == 0 {
-                let text = format!(
-                    "a connection to container {} by {} was cut",
-                    cut.container, cut.service
-                );
-                self.violation(7, cut.span.to, text);
-            }
+    /// 8 and 10: the logs.
+    fn logs(&mut self) {
+        for log in &self.record.logs {
+            let (faults, password) = (self.record.faults, &self.record.password);
+            let broken = logs::violations(log, faults, password);
+            self.report.violations.extend(broken);
+            self.number("lines in one log", log.lines.len() as Ms);
         }
     }
 }

@@ -80,27 +80,27 @@ impl<'r> Excuses<'r> {
                 late.push(Span::new(span.to, span.to + recovery));
             }
         }
-        Spans::of(late).or(&self.spans(|what| what == What::Stall, recovery))
+        let everybody = |what| matches!(what, What::Stall | What::Login);
+        Spans::of(late).or(&self.spans(everybody, recovery))
     }
 
-    /// When a sidekick's key may come late, or be wrong for longer than a [`REACTION`].
-    pub fn absence(&self, client: usize) -> Spans {
-        self.blind(client)
-            .or(&self.etcd(client, RECOVERY))
+    /// When a sidekick's key may come late, or be wrong for longer than a [`REACTION`]; `recovery`
+    /// after each trouble included.
+    pub fn absence(&self, client: usize, recovery: Ms) -> Spans {
+        self.blind(client, recovery)
+            .or(&self.etcd(client, recovery))
             .or(&self.spans(
                 |what| what == What::Client(client) || what == What::NoSpace,
-                RECOVERY,
+                recovery,
             ))
     }
 
     /// When a key may go although its container is up: the lease may be lost, or Docker's grace over.
     pub fn loss(&self, client: usize) -> Spans {
         let dead = self.spans(|what| what == What::Client(client), RECOVERY);
-        let stalled = self
-            .record
-            .troubles
-            .iter()
-            .filter(|t| t.what == What::Stall && t.span.length() > TTL - INTERVAL - 2000);
+        let stalled = self.record.troubles.iter().filter(|t| {
+            matches!(t.what, What::Stall | What::Login) && t.span.length() > TTL - INTERVAL - 2000
+        });
         // What a leader that was frozen thinks of a lease is as old as its last renewal there.
         let woken =
             self.record.troubles.iter().filter(|t| {
@@ -109,7 +109,7 @@ impl<'r> Excuses<'r> {
         let woken = Spans::of(woken.map(|t| Span::new(t.span.to - 500, t.span.to + 1000)));
         // Troubles that follow each other closely eat up a TTL together.
         let cut = self.no_majority(client, TTL - INTERVAL);
-        self.blind(client)
+        self.blind(client, RECOVERY)
             .or(&dead)
             .or(&woken)
             .or(&Spans::of(cut.iter().map(|span| span.and(RECOVERY))))
@@ -118,7 +118,7 @@ impl<'r> Excuses<'r> {
 
     /// When a key may outlast its container: nobody knew, or nobody could tell.
     pub fn leftover(&self, client: usize) -> Spans {
-        self.blind(client)
+        self.blind(client, RECOVERY)
             .or(&self.etcd(client, RECOVERY))
             .or(&self.orphaned(client))
     }
@@ -145,18 +145,17 @@ impl<'r> Excuses<'r> {
     }
 
     /// When a sidekick couldn't see its container.
-    fn blind(&self, client: usize) -> Spans {
+    fn blind(&self, client: usize, recovery: Ms) -> Spans {
         self.spans(
             |what| matches!(what, What::Engine) || what == What::Docker(client),
-            RECOVERY,
+            recovery,
         )
     }
 
-    /// When HAProxy may differ from etcd.
-    pub fn agent(&self, agent: usize) -> Spans {
+    /// When HAProxy may differ from etcd, `recovery` after each trouble included.
+    pub fn agent(&self, agent: usize, recovery: Ms) -> Spans {
         let own = |what| matches!(what, What::Haproxy) || what == What::Client(agent);
-        self.spans(own, AGENT_RECOVERY)
-            .or(&self.etcd(agent, AGENT_RECOVERY))
+        self.spans(own, recovery).or(&self.etcd(agent, recovery))
     }
 
     /// When HAProxy itself was in trouble.
@@ -171,7 +170,7 @@ impl<'r> Excuses<'r> {
 
     /// When somebody may have had a reason to write.
     pub fn motion(&self) -> Spans {
-        let clients = self.record.claims.len();
+        let clients = self.record.sidekicks;
         let turns = self.record.turns.iter().map(|turn| turn.span.and(REACTION));
         let hands = self
             .record

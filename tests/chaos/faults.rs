@@ -1,11 +1,13 @@
 //! Does what the schedule says, and undoes it. What it did is noted as trouble, when it did it.
 
 use crate::agent::Agent;
-use crate::harness::{Wire, eventually, secs};
+use crate::harness::{Login, eventually, secs};
 use crate::record::What;
 use crate::schedule::{AGENT, CONTAINERS, Fault, MEMBERS};
 use crate::stage::{Stage, name};
-use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client, Error};
+use etcd_client::{
+    AlarmAction, AlarmOptions, AlarmType, AuthClient, Client, Error, RoleRevokePermissionOptions,
+};
 use nix::sys::signal::Signal;
 use std::future::Future;
 use std::time::Duration;
@@ -44,7 +46,9 @@ impl Stage<'_> {
                     }
                 }
                 if !matches!(fault, SidekickFrozen(_)) {
-                    self.logs[s].extend(self.sidekicks[s].take().expect("it was there").log());
+                    self.logs[s]
+                        .lines
+                        .extend(self.sidekicks[s].take().expect("it was there").log());
                 }
             }
             AgentKilled | AgentFrozen => {
@@ -58,9 +62,10 @@ impl Stage<'_> {
                     Signal::SIGSTOP
                 });
             }
-            MemberKilled(_) | MemberFrozen(_) | LeaderKilled | LeaderFrozen => {
+            MemberKilled(_) | MemberFrozen(_) | MemberCutOff(..) | LeaderKilled | LeaderFrozen
+            | LeaderCutOff(_) => {
                 let member = match fault {
-                    MemberKilled(member) | MemberFrozen(member) => member,
+                    MemberKilled(member) | MemberFrozen(member) | MemberCutOff(member, _) => member,
                     _ => self.leader().await?,
                 };
                 if self.is_troubled(What::Member(member)) {
@@ -77,6 +82,7 @@ impl Stage<'_> {
                 }
                 match fault {
                     MemberKilled(_) | LeaderKilled => self.cluster.members[member].kill9().await,
+                    MemberCutOff(_, wire) | LeaderCutOff(wire) => self.peers(member, wire),
                     _ => self.cluster.members[member].freeze(),
                 }
             }
@@ -137,7 +143,9 @@ impl Stage<'_> {
                 self.containers[c] = self.run_container(c).await;
                 self.turned(c, from).await;
             }
-            KeyDeleted(_) | KeyOverwritten(..) | Compacted | Defragmented(_) | NoSpace => {
+            ClockStepped(client, seconds) => self.clocks[client].step(seconds),
+            KeyDeleted(_) | KeyOverwritten(..) | Compacted | Defragmented(_) | NoSpace
+            | TokensRevoked | PasswordChanged | RightsRevoked => {
                 self.touch_store(fault, &mut begun).await?;
             }
             HaproxyKilled | HaproxyFrozen => {
@@ -160,8 +168,10 @@ impl Stage<'_> {
         if (0..MEMBERS).any(|member| self.is_troubled(What::Member(member))) {
             return None;
         }
-        let from = self.seen.now();
         let client = self.cluster.members[0].client().clone();
+        // Not every call renews a token that has died.
+        done(client.refresh_token()).await;
+        let from = self.seen.now();
         let keys: std::collections::BTreeSet<_> =
             self.record.claims.iter().map(|c| c.key.clone()).collect();
         let key = |k: usize| keys.iter().nth(k).cloned().unwrap_or_default();
@@ -185,8 +195,13 @@ impl Stage<'_> {
             Defragmented(member) => {
                 let trouble = self.seen.trouble(What::Member(member), from);
                 let client = self.cluster.members[member].client();
+                done(client.refresh_token()).await;
                 done(client.maintenance_client().defragment()).await;
                 self.seen.over(trouble);
+            }
+            TokensRevoked | PasswordChanged | RightsRevoked => {
+                begun.troubles.push(self.seen.trouble(What::Login, from));
+                done(self.refuse(fault)).await;
             }
             _ => {
                 begun.troubles.push(self.seen.trouble(What::NoSpace, from));
@@ -209,10 +224,14 @@ impl Stage<'_> {
             }
             AgentKilled => self.agent.start_again(),
             AgentFrozen => self.agent.signal(Signal::SIGCONT),
-            MemberKilled(_) | LeaderKilled | MemberFrozen(_) | LeaderFrozen => {
+            MemberKilled(_) | LeaderKilled | MemberFrozen(_) | LeaderFrozen | MemberCutOff(..)
+            | LeaderCutOff(_) => {
                 let Some(member) = begun.member else { return };
                 match fault {
                     MemberKilled(_) | LeaderKilled => self.cluster.members[member].launch(),
+                    MemberCutOff(..) | LeaderCutOff(_) => {
+                        self.peers(member, crate::harness::Wire::Whole)
+                    }
                     _ => self.cluster.members[member].thaw(),
                 }
                 // Another one may still be down, so this waits beside the schedule.
@@ -251,6 +270,14 @@ impl Stage<'_> {
                 })
                 .await;
             }
+            ClockStepped(client, _) => self.clocks[client].step(0),
+            PasswordChanged | RightsRevoked => {
+                let what = "the login is as it was";
+                eventually(secs(30), what, async || {
+                    matches!(timeout(secs(2), self.restore(fault)).await, Ok(Ok(())))
+                })
+                .await;
+            }
             HaproxyFrozen => Agent::signal_haproxy(&begun.pids[1..], Signal::SIGCONT),
             _ => {}
         }
@@ -275,6 +302,44 @@ impl Stage<'_> {
         }
     }
 
+    /// The wires between a member and the others are so from now on.
+    fn peers(&self, member: usize, wire: crate::harness::Wire) {
+        let peers = self
+            .cluster
+            .peers
+            .as_ref()
+            .expect("it was started with wires");
+        peers.set(member, self.member_ids[member], wire);
+    }
+
+    /// Nobody's token is good any more; or no password either, or for nothing. The same password
+    /// anew forgets all tokens as well.
+    async fn refuse(&self, fault: Fault) -> Result<(), Error> {
+        let mut auth = self.cluster.members[0].client().auth_client();
+        match fault {
+            Fault::RightsRevoked => {
+                let below = RoleRevokePermissionOptions::new().with_prefix();
+                auth.role_revoke_permission(Login::ROLE, Login::PREFIX, Some(below))
+                    .await
+                    .map(drop)
+            }
+            Fault::PasswordChanged => change_password(auth, "another").await,
+            _ => change_password(auth, Login::PASSWORD).await,
+        }
+    }
+
+    async fn restore(&self, fault: Fault) -> Result<(), Error> {
+        let client = self.cluster.members[0].client();
+        client.refresh_token().await?;
+        let mut auth = client.auth_client();
+        if fault == Fault::PasswordChanged {
+            return change_password(auth, Login::PASSWORD).await;
+        }
+        auth.role_grant_permission(Login::ROLE, Login::rights())
+            .await
+            .map(drop)
+    }
+
     fn is_troubled(&self, what: What) -> bool {
         let now = self.seen.now();
         self.seen.with(|seen| {
@@ -297,6 +362,12 @@ impl Stage<'_> {
     }
 }
 
+async fn change_password(mut auth: AuthClient, password: &str) -> Result<(), Error> {
+    auth.user_change_password(Login::NAME, password)
+        .await
+        .map(drop)
+}
+
 async fn answers(client: &Client) -> bool {
     let mut client = client.kv_client();
     matches!(
@@ -313,6 +384,7 @@ async fn done<T>(call: impl Future<Output = Result<T, Error>>) -> T {
 }
 
 async fn alarm(client: Client, action: AlarmAction, member: u64) -> Result<(), Error> {
+    client.refresh_token().await?;
     let mut options = AlarmOptions::new();
     options.with_member(member);
     let mut client = client.maintenance_client();

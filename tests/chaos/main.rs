@@ -13,10 +13,12 @@
 
 mod agent;
 mod checker;
+mod clock;
 mod excuses;
 mod faults;
 #[path = "../real/harness/mod.rs"]
 mod harness;
+mod logs;
 mod record;
 mod schedule;
 mod spans;
@@ -24,27 +26,27 @@ mod stage;
 mod watchers;
 
 use crate::harness::{Engine, eventually, secs};
-use crate::schedule::{Fault, Round, Step, round};
+use crate::schedule::{REST, Round, Schedule, Step, title};
 use crate::spans::Ms;
 use crate::stage::Stage;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::time::sleep;
-
-/// After the last fault of a round: the longest recovery, and a calm.
-const REST: Duration = Duration::from_secs(9);
 
 #[tokio::main(worker_threads = 2)]
 async fn main() {
     let seed = number("SEED", fastrand::u64(..1_000_000));
     let minutes = number("MINUTES", 3);
-    println!("chaos: SEED={seed} MINUTES={minutes}");
+    println!("the same faults again: make chaos SEED={seed} MINUTES={minutes}");
     let engine = Engine::start().await;
     let mut stage = Stage::set(&engine).await;
     let faults = play(&mut stage, seed, minutes).await;
 
-    let record = stage.record();
+    let mut record = stage.record();
+    record.faults = faults.values().sum();
     let report = checker::check(&record);
     let answers = stage.seen.with(|seen| seen.answers);
     let seconds = record.end / 1000;
@@ -56,9 +58,9 @@ async fn main() {
     for (fault, times) in &faults {
         println!("  {times:4} {fault}");
     }
-    println!("\nnumbers: the longest, and how many");
+    println!("\nnumbers: the greatest, and how many");
     for (what, (longest, count)) in &report.numbers {
-        println!("  {longest:7} ms {count:6}  {what}");
+        println!("  {longest:7} {count:6}  {what}");
     }
     println!("\nviolations: {}", report.violations.len());
     for (promise, at, what) in &report.violations {
@@ -88,19 +90,20 @@ fn number(variable: &str, otherwise: u64) -> u64 {
 
 /// One round after the other, until the time is up. Returns how often each fault was injected.
 async fn play(stage: &mut Stage<'_>, seed: u64, minutes: u64) -> BTreeMap<String, usize> {
-    let mut random = fastrand::Rng::with_seed(seed);
+    const CALM: Duration = Duration::from_millis(REST as u64);
+    let mut schedule = Schedule::of(seed);
     let mut faults = BTreeMap::new();
-    sleep(REST).await;
+    sleep(CALM).await;
     while stage.seen.now() < (minutes * 60_000) as Ms {
-        let round = round(&mut random);
+        let round = schedule.round();
         play_round(stage, &round, &mut faults).await;
         let what = "every trouble ends";
         eventually(secs(60), what, async || !stage.seen.troubled()).await;
         if round.rest {
-            sleep(REST).await;
+            sleep(CALM).await;
         }
     }
-    sleep(REST).await;
+    sleep(CALM).await;
     faults
 }
 
@@ -131,29 +134,31 @@ async fn play_round(stage: &mut Stage<'_>, round: &Round, faults: &mut BTreeMap<
     }
 }
 
-/// Without whom it hit.
-fn title(fault: Fault) -> String {
-    match fault {
-        Fault::Wire(.., wire) => format!("one wire to etcd: {}", word(&wire)),
-        Fault::Wires(_, wire) => format!("all wires to etcd: {}", word(&wire)),
-        Fault::DockerWire(_, wire) => format!("the wire to Docker: {}", word(&wire)),
-        fault => word(&fault),
-    }
-}
-
-fn word(thing: &impl std::fmt::Debug) -> String {
-    let text = format!("{thing:?}");
-    text.split('(').next().unwrap_or_default().to_owned()
-}
-
-/// The sixth promise: with everything well, whoever is asked to stop takes its key away first.
+/// The sixth promise: with everything well, whoever is asked to stop takes its key away first. By
+/// now everybody's clock has been stepped, which is seen by the last word of each.
 async fn leave(mut stage: Stage<'_>) {
+    const DAYS: i64 = 40;
+    for clock in &stage.clocks {
+        clock.step(DAYS * 24 * 3600);
+    }
     for sidekick in stage.sidekicks.iter_mut().flatten() {
         sidekick.leaves().await;
     }
+    stage.agent.leaves().await;
     let left = stage.cluster.members[0].keys().await;
     assert!(
         left.iter().all(|key| !key.starts_with("/services/")),
         "left behind: {left:?}"
     );
+    let today = OffsetDateTime::now_utc();
+    for log in stage.everybodys_logs() {
+        let last = log.lines.last().and_then(|line| line.split(' ').next());
+        let said = last.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+        let ahead = said.map(|said| (said - today).whole_days());
+        assert!(
+            ahead.is_some_and(|days| (DAYS - 1..=DAYS).contains(&days)),
+            "the clock of {} was {DAYS} days ahead, and its last word is of {last:?}",
+            log.name
+        );
+    }
 }

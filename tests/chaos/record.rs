@@ -3,9 +3,14 @@
 use crate::spans::{Ms, Span};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The services that the sidekicks announce and the agent serves.
+pub const SERVICES: [&str; 3] = ["redis", "alone", "every"];
+
 /// Everything that was seen and everything that was done.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
+    /// How many sidekicks there are; the next number is the agent's.
+    pub sidekicks: usize,
     /// Who announces what at which key.
     pub claims: Vec<Claim>,
     /// The host port of each container.
@@ -24,13 +29,21 @@ pub struct Record {
     pub cuts: Vec<Cut>,
     /// Configurations that `haproxy -c` refused, and what it said.
     pub refused: Vec<(Ms, String)>,
+    /// What each sidekick and the agent had to say, and how often it was started.
+    pub logs: Vec<Log>,
+    /// Of the login at etcd.
+    pub password: String,
+    /// How many faults were injected.
+    pub faults: usize,
     /// When the run was over.
     pub end: Ms,
 }
 
-/// One sidekick.
+/// What a sidekick announces.
 #[derive(Clone, Debug)]
 pub struct Claim {
+    /// The sidekick, by number.
+    pub client: usize,
     /// The container, by number.
     pub container: usize,
     /// Its key.
@@ -79,6 +92,8 @@ pub enum What {
     Engine,
     /// etcd took no puts.
     NoSpace,
+    /// etcd let nobody in, or allowed nothing, or had just forgotten who was in.
+    Login,
     /// HAProxy was dead or frozen.
     Haproxy,
     /// This machine didn't run the run itself.
@@ -133,6 +148,17 @@ impl Life {
             json["since"].as_str()?,
         ))
     }
+}
+
+/// All that one of them has said.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    /// Who.
+    pub name: String,
+    /// How many processes of it there were.
+    pub starts: usize,
+    /// What they said.
+    pub lines: Vec<String>,
 }
 
 /// What HAProxy served at one moment.

@@ -3,15 +3,21 @@
 use crate::harness::Wire;
 use crate::spans::Ms;
 use fastrand::Rng;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+/// After the last fault of a round: the longest recovery, and a calm.
+pub const REST: Ms = 9000;
+
 /// How many of each there are.
-pub const SIDEKICKS: usize = 6;
+pub const SIDEKICKS: usize = 7;
+/// The sidekick that announces by labels.
+pub const EVERY: usize = 6;
 /// The agent's number among the clients of etcd.
 pub const AGENT: usize = SIDEKICKS;
 pub const MEMBERS: usize = 3;
 pub const CONTAINERS: usize = 4;
-pub const KEYS: usize = 4;
+pub const KEYS: usize = 6;
 
 /// One thing that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,6 +29,9 @@ pub enum Fault {
     MemberFrozen(usize),
     LeaderKilled,
     LeaderFrozen,
+    /// Clients still reach it, the other members don't.
+    MemberCutOff(usize, Wire),
+    LeaderCutOff(Wire),
     Wire(usize, usize, Wire),
     Wires(usize, Wire),
     DockerWire(usize, Wire),
@@ -39,6 +48,11 @@ pub enum Fault {
     Compacted,
     Defragmented(usize),
     NoSpace,
+    TokensRevoked,
+    PasswordChanged,
+    RightsRevoked,
+    /// By so many seconds, until it is stepped back.
+    ClockStepped(usize, i64),
     AgentKilled,
     AgentFrozen,
     HaproxyKilled,
@@ -72,6 +86,7 @@ enum Target {
     Containers,
     Container(usize),
     Store,
+    Clock(usize),
     Haproxy,
 }
 
@@ -82,85 +97,185 @@ const BY_HAND: [&str; 3] = [
     r#"{"host":"old","port":6379,"container":"badc0ffee000","since":"2001-01-01T00:00:00Z"}"#,
 ];
 
-/// The next round.
-pub fn round(random: &mut Rng) -> Round {
-    let mut steps: Vec<Step> = Vec::new();
-    for _ in 0..random.usize(1..=4) {
-        let fault = fault(random);
-        let clash = steps.iter().any(|step| clash(step.fault, fault));
-        if !clash {
-            steps.push(Step {
-                at: random.i64(0..3000),
-                fault,
-                lasts: lasts(fault, random),
-            });
+/// So many of each card are in the deck. One deck after the other is shuffled and dealt, so that no
+/// fault is forgotten.
+type Card = (usize, fn(&mut Rng) -> Fault);
+
+const FAULTS: [Card; 33] = [
+    (3, |r| Fault::SidekickKilled(sidekick(r))),
+    (2, |r| Fault::SidekickFrozen(sidekick(r))),
+    (1, |r| Fault::SidekickStopped(sidekick(r))),
+    (2, |r| Fault::MemberKilled(member(r))),
+    (2, |r| Fault::MemberFrozen(member(r))),
+    (1, |_| Fault::LeaderKilled),
+    (1, |_| Fault::LeaderFrozen),
+    (1, |r| Fault::MemberCutOff(member(r), Wire::BlackHole)),
+    (1, |r| Fault::MemberCutOff(member(r), Wire::Refuse)),
+    (1, |_| Fault::LeaderCutOff(Wire::BlackHole)),
+    (1, |_| Fault::LeaderCutOff(Wire::Refuse)),
+    (1, |_| Fault::EngineRestarted),
+    (1, |_| Fault::EngineFrozen),
+    (1, |_| Fault::EngineKilled),
+    (2, |r| Fault::ContainerKilled(r.usize(..CONTAINERS))),
+    (1, |r| Fault::ContainerPaused(r.usize(..CONTAINERS))),
+    // Labels know no names: those who announce by them are left alone.
+    (1, |r| Fault::ContainerRenamed(r.usize(1..3))),
+    (1, |r| Fault::ContainerRecreated(r.usize(..CONTAINERS))),
+    (1, |r| Fault::ContainerRestarted(r.usize(..CONTAINERS))),
+    (2, |r| Fault::KeyDeleted(r.usize(..KEYS))),
+    (2, |r| {
+        Fault::KeyOverwritten(r.usize(..KEYS), BY_HAND[r.usize(..BY_HAND.len())])
+    }),
+    (1, |_| Fault::Compacted),
+    (1, |r| Fault::Defragmented(member(r))),
+    (1, |_| Fault::NoSpace),
+    (1, |_| Fault::TokensRevoked),
+    (1, |_| Fault::PasswordChanged),
+    (1, |_| Fault::RightsRevoked),
+    (1, |r| Fault::ClockStepped(client(r), step(r))),
+    (1, |r| Fault::ClockStepped(client(r), -step(r))),
+    (1, |_| Fault::AgentKilled),
+    (1, |_| Fault::AgentFrozen),
+    (1, |_| Fault::HaproxyKilled),
+    (1, |_| Fault::HaproxyFrozen),
+];
+
+/// What every wire can suffer.
+const WIRES: [fn(&mut Rng) -> Wire; 9] = [
+    |_| Wire::Refuse,
+    |_| Wire::Reset,
+    |_| Wire::BlackHole,
+    |_| Wire::DeafServer,
+    |_| Wire::MuteServer,
+    |r| Wire::Delay(Duration::from_millis(r.u64(20..800))),
+    |_| Wire::Trickle,
+    |r| Wire::Reorder(Duration::from_millis(r.u64(20..300))),
+    |r| Wire::DropAfter(r.usize(..4000)),
+];
+
+/// And what Docker's can besides.
+const DOCKER_WIRES: [Wire; 5] = [
+    Wire::Status500,
+    Wire::CutEvent,
+    Wire::StrangeEvent,
+    Wire::StrangeState,
+    Wire::SlowRequests(Duration::from_secs(20)),
+];
+
+fn sidekick(random: &mut Rng) -> usize {
+    random.usize(..SIDEKICKS)
+}
+
+fn client(random: &mut Rng) -> usize {
+    random.usize(..=SIDEKICKS)
+}
+
+fn member(random: &mut Rng) -> usize {
+    random.usize(..MEMBERS)
+}
+
+/// Hours or days.
+fn step(random: &mut Rng) -> i64 {
+    3600 * random.i64(1..100)
+}
+
+/// All faults of a seed, without end.
+pub struct Schedule {
+    random: Rng,
+    deck: Vec<Fault>,
+}
+
+impl Schedule {
+    /// Of this seed.
+    pub fn of(seed: u64) -> Schedule {
+        Schedule {
+            random: Rng::with_seed(seed),
+            deck: Vec::new(),
         }
     }
-    Round {
-        steps,
-        rest: random.u8(0..3) > 0,
+
+    /// The next round.
+    pub fn round(&mut self) -> Round {
+        let mut steps: Vec<Step> = Vec::new();
+        for _ in 0..self.random.usize(1..=5) {
+            let fault = self.draw();
+            if steps.iter().any(|step| clash(step.fault, fault)) {
+                // Its turn comes later.
+                self.deck.insert(0, fault);
+                continue;
+            }
+            let at = self.random.i64(0..3000);
+            let lasts = lasts(fault, &mut self.random);
+            steps.push(Step { at, fault, lasts });
+        }
+        Round {
+            steps,
+            rest: self.random.u8(0..3) > 0,
+        }
+    }
+
+    fn draw(&mut self) -> Fault {
+        if self.deck.is_empty() {
+            let random = &mut self.random;
+            self.deck = deck(random);
+            random.shuffle(&mut self.deck);
+        }
+        self.deck.pop().unwrap_or(Fault::LeaderKilled)
     }
 }
 
-fn fault(random: &mut Rng) -> Fault {
-    let sidekick = random.usize(..SIDEKICKS);
-    let client = random.usize(..=SIDEKICKS);
-    let member = random.usize(..MEMBERS);
-    let container = random.usize(..CONTAINERS);
-    let key = random.usize(..KEYS);
-    match random.u8(..40) {
-        0..3 => Fault::SidekickKilled(sidekick),
-        3..5 => Fault::SidekickFrozen(sidekick),
-        5 => Fault::SidekickStopped(sidekick),
-        6..8 => Fault::MemberKilled(member),
-        8..10 => Fault::MemberFrozen(member),
-        10 => Fault::LeaderKilled,
-        11 => Fault::LeaderFrozen,
-        12..15 => Fault::Wire(client, member, wire(random)),
-        15..17 => Fault::Wires(client, wire(random)),
-        17..20 => Fault::DockerWire(sidekick, docker_wire(random)),
-        20 => Fault::EngineRestarted,
-        21 => Fault::EngineFrozen,
-        22 => Fault::EngineKilled,
-        23..25 => Fault::ContainerKilled(container),
-        25 => Fault::ContainerPaused(container),
-        26 => Fault::ContainerRenamed(container),
-        27 => Fault::ContainerRecreated(container),
-        28 => Fault::ContainerRestarted(container),
-        29..31 => Fault::KeyDeleted(key),
-        31..33 => Fault::KeyOverwritten(key, BY_HAND[random.usize(..BY_HAND.len())]),
-        33 => Fault::Compacted,
-        34 => Fault::Defragmented(member),
-        35 => Fault::NoSpace,
-        36 => Fault::AgentKilled,
-        37 => Fault::AgentFrozen,
-        38 => Fault::HaproxyKilled,
-        _ => Fault::HaproxyFrozen,
+fn deck(random: &mut Rng) -> Vec<Fault> {
+    let mut deck = Vec::new();
+    for (times, card) in FAULTS {
+        deck.extend((0..times).map(|_| card(random)));
+    }
+    for wire in WIRES {
+        deck.push(Fault::Wire(client(random), member(random), wire(random)));
+        deck.push(Fault::Wires(client(random), wire(random)));
+        deck.push(Fault::DockerWire(sidekick(random), wire(random)));
+    }
+    for wire in DOCKER_WIRES {
+        deck.push(Fault::DockerWire(sidekick(random), wire));
+    }
+    // A list that takes 20 s is worst where lists are read.
+    let slow = Wire::SlowRequests(Duration::from_secs(20));
+    deck.push(Fault::DockerWire(EVERY, slow));
+    deck
+}
+
+impl Round {
+    /// How long it takes at least.
+    pub fn length(&self) -> Ms {
+        let ends = self.steps.iter().map(|step| step.at + step.lasts);
+        ends.max().unwrap_or(0) + if self.rest { REST } else { 0 }
     }
 }
 
-fn wire(random: &mut Rng) -> Wire {
-    match random.u8(..8) {
-        0 => Wire::Refuse,
-        1 => Wire::Reset,
-        2 | 3 => Wire::BlackHole,
-        4 => Wire::DeafServer,
-        5 => Wire::MuteServer,
-        6 => Wire::Delay(Duration::from_millis(random.u64(20..800))),
-        _ if random.bool() => Wire::Trickle,
-        _ => Wire::DropAfter(random.usize(..4000)),
+/// A fault without whom it hit.
+pub fn title(fault: Fault) -> String {
+    match fault {
+        Fault::Wire(.., wire) => format!("one wire to etcd: {}", word(&wire)),
+        Fault::Wires(_, wire) => format!("all wires to etcd: {}", word(&wire)),
+        Fault::DockerWire(_, wire) => format!("the wire to Docker: {}", word(&wire)),
+        Fault::MemberCutOff(_, wire) => format!("a member's wires to the others: {}", word(&wire)),
+        Fault::LeaderCutOff(wire) => format!("the leader's wires to the others: {}", word(&wire)),
+        Fault::ClockStepped(_, seconds) if seconds < 0 => "ClockStepped back".to_owned(),
+        Fault::ClockStepped(..) => "ClockStepped on".to_owned(),
+        fault => word(&fault),
     }
 }
 
-fn docker_wire(random: &mut Rng) -> Wire {
-    match random.u8(..8) {
-        0 | 1 => Wire::Status500,
-        2 => Wire::CutEvent,
-        3 => Wire::StrangeEvent,
-        4 => Wire::StrangeState,
-        5 => Wire::SlowRequests(Duration::from_secs(20)),
-        _ => wire(random),
-    }
+/// Every title there is.
+pub fn titles() -> BTreeSet<String> {
+    deck(&mut Rng::with_seed(0))
+        .into_iter()
+        .map(title)
+        .collect()
+}
+
+fn word(thing: &impl std::fmt::Debug) -> String {
+    let text = format!("{thing:?}");
+    text.split('(').next().unwrap_or_default().to_owned()
 }
 
 /// Short mostly; now and then longer than a TTL.
@@ -171,8 +286,10 @@ fn lasts(fault: Fault, random: &mut Rng) -> Ms {
         | Fault::KeyOverwritten(..)
         | Fault::Compacted
         | Fault::Defragmented(_)
+        | Fault::TokensRevoked
         | Fault::ContainerRestarted(_)
         | Fault::ContainerRecreated(_) => 0,
+        Fault::DockerWire(_, Wire::SlowRequests(_)) if random.bool() => 20_500,
         Fault::HaproxyFrozen => random.i64(200..1500),
         _ if random.u8(..4) == 0 => random.i64(7000..11_000),
         _ => random.i64(100..5000),
@@ -190,9 +307,9 @@ fn target(fault: Fault) -> Target {
     match fault {
         SidekickKilled(s) | SidekickFrozen(s) | SidekickStopped(s) => Target::Client(s),
         AgentKilled | AgentFrozen => Target::Client(AGENT),
-        MemberKilled(m) | MemberFrozen(m) => Target::Members(m),
+        MemberKilled(m) | MemberFrozen(m) | MemberCutOff(m, _) => Target::Members(m),
         // Beside one that is known there may be another: then etcd has no majority for a while.
-        LeaderKilled | LeaderFrozen => Target::Members(MEMBERS),
+        LeaderKilled | LeaderFrozen | LeaderCutOff(_) => Target::Members(MEMBERS),
         Wire(client, ..) | Wires(client, _) => Target::EtcdWires(client),
         DockerWire(client, _) => Target::DockerWire(client),
         EngineRestarted | EngineKilled | EngineFrozen => Target::Containers,
@@ -201,7 +318,9 @@ fn target(fault: Fault) -> Target {
         | ContainerRenamed(c)
         | ContainerRecreated(c)
         | ContainerRestarted(c) => Target::Container(c),
-        KeyDeleted(_) | KeyOverwritten(..) | Compacted | Defragmented(_) | NoSpace => Target::Store,
+        KeyDeleted(_) | KeyOverwritten(..) | Compacted | Defragmented(_) | NoSpace
+        | TokensRevoked | PasswordChanged | RightsRevoked => Target::Store,
+        ClockStepped(client, _) => Target::Clock(client),
         HaproxyKilled | HaproxyFrozen => Target::Haproxy,
     }
 }

@@ -95,6 +95,11 @@ impl Spans {
         self.0.first().map_or(0, |span| span.from)
     }
 
+    /// The last of them.
+    pub fn last(&self) -> Option<Span> {
+        self.0.last().copied()
+    }
+
     /// The longest of them, 0 where there is none.
     pub fn longest(&self) -> Ms {
         self.iter().map(Span::length).max().unwrap_or(0)

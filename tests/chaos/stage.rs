@@ -2,26 +2,32 @@
 //! agent with its HAProxy, clients, a wire between each and each, and those who look.
 
 use crate::agent::Agent;
+use crate::clock::Clock;
 use crate::excuses::{INTERVAL, TTL};
-use crate::harness::{Cluster, Container, Engine, Proxy, Sidekick, free_port};
-use crate::record::{Claim, Life, Record, Turn, What};
-use crate::schedule::{AGENT, CONTAINERS, SIDEKICKS};
+use crate::harness::{Cluster, Container, Engine, Login, Proxy, Sidekick, free_port};
+use crate::record::{Claim, Life, Log, Record, SERVICES, Turn, What};
+use crate::schedule::{AGENT, CONTAINERS, EVERY, MEMBERS, SIDEKICKS};
 use crate::spans::{Ms, Span};
 use crate::watchers::{Seen, client, haproxy, history, stalls};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-/// Which container each sidekick announces, and where. 0 and 1 are rivals for one key with two
-/// containers, 2 and 3 with one; 4 and 5 are alone.
-pub const CLAIMS: [(usize, &str); SIDEKICKS] = [
-    (0, "/services/redis/redis@1"),
-    (1, "/services/redis/redis@1"),
-    (2, "/services/redis/redis@2"),
-    (2, "/services/redis/redis@2"),
-    (1, "/services/redis/redis@3"),
-    (3, "/services/alone/alone@1"),
+/// Who announces which container where. 0 and 1 are rivals for one key with two containers, 2 and 3
+/// with one; 4 and 5 are alone; 6 goes by the labels of the first container and the last.
+pub const CLAIMS: [(usize, usize, &str); 8] = [
+    (0, 0, "/services/redis/redis@1"),
+    (1, 1, "/services/redis/redis@1"),
+    (2, 2, "/services/redis/redis@2"),
+    (3, 2, "/services/redis/redis@2"),
+    (4, 1, "/services/redis/redis@3"),
+    (5, 3, "/services/alone/alone@1"),
+    (EVERY, 0, "/services/every/every@0"),
+    (EVERY, 3, "/services/every/every@3"),
 ];
+
+/// In seconds: between two renewals of an idle sidekick, and far below what a watch lasts.
+const TOKEN_LIFE: u32 = 1;
 
 /// See the module's text.
 pub struct Stage<'e> {
@@ -33,13 +39,16 @@ pub struct Stage<'e> {
     /// By client, and then by member.
     pub etcd_wires: Vec<Vec<Proxy>>,
     pub docker_wires: Vec<Proxy>,
+    /// By client.
+    pub clocks: Vec<Clock>,
     pub agent: Agent,
     pub seen: Seen,
     pub record: Record,
     /// etcd's own ids of the members.
     pub member_ids: Vec<u64>,
-    /// The logs of sidekicks that are gone.
-    pub logs: Vec<Vec<String>>,
+    /// The logs of sidekicks that are gone, and how many processes there were; the agent's is in a
+    /// file of its own.
+    pub logs: Vec<Log>,
     _published: Vec<Proxy>,
     _watchers: JoinSet<()>,
     directory: TempDir,
@@ -48,7 +57,7 @@ pub struct Stage<'e> {
 impl<'e> Stage<'e> {
     /// Sets everything up; all of it goes when the stage goes.
     pub async fn set(engine: &'e Engine) -> Stage<'e> {
-        let cluster = Cluster::start(3).await;
+        let cluster = Cluster::start_with_wires_and_login(MEMBERS, TOKEN_LIFE).await;
         let mut member_ids = Vec::new();
         for member in &cluster.members {
             let status = member.client().maintenance_client().status().await;
@@ -56,6 +65,8 @@ impl<'e> Stage<'e> {
             member_ids.push(status.header().expect("a header").member_id());
         }
         let directory = tempfile::tempdir().expect("no temporary directory can be made");
+        let password = directory.path().join("password");
+        std::fs::write(&password, Login::PASSWORD).expect("no password can be written");
         let ports: Vec<u16> = (0..CONTAINERS).map(|_| free_port()).collect();
         let mut published = Vec::new();
         for (number, port) in ports.iter().enumerate() {
@@ -73,8 +84,10 @@ impl<'e> Stage<'e> {
                 docker_wires.push(Proxy::before_engine(&engine.host()).await);
             }
         }
-        let fronts = [("redis", free_port()), ("alone", free_port())];
-        let agent = Agent::start(&fronts, &urls(&etcd_wires[AGENT]));
+        let clocks: Vec<Clock> = (0..=AGENT).map(|_| Clock::new()).collect();
+        let fronts = SERVICES.map(|service| (service, free_port()));
+        let members = urls(&etcd_wires[AGENT]);
+        let agent = Agent::start(&fronts, &members, &password, clocks[AGENT].surroundings());
 
         let seen = Seen::new();
         let mut watchers = JoinSet::new();
@@ -86,7 +99,8 @@ impl<'e> Stage<'e> {
         for (service, port) in fronts.into_iter().chain(fronts) {
             watchers.spawn(client(seen.clone(), service, port));
         }
-        let claims = CLAIMS.map(|(container, key)| Claim {
+        let claims = CLAIMS.map(|(client, container, key)| Claim {
+            client,
             container,
             key: key.to_owned(),
         });
@@ -97,15 +111,18 @@ impl<'e> Stage<'e> {
             sidekicks: Vec::new(),
             etcd_wires,
             docker_wires,
+            clocks,
             agent,
             seen,
             record: Record {
+                sidekicks: SIDEKICKS,
+                password: Login::PASSWORD.to_owned(),
                 claims: claims.into(),
                 ports,
                 ..Record::default()
             },
             member_ids,
-            logs: vec![Vec::new(); SIDEKICKS],
+            logs: (0..=AGENT).map(log_of).collect(),
             _published: published,
             _watchers: watchers,
             directory,
@@ -131,7 +148,15 @@ impl<'e> Stage<'e> {
     pub async fn run_container(&self, number: usize) -> Container<'e> {
         let directory = self.directory.path().join(number.to_string());
         std::fs::create_dir_all(&directory).expect("no directory can be made");
-        let run = self.engine.container(&name(number));
+        let mut run = self.engine.container(&name(number));
+        if CLAIMS
+            .iter()
+            .any(|(client, container, _)| (*client, *container) == (EVERY, number))
+        {
+            run = run
+                .label("sidekick.service=every")
+                .label(&format!("sidekick.instance=every@{number}"));
+        }
         run.publish(&format!("{}:6379", self.record.ports[number]))
             .option(&format!("--volume={}:/run/redis", directory.display()))
             .redis_arguments(&[
@@ -149,18 +174,32 @@ impl<'e> Stage<'e> {
     }
 
     /// Starts a sidekick.
-    pub fn sidekick(&self, number: usize) -> Sidekick {
-        let (container, key) = CLAIMS[number];
-        Sidekick::announce(&name(container), key)
+    pub fn sidekick(&mut self, number: usize) -> Sidekick {
+        self.logs[number].starts += 1;
+        let claims = CLAIMS.iter().find(|(client, ..)| *client == number);
+        let (_, container, key) = claims.expect("each announces something");
+        let announce = if number == EVERY {
+            Sidekick::announce_all()
+        } else {
+            Sidekick::announce(&name(*container), key)
+        };
+        let host = hostname::get().expect("this machine has a name");
+        announce
             .option("--etcd-endpoints", &urls(&self.etcd_wires[number]))
-            .option("--docker-host", &self.docker_wires[number].url())
-            .host(
-                &hostname::get()
-                    .expect("this machine has a name")
-                    .to_string_lossy(),
+            .option("--etcd-user", Login::NAME)
+            .option(
+                "--etcd-password-file",
+                &self.password().display().to_string(),
             )
+            .option("--docker-host", &self.docker_wires[number].url())
+            .host(&host.to_string_lossy())
             .times((TTL / 1000) as u32, (INTERVAL / 1000) as u32)
+            .within(&self.clocks[number].surroundings())
             .spawn()
+    }
+
+    fn password(&self) -> PathBuf {
+        self.directory.path().join("password")
     }
 
     /// Notes what a container is now, after a command that began at `from`.
@@ -197,23 +236,41 @@ impl<'e> Stage<'e> {
             samples: seen.samples.clone(),
             cuts: seen.cuts.clone(),
             refused: seen.refused.clone(),
+            logs: self.everybodys_logs(),
             end: self.seen.now(),
             ..self.record.clone()
         })
     }
 
+    /// What everybody has said so far.
+    pub fn everybodys_logs(&self) -> Vec<Log> {
+        let mut logs = self.logs.clone();
+        for (log, sidekick) in logs.iter_mut().zip(&self.sidekicks) {
+            log.lines.extend(sidekick.iter().flat_map(Sidekick::log));
+        }
+        logs[AGENT].lines = self.agent.log().lines().map(str::to_owned).collect();
+        logs
+    }
+
     /// The logs of everybody, where the run went wrong.
     pub fn write_logs(&self, directory: &Path) {
-        for (number, sidekick) in self.sidekicks.iter().enumerate() {
-            let mut lines = self.logs[number].clone();
-            lines.extend(sidekick.iter().flat_map(Sidekick::log));
-            let _ = std::fs::write(
-                directory.join(format!("sidekick{number}.log")),
-                lines.join("\n"),
-            );
+        for log in self.everybodys_logs() {
+            let file = directory.join(format!("{}.log", log.name));
+            let _ = std::fs::write(file, log.lines.join("\n"));
         }
-        let _ = std::fs::write(directory.join("agent.log"), self.agent.log());
         let _ = std::fs::write(directory.join("record"), format!("{:#?}", self.record()));
+    }
+}
+
+fn log_of(client: usize) -> Log {
+    let name = match client {
+        AGENT => "agent".to_owned(),
+        number => format!("sidekick{number}"),
+    };
+    Log {
+        name,
+        starts: usize::from(client == AGENT),
+        lines: Vec::new(),
     }
 }
 

@@ -76,6 +76,9 @@ impl Seen {
 pub async fn history(seen: Seen, client: Client) {
     let mut next = 1;
     loop {
+        // A watch doesn't renew a token that has died; this does.
+        let patience = Duration::from_secs(2);
+        let _ = timeout(patience, client.kv_client().get("answers?", None)).await;
         let options = WatchOptions::new()
             .with_all_keys()
             .with_start_revision(next);

@@ -27,6 +27,14 @@ async fn a_death_whose_event_was_cut_is_found_out() {
 }
 
 #[tokio::test]
+async fn answers_that_come_out_of_order_hide_no_death() {
+    let (scene, proxy) = wired(None).await;
+    proxy.set(Wire::Reorder(millis(300)));
+    scene.redis.kill().await;
+    scene.is_withdrawn().await;
+}
+
+#[tokio::test]
 async fn an_event_that_nobody_knows_changes_nothing() {
     let (scene, proxy) = wired(None).await;
     let before = scene.etcd.get(KEY).await;

@@ -21,6 +21,9 @@ pub struct Etcd {
     url: String,
 }
 
+/// The name and the password of who may everything.
+const ROOT: &str = "root";
+
 /// A user who may write below `/services/` and nowhere else.
 pub struct Login;
 
@@ -29,8 +32,29 @@ impl Login {
     pub const NAME: &str = "sidekick";
     /// The user's password.
     pub const PASSWORD: &str = "correct:horse";
-    /// The only role that the user has.
+    /// The user's role.
     pub const ROLE: &str = "announcer";
+    /// What the role is about.
+    pub const PREFIX: &str = "/services/";
+
+    /// What the role allows.
+    pub fn rights() -> Permission {
+        Permission::new(PermissionType::Readwrite, Login::PREFIX).with_prefix()
+    }
+}
+
+/// One member among several.
+pub(super) struct Member {
+    /// Its name.
+    pub name: String,
+    /// The port that the others dial.
+    pub dialled: u16,
+    /// The port that it listens on for them.
+    pub behind: u16,
+    /// The list of names and peer addresses by which they find each other.
+    pub cluster: String,
+    /// Further options.
+    pub options: Vec<String>,
 }
 
 impl Etcd {
@@ -77,9 +101,9 @@ impl Etcd {
         etcd
     }
 
-    /// One of several members that find each other by this list of names and peer addresses.
-    pub async fn member(name: &str, peer_port: u16, cluster: &str) -> Etcd {
-        let plan = Plan::member(name, peer_port, cluster);
+    /// One of several members.
+    pub(super) async fn member(member: Member) -> Etcd {
+        let plan = Plan::with_peers("http", member);
         let store = Store::at(&plan.url).await;
         plan.into_etcd(store)
     }
@@ -174,8 +198,7 @@ impl Etcd {
     }
 
     /// Creates root and the user of [`Login`], then lets nobody in without a password.
-    async fn lock_down(&mut self) {
-        const ROOT: &str = "root";
+    pub(super) async fn lock_down(&mut self) {
         let mut auth = self.store.client().auth_client();
         let done = async {
             auth.user_add(ROOT, ROOT, None).await?;
@@ -183,12 +206,17 @@ impl Etcd {
             auth.user_grant_role(ROOT, ROOT).await?;
             auth.user_add(Login::NAME, Login::PASSWORD, None).await?;
             auth.role_add(Login::ROLE).await?;
-            let below = Permission::new(PermissionType::Readwrite, "/services/").with_prefix();
-            auth.role_grant_permission(Login::ROLE, below).await?;
+            auth.role_grant_permission(Login::ROLE, Login::rights())
+                .await?;
             auth.user_grant_role(Login::NAME, Login::ROLE).await?;
             auth.auth_enable().await
         };
         done.await.expect("authentication cannot be set up");
+        self.as_root().await;
+    }
+
+    /// Looks at it as root from now on.
+    pub(super) async fn as_root(&mut self) {
         self.store = Store::with_login(&self.url, ROOT, ROOT).await;
     }
 
@@ -220,12 +248,16 @@ impl Plan {
     }
 
     fn new(scheme: &str) -> Plan {
-        let peer_port = ports::free();
+        let port = ports::free();
         let mut plan = Plan::with_peers(
             scheme,
-            "alone",
-            peer_port,
-            &format!("alone=http://127.0.0.1:{peer_port}"),
+            Member {
+                name: "alone".to_owned(),
+                dialled: port,
+                behind: port,
+                cluster: format!("alone=http://127.0.0.1:{port}"),
+                options: Vec::new(),
+            },
         );
         // A member on its own elects itself; it need not be patient about it.
         plan.options.extend([
@@ -235,23 +267,22 @@ impl Plan {
         plan
     }
 
-    fn member(name: &str, peer_port: u16, cluster: &str) -> Plan {
-        Plan::with_peers("http", name, peer_port, cluster)
-    }
-
-    fn with_peers(scheme: &str, name: &str, peer_port: u16, cluster: &str) -> Plan {
+    fn with_peers(scheme: &str, member: Member) -> Plan {
         let url = format!("{scheme}://127.0.0.1:{}", ports::free());
-        let peer = format!("http://127.0.0.1:{peer_port}");
         let directory = Warden::directory_for("etcd", &["etcd", "setpriv"]);
-        let options = vec![
-            format!("--name={name}"),
+        let mut options = vec![
+            format!("--name={}", member.name),
             format!("--data-dir={}", directory.join("data").display()),
             format!("--listen-client-urls={url}"),
             format!("--advertise-client-urls={url}"),
-            format!("--listen-peer-urls={peer}"),
-            format!("--initial-advertise-peer-urls={peer}"),
-            format!("--initial-cluster={cluster}"),
+            format!("--listen-peer-urls=http://127.0.0.1:{}", member.behind),
+            format!(
+                "--initial-advertise-peer-urls=http://127.0.0.1:{}",
+                member.dialled
+            ),
+            format!("--initial-cluster={}", member.cluster),
         ];
+        options.extend(member.options);
         Plan {
             directory,
             url,

@@ -3,7 +3,8 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -13,6 +14,7 @@ use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{sleep, timeout};
 
 use super::ports;
+use super::wire::{Way, Wire, mirrored};
 
 /// A proxy before one server, TCP or unix on either side.
 pub struct Proxy {
@@ -29,40 +31,6 @@ pub enum Address {
     Tcp(String),
     /// A socket's path.
     Unix(PathBuf),
-}
-
-/// How the wire is. A change holds for connections old and new; a connection that has lost bytes in
-/// a black hole breaks when that closes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wire {
-    /// Everything passes.
-    Whole,
-    /// Nobody listens, and what is open is closed.
-    Refuse,
-    /// Connections are made and reset (TCP), or closed (unix).
-    Reset,
-    /// Connections stay open and nothing gets through, either way.
-    BlackHole,
-    /// The server hears nothing; what it says gets through.
-    DeafServer,
-    /// The server hears everything; what it says is lost.
-    MuteServer,
-    /// Every chunk comes this much later.
-    Delay(Duration),
-    /// One byte at a time, some eight in a millisecond.
-    Trickle,
-    /// A connection is closed when it has carried so many bytes in all.
-    DropAfter(usize),
-    /// Docker: every request reaches the engine this much later; events come as ever.
-    SlowRequests(Duration),
-    /// Docker: every request is answered with status 500.
-    Status500,
-    /// Docker: the next event ends, with its connection, in the middle of its JSON.
-    CutEvent,
-    /// Docker: every event is followed by one that no engine has.
-    StrangeEvent,
-    /// Docker: a container that runs is said to be jogging, which no engine says.
-    StrangeState,
 }
 
 impl Proxy {
@@ -154,20 +122,6 @@ impl Drop for Proxy {
     }
 }
 
-impl Wire {
-    fn swallows(self, way: Way) -> bool {
-        self == Wire::BlackHole
-            || self == Wire::DeafServer && way == Way::Up
-            || self == Wire::MuteServer && way == Way::Down
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Up,
-    Down,
-}
-
 enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener, PathBuf),
@@ -221,7 +175,7 @@ impl Listener {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
     /// When it is dropped the peer is told that it was reset, where there is such a word.
     fn reset(&self);
 }
@@ -237,10 +191,12 @@ impl Stream for UnixStream {
 }
 
 /// One connection. However it ends, both sides see it end.
-async fn carry(client: impl Stream, server: Address, wire: watch::Receiver<Wire>) {
-    if *wire.borrow() == Wire::Reset {
-        client.reset();
-        return;
+pub(super) async fn carry(client: impl Stream, server: Address, mut wire: watch::Receiver<Wire>) {
+    let now = *wire.borrow_and_update();
+    match now {
+        Wire::Reset => return client.reset(),
+        Wire::Reorder(window) => unless_changed(&mut wire, until_its_turn(window)).await,
+        _ => {}
     }
     // An error is a connection that broke, and breaks the other.
     let _ = match server {
@@ -316,6 +272,7 @@ async fn between(
         let mut last = false;
         match now {
             Wire::Delay(pause) => unless_changed(&mut wire, pause).await,
+            Wire::Reorder(window) => unless_changed(&mut wire, until_its_turn(window)).await,
             Wire::SlowRequests(pause) if is_request => unless_changed(&mut wire, pause).await,
             Wire::DropAfter(limit) if carried > limit => {
                 chunk.truncate(length - (carried - limit).min(length));
@@ -363,6 +320,12 @@ async fn between(
         }
     }
     Ok(())
+}
+
+/// By one clock for all connections, or there would be no order between them.
+fn until_its_turn(window: Duration) -> Duration {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    mirrored(BEGAN.elapsed(), window)
 }
 
 /// A delay ends with the wire's being so.

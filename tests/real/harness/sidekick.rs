@@ -28,6 +28,7 @@ pub struct Sidekick {
 /// A command line in the making.
 pub struct Announce {
     words: Vec<String>,
+    surroundings: Vec<String>,
     environment: Vec<(String, String)>,
     notify: bool,
     user: Option<Nobody>,
@@ -248,6 +249,13 @@ impl Announce {
         self
     }
 
+    /// By way of a command that prepares surroundings and then executes the command appended to it.
+    #[allow(dead_code, reason = "for `make chaos`")]
+    pub fn within(mut self, surroundings: &[String]) -> Announce {
+        self.surroundings = surroundings.to_vec();
+        self
+    }
+
     /// As nobody, without any capability, and in no group but this.
     pub fn by_nobody_of(mut self, group: u32) -> Announce {
         let directory = tempfile::tempdir().expect("no temporary directory can be made");
@@ -315,6 +323,7 @@ impl Announce {
         let words = words.iter().map(|&word| word.to_owned()).collect();
         Announce {
             words,
+            surroundings: Vec::new(),
             environment: Vec::new(),
             notify: false,
             user: None,
@@ -326,7 +335,10 @@ impl Announce {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]);
         match &self.user {
-            None => command.args(["--", env!("CARGO_BIN_EXE_sidekick")]),
+            None => command
+                .arg("--")
+                .args(&self.surroundings)
+                .arg(env!("CARGO_BIN_EXE_sidekick")),
             Some(user) => command
                 .args(["--reuid=65534", "--regid=65534", "--no-new-privs"])
                 .args(["--inh-caps=-all", "--bounding-set=-all"])

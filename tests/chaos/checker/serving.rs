@@ -1,0 +1,154 @@
+//! The seventh promise: what HAProxy serves, and whose connections break.
+
+use super::Checker;
+use crate::excuses::{AGENT_RECOVERY, REACTION};
+use crate::record::{SERVICES, Sample};
+use crate::spans::{Ms, Span, Spans};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What HAProxy serves is what etcd held not longer ago than this, where nothing is wrong; and in the
+/// middle of a change it agrees with nothing for no longer than this.
+const AGENT_REACTION: Ms = 1000;
+
+/// Of a connection's past, what may explain that it broke: the longest that an agent is away, and
+/// its recovery.
+const MEMORY: Ms = 20_000;
+
+impl Checker<'_> {
+    /// What HAProxy is to serve by what etcd held at a moment.
+    fn table(&self, at: Ms) -> BTreeMap<String, String> {
+        let keys = self.keys.iter().filter_map(|(key, standings)| {
+            let name = key.strip_prefix("/services/")?.replace('@', "::");
+            let standing = standings
+                .iter()
+                .rfind(|standing| standing.span.from <= at)?;
+            let json: serde_json::Value = serde_json::from_str(&standing.put?.value).ok()?;
+            json["host"].as_str()?;
+            Some((name, json["port"].as_u64()?.to_string()))
+        });
+        keys.collect()
+    }
+
+    /// Every table that etcd held between two moments.
+    fn tables(&self, span: Span) -> Vec<BTreeMap<String, String>> {
+        let changes = self.record.events.iter().map(|event| event.at);
+        let within = changes.filter(|at| span.from < *at && *at <= span.to);
+        [span.from]
+            .into_iter()
+            .chain(within)
+            .map(|at| self.table(at))
+            .collect()
+    }
+
+    /// 7: no refused configuration, the table is etcd's, and no error empties a service.
+    pub(super) fn agent(&mut self) {
+        for (at, why) in self.record.refused.clone() {
+            self.violation(
+                7,
+                at,
+                format!("a configuration that HAProxy refuses: {why}"),
+            );
+        }
+        let excused = self.excuses.agent(self.record.sidekicks, AGENT_RECOVERY);
+        let (mut wrong_since, mut told) = (None, false);
+        let (mut in_step, mut last) = (0, BTreeMap::new());
+        for sample in &self.record.samples.clone() {
+            let window = Span::new(sample.at - AGENT_REACTION, sample.at);
+            let servers = sample.servers.as_ref();
+            let agrees = servers.is_some_and(|servers| self.tables(window).contains(servers));
+            if agrees {
+                in_step = sample.at;
+            }
+            if agrees || excused.has(sample.at) {
+                (wrong_since, told) = (None, false);
+            } else if sample.at - *wrong_since.get_or_insert(sample.at) > AGENT_REACTION && !told {
+                told = true;
+                let wanted = self.table(sample.at);
+                let text = format!("HAProxy serves {servers:?}, etcd holds {wanted:?}");
+                self.violation(7, sample.at, text);
+            }
+            let Some(servers) = &sample.servers else {
+                continue;
+            };
+            let tables = self.tables(Span::new(in_step - AGENT_REACTION, sample.at));
+            for service in SERVICES {
+                let has = |servers: &BTreeMap<String, String>| {
+                    servers
+                        .keys()
+                        .any(|key| key.split('/').next() == Some(service))
+                };
+                if has(&last) && !has(servers) && tables.iter().all(has) {
+                    let text = format!("{service} was emptied, and etcd never was");
+                    self.violation(7, sample.at, text);
+                }
+            }
+            last.clone_from(servers);
+        }
+        self.recoveries();
+    }
+
+    /// 7: how long after the end of its last trouble HAProxy is at the truth.
+    fn recoveries(&mut self) {
+        let troubles = self.excuses.agent(self.record.sidekicks, 0);
+        let ends: Vec<Ms> = troubles.iter().map(|span| span.to).collect();
+        for end in ends {
+            let samples = self.record.samples.iter();
+            let agrees = |sample: &&Sample| {
+                let window = Span::new(sample.at - AGENT_REACTION, sample.at);
+                let servers = sample.servers.as_ref();
+                servers.is_some_and(|servers| self.tables(window).contains(servers))
+            };
+            let later = samples.skip_while(|sample| sample.at < end).find(agrees);
+            // Where the next trouble came first nothing is told.
+            if let Some(sample) = later
+                && troubles.minus(&Spans::of([Span::new(0, end)])).from() > sample.at
+            {
+                let what = "ms: the last fault over → HAProxy at the truth of etcd, as seen four times a second";
+                self.number(what, sample.at - end);
+            }
+        }
+    }
+
+    /// 7: no connection is cut for a change that doesn't concern it.
+    pub(super) fn cuts(&mut self) {
+        let haproxy = self.excuses.haproxy();
+        for cut in self.record.cuts.clone() {
+            let past = Span::new(cut.span.from - MEMORY, cut.span.to);
+            let turned = self.turns(cut.container).iter().any(|turn| {
+                Spans::of([turn.span.and(REACTION)])
+                    .and(&Spans::of([past]))
+                    .total()
+                    > 0
+            });
+            let port = self.record.ports[cut.container].to_string();
+            let prefix = format!("{}/", cut.service);
+            // Any server that led there then; a server that moved takes its old connections along
+            // when it goes.
+            let then = self.tables(Span::new(cut.opened - MEMORY, cut.opened));
+            let led_there =
+                |(name, at): &(&String, &String)| name.starts_with(&prefix) && **at == port;
+            let servers: BTreeSet<&String> = then
+                .iter()
+                .flat_map(|table| table.iter().filter(led_there).map(|(name, _)| name))
+                .collect();
+            let tables = self.tables(past);
+            let unchanged = |name: &&String| {
+                tables
+                    .windows(2)
+                    .all(|p| p[0].get(*name) == p[1].get(*name))
+            };
+            let steady = servers.iter().all(unchanged);
+            self.number("client connections that broke, for a reason or not", 0);
+            let excused = haproxy
+                .or(&self.excuses.stalls())
+                .and(&Spans::of([cut.span]));
+            if steady && !turned && excused.total() == 0 {
+                let text = format!(
+                    "a connection to container {} by {} was cut",
+                    cut.container, cut.service
+                );
+                self.violation(7, cut.span.to, text);
+            }
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! What a sidekick or the agent may say. Pure.
+
+use crate::record::Log;
+use crate::spans::Ms;
+
+/// The lines of a start and a stop.
+const LIFE: usize = 15;
+
+/// The lines that one fault may cost one of them: it is lost, it is found again, and what follows
+/// from that, for two claims. Most faults hit others.
+const FAULT: usize = 3;
+
+/// Promises broken, by their number.
+pub fn violations(log: &Log, faults: usize, password: &str) -> Vec<(u8, Ms, String)> {
+    let mut violations = Vec::new();
+    let name = &log.name;
+    for line in &log.lines {
+        if line.contains("panicked at") {
+            violations.push((8, 0, format!("{name} panicked: {line}")));
+        }
+        if line.contains(password) {
+            violations.push((10, 0, format!("{name} told the password: {line}")));
+        }
+    }
+    // HAProxy's own are passed on as they come.
+    let own = log.lines.iter().filter(|line| !line.contains("[ALERT]"));
+    let (lines, most) = (own.count(), LIFE * log.starts + FAULT * faults);
+    if lines > most {
+        let text = format!(
+            "{name} said {lines} lines, for {faults} faults and {} starts",
+            log.starts
+        );
+        violations.push((8, 0, text));
+    }
+    violations
+}
