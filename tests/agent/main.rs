@@ -7,6 +7,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::unwrap_used,
+    clippy::print_stdout,
     missing_docs,
     unreachable_pub
 )]

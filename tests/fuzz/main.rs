@@ -7,7 +7,8 @@
     clippy::panic,
     clippy::unwrap_used,
     clippy::print_stdout,
-    missing_docs
+    missing_docs,
+    unreachable_pub
 )]
 
 mod mutation;
