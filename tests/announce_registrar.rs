@@ -289,7 +289,7 @@ fn what_a_past_life_left_of_a_container_that_is_down_is_cleared_away() {
     assert_eq!(desk.registrar.take_notes(), [Note::Cleared(key(1))]);
 }
 
-/// Found by the simulation: two sidekicks, one of which couldn't see yet that the container had died,
+/// Two sidekicks, one of which couldn't see yet that the container had died,
 /// deleted and put back the key once a second.
 #[test]
 fn what_is_put_back_after_it_was_cleared_away_is_left_in_peace() {
