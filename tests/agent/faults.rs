@@ -222,14 +222,3 @@ async fn its_file_overwritten_and_haproxy_killed() {
     served.has(&["redis/one"]).await;
     served.note(since, "its file overwritten and HAProxy killed");
 }
-
-/// HAProxy runs on, and nobody can speak to it.
-#[tokio::test]
-async fn its_socket_removed() {
-    let served = Served::new(Way::Supervised).await;
-    let mut kept = Connection::to_backend(served.scene.port, "a").await;
-    std::fs::remove_file(served.scene.socket()).unwrap();
-    let since = served.changes().await;
-    served.catches_up(since, "HAProxy's socket removed").await;
-    assert!(kept.lives().await, "a connection was cut");
-}

@@ -186,9 +186,10 @@ impl Scene {
             Signal::SIGCONT
         };
         let all = processes_naming(self.dir.path().to_str().unwrap());
+        // Debian 13's runs under a loader of its own, and is called so: not by its name then.
         let haproxy = |pid: &u32| {
             let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
-            name.is_ok_and(|name| name.trim() == "haproxy")
+            name.is_ok_and(|name| name.trim() != "sidekick")
         };
         all.into_iter()
             .filter(haproxy)
