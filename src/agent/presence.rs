@@ -123,7 +123,6 @@ impl Presence {
                 .left
                 .retain(|_, (_, at)| now.saturating_sub(*at) <= CROWD);
             if !service.here.is_empty() || !service.held.is_empty() {
-                service.empty_since = None;
                 return true;
             }
             let since = *service.empty_since.get_or_insert(now);
@@ -162,9 +161,12 @@ impl Presence {
             .services
             .values()
             .flat_map(|s| s.held.values().map(|(_, _, until)| *until));
-        let empty = self.services.values().filter_map(|s| s.empty_since);
-        held.chain(empty.map(|since| since + self.settings.forget))
-            .min()
+        let empty = self.services.values().filter_map(|service| {
+            let forgotten = service.empty_since? + self.settings.forget;
+            let left = service.left.values().map(|(_, at)| *at + CROWD);
+            left.chain([forgotten]).max()
+        });
+        held.chain(empty).min()
     }
 
     /// How long a crowd is held.
@@ -226,6 +228,10 @@ impl Service {
         }
         self.left.retain(|name, _| !self.here.contains_key(name));
         self.held.retain(|name, _| !self.here.contains_key(name));
+        // Also where it is empty again before anybody asks who is wanted.
+        if !self.here.is_empty() {
+            self.empty_since = None;
+        }
         if self.port == 0 {
             let lowest = self.here.values().map(|instance| instance.port.get()).min();
             self.port = lowest.unwrap_or_default();
@@ -423,6 +429,24 @@ mod tests {
         p.observe(&table("a:1"), at(8000.0));
         assert_eq!(p.wanted(at(8000.0)).next().unwrap().1.port, 6001);
     }
+    /// The time to be forgotten was over, those who had just left spoke against it, and until they
+    /// were forgotten too there was a pass each millisecond (seed 2242 of the storm).
+    #[test]
+    fn one_that_comes_and_goes_between_two_looks_is_empty_from_then_on() {
+        for forget in [FORGET, Duration::ZERO] {
+            let hold = Duration::ZERO;
+            let mut p = Presence::new(Settings { hold, forget }, BTreeMap::new(), at(0.0));
+            p.observe(&table("redis:1,2"), at(0.0));
+            p.observe(&table(""), at(1.0));
+            assert_eq!(shows(&mut p, 1.0), "redis:");
+            p.observe(&table("redis:1,2"), at(3602.0));
+            p.observe(&table(""), at(3602.5));
+            assert_eq!(shows(&mut p, 3602.5), "redis:");
+            let next = at(3602.5) + forget.max(CROWD);
+            assert_eq!(p.next_change(), Some(next));
+        }
+    }
+
     /// A service that came and went stayed for `--forget`, and as many of them as there were names.
     #[test]
     fn services_that_come_and_go_do_not_pile_up() {

@@ -2,16 +2,16 @@
 //! move, a clock that leaps, and a HAProxy that fails, dies and is meddled with. The tests play
 //! `Agent::run`, and nobody wakes it but what wakes it there.
 
-use super::bars::TRY_AGAIN_AT_MOST;
-use super::diff::Verb;
-use super::fake::{Fake, World, diff_all, now_or_never};
+mod etcd;
+mod settling;
+
+use super::fake::{Fake, World, now_or_never};
 use super::judge::frame;
-use super::layout::{Rules, lay_out};
+use super::layout::Rules;
 use super::presence::Settings;
-use super::render::proxy_name;
-use super::table::Instances;
 use super::*;
 use crate::endpoint::Host;
+use etcd::Etcd;
 use std::collections::BTreeMap;
 
 const KEEPING: Settings = Settings {
@@ -22,13 +22,6 @@ const KEEPING: Settings = Settings {
 /// A reload, and what HAProxy was told meanwhile. A pass more often than that is one too many.
 const PASSES_A_SECOND: usize = 120;
 
-struct Etcd {
-    stands: BTreeMap<String, (String, i64)>,
-    revision: i64,
-    /// What the watch hasn't told yet; `None`: it is lost, and so is what happens.
-    untold: Option<Vec<String>>,
-}
-
 struct Scene {
     agent: Agent<Fake>,
     etcd: Etcd,
@@ -36,8 +29,8 @@ struct Scene {
     resolver: BTreeMap<String, [u8; 4]>,
     resolve_at: Moment,
     now: Moment,
-    /// Servers of services that left at a blow, and until when they have to stay.
-    held: BTreeMap<String, Moment>,
+    /// Servers of services that left at a blow, where they are, and until when they have to stay.
+    held: BTreeMap<String, (Host, Moment)>,
     /// Since when, and how many.
     passes: (Moment, usize),
     /// When somebody changed a server behind our back, which only an audit sees.
@@ -109,74 +102,6 @@ impl Scene {
 
     fn world(&mut self) -> &mut World {
         self.agent.applier.proxy.0.get_mut()
-    }
-
-    /// Something changes in etcd; the watch tells it later.
-    fn change(&mut self, key: String, value: Option<String>) {
-        self.etcd.revision += 1;
-        match value {
-            Some(value) => {
-                let revision = self.etcd.revision;
-                let stands = self.etcd.stands.entry(key.clone());
-                stands.or_insert((String::new(), revision)).0 = value;
-            }
-            None => drop(self.etcd.stands.remove(&key)),
-        }
-        if let Some(untold) = &mut self.etcd.untold {
-            untold.push(key);
-        }
-    }
-
-    /// The watch tells of all changes, or of the first few; of each key what stands there by now.
-    fn tell(&mut self, count: usize) {
-        let Some(untold) = &mut self.etcd.untold else {
-            return;
-        };
-        let told: Vec<_> = untold.drain(..count.min(untold.len())).collect();
-        for key in &told {
-            match self.etcd.stands.get(key) {
-                Some(stands) => self.agent.table.put(item_of(key, stands)),
-                None => self.agent.table.delete(key.as_bytes()),
-            }
-            if let Some(target) = target(key) {
-                self.held.remove(&target);
-            }
-        }
-        if !told.is_empty() {
-            self.agent.observe(self.now);
-        }
-    }
-
-    /// Everything is read: after a compaction, a lost connection, or just now and then.
-    fn read_again(&mut self) {
-        self.agent.heard.get_or_insert(self.now);
-        let stands = self.etcd.stands.iter();
-        self.agent
-            .table
-            .replace(stands.map(|(key, stands)| item_of(key, stands)));
-        self.agent.observe(self.now);
-        self.etcd.untold = Some(Vec::new());
-        let stands: BTreeSet<_> = self.etcd.stands.keys().filter_map(|k| target(k)).collect();
-        self.held.retain(|target, _| !stands.contains(target));
-    }
-
-    /// All of it is gone from one moment to the next.
-    fn empty(&mut self) {
-        self.read_again();
-        let until = self.now + KEEPING.hold;
-        let there = self.agent.table.services().clone();
-        self.etcd.stands.clear();
-        self.etcd.revision = 1;
-        self.read_again();
-        // Who was draining said that it would go.
-        let stays = |all: &Arc<Instances>| all.values().any(|it| !it.draining);
-        if there.values().filter(|all| stays(all)).count() >= 2 {
-            for (service, instances) in &there {
-                let stay = instances.iter().filter(|(_, it)| !it.draining);
-                let stay = stay.map(|(name, _)| format!("{service}/{}", proxy_name(name)));
-                self.held.extend(stay.map(|target| (target, until)));
-            }
-        }
     }
 
     fn fault(&mut self, totals: &mut Totals) {
@@ -291,11 +216,11 @@ impl Scene {
         Ok(())
     }
 
-    /// Of those who are to be held it isn't asked yet: 4 of 1,000 seeds (7, 379, 520) removed one, and
-    /// whether the agent or this model of the hold is wrong nobody has found out.
+    /// Neither who stands in etcd nor who is to be held; except one whose host nobody knows any more:
+    /// without an address there is no server.
     fn nobody_is_cut_who_stays(&mut self) -> Result<(), String> {
         let now = self.now;
-        self.held.retain(|_, until| *until > now);
+        self.held.retain(|_, (_, until)| *until > now);
         let removed = std::mem::take(&mut self.world().removed);
         let there = self.agent.table.services().clone();
         for target in removed {
@@ -310,79 +235,11 @@ impl Scene {
             if instance.is_some_and(|it| has_address(&it.host)) {
                 return Err(format!("{target} was removed and stands in etcd"));
             }
-        }
-        Ok(())
-    }
-
-    /// What HAProxy is to be in the end, worked out by nobody who remembers anything.
-    fn model(&self) -> Model {
-        let mut table = Table::new("/services".to_owned());
-        let stands = self.etcd.stands.iter();
-        table.replace(stands.map(|(key, stands)| item_of(key, stands)));
-        let nothing = Settings {
-            hold: Duration::ZERO,
-            forget: Duration::ZERO,
-        };
-        let mut presence = Presence::new(nothing, BTreeMap::new(), self.now);
-        presence.observe(table.services(), self.now);
-        let mut directory = Directory::default();
-        directory.update(presence.wanted(self.now), &self.addresses.borrow());
-        lay_out(&Rules::default(), directory.services(), &BTreeMap::new()).0
-    }
-
-    /// Whether HAProxy has every server that stands in etcd, as it stands there.
-    fn has_all(&mut self) -> bool {
-        let model = self.model();
-        let world = self.world();
-        let servers = &world.servers.0;
-        let mut fronts = model.fronts.keys();
-        let mut commands = diff_all(&model, servers).into_iter();
-        // Those that are held are there too.
-        world.worker.is_some()
-            && fronts.all(|service| servers.contains_key(&proxy_name(service)))
-            && commands.all(|command| command.verb == Verb::Remove)
-    }
-
-    /// Without any fault it becomes as it ought to be, and then nothing is done any more.
-    fn must_settle(&mut self, totals: &mut Totals) -> Result<(), String> {
-        (self.world().failing, self.world().busy) = (0, BTreeSet::new());
-        for name in ["db", "web", "nowhere"] {
-            self.resolver
-                .entry(name.to_owned())
-                .or_insert([10, 0, 1, 9]);
-        }
-        self.read_again();
-        let (start, barred) = (self.now, !self.agent.report.refusals.is_empty());
-        let end = start + TRY_AGAIN_AT_MOST + KEEPING.forget + AUDIT;
-        let mut all_at = None;
-        while self.now < end {
-            self.round(LOOK, totals)?;
-            if all_at.is_none() && self.has_all() {
-                all_at = Some(self.now);
+            let held = self.held.get(&target);
+            if held.is_some_and(|(host, _)| has_address(host)) {
+                return Err(format!("{target} was removed and is to be held"));
             }
         }
-        let took = all_at.ok_or("it never has all servers")? - start;
-        if !barred && self.meddled.is_none_or(|at| at + AUDIT < start) {
-            totals.slowest = totals.slowest.max(took);
-        }
-        let model = self.model();
-        let text = render(&frame(), &model);
-        let reloads = self.world().reloads;
-        let missing = diff_all(&model, &self.world().servers.0);
-        if !missing.is_empty() || self.world().file != text {
-            return Err(format!("in the end there is {missing:?} to do"));
-        }
-        while self.now < end + 2 * AUDIT {
-            self.round(LOOK, totals)?;
-            if self.agent.report.changes > 0 {
-                return Err("changes in the calm".to_owned());
-            }
-        }
-        if self.world().reloads != reloads {
-            return Err("a reload in the calm".to_owned());
-        }
-        totals.reloads += reloads;
-        totals.torn += self.world().torn;
         Ok(())
     }
 
@@ -407,20 +264,6 @@ impl Scene {
         }
         self.must_settle(totals)
     }
-}
-
-fn item_of<'a>(key: &'a str, (value, revision): &'a (String, i64)) -> Item<'a> {
-    Item {
-        key: key.as_bytes(),
-        value: value.as_bytes(),
-        create_revision: *revision,
-    }
-}
-
-/// As HAProxy calls what stands at that key.
-fn target(key: &str) -> Option<String> {
-    let (service, instance) = key.strip_prefix("/services/")?.split_once('/')?;
-    Some(format!("{service}/{}", proxy_name(instance)))
 }
 
 #[test]

@@ -1,0 +1,88 @@
+//! After the storm: HAProxy is what etcd says, and nothing is done any more.
+
+use super::super::bars::TRY_AGAIN_AT_MOST;
+use super::super::diff::Verb;
+use super::super::fake::diff_all;
+use super::super::judge::frame;
+use super::super::layout::{Rules, lay_out};
+use super::super::presence::{Presence, Settings};
+use super::super::render::{proxy_name, render};
+use super::super::{AUDIT, Directory, LOOK, Model, Table};
+use super::etcd::item_of;
+use super::{KEEPING, Scene, Totals};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+impl Scene {
+    /// What HAProxy is to be in the end, worked out by nobody who remembers anything.
+    fn model(&self) -> Model {
+        let mut table = Table::new("/services".to_owned());
+        let stands = self.etcd.stands.iter();
+        table.replace(stands.map(|(key, stands)| item_of(key, stands)));
+        let nothing = Settings {
+            hold: Duration::ZERO,
+            forget: Duration::ZERO,
+        };
+        let mut presence = Presence::new(nothing, BTreeMap::new(), self.now);
+        presence.observe(table.services(), self.now);
+        let mut directory = Directory::default();
+        directory.update(presence.wanted(self.now), &self.addresses.borrow());
+        lay_out(&Rules::default(), directory.services(), &BTreeMap::new()).0
+    }
+
+    /// Whether HAProxy has every server that stands in etcd, as it stands there.
+    fn has_all(&mut self) -> bool {
+        let model = self.model();
+        let world = self.world();
+        let servers = &world.servers.0;
+        let mut fronts = model.fronts.keys();
+        let mut commands = diff_all(&model, servers).into_iter();
+        // Those that are held are there too.
+        world.worker.is_some()
+            && fronts.all(|service| servers.contains_key(&proxy_name(service)))
+            && commands.all(|command| command.verb == Verb::Remove)
+    }
+
+    /// Without any fault it becomes as it ought to be, and then nothing is done any more.
+    pub(super) fn must_settle(&mut self, totals: &mut Totals) -> Result<(), String> {
+        (self.world().failing, self.world().busy) = (0, BTreeSet::new());
+        for name in ["db", "web", "nowhere"] {
+            self.resolver
+                .entry(name.to_owned())
+                .or_insert([10, 0, 1, 9]);
+        }
+        self.read_again();
+        let (start, barred) = (self.now, !self.agent.report.refusals.is_empty());
+        let end = start + TRY_AGAIN_AT_MOST + KEEPING.forget + AUDIT;
+        let mut all_at = None;
+        while self.now < end {
+            self.round(LOOK, totals)?;
+            if all_at.is_none() && self.has_all() {
+                all_at = Some(self.now);
+            }
+        }
+        let took = all_at.ok_or("it never has all servers")? - start;
+        if !barred && self.meddled.is_none_or(|at| at + AUDIT < start) {
+            totals.slowest = totals.slowest.max(took);
+        }
+        let model = self.model();
+        let text = render(&frame(), &model);
+        let reloads = self.world().reloads;
+        let missing = diff_all(&model, &self.world().servers.0);
+        if !missing.is_empty() || self.world().file != text {
+            return Err(format!("in the end there is {missing:?} to do"));
+        }
+        while self.now < end + 2 * AUDIT {
+            self.round(LOOK, totals)?;
+            if self.agent.report.changes > 0 {
+                return Err("changes in the calm".to_owned());
+            }
+        }
+        if self.world().reloads != reloads {
+            return Err("a reload in the calm".to_owned());
+        }
+        totals.reloads += reloads;
+        totals.torn += self.world().torn;
+        Ok(())
+    }
+}
