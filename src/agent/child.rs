@@ -81,9 +81,10 @@ impl Child {
         alerts(all.iter().map(String::as_str))
     }
 
-    /// SIGUSR2: it reads its file again.
+    /// SIGUSR2: it reads its file again, and makes its socket anew. One that is only starting isn't
+    /// told: it would die of the signal.
     pub(super) fn reload(&self) {
-        if let Some(pid) = self.process.id() {
+        if let Some(pid) = self.process.id().filter(|pid| catches(*pid, Signal::USR2)) {
             signal(pid, Signal::USR2);
         }
     }
@@ -130,6 +131,16 @@ fn signal(pid: u32, signal: Signal) {
     }
 }
 
+/// Whether the process has a handler for it (proc_pid_status(5)).
+fn catches(pid: u32, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigCgt:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal.as_raw() - 1) & 1 == 1)
+}
+
 async fn listen(
     stderr: ChildStderr,
     said: Arc<Mutex<VecDeque<String>>>,
@@ -168,6 +179,20 @@ fn kind(line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_handler_is_seen() {
+        let mut other = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let caught = catches(other.id(), Signal::USR2);
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(!caught, "sleep has no handlers");
+        assert!(catches(std::process::id(), Signal::SEGV), "Rust has one");
+        assert!(!catches(std::process::id(), Signal::USR2));
+    }
 
     #[test]
     fn a_process_id_makes_no_other_alert() {

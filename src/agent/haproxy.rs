@@ -4,7 +4,7 @@ use super::child::{Child, terminate};
 use super::diff::{Command, Running, parse_state};
 use super::file::{ConfigFile, Pace};
 use super::layout::{Bind, sockets};
-use super::master::{Master, RELOAD};
+use super::master::{ANEW, Master, RELOAD};
 use super::proxy::{Happening, Proxy, Reload, Trouble, Worker};
 use super::render::MARK;
 use super::text::Text;
@@ -268,6 +268,7 @@ impl Proxy for Haproxy {
         let alerts = self.alerts.clone();
         let mut child = Child::start(file.binary(), file.path(), socket, alerts)?;
         let end = Instant::now() + RELOAD;
+        let mut told = Instant::now();
         while Instant::now() < end {
             if let Some(status) = child.ended() {
                 // What it said may still be on its way through the pipe.
@@ -286,6 +287,11 @@ impl Proxy for Haproxy {
                 child.complaints();
                 self.child = Some(child);
                 return Ok(Reload::Done);
+            }
+            // Somebody removed its socket before we saw it.
+            if told.elapsed() > ANEW && !socket.exists() {
+                child.reload();
+                told = Instant::now();
             }
             sleep(Duration::from_millis(10)).await;
         }

@@ -18,7 +18,7 @@ const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 pub(super) const RELOAD: Duration = Duration::from_secs(15);
 
 /// A master that got its signal makes its socket anew well within this.
-const ANEW: Duration = Duration::from_secs(2);
+pub(super) const ANEW: Duration = Duration::from_secs(2);
 
 /// Between two looks while a reload goes on.
 const LOOK: Duration = Duration::from_millis(10);

@@ -222,3 +222,33 @@ async fn its_file_overwritten_and_haproxy_killed() {
     served.has(&["redis/one"]).await;
     served.note(since, "its file overwritten and HAProxy killed");
 }
+
+/// HAProxy runs on, and nobody can speak to it.
+#[tokio::test]
+async fn its_socket_removed() {
+    let served = Served::new(Way::Supervised).await;
+    let mut kept = Connection::to_backend(served.scene.port, "a").await;
+    std::fs::remove_file(served.scene.socket()).unwrap();
+    let since = served.changes().await;
+    served.catches_up(since, "HAProxy's socket removed").await;
+    assert!(kept.lives().await, "a connection was cut");
+}
+
+/// Before the agent has seen that its HAProxy runs. 2.6 makes it twice, for its master starts anew.
+#[tokio::test]
+async fn its_socket_removed_as_soon_as_it_is_there() {
+    let mut scene = Scene::new(Way::Supervised, &["--hold=0"]).await;
+    let socket = scene.socket();
+    let remover = tokio::task::spawn_blocking(move || {
+        let end = Instant::now() + secs(1);
+        let attempts = std::iter::from_fn(|| Some(std::fs::remove_file(&socket)));
+        let attempts = attempts.take_while(|_| Instant::now() < end);
+        attempts.filter(Result::is_ok).count()
+    });
+    scene.begin().await;
+    let removed = remover.await.unwrap();
+    assert!(removed > 0, "there was no socket within a second");
+    let since = Instant::now();
+    let served = Served::by(scene, Way::Supervised).await;
+    served.note(since, "HAProxy's socket removed as soon as it is there");
+}
