@@ -60,7 +60,7 @@ simulate: SEEDS = 100000
 simulate: cargo ## registrar and agent in virtual time, SEEDS=100000 of each, some minutes; SEED=N plays that one alone
 	@scripts/install cc protoc
 	SIDEKICK_SIM_SEEDS=$(SEEDS) $(if $(SEED),SIDEKICK_SIM_SEED=$(SEED)) cargo test --locked --test registrar_simulation -- --nocapture
-	SIDEKICK_SIM_SEEDS=$(SEEDS) $(if $(SEED),SIDEKICK_SIM_SEED=$(SEED)) cargo test --locked --lib agent:: -- --nocapture whatever_
+	SIDEKICK_SIM_SEEDS=$(SEEDS) $(if $(SEED),SIDEKICK_SIM_SEED=$(SEED)) cargo test --locked --lib whatever_ -- --nocapture
 
 fuzz: export SIDEKICK_FUZZ_CASES = $(CASES)
 fuzz: export SIDEKICK_FUZZ_SEED = $(SEED)

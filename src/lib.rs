@@ -21,6 +21,7 @@
 //!   mod.rs         wires the tasks
 //!   container.rs P our own snapshot of a container
 //!   rules.rs     P snapshot + rules → Endpoint, or the Reason why not
+//!   reason.rs    P the reasons, in words
 //!   labels.rs    P a container's labels → the services that it asks to be announced as
 //!   claims.rs    P which container claims which key, and who has it where several do
 //!   agenda.rs    P which container is to be looked at, and when

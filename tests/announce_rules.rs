@@ -8,9 +8,8 @@ use proptest::prelude::*;
 use sidekick::announce::container::{
     Binding, ContainerPort, ContainerSnapshot, Health, Sighting, State, View,
 };
-use sidekick::announce::rules::{
-    Decision, HostRule, Reason, Rules, Verdict, decide, judge, parse_binding,
-};
+use sidekick::announce::reason::Reason;
+use sidekick::announce::rules::{Decision, HostRule, Rules, Verdict, decide, judge, parse_binding};
 use sidekick::endpoint::Since;
 use std::collections::BTreeMap;
 use std::sync::Arc;

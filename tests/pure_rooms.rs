@@ -33,6 +33,7 @@ const ROOMS: &[&str] = &[
     "announce/exchange.rs",
     "announce/labels.rs",
     "announce/ownership.rs",
+    "announce/reason.rs",
     "announce/registrar.rs",
     "announce/rules.rs",
     "announce/slot.rs",

@@ -6,9 +6,8 @@ use super::container::{ContainerSnapshot, Sighting, State, View};
 use super::exchange::{Wish, Wishes};
 use super::labels::{Service, services};
 use super::ownership::Holder;
-use super::rules::{
-    Reason, Rules, Verdict, check_up, found_host, judge, patience, place, told_host,
-};
+use super::reason::Reason;
+use super::rules::{Rules, Verdict, check_up, found_host, judge, patience, place, told_host};
 use crate::clock::Moment;
 use crate::endpoint::Key;
 use std::collections::BTreeMap;

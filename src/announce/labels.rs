@@ -14,7 +14,8 @@
 //! container: half of what was meant is worse than a word in the log.
 
 use super::container::{ContainerPort, Protocol};
-use super::rules::{PORT_LABEL, Reason, Wanted, read_label};
+use super::reason::Reason;
+use super::rules::{PORT_LABEL, Wanted, read_label};
 use crate::endpoint::{Host, check_part};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -2,7 +2,8 @@
 
 use super::claims::{Judged, Outranked};
 use super::exchange::{Standing, Standings};
-use super::rules::{Reason, Verdict};
+use super::reason::Reason;
+use super::rules::Verdict;
 use crate::clock::Moment;
 use crate::endpoint::Key;
 use std::collections::BTreeMap;
@@ -156,7 +157,7 @@ pub fn line(
 mod tests {
     use super::*;
     use crate::announce::ownership::Holder;
-    use crate::announce::rules::Reason;
+    use crate::announce::reason::Reason;
     use crate::endpoint::Endpoint;
 
     const NOW: Moment = Duration::from_secs(100);

@@ -40,5 +40,6 @@ mod judged;
 mod list;
 mod load;
 mod reading;
+mod secrets;
 mod trouble;
 mod worker;

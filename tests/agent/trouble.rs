@@ -273,3 +273,46 @@ async fn the_first_start_waits_for_names() {
         "{log}"
     );
 }
+
+/// Each was a line in the agent's log.
+#[tokio::test]
+async fn an_alert_that_haproxy_repeats_is_told_at_growing_intervals() {
+    let (base, port) = (tempfile::NamedTempFile::new().unwrap(), free_port());
+    let times =
+        "    mode tcp\n    timeout connect 1s\n    timeout client 1s\n    timeout server 1s\n";
+    let checked = format!("    server only 127.0.0.1:{port} check inter 50ms rise 1 fall 1\n");
+    let text = format!("defaults\n{times}backend flapping\n{checked}");
+    std::fs::write(&base, text).unwrap();
+    let option = format!("--haproxy-base={}", base.path().display());
+    let scene = Scene::start(Way::Supervised, &[&option, "--log-level=debug"]).await;
+    let alert = "backend 'flapping' has no server available!";
+    let (told, happened) = (
+        || {
+            scene
+                .log()
+                .lines()
+                .filter(|l| l.contains("WARN") && l.contains(alert))
+                .count()
+        },
+        || {
+            scene
+                .log()
+                .lines()
+                .filter(|l| l.contains("DEBUG") && l.contains(alert))
+                .count()
+        },
+    );
+    for times in 1..=12 {
+        eventually("it goes down", async || happened() == times).await;
+        let _up = tokio::net::TcpListener::bind(("127.0.0.1", port))
+            .await
+            .unwrap();
+        let up = "Server flapping/only is UP";
+        eventually("it comes up", async || {
+            scene.log().matches(up).count() == times
+        })
+        .await;
+    }
+    // At once, after 10 s, after 30 s.
+    assert!((1..=3).contains(&told()), "{}", scene.log());
+}

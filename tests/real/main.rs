@@ -26,6 +26,7 @@ mod many;
 mod members;
 mod ownership;
 mod privilege;
+mod secrets;
 mod shutdown;
 mod steady;
 mod systemd;

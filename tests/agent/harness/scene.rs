@@ -163,6 +163,11 @@ impl Scene {
         self.agent.as_ref().unwrap().id().unwrap()
     }
 
+    /// The agent, and HAProxy's.
+    pub fn processes(&self) -> Vec<u32> {
+        processes_naming(self.dir.path().to_str().unwrap())
+    }
+
     /// SIGKILL, and nothing else.
     pub async fn kill_agent(&mut self) {
         self.agent.as_mut().unwrap().kill().await.unwrap();
@@ -185,7 +190,7 @@ impl Scene {
         } else {
             Signal::SIGCONT
         };
-        let all = processes_naming(self.dir.path().to_str().unwrap());
+        let all = self.processes();
         // Debian 13's runs under a loader of its own, and is called so: not by its name then.
         let haproxy = |pid: &u32| {
             let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
@@ -370,9 +375,8 @@ impl Drop for Scene {
     /// Ends whatever names the scene's directory on its command line: the agent, HAProxy (which
     /// outlives an agent that was killed), and what either was just about to start.
     fn drop(&mut self) {
-        let dir = self.dir.path().to_str().unwrap();
         for _ in 0..200 {
-            let ours = processes_naming(dir);
+            let ours = self.processes();
             if ours.is_empty() {
                 break;
             }

@@ -47,6 +47,8 @@ pub struct Explained {
     pub code: Option<i32>,
     /// What it printed on stdout.
     pub text: String,
+    /// What it printed on stderr.
+    pub log: String,
 }
 
 impl Sidekick {
@@ -308,14 +310,12 @@ impl Announce {
         } = done
             .expect("explain comes to no end")
             .expect("sidekick cannot be started");
-        let text = String::from_utf8_lossy(&stdout).into_owned();
-        println!(
-            "explain: {status}\n{text}\n{}",
-            String::from_utf8_lossy(&stderr)
-        );
+        let [text, log] = [stdout, stderr].map(|it| String::from_utf8_lossy(&it).into_owned());
+        println!("explain: {status}\n{text}\n{log}");
         Explained {
             code: status.code(),
             text,
+            log,
         }
     }
 
