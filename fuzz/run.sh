@@ -9,8 +9,9 @@ shift
 command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 # The crate's own dependencies as they are built everywhere else.
 cp Cargo.lock fuzz/Cargo.lock
+targets=("$@")
 [ $# -gt 0 ] || mapfile -t targets < <(cargo +nightly fuzz list)
-for target in "${targets[@]:-$@}"; do
+for target in "${targets[@]}"; do
     mkdir -p "fuzz/corpus/$target"
     # No sanitizer: no line here is unsafe, and what is looked for panics by itself.
     cargo +nightly fuzz run --sanitizer none "$target" "fuzz/corpus/$target" "tests/corpus/$target" -- \

@@ -40,6 +40,7 @@
 //!   table.rs     P  what stands in etcd → services and instances; the quarantine
 //!   limits.rs    P  how much there may be, and who is left out
 //!   presence.rs  P  who counts as there: the hold, the fronts that outlast their instances
+//!   presence/service.rs P  one service with its recent past
 //!   addresses.rs P  instances and the addresses of names → servers
 //!   layout.rs    P  who listens where → the model of what HAProxy is to be
 //!   bars.rs      P  who can't listen where, and when it is tried again

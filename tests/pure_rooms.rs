@@ -22,6 +22,7 @@ const ROOMS: &[&str] = &[
     "agent/limits.rs",
     "agent/parse.rs",
     "agent/presence.rs",
+    "agent/presence/service.rs",
     "agent/processes.rs",
     "agent/render.rs",
     "agent/status.rs",

@@ -1,8 +1,10 @@
 //! `announce --all` on a host with many containers, and on an engine that does what no real one does
 //! on demand: a stand-in for Docker's API, and a real etcd.
 
+use std::time::Instant;
+
 use crate::harness::{
-    Announce, Etcd, HOST, Manner, SOON, Sidekick, StandIn, eventually, never_for, secs,
+    Announce, Etcd, HOST, Manner, SOON, Sidekick, StandIn, eventually, measured, never_for, secs,
 };
 
 struct Host {
@@ -113,6 +115,19 @@ async fn a_container_that_no_client_can_decode_harms_no_other() {
         async || host.etcd.get(&StandIn::key(2, HOST)).await.is_some(),
     )
     .await;
+}
+
+/// Seed 78 of `make chaos`: after 5 s, which kept its key away for so long.
+#[tokio::test]
+async fn an_inspect_that_failed_is_repeated_within_2_seconds() {
+    let docker = StandIn::start();
+    docker.run_that(1, Manner::Babbles);
+    let host = Host::with(docker, |announce| announce).await;
+    eventually(SOON, "it is inspected", async || host.docker.inspects() > 0).await;
+    host.docker.behave(1, Manner::Answers);
+    let since = Instant::now();
+    host.shows(1).await;
+    measured::took(2, "key after a failed inspect", since.elapsed(), secs(2));
 }
 
 #[tokio::test]
