@@ -85,26 +85,33 @@ fn pure_rooms_hold_no_outside_world() {
     }
 }
 
-#[test]
-fn every_room_that_calls_itself_pure_is_on_the_list_and_the_other_way_round() {
-    let mut calling = Vec::new();
-    let mut folders = vec![source().to_path_buf()];
+/// Every room below that folder of src, by its path from src.
+fn rooms(folder: &str) -> Vec<String> {
+    let mut rooms = Vec::new();
+    let mut folders = vec![source().join(folder)];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).expect("src is readable") {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
                 folders.push(path);
-                continue;
-            }
-            let text = std::fs::read_to_string(&path).expect("a source file");
-            let header = text.lines().take_while(|l| l.starts_with("//!"));
-            if header.collect::<String>().contains("Pure") {
+            } else {
                 let room = path.strip_prefix(source()).expect("below src");
-                calling.push(room.to_string_lossy().into_owned());
+                rooms.push(room.to_string_lossy().into_owned());
             }
         }
     }
-    calling.sort();
+    rooms.sort();
+    rooms
+}
+
+#[test]
+fn every_room_that_calls_itself_pure_is_on_the_list_and_the_other_way_round() {
+    let calls_itself_pure = |room: &String| {
+        let text = std::fs::read_to_string(source().join(room)).expect("a source file");
+        let header = text.lines().take_while(|l| l.starts_with("//!"));
+        header.collect::<String>().contains("Pure")
+    };
+    let calling: Vec<_> = rooms("").into_iter().filter(calls_itself_pure).collect();
     let mut listed: Vec<_> = ROOMS.iter().map(ToString::to_string).collect();
     listed.sort();
     assert_eq!(calling, listed);
@@ -113,18 +120,9 @@ fn every_room_that_calls_itself_pure_is_on_the_list_and_the_other_way_round() {
 #[test]
 fn the_two_jobs_never_name_each_other() {
     for (job, other) in [("announce", "agent"), ("agent", "announce")] {
-        let Ok(files) = std::fs::read_dir(source().join(job)) else {
-            continue;
-        };
-        for file in files {
-            let name = format!(
-                "{job}/{}",
-                file.expect("an entry").file_name().to_string_lossy()
-            );
-            assert!(
-                !code(&name).contains(&format!("{other}::")),
-                "{name} names {other}"
-            );
+        for room in rooms(job) {
+            let names_it = code(&room).contains(&format!("{other}::"));
+            assert!(!names_it, "{room} names {other}");
         }
     }
 }

@@ -225,6 +225,33 @@ async fn failover_to_a_newer_container_on_another_machine_leaves_no_gap() {
 }
 
 #[tokio::test]
+async fn whatever_becomes_of_a_key_each_put_hangs_on_a_lease() {
+    let scene = Scene::announced().await;
+    let log = scene.etcd.watch(KEY).await;
+    for _ in 0..3 {
+        scene.etcd.delete(KEY).await;
+        scene.is_announced().await;
+        let there = scene.etcd.get(KEY).await.expect("it is announced");
+        scene.etcd.revoke(there.lease).await;
+        scene.is_announced().await;
+        scene.redis.kill().await;
+        scene.is_withdrawn().await;
+        scene.redis.start().await;
+        scene.is_announced().await;
+    }
+    let changes = log.so_far().await;
+    let puts = changes.iter().filter(|change| change.put.is_some());
+    let leases: Vec<_> = puts.map(|put| put.lease).collect();
+    assert!(leases.len() >= 9, "{changes:?}");
+    let bare = leases.iter().filter(|lease| **lease == 0).count();
+    let what = format!(
+        "of {} puts after deletes, revokes and deaths, those without a lease",
+        leases.len()
+    );
+    measured::counted(4, what, bare, 0);
+}
+
+#[tokio::test]
 async fn a_lease_revoked_by_hand_is_granted_anew() {
     let scene = Scene::announced().await;
     let lost = scene.etcd.get(KEY).await.expect("the key stands").lease;

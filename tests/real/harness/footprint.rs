@@ -89,9 +89,12 @@ const A_FEW: usize = 8;
 /// containers that left a hundred bytes each would be as much.
 const HOLES: usize = 1024;
 
-/// Each kind of failure that comes and goes is told, with its end, twice in ten minutes or while that
-/// grows to be so; there are no more than twenty kinds. Told each time they would be hundreds.
-const FAILURES: usize = 40;
+/// Lines of failures in a fifth. Each kind of failure is told, with its end, at growing intervals: early on
+/// they are dozens, late a few. Told each time they would be one a round, and a fifth has two dozen rounds.
+const FAILURES: usize = 12;
+
+/// The same where a fifth takes long: two lines in ten minutes of each kind, and there are some twenty kinds.
+const FAILURES_IN_10_MINUTES: usize = 40;
 
 impl Footprints {
     /// One more.
@@ -128,7 +131,7 @@ impl Footprints {
             }
         }
         let (failures, seconds) = (rise(late, |look| look.failures), seconds(late));
-        if failures > FAILURES.max(FAILURES * seconds as usize / 600) {
+        if failures > FAILURES.max(FAILURES_IN_10_MINUTES * seconds as usize / 600) {
             grown.push(format!("{failures} lines of failures in {seconds:.0} s"));
         }
         grown

@@ -24,6 +24,8 @@ pub struct Change {
     pub at: Instant,
     /// The value that was put, or nothing where the key was deleted.
     pub put: Option<String>,
+    /// The lease that it hangs on; 0: none.
+    pub lease: i64,
     key: String,
 }
 
@@ -55,6 +57,7 @@ impl WatchLog {
                     Some(Change {
                         at: Instant::now(),
                         put,
+                        lease: kv.lease(),
                         key: String::from_utf8_lossy(kv.key()).into_owned(),
                     })
                 }));
