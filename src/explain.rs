@@ -169,7 +169,7 @@ fn describe_container(text: &mut String, name: &str, view: &View) -> std::fmt::R
         "{:<12}{} ({}), started {since}",
         "container",
         container.name,
-        container.short_id()
+        container.short_id().as_deref().unwrap_or("no id")
     )?;
     writeln!(text, "{:<12}{}", "health", health_words(&container.health))
 }
@@ -204,7 +204,7 @@ async fn describe_etcd(
         Err(error) => return Ok(writeln!(text, "{:<12}{error:#}", "key")?),
     };
     let id = match &view.sighting {
-        Sighting::Present(container) => Some(container.short_id()),
+        Sighting::Present(container) => container.short_id(),
         Sighting::Absent | Sighting::NeverAsked => None,
     };
     let names_it = |kv: &&KeyValue| {

@@ -206,7 +206,7 @@ impl Judged {
     fn past_life(&self, reason: &Reason) -> Option<Holder> {
         match &self.view.sighting {
             Sighting::Present(container) if reason.container_is_down() => Some(Holder {
-                container: Some(container.short_id()),
+                container: container.short_id(),
                 since: container.started_at,
                 address: container.name.clone(),
             }),

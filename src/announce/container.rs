@@ -31,10 +31,13 @@ pub struct ContainerSnapshot {
 }
 
 impl ContainerSnapshot {
-    /// The first 12 hex digits of the id, as `docker ps` shows it and as etcd's value holds it.
+    /// The first 12 hex digits of the id, as `docker ps` shows it and as etcd's value holds it; `None`
+    /// where the engine tells nothing that is an id.
     #[must_use]
-    pub fn short_id(&self) -> String {
-        self.id.chars().take(12).collect()
+    pub fn short_id(&self) -> Option<String> {
+        let id: String = self.id.chars().take(12).collect();
+        let is_id = !id.is_empty() && id.bytes().all(|b| b.is_ascii_hexdigit());
+        is_id.then_some(id)
     }
 }
 

@@ -196,7 +196,7 @@ pub fn place(
         endpoint: Arc::new(Endpoint {
             host,
             port: binding.map_or(container_port.number, |b| b.port),
-            container: Some(container.short_id()),
+            container: container.short_id(),
             since: container.started_at,
             status: None,
             meta: wanted.meta.clone(),
