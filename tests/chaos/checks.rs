@@ -14,8 +14,8 @@ mod harness {
 }
 
 use checker::check;
-use record::{Claim, Cut, Event, Life, Log, Put, Record, Sample, Trouble, Turn, What};
-use schedule::{Schedule, title, titles};
+use record::{Claim, Cut, Event, Life, Log, NOWHERE, Put, Record, Sample, Trouble, Turn, What};
+use schedule::{BY_HAND, Schedule, title, titles};
 use spans::{Ms, Span, Spans};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -304,6 +304,20 @@ fn haproxy_serves_what_etcd_holds_or_is_excused() {
     // No trouble excuses an empty service.
     let empty = quiet().serves(10_000, Some(7000)).serves(10_250, None);
     empty.trouble(What::Client(2), 9_000, 12_000).breaks(7);
+    // Seed 87111: but what a hand moves to a name without an address can't be served.
+    let moved = |host| {
+        let value = format!(r#"{{"host":"{host}","port":6379}}"#);
+        let history = quiet().serves(10_000, Some(7000));
+        let history = history.event(10_200, Some((value, 0))).by_hand();
+        history.serves(10_250, None).puts(10_300, 0, EARLY, 1)
+    };
+    assert!(
+        BY_HAND[1..]
+            .iter()
+            .all(|text| text.contains(&format!(r#""{NOWHERE}""#)))
+    );
+    moved(NOWHERE).keeps_all();
+    moved("h").breaks(7);
     let mut refused = quiet();
     refused.0.refused.push((1000, "no".to_owned()));
     refused.breaks(7);

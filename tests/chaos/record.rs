@@ -3,6 +3,9 @@
 use crate::spans::{Ms, Span};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// A host name that nobody resolves: what a hand moved there has no address, so no server either.
+pub const NOWHERE: &str = "old";
+
 /// The services that the sidekicks announce and the agent serves.
 pub const SERVICES: [&str; 3] = ["redis", "alone", "every"];
 

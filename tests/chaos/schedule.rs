@@ -91,7 +91,7 @@ enum Target {
 }
 
 /// Texts that a person's hand might leave at a key.
-const BY_HAND: [&str; 3] = [
+pub const BY_HAND: [&str; 3] = [
     "\u{1}not json",
     r#"{"host":"old","port":6379}"#,
     r#"{"host":"old","port":6379,"container":"badc0ffee000","since":"2001-01-01T00:00:00Z"}"#,

@@ -2,7 +2,7 @@
 
 use super::Checker;
 use crate::excuses::{AGENT_RECOVERY, REACTION};
-use crate::record::{SERVICES, Sample};
+use crate::record::{NOWHERE, SERVICES, Sample};
 use crate::spans::{Ms, Span, Spans};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +23,7 @@ impl Checker<'_> {
                 .iter()
                 .rfind(|standing| standing.span.from <= at)?;
             let json: serde_json::Value = serde_json::from_str(&standing.put?.value).ok()?;
-            json["host"].as_str()?;
+            json["host"].as_str().filter(|host| *host != NOWHERE)?;
             Some((name, json["port"].as_u64()?.to_string()))
         });
         keys.collect()
