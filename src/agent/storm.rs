@@ -35,6 +35,8 @@ struct Scene {
     passes: (Moment, usize),
     /// When somebody changed a server behind our back, which only an audit sees.
     meddled: Option<Moment>,
+    /// Somebody else had one of the ports.
+    crowded: bool,
     rng: fastrand::Rng,
 }
 
@@ -46,6 +48,8 @@ struct Totals {
     held: usize,
     leaps: usize,
     torn: u32,
+    /// Runs of which the end was timed.
+    timed: usize,
     /// From the end of all faults until HAProxy had what etcd said, in the worst case.
     slowest: Duration,
 }
@@ -96,6 +100,7 @@ impl Scene {
             held: BTreeMap::new(),
             passes: (now, 0),
             meddled: None,
+            crowded: false,
             rng,
         }
     }
@@ -145,18 +150,15 @@ impl Scene {
                 self.world().meddle();
             }
             33..35 => {
+                self.crowded = true;
                 let port = 80 + u16::from(service);
                 if !self.world().busy.remove(&port) {
                     self.world().busy.insert(port);
                 }
             }
             _ => {
-                let failing = if self.rng.bool() {
-                    self.rng.u8(0..50)
-                } else {
-                    0
-                };
-                self.world().failing = failing;
+                let most = [0, 0, 50, 100][self.rng.usize(0..4)];
+                self.world().failing = self.rng.u8(0..=most);
             }
         }
     }
@@ -288,7 +290,12 @@ fn whatever_happens_around_it_the_agent_comes_to_etcds_truth_and_empties_nothing
     );
     eprintln!("{runs} runs, {totals:?}");
     // The schedule really does what it is there for.
-    let each = [totals.held, totals.leaps, totals.torn as usize];
+    let each = [
+        totals.held,
+        totals.leaps,
+        totals.torn as usize,
+        totals.timed,
+    ];
     assert!(
         runs < 100 || each.iter().all(|n| *n > runs / 20),
         "{totals:?}"
