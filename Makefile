@@ -30,13 +30,13 @@ demo: build $(worker) ## the whole loop on real parts, one Redis killed; until C
 	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat
 	@exec demo/demo.sh $(sidekick) $(worker)
 
-test: check units build $(worker) ## everything that .ci/run runs: needs root or sudo, 20 to 25 minutes on 2 cores
+test: check units build $(worker) ## everything that .ci/run runs: needs root or sudo, some 30 minutes on 2 cores
 	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat debootstrap
 	@rm -f $(CARGO_TARGET_DIR)/tmp/promises
 	SIDEKICK_SIM_SEEDS=5000 RUST_TEST_THREADS=8 $(cargo_as_root) test --locked --features real
 	RUST_TEST_THREADS=8 cargo --config 'target."cfg(unix)".runner="tests/newer_haproxy.sh"' test --locked --features real --test agent
 	DEMO_SECONDS=0 demo/demo.sh $(sidekick) $(worker)
-	@$(MAKE) --no-print-directory cluster-test image
+	@$(MAKE) --no-print-directory cluster-test image chaos
 	@sort -V $(CARGO_TARGET_DIR)/tmp/promises
 
 chaos: cargo ## everything real, and everything wrong by a seed, for MINUTES=3; SEED=N plays that one again

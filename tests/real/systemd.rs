@@ -59,11 +59,18 @@ async fn the_status_tells_how_long_etcd_has_been_away() {
         .await;
 
     scene.etcd.restart().await;
+    let announces = |status: &str| status.starts_with("announcing ");
+    notifications.status("an announcement", announces).await;
+
+    // So soon after the first the log says nothing of a second one; the status isn't stuck at it.
+    let told = scene.sidekick.times_logged("etcd answers again");
+    scene.etcd.kill9().await;
     notifications
-        .status("an announcement", |status| {
-            status.starts_with("announcing ")
-        })
+        .status("another outage", |status| seconds_away(status).is_some())
         .await;
+    scene.etcd.restart().await;
+    notifications.status("its end", announces).await;
+    assert_eq!(scene.sidekick.times_logged("etcd answers again"), told);
 }
 
 #[tokio::test]
