@@ -262,9 +262,10 @@ impl Stage<'_> {
             ContainerPaused(c) => self.containers[c].unpause().await,
             ContainerRenamed(c) => self.containers[c].rename(&name(c)).await,
             NoSpace => {
-                let client = self.cluster.members[0].client().clone();
                 let id = self.member_ids[0];
+                let mut members = self.cluster.members.iter().cycle();
                 eventually(secs(30), "the alarm is disarmed", async || {
+                    let client = members.next().expect("it goes on for ever").client();
                     let disarm = alarm(client.clone(), AlarmAction::Deactivate, id);
                     matches!(timeout(secs(2), disarm).await, Ok(Ok(())))
                 })
@@ -273,8 +274,11 @@ impl Stage<'_> {
             ClockStepped(client, _) => self.clocks[client].step(0),
             PasswordChanged | RightsRevoked => {
                 let what = "the login is as it was";
+                // One of them may be cut off by now.
+                let mut members = self.cluster.members.iter().cycle();
                 eventually(secs(30), what, async || {
-                    matches!(timeout(secs(2), self.restore(fault)).await, Ok(Ok(())))
+                    let client = members.next().expect("it goes on for ever").client();
+                    matches!(timeout(secs(2), restore(client, fault)).await, Ok(Ok(())))
                 })
                 .await;
             }
@@ -328,18 +332,6 @@ impl Stage<'_> {
         }
     }
 
-    async fn restore(&self, fault: Fault) -> Result<(), Error> {
-        let client = self.cluster.members[0].client();
-        client.refresh_token().await?;
-        let mut auth = client.auth_client();
-        if fault == Fault::PasswordChanged {
-            return change_password(auth, Login::PASSWORD).await;
-        }
-        auth.role_grant_permission(Login::ROLE, Login::rights())
-            .await
-            .map(drop)
-    }
-
     fn is_troubled(&self, what: What) -> bool {
         let now = self.seen.now();
         self.seen.with(|seen| {
@@ -360,6 +352,17 @@ impl Stage<'_> {
         }
         None
     }
+}
+
+async fn restore(client: &Client, fault: Fault) -> Result<(), Error> {
+    client.refresh_token().await?;
+    let mut auth = client.auth_client();
+    if fault == Fault::PasswordChanged {
+        return change_password(auth, Login::PASSWORD).await;
+    }
+    auth.role_grant_permission(Login::ROLE, Login::rights())
+        .await
+        .map(drop)
 }
 
 async fn change_password(mut auth: AuthClient, password: &str) -> Result<(), Error> {
