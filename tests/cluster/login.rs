@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::harness::{Cluster, Machine, SOON, deadline, secs};
+use crate::harness::{Cluster, Machine, SOON, deadline, never_for, secs};
 
 /// As the units' comments have it.
 const USER: &str = "sidekick";
@@ -54,6 +54,15 @@ pub fn every_unit_logs_in_with_a_password_that_only_root_may_read(cluster: &Clus
             status.contains(" 2 instances")
         });
     }
+    // What an agent served before its restart and doesn't find has left just now; with what goes within
+    // 2 s of that it would be a crowd, and be held.
+    never_for(secs(3), "an agent holds somebody", || {
+        let status = |machine: &&Machine| machine.property("sidekick-agent", "StatusText");
+        [attached, agent]
+            .iter()
+            .map(status)
+            .any(|status| status.contains(" held"))
+    });
     // The labelled one goes with its container, the other one with its sidekick, and HAProxy hears of both.
     all.run(&["docker", "rm", "--force", "labelled"]);
     announcer.stop("redis-discovery@1");
