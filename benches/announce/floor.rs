@@ -1,26 +1,26 @@
-//! The floor: the least that anything can do on a Docker event. One inspect, one transaction; no
-//! ownership, no audit, no retry, no deadline.
+//! The floor: the least that anything can do on a Docker event. One inspect and one put for a start, one
+//! delete for a death; no ownership, no audit, no retry, no deadline.
 
-use crate::harness::{Engine, Etcd};
+use crate::harness::Etcd;
 use bollard::query_parameters::{EventsOptionsBuilder, InspectContainerOptions};
 use bollard::{API_DEFAULT_VERSION, Docker};
-use etcd_client::{Client, PutOptions, Txn, TxnOp};
+use etcd_client::{PutOptions, Txn, TxnOp};
 use futures_util::StreamExt;
 use std::collections::HashMap;
 use tokio::task::JoinHandle;
 
 pub struct Floor(JoinHandle<()>);
 
-pub fn connect(engine: &Engine) -> Docker {
-    let host = engine.host();
+/// `host`: as DOCKER_HOST has it.
+pub fn connect(host: &str) -> Docker {
     let path = host.trim_start_matches("unix://");
     Docker::connect_with_unix(path, 10, API_DEFAULT_VERSION).expect("the engine's socket")
 }
 
 impl Floor {
     /// Follows one container's events from now on.
-    pub async fn spawn(engine: &Engine, etcd: &Etcd, container: &str, key: &str) -> Self {
-        let docker = connect(engine);
+    pub async fn spawn(host: &str, etcd: &Etcd, container: &str, key: &str) -> Self {
+        let docker = connect(host);
         let mut client = etcd.client().clone();
         let lease = client.lease_grant(3600, None).await.expect("a lease").id();
         let (container, key) = (container.to_owned(), key.to_owned());
@@ -32,8 +32,13 @@ impl Floor {
             ]);
             let options = EventsOptionsBuilder::default().filters(&filters).build();
             let mut events = docker.events(Some(options));
-            while let Some(Ok(_)) = events.next().await {
-                react(&docker, &mut client, &container, &key, lease).await;
+            while let Some(Ok(event)) = events.next().await {
+                let op = match event.action.as_deref() {
+                    Some("die") => TxnOp::delete(key.as_str(), None),
+                    _ => put(&docker, &container, &key, lease).await,
+                };
+                let done = client.txn(Txn::new().and_then([op])).await;
+                done.expect("etcd takes it");
             }
         }))
     }
@@ -45,32 +50,23 @@ impl Drop for Floor {
     }
 }
 
-async fn react(docker: &Docker, client: &mut Client, container: &str, key: &str, lease: i64) {
+async fn put(docker: &Docker, container: &str, key: &str, lease: i64) -> TxnOp {
     let inspected = docker
         .inspect_container(container, None::<InspectContainerOptions>)
         .await
         .expect("the container is there");
-    let running = inspected.state.and_then(|s| s.running) == Some(true);
-    let op = if running {
-        let ports = inspected
-            .network_settings
-            .and_then(|n| n.ports)
-            .unwrap_or_default();
-        let port = ports
-            .values()
-            .flatten()
-            .flatten()
-            .find_map(|b| b.host_port.clone());
-        let value = format!(
-            r#"{{"host":"worker-1.test","port":{}}}"#,
-            port.unwrap_or_default()
-        );
-        TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease)))
-    } else {
-        TxnOp::delete(key, None)
-    };
-    client
-        .txn(Txn::new().and_then([op]))
-        .await
-        .expect("etcd takes it");
+    let ports = inspected
+        .network_settings
+        .and_then(|n| n.ports)
+        .unwrap_or_default();
+    let port = ports
+        .values()
+        .flatten()
+        .flatten()
+        .find_map(|b| b.host_port.clone());
+    let value = format!(
+        r#"{{"host":"worker-1.test","port":{}}}"#,
+        port.unwrap_or_default()
+    );
+    TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease)))
 }

@@ -1,9 +1,10 @@
 //! `make bench`: sidekick beside the shell loop that it replaces and beside the floor, a bare client
-//! that on a Docker event does one inspect and one transaction; all on one etcd and one engine, in
+//! that on a Docker event does one inspect and one put, or one delete; all on one etcd and one engine, in
 //! one run. Prints; asserts nothing about speed.
 //!
 //! A latency begins at the moment that Docker itself stamps on the event (`timeNano`) and ends when
-//! a watch of the bench's own sees the key change, by the same wall clock.
+//! a watch of the bench's own sees the key change, by the same wall clock. A row that begins at a process's
+//! death counts from the kernel's word for it, which comes before the engine's.
 
 #![allow(
     clippy::expect_used,
@@ -15,6 +16,7 @@
     unused_imports
 )]
 
+mod death;
 mod floor;
 #[path = "../../tests/real/harness/mod.rs"]
 mod harness;
@@ -56,12 +58,17 @@ async fn main() {
         env!("CARGO_PKG_VERSION")
     );
     let bench = Bench {
-        moments: Moments::record(&engine, &etcd).await,
+        moments: Moments::record(&engine.host(), &etcd).await,
         engine: &engine,
         etcd: &etcd,
     };
     println!("{}", header());
+    // Cargo's own `--bench` is among the arguments. `-- death` is that part alone.
+    if std::env::args().any(|it| it == "death") {
+        return death::measure(&etcd).await;
+    }
     bench.start_and_death().await;
+    death::measure(&etcd).await;
     bench.healing().await;
     bench.sigterm().await;
     bench.shell_loop().await;
@@ -92,12 +99,12 @@ impl Bench<'_> {
         let (ours, floors) = ("/services/bench/sidekick", "/services/bench/floor");
         let (a, b) = (self.container("ours").await, self.container("floors").await);
         let _sidekick = self.announce("ours", ours);
-        let _floor = Floor::spawn(self.engine, self.etcd, "floors", floors).await;
+        let _floor = Floor::spawn(&self.engine.host(), self.etcd, "floors", floors).await;
         self.etcd_has(ours).await;
         let mut samples: [Samples; 4] = [
-            Samples::named("container start → key visible", "sidekick"),
+            Samples::named("start event → key visible", "sidekick"),
             Samples::named("", "floor"),
-            Samples::named("container death → key gone", "sidekick"),
+            Samples::named("die event → key gone", "sidekick"),
             Samples::named("", "floor"),
         ];
         // The floor's first key comes with its first start event.
@@ -336,9 +343,9 @@ struct Mark {
 }
 
 impl Moments {
-    async fn record(engine: &Engine, etcd: &Etcd) -> Self {
+    async fn record(docker: &str, etcd: &Etcd) -> Self {
         let seen = Arc::<Mutex<Seen>>::default();
-        let docker = floor::connect(engine);
+        let docker = floor::connect(docker);
         let events = seen.clone();
         tokio::spawn(async move {
             let filters = HashMap::from([("type", vec!["container"])]);

@@ -1,0 +1,381 @@
+//! A death as a client sees it. Everything counts from the moment at which the container's first process is
+//! dead, by the kernel (a pidfd), and not from the engine's event, which comes later.
+//!
+//! The containers' ports are published on this machine, so that HAProxy and a client reach them: the engine is
+//! the one that `make demo` uses.
+
+use crate::floor::{Floor, connect};
+use crate::harness::{Etcd, Sidekick, eventually, free_port, millis, secs};
+use crate::samples::Samples;
+use crate::{Moments, wall_clock};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::Stdio;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+/// Deaths for each row.
+const ROUNDS: usize = 30;
+
+/// A request that takes longer has met a dead server: one over loopback takes well under a millisecond.
+const LATE: Duration = Duration::from_millis(50);
+
+/// Between two requests of the client.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// So long after the key has gone (or the engine has told of the death) requests are looked at.
+const AFTERMATH: Duration = Duration::from_millis(500);
+
+const IMAGE: &str = "sidekick-bench/redis";
+const PREFIX: &str = "/services/bench";
+/// The floor's key is one that the agent doesn't serve.
+const FLOORS: &str = "/services/bench/floor/victim";
+
+/// Prints the table.
+pub async fn measure(etcd: &Etcd) {
+    let engine = PublishingEngine::start().await;
+    let moments = Moments::record(&engine.host(), etcd).await;
+    let (victim, other) = (engine.redis("victim").await, engine.redis("stays-up").await);
+    let agent = Agent::start(etcd).await;
+    let mut table = [
+        Samples::named("process dead → the engine's die event", "Docker"),
+        Samples::named("process dead → key gone", "sidekick"),
+        Samples::named("", "floor"),
+        Samples::named("process dead → no request lost", "sidekick"),
+        Samples::named("", "checks"),
+    ];
+    let mut lost = [0, 0];
+
+    let value = other.value();
+    etcd.put(&format!("{PREFIX}/stays-up"), &value).await;
+    let floor = Floor::spawn(&engine.host(), etcd, &victim.name, FLOORS).await;
+    let key = format!("{PREFIX}/victim");
+    let sidekick = Sidekick::announce(&victim.name, &key)
+        .etcd(etcd)
+        .option("--docker-host", &engine.host())
+        .host(&machine())
+        .spawn();
+    for _ in 0..ROUNDS {
+        agent.serves(&["victim", "stays-up"]).await;
+        let mark = moments.mark();
+        let client = agent.client();
+        let dead = victim.dies();
+        let told = moments.event(mark, &victim.id, "die").await;
+        let gone = moments.change(mark, &key, false).await;
+        table[0].add(told.saturating_sub(dead));
+        table[1].add(gone.saturating_sub(dead));
+        // The floor's first key comes with its first start event.
+        if moments.knows(FLOORS) {
+            let gone = moments.change(mark, FLOORS, false).await;
+            table[2].add(gone.saturating_sub(dead));
+        }
+        let suffered = client.ends(gone + AFTERMATH, dead).await;
+        table[3].add(suffered.last);
+        lost[0] += suffered.requests;
+        engine.docker(&["start", &victim.name]).await;
+        victim.says_its_name().await;
+    }
+    drop((sidekick, floor));
+    // The key stays, as that of a loop does until its TTL ends: HAProxy's own checks are all there is.
+    etcd.put(&key, &victim.value()).await;
+    for _ in 0..ROUNDS {
+        agent.serves(&["victim", "stays-up"]).await;
+        let mark = moments.mark();
+        let client = agent.client();
+        let dead = victim.dies();
+        let told = moments.event(mark, &victim.id, "die").await;
+        // Two seconds between checks, and two of them have to fail.
+        let suffered = client.ends(told + secs(5), dead).await;
+        table[4].add(suffered.last);
+        lost[1] += suffered.requests;
+        engine.docker(&["start", &victim.name]).await;
+        victim.says_its_name().await;
+    }
+    for samples in &table {
+        println!("{samples}");
+    }
+    let each = |lost: usize| lost as f64 / ROUNDS as f64;
+    println!(
+        "  requests failed, or later than {} ms, per death (of 2 instances, a request each ms): \
+         sidekick {:.1}, HAProxy's checks alone {:.1}\n",
+        LATE.as_millis(),
+        each(lost[0]),
+        each(lost[1])
+    );
+}
+
+/// This machine's name, by which HAProxy reaches what is published on all of its addresses.
+fn machine() -> String {
+    let name = hostname::get().expect("a host name");
+    name.into_string().expect("a host name is ASCII")
+}
+
+/// `scripts/private-engine`, with its ports on this machine.
+struct PublishingEngine {
+    directory: TempDir,
+    /// Ends when its standard input does.
+    _script: Child,
+}
+
+impl PublishingEngine {
+    async fn start() -> Self {
+        let directory = tempfile::Builder::new()
+            .prefix("sidekick-bench")
+            .tempdir_in("/var/tmp")
+            .expect("a directory");
+        let child = Command::new(script("private-engine"))
+            .arg(directory.path())
+            .arg("shared")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("scripts/private-engine can be started");
+        let engine = Self {
+            directory,
+            _script: child,
+        };
+        eventually(secs(60), "the engine answers", async || {
+            engine.try_docker(&["version"]).await.is_some()
+        })
+        .await;
+        let imported = Command::new(script("import-image"))
+            .args([
+                IMAGE,
+                r#"CMD ["redis-server", "--protected-mode", "no", "--save", ""]"#,
+            ])
+            .args(["redis-server", "redis-cli"])
+            .env("DOCKER_HOST", engine.host())
+            .status()
+            .await;
+        assert!(imported.expect("a shell").success(), "no image");
+        engine
+    }
+
+    fn host(&self) -> String {
+        format!("unix://{}/docker.sock", self.directory.path().display())
+    }
+
+    async fn docker(&self, words: &[&str]) -> String {
+        let answer = self.try_docker(words).await;
+        answer.unwrap_or_else(|| panic!("docker {} failed", words.join(" ")))
+    }
+
+    async fn try_docker(&self, words: &[&str]) -> Option<String> {
+        let output = Command::new("docker")
+            .args(words)
+            .env("DOCKER_HOST", self.host())
+            .env("DOCKER_CONFIG", self.directory.path())
+            .output()
+            .await
+            .expect("docker can be started");
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        output.status.success().then_some(text)
+    }
+
+    /// A Redis whose key `who` holds its own name.
+    async fn redis(&self, name: &str) -> Redis {
+        let port = free_port();
+        let publish = format!("{port}:6379");
+        let id = self
+            .docker(&["run", "-d", "--name", name, "-p", &publish, IMAGE])
+            .await;
+        let redis = Redis {
+            id,
+            name: name.to_owned(),
+            port,
+        };
+        redis.says_its_name().await;
+        redis
+    }
+}
+
+fn script(name: &str) -> String {
+    format!("{}/scripts/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+struct Redis {
+    id: String,
+    name: String,
+    port: u16,
+}
+
+impl Redis {
+    fn value(&self) -> String {
+        format!(r#"{{"host":"{}","port":{}}}"#, machine(), self.port)
+    }
+
+    /// Where Redis is up, it is taught its name; it keeps nothing over a restart.
+    async fn says_its_name(&self) {
+        let set = format!("SET who {}\r\n", self.name);
+        eventually(secs(20), format!("{} answers", self.name), async || {
+            ask(self.port, &set).as_deref() == Some("+OK")
+        })
+        .await;
+    }
+
+    /// Kills its first process; returns the moment at which the kernel says that it is dead.
+    fn dies(&self) -> Duration {
+        let pid = self.first_process();
+        let process = pidfd_open(pid, PidfdFlags::empty()).expect("a process that lives");
+        kill_process(pid, Signal::KILL).expect("it can be killed");
+        // Blocks for the millisecond that a death takes; what the bench listens to comes later.
+        let mut dead = [PollFd::new(&process, PollFlags::IN)];
+        poll(&mut dead, None).expect("a pidfd tells of a death");
+        wall_clock()
+    }
+
+    /// By this machine's numbers; the engine's are those of its own namespace.
+    fn first_process(&self) -> Pid {
+        let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let read = |pid: i32, file: &str| {
+            std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default()
+        };
+        let mut firsts = pids.filter(|pid| {
+            let is_first = |line: &str| line.starts_with("NSpid:") && line.ends_with("\t1");
+            read(*pid, "cgroup").contains(&self.id) && read(*pid, "status").lines().any(is_first)
+        });
+        firsts
+            .next()
+            .and_then(Pid::from_raw)
+            .expect("the container runs")
+    }
+}
+
+/// `sidekick agent` with a HAProxy of its own, bound to a port on loopback.
+struct Agent {
+    port: u16,
+    _directory: TempDir,
+    process: std::process::Child,
+}
+
+/// A killed agent leaves its HAProxy running, as it promises.
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.process.id())
+            .ok()
+            .and_then(Pid::from_raw);
+        let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
+        let _ = self.process.wait();
+    }
+}
+
+impl Agent {
+    async fn start(etcd: &Etcd) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let port = free_port();
+        let log = std::fs::File::create(directory.path().join("log")).expect("a file");
+        let process = std::process::Command::new("setpriv")
+            .args(["--pdeathsig", "TERM", "--"])
+            .args([env!("CARGO_BIN_EXE_sidekick"), "agent", "--stats=off"])
+            .args(["--etcd-endpoints", etcd.url()])
+            .arg(format!("--bind=bench=127.0.0.1:{port}"))
+            .arg("--haproxy-config")
+            .arg(directory.path().join("haproxy.cfg"))
+            .stderr(log)
+            .spawn()
+            .expect("sidekick can be started");
+        Self {
+            port,
+            _directory: directory,
+            process,
+        }
+    }
+
+    /// Waits until requests reach each of these, and no request fails.
+    async fn serves(&self, names: &[&str]) {
+        eventually(secs(30), format!("HAProxy serves {names:?}"), async || {
+            let asked: Vec<_> = (0..4 * names.len()).map(|_| who(self.port)).collect();
+            let reached = |name: &&str| asked.iter().flatten().any(|who| who == *name);
+            asked.iter().all(Option::is_some) && names.iter().all(|name| reached(name))
+        })
+        .await;
+    }
+
+    /// A client that dials, asks and hangs up, over and over, from now on.
+    fn client(&self) -> Client {
+        let (port, (stop, stopped)) = (self.port, channel::<()>());
+        let thread = std::thread::spawn(move || requests(port, &stopped));
+        Client { thread, stop }
+    }
+}
+
+struct Client {
+    thread: std::thread::JoinHandle<Vec<Request>>,
+    stop: std::sync::mpsc::Sender<()>,
+}
+
+struct Request {
+    begun: Duration,
+    is_lost: bool,
+}
+
+/// What clients felt of a death.
+struct Suffered {
+    /// How long after the death the last request began that failed or was late.
+    last: Duration,
+    requests: usize,
+}
+
+impl Client {
+    /// Ends it at that moment.
+    async fn ends(self, at: Duration, dead: Duration) -> Suffered {
+        eventually(secs(30), "the aftermath is over", async || {
+            wall_clock() >= at
+        })
+        .await;
+        drop(self.stop);
+        let requests = self.thread.join().expect("the client goes on");
+        let lost = requests.iter().filter(|it| it.is_lost && it.begun >= dead);
+        Suffered {
+            last: lost
+                .clone()
+                .map(|it| it.begun - dead)
+                .max()
+                .unwrap_or_default(),
+            requests: lost.count(),
+        }
+    }
+}
+
+fn requests(port: u16, stopped: &Receiver<()>) -> Vec<Request> {
+    use std::sync::mpsc::RecvTimeoutError::Timeout;
+    let mut all = Vec::new();
+    while stopped.recv_timeout(PAUSE) == Err(Timeout) {
+        let (begun, clock) = (wall_clock(), Instant::now());
+        let is_lost = who(port).is_none() || clock.elapsed() > LATE;
+        all.push(Request { begun, is_lost });
+    }
+    all
+}
+
+/// Which Redis answers.
+fn who(port: u16) -> Option<String> {
+    let answer = ask(port, "GET who\r\n")?;
+    (!answer.is_empty() && !answer.starts_with('-')).then_some(answer)
+}
+
+/// One request on a connection of its own: the answer's first line, or what a bulk string holds.
+fn ask(port: u16, request: &str) -> Option<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    stream.set_read_timeout(Some(millis(2_000))).ok()?;
+    stream.write_all(request.as_bytes()).ok()?;
+    let (mut answer, mut piece) = (String::new(), [0; 256]);
+    while !answer.ends_with("\r\n")
+        || (answer.starts_with('$') && answer.matches("\r\n").count() < 2)
+    {
+        let n = stream.read(&mut piece).ok().filter(|n| *n > 0)?;
+        answer.push_str(std::str::from_utf8(&piece[..n]).ok()?);
+    }
+    let line = if answer.starts_with('$') {
+        answer.lines().nth(1)
+    } else {
+        answer.lines().next()
+    };
+    line.map(str::to_owned)
+}
