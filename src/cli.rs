@@ -1,9 +1,11 @@
 //! The command line: raw input only. `config` says whether it makes sense.
 
+mod reading;
+
+pub use reading::one_line;
+
 use crate::telemetry::LogFormat;
-use clap::error::ErrorKind;
-use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 /// Where etcd listens if nothing is said; etcdctl's own default.
@@ -20,7 +22,8 @@ pub const DEFAULT_FORGET: &str = "1h";
 
 /// Keeps a Docker container's etcd key true while the container is up, and not a moment longer.
 ///
-/// Every option has an environment variable: etcd's are etcdctl's own, Docker's are Docker's.
+/// Every option has an environment variable: etcd's are etcdctl's own, Docker's are Docker's. An
+/// empty variable is an unset one.
 /// Durations: 60, 60s, 1m30s (a bare number is seconds). Exit status: 0 stopped as asked, 1 failed,
 /// 2 wrong usage.
 #[derive(Debug, Parser)]
@@ -75,7 +78,7 @@ pub struct AnnounceArgs {
     )]
     pub ttl: String,
 
-    /// How often the lease is renewed and the key checked; shorter than the TTL
+    /// How often the lease is renewed and the key checked; 1 s at least, shorter than the TTL
     #[arg(
         long,
         env = "SIDEKICK_INTERVAL",
@@ -252,19 +255,18 @@ pub struct ContainerArgs {
     #[arg(long, env = "SIDEKICK_PORT", conflicts_with = "all")]
     pub port: Option<String>,
 
-    /// Where the Docker Engine listens: unix://PATH or tcp://HOST:PORT
-    #[arg(
-        long,
-        env = "DOCKER_HOST",
-        hide_env_values = true,
-        default_value = DEFAULT_DOCKER_HOST,
-        value_name = "URL"
-    )]
-    pub docker_host: String,
+    /// Where the Docker Engine listens: unix://PATH or tcp://HOST:PORT [default:
+    /// unix:///var/run/docker.sock]
+    #[arg(long, env = "DOCKER_HOST", hide_env_values = true, value_name = "URL")]
+    pub docker_host: Option<String>,
 
     /// Docker's own variable; refused, for there is no TLS to Docker in here
     #[arg(long, env = "DOCKER_TLS_VERIFY", hide = true, value_name = "ANY")]
     pub docker_tls_verify: Option<String>,
+
+    /// Docker's own variable for TLS without verification; refused like the other
+    #[arg(long, env = "DOCKER_TLS", hide = true, value_name = "ANY")]
+    pub docker_tls: Option<String>,
 }
 
 /// How etcd is reached.
@@ -292,6 +294,15 @@ pub struct EtcdArgs {
     /// PEM file with the client certificate's key
     #[arg(long, env = "ETCDCTL_KEY", value_name = "FILE")]
     pub etcd_key: Option<String>,
+
+    /// etcdctl's own variable: `false` is https for endpoints that name no scheme, and no http
+    #[arg(
+        long,
+        env = "ETCDCTL_INSECURE_TRANSPORT",
+        hide = true,
+        value_name = "BOOL"
+    )]
+    pub etcd_insecure_transport: Option<String>,
 
     /// User name; in the environment a password may follow after a colon, on the command line it
     /// may not
@@ -368,46 +379,6 @@ impl Cli {
             Command::Explain(args) => &args.log,
         }
     }
-}
-
-impl Cli {
-    /// Reads the command line and the environment.
-    ///
-    /// # Errors
-    /// Wrong usage, and a password on the command line, which whoever lists processes would see.
-    pub fn read() -> Result<Self, clap::Error> {
-        let matches = Self::command().try_get_matches()?;
-        if matches
-            .subcommand()
-            .is_some_and(|(_, job)| tells_password(job))
-        {
-            return Err(Self::command().error(
-                ErrorKind::ValueValidation,
-                "--etcd-user: no password on the command line, where everybody sees it; give \
-                 --etcd-password-file, or ETCDCTL_USER and ETCDCTL_PASSWORD",
-            ));
-        }
-        Self::from_arg_matches(&matches)
-    }
-}
-
-fn tells_password(job: &ArgMatches) -> bool {
-    let typed = |id| job.value_source(id) == Some(ValueSource::CommandLine);
-    let user = job.get_one::<Hidden>("etcd_user");
-    (typed("etcd_user") && user.is_some_and(|user| user.0.contains(':'))) || typed("etcd_password")
-}
-
-/// clap's error without its usage text: one line that names the option.
-#[must_use]
-pub fn one_line(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let words: Vec<_> = text
-        .lines()
-        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
-    words.join(" ").trim_start_matches("error: ").to_owned()
 }
 
 #[cfg(test)]

@@ -119,6 +119,9 @@ fn describe_claims(
                 let endpoint = &decision.endpoint;
                 let (port, rule) = (decision.container_port, decision.host_rule);
                 writeln!(text, "  {key}: yes: {endpoint} ({port}; host by {rule})")?;
+                if let Some(caveat) = &decision.caveat {
+                    writeln!(text, "    warning: {caveat}")?;
+                }
                 if let Some(words) = stands(claim, decision) {
                     writeln!(text, "    {words}")?;
                 }
@@ -180,6 +183,7 @@ fn describe_decision(text: &mut String, decision: &Decision) -> std::fmt::Result
         host_rule,
         container_port,
         binding,
+        caveat,
     } = decision;
     writeln!(text, "{:<12}{} (by {host_rule})", "host", endpoint.host)?;
     match binding {
@@ -190,7 +194,11 @@ fn describe_decision(text: &mut String, decision: &Decision) -> std::fmt::Result
             "port"
         )?,
     }
-    writeln!(text, "{:<12}yes: {endpoint}", "announced")
+    writeln!(text, "{:<12}yes: {endpoint}", "announced")?;
+    match caveat {
+        Some(caveat) => writeln!(text, "{:<12}{caveat}", "warning"),
+        None => Ok(()),
+    }
 }
 
 async fn describe_etcd(

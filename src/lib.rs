@@ -5,7 +5,9 @@
 //! ```text
 //! main.rs          parse, telemetry, signals, dispatch, exit code
 //! cli.rs           clap structs, raw input only
+//!   reading.rs     reads them: what is empty, and what may not be said on the command line
 //! config/          raw input → validated configs; everything that exits with 2 is found here
+//!   ignored.rs   P variables of etcdctl and docker that sidekick doesn't use, in words
 //! endpoint/     P  the contract: Key, Host, Since, Endpoint, their codec and limits
 //! backoff.rs    P  retry policies, and what to say of a failure that repeats
 //! clock.rs         the one clock that policies are fed from (CLOCK_BOOTTIME)
@@ -21,6 +23,7 @@
 //!   mod.rs         wires the tasks
 //!   container.rs P our own snapshot of a container
 //!   rules.rs     P snapshot + rules → Endpoint, or the Reason why not
+//!   caveat.rs    P why clients may not reach what is announced, in words
 //!   reason.rs    P the reasons, in words
 //!   labels.rs    P a container's labels → the services that it asks to be announced as
 //!   claims.rs    P which container claims which key, and who has it where several do

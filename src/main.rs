@@ -1,7 +1,9 @@
 //! Parse, set up, dispatch, exit.
 
 use sidekick::cli::{Cli, Command, one_line};
-use sidekick::config::{AgentConfig, AnnounceConfig, ConfigError, ExplainConfig, ListConfig};
+use sidekick::config::{
+    AgentConfig, AnnounceConfig, ConfigError, ExplainConfig, ListConfig, ignored_variables,
+};
 use sidekick::{agent, announce, explain, list, shutdown, telemetry};
 use std::io::Write;
 use std::process::ExitCode;
@@ -17,6 +19,7 @@ fn main() -> ExitCode {
         Err(e) => return complain(&one_line(&e)),
     };
     telemetry::init(cli.log().log_level, cli.log().log_format);
+    let ignored = ignored_variables(&cli.command, |name| std::env::var(name).ok());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -24,6 +27,9 @@ fn main() -> ExitCode {
         (_, Err(error)) => return complain(&error.to_string()),
         (Err(error), _) => Err(error.into()),
         (Ok(runtime), Ok(job)) => runtime.block_on(async {
+            for line in ignored {
+                tracing::warn!("{line}");
+            }
             // Cancel-safe: nothing comes of counting.
             tokio::select! {
                 result = run(job) => result,

@@ -232,6 +232,23 @@ fn of_several_bindings_the_one_that_the_address_leads_to_is_taken() {
     );
 }
 
+/// Only the wanted port's own bindings count.
+#[test]
+fn an_address_that_the_port_is_not_bound_on_is_announced_with_a_caveat() {
+    let bound = redis(&[("6379", "172.17.0.1:6379"), ("9121", "0.0.0.0:9121")]);
+    let caveat = |container: &ContainerSnapshot, rules: &Rules| decided(container, rules).caveat;
+    let port = Some("6379");
+    assert!(caveat(&bound, &rules(Some("10.0.0.7"), port)).is_some());
+    assert!(caveat(&bound, &rules(Some("10.0.0.7"), Some("9121"))).is_none());
+    assert!(caveat(&bound, &rules(Some("name"), port)).is_none());
+    assert!(caveat(&bound, &rules(None, port)).is_none());
+    let bound = labelled(bound, &[("sidekick.host", "10.0.0.7")]);
+    assert!(caveat(&bound, &rules(None, port)).is_some());
+    let mut bound = bound;
+    bound.host_network = true;
+    assert!(caveat(&bound, &rules(None, port)).is_none());
+}
+
 #[test]
 fn the_first_host_rule_that_applies_wins() {
     let bound = labelled(

@@ -1,6 +1,7 @@
 //! `sidekick announce`: wires the tasks together and holds no policy.
 
 mod agenda;
+pub mod caveat;
 pub mod claims;
 pub mod container;
 pub mod docker;
@@ -280,11 +281,17 @@ impl Announcer {
                 return;
             }
             told if self.told.get(&at) == Some(told) => return,
-            Verdict::Announce(decision) => info!(
-                %key,
-                container = decision.endpoint.container,
-                "announcing {} (address by {})", decision.endpoint, decision.host_rule
-            ),
+            Verdict::Announce(decision) => {
+                let container = &decision.endpoint.container;
+                info!(
+                    %key,
+                    container,
+                    "announcing {} (address by {})", decision.endpoint, decision.host_rule
+                );
+                if let Some(caveat) = &decision.caveat {
+                    warn!(%key, container, "{caveat}");
+                }
+            }
             Verdict::Withdraw(reason) => info!(%key, "not announcing: {reason}"),
         }
         self.told.insert(at, verdict);

@@ -2,6 +2,7 @@
 //!
 //! `announce` acts on what stands here and `explain` prints it: one decision, told twice.
 
+use super::caveat::Caveat;
 use super::container::{Binding, ContainerPort, ContainerSnapshot, Health, Sighting, State, View};
 use super::reason::Reason;
 use crate::clock::Moment;
@@ -68,6 +69,8 @@ pub struct Decision {
     pub container_port: ContainerPort,
     /// The binding on the host that leads to it; `None` on the host's own network.
     pub binding: Option<Binding>,
+    /// Why clients may not reach it there; `None` where nothing is known against it.
+    pub caveat: Option<Caveat>,
 }
 
 /// What to do about a container, given the watcher's latest word.
@@ -192,7 +195,10 @@ pub fn place(
         Some(told) => told,
         None => found_host(binding, rules, engine_name)?,
     };
+    // On the host's own network there is no binding to judge by.
+    let bound = binding.and(container.ports.get(&container_port));
     Ok(Decision {
+        caveat: bound.and_then(|bound| Caveat::of(&host, container_port, bound)),
         endpoint: Arc::new(Endpoint {
             host,
             port: binding.map_or(container_port.number, |b| b.port),

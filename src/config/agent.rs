@@ -1,12 +1,12 @@
 //! What `agent` takes.
 
 use super::etcd::etcd;
-use super::{Checked, duration, given, prefix, wrong};
+use super::{Checked, duration, prefix, wrong};
 use crate::agent::base::{occupied, sections};
 use crate::agent::layout::{self, Bind};
 use crate::agent::presence;
 use crate::agent::render::BASE;
-use crate::cli::{AgentArgs, DEFAULT_FORGET, DEFAULT_HOLD};
+use crate::cli::AgentArgs;
 use crate::endpoint::check_part;
 use crate::etcd::EtcdConfig;
 use std::collections::BTreeMap;
@@ -75,13 +75,12 @@ impl AgentConfig {
                 ));
             }
         }
-        let named = |option: Option<String>| option.filter(|text| !text.is_empty());
-        let base = named(args.haproxy_base).map(|path| {
+        let base = args.haproxy_base.map(|path| {
             std::fs::read_to_string(&path)
                 .map_err(|e| wrong("--haproxy-base", format!("can't read {path}: {e}")))
         });
         let base = base.transpose()?;
-        let stats = match (named(args.stats).as_deref(), &base) {
+        let stats = match (args.stats.as_deref(), &base) {
             (None, Some(_)) | (Some("off"), _) => None,
             (text, _) => Some(
                 text.unwrap_or(STATS)
@@ -95,7 +94,7 @@ impl AgentConfig {
             .map(str::to_owned)
             .collect();
         let occupied = base.iter().flat_map(|base| occupied(base)).collect();
-        let (way, file) = way(named(args.haproxy_master), named(args.haproxy_config))?;
+        let (way, file) = way(args.haproxy_master, args.haproxy_config)?;
         if !args.dry_run {
             directory(&file)?;
         }
@@ -108,12 +107,12 @@ impl AgentConfig {
                 occupied,
             },
             base: base.unwrap_or_else(|| BASE.to_owned()),
-            haproxy: program(named(args.haproxy), args.dry_run)?,
+            haproxy: program(args.haproxy, args.dry_run)?,
             way,
             file,
             keeping: presence::Settings {
-                hold: duration("--hold", given(&args.hold, DEFAULT_HOLD))?,
-                forget: duration("--forget", given(&args.forget, DEFAULT_FORGET))?,
+                hold: duration("--hold", &args.hold)?,
+                forget: duration("--forget", &args.forget)?,
             },
             dry_run: args.dry_run,
             etcd: etcd(&args.etcd)?,
@@ -224,21 +223,6 @@ mod tests {
             Command::Agent(args) => AgentConfig::new(args),
             other => panic!("{other:?}"),
         }
-    }
-
-    #[test]
-    fn what_is_empty_is_unset() {
-        let unset = config(&[]).unwrap();
-        let names = ["prefix", "hold", "forget", "stats", "bind", "haproxy-base"];
-        let names = names.iter().chain(&["haproxy-master", "haproxy-config"]);
-        let empty: Vec<_> = names.map(|name| format!("--{name}=")).collect();
-        let empty: Vec<_> = empty.iter().map(String::as_str).collect();
-        let empty = config(&empty).unwrap();
-        assert_eq!(empty.prefix, "/services");
-        assert_eq!(empty.keeping.hold.as_secs(), 30);
-        assert_eq!(empty.keeping.forget.as_secs(), 3600);
-        assert_eq!(empty.rules.stats, STATS.parse().ok());
-        assert_eq!(format!("{empty:?}"), format!("{unset:?}"));
     }
 
     #[test]

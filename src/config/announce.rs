@@ -14,6 +14,10 @@ use std::time::Duration;
 /// The least TTL. etcd's own minimum follows its election timeout (1.5 × 1 s by default, rounded up).
 const MIN_TTL: Duration = Duration::from_secs(2);
 
+/// The least interval: at each one all keys are read back from etcd. In between a watch heals at once,
+/// so that a shorter interval gains nothing.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+
 /// `sidekick announce`, checked.
 #[derive(Debug, Clone)]
 pub struct AnnounceConfig {
@@ -51,11 +55,22 @@ impl AnnounceConfig {
                 ),
             ));
         }
-        if interval >= ttl || interval.is_zero() {
+        if interval < MIN_INTERVAL {
             return Err(wrong(
                 "--interval",
                 format!(
-                    "{} is not between 0 and the TTL of {} s; the key would vanish between renewals",
+                    "{} is shorter than {} s; each interval reads all keys back from etcd, and a watch \
+                     mends them at once in between",
+                    args.interval,
+                    MIN_INTERVAL.as_secs()
+                ),
+            ));
+        }
+        if interval >= ttl {
+            return Err(wrong(
+                "--interval",
+                format!(
+                    "{} is not shorter than the TTL of {} s; the key would vanish between renewals",
                     args.interval,
                     ttl.as_secs()
                 ),
@@ -173,11 +188,7 @@ fn hostname() -> Option<String> {
 }
 
 fn docker(args: &ContainerArgs) -> Checked<DockerHost> {
-    // An empty variable is an unset one, as docker has it.
-    let url = match args.docker_host.as_str() {
-        "" => DEFAULT_DOCKER_HOST,
-        url => url,
-    };
+    let url = args.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST);
     if let Some(path) = url.strip_prefix("unix://") {
         return match path {
             "" => Err(wrong("--docker-host", format!("{url:?} names no socket"))),
@@ -190,13 +201,14 @@ fn docker(args: &ContainerArgs) -> Checked<DockerHost> {
             "is neither unix://PATH nor tcp://HOST:PORT, and no place for a user and a password",
         ));
     }
-    let tls = args
-        .docker_tls_verify
-        .as_ref()
-        .is_some_and(|v| !v.is_empty());
+    let tls = args.docker_tls_verify.is_some() || args.docker_tls.is_some();
     if url.starts_with("https://") || tls {
+        let option = match (&args.docker_tls_verify, &args.docker_tls) {
+            (None, Some(_)) => "DOCKER_TLS",
+            _ => "DOCKER_TLS_VERIFY",
+        };
         return Err(wrong(
-            "DOCKER_TLS_VERIFY",
+            option,
             "sidekick speaks no TLS to Docker, and won't fall back to plain text; use a unix:// socket on the Docker host",
         ));
     }

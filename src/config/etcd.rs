@@ -1,7 +1,7 @@
 //! How etcd is reached: endpoints, TLS, user and password.
 
 use super::{Checked, check_url, wrong};
-use crate::cli::{DEFAULT_ENDPOINTS, EtcdArgs};
+use crate::cli::EtcdArgs;
 use crate::etcd::{EtcdConfig, Secret, Tls};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -11,18 +11,14 @@ const ETCD_PORT: u16 = 2379;
 
 pub(super) fn etcd(args: &EtcdArgs) -> Checked<EtcdConfig> {
     const OPTION: &str = "--etcd-endpoints";
-    // An empty variable is an unset one, as etcdctl has it.
-    let given = |option: &Option<String>| option.clone().filter(|text| !text.is_empty());
     let tls = tls(
-        given(&args.etcd_cacert),
-        given(&args.etcd_cert),
-        given(&args.etcd_key),
+        args.etcd_cacert.clone(),
+        args.etcd_cert.clone(),
+        args.etcd_key.clone(),
     )?;
+    let secure = tls.is_some() || secure_transport(args)?;
     let mut endpoints = Vec::new();
-    let all = match args.etcd_endpoints.as_str() {
-        "" => DEFAULT_ENDPOINTS,
-        all => all,
-    };
+    let all = args.etcd_endpoints.as_str();
     if all.contains('@') {
         return Err(wrong(
             OPTION,
@@ -32,7 +28,7 @@ pub(super) fn etcd(args: &EtcdArgs) -> Checked<EtcdConfig> {
     for text in all.split(',').map(str::trim) {
         let url = match text.split_once("://") {
             Some(_) => text.to_owned(),
-            None if tls.is_some() => format!("https://{text}"),
+            None if secure => format!("https://{text}"),
             None => format!("http://{text}"),
         };
         let url = check_url(OPTION, &url, Some(ETCD_PORT))?;
@@ -42,12 +38,14 @@ pub(super) fn etcd(args: &EtcdArgs) -> Checked<EtcdConfig> {
                 format!("{text:?} is neither http:// nor https://"),
             ));
         }
-        if url.starts_with("http://") && tls.is_some() {
+        if url.starts_with("http://") && secure {
+            let why = match tls {
+                Some(_) => "--etcd-cacert or --etcd-cert is given",
+                None => "ETCDCTL_INSECURE_TRANSPORT is false",
+            };
             return Err(wrong(
                 OPTION,
-                format!(
-                    "{text:?} is plain http, but --etcd-cacert or --etcd-cert is given; write https://"
-                ),
+                format!("{text:?} is plain http, but {why}; write https://"),
             ));
         }
         endpoints.push(url);
@@ -70,9 +68,28 @@ pub(super) fn etcd(args: &EtcdArgs) -> Checked<EtcdConfig> {
     })
 }
 
+/// Whether etcdctl's variable asks for TLS also where no certificate is named.
+fn secure_transport(args: &EtcdArgs) -> Checked<bool> {
+    let text = args.etcd_insecure_transport.as_deref();
+    let insecure = text.map_or(Some(true), truth).ok_or_else(|| {
+        let problem = "is neither true nor false";
+        wrong("ETCDCTL_INSECURE_TRANSPORT", problem)
+    })?;
+    Ok(!insecure)
+}
+
+/// The words that Go's `strconv.ParseBool` takes, and so etcdctl.
+pub(super) fn truth(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
 fn user(args: &EtcdArgs) -> Checked<Option<(String, Secret)>> {
     let text = args.etcd_user.as_ref().map_or("", |user| &user.0);
-    let file = args.etcd_password_file.as_deref().filter(|f| !f.is_empty());
+    let file = args.etcd_password_file.as_deref();
     let (name, inline) = match text.split_once(':') {
         Some((name, password)) => (name, Some(password.to_owned())),
         None => (text, None),

@@ -3,11 +3,13 @@
 mod agent;
 mod announce;
 mod etcd;
+mod ignored;
 
 pub use agent::{AgentConfig, Way};
 pub use announce::{AnnounceConfig, ExplainConfig};
+pub use ignored::ignored_variables;
 
-use crate::cli::{DEFAULT_PREFIX, ListArgs};
+use crate::cli::ListArgs;
 use crate::endpoint::check_part;
 use crate::etcd::EtcdConfig;
 use std::fmt;
@@ -63,31 +65,39 @@ fn wrong(option: &'static str, problem: impl fmt::Display) -> ConfigError {
 
 type Checked<T> = Result<T, ConfigError>;
 
+/// The longest duration, in seconds: 136 years, and sums of a few of them overflow nowhere. (etcd takes
+/// a TTL of 9,000,000,000 s.)
+const LONGEST: u32 = u32::MAX;
+
 /// `60`, `60s`, `1m30s`.
 fn duration(option: &'static str, text: &str) -> Checked<Duration> {
-    if let Ok(seconds) = text.parse::<u32>() {
-        return Ok(Duration::from_secs(seconds.into()));
-    }
-    let longest = Duration::from_secs(u32::MAX.into());
-    humantime::parse_duration(text)
-        .ok()
-        .filter(|d| *d <= longest)
-        .ok_or_else(|| {
-            wrong(
+    let too_long = || {
+        wrong(
+            option,
+            format!("{text:?} is too long; the longest is {LONGEST} s"),
+        )
+    };
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let read = if digits {
+        let seconds = text.parse().map_err(|_| too_long())?;
+        Duration::from_secs(seconds)
+    } else {
+        humantime::parse_duration(text).map_err(|error| match error {
+            humantime::DurationError::NumberOverflow => too_long(),
+            _ => wrong(
                 option,
                 format!("{text:?} is no duration; write 60, 60s or 1m30s"),
-            )
-        })
-}
-
-/// An empty variable is an unset one.
-const fn given<'a>(text: &'a str, default: &'a str) -> &'a str {
-    if text.is_empty() { default } else { text }
+            ),
+        })?
+    };
+    if read > Duration::from_secs(LONGEST.into()) {
+        return Err(too_long());
+    }
+    Ok(read)
 }
 
 /// `/services` without a slash at its end.
 fn prefix(text: &str) -> Checked<String> {
-    let text = given(text, DEFAULT_PREFIX);
     let trimmed = text.strip_suffix('/').unwrap_or(text);
     let parts = trimmed.strip_prefix('/').ok_or_else(|| {
         wrong(
@@ -111,6 +121,10 @@ fn check_url(option: &'static str, url: &str, default_port: Option<u16>) -> Chec
     };
     let (scheme, rest) = url.split_once("://").ok_or_else(|| no_url("no scheme"))?;
     let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if let Some(path) = authority.find(['/', '?', '#']) {
+        let path = &authority[path..];
+        return Err(no_url(&format!("a path is not taken, leave out {path:?}")));
+    }
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
         _ => (authority, None),

@@ -65,6 +65,29 @@ impl Usage {
             .with("--docker-host", &format!("unix://{}", socket.display()))
     }
 
+    /// `sidekick explain --all` with all it needs.
+    pub fn explain_all() -> Usage {
+        Usage {
+            words: vec!["explain".to_owned(), "--all".to_owned()],
+            ..Usage::explain()
+        }
+    }
+
+    /// `sidekick list` with all it needs.
+    pub fn list() -> Usage {
+        let usage = Usage::of(&["list"]);
+        let etcd = format!("http://{}", usage.address());
+        usage.with("--etcd-endpoints", &etcd)
+    }
+
+    /// `sidekick agent --dry-run` with all it needs, which is no HAProxy.
+    pub fn agent() -> Usage {
+        Usage {
+            words: vec!["agent".to_owned(), "--dry-run".to_owned()],
+            ..Usage::list()
+        }
+    }
+
     /// Where the TCP socket listens.
     pub fn address(&self) -> String {
         self.etcd
@@ -137,7 +160,35 @@ impl Usage {
         );
     }
 
-    /// Asks Docker, which comes after all checks.
+    /// Ends with status 1, with one warning about a variable, `culprit`; returns the line.
+    pub fn warns_once_of(self, culprit: &str) -> String {
+        let warnings = self.warnings();
+        let told = format!("{:?} {:?}: {warnings:?}", self.words, self.environment);
+        let [line] = warnings.as_slice() else {
+            panic!("one warning from {told}");
+        };
+        assert!(line.contains(culprit), "{culprit} is not named by {told}");
+        line.clone()
+    }
+
+    /// Ends with status 1, and without a warning about a variable.
+    pub fn warns_of_nothing(self) {
+        let warnings = self.warnings();
+        let told = format!("{:?} {:?}: {warnings:?}", self.words, self.environment);
+        assert!(warnings.is_empty(), "no warning from {told}");
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let output = self.run();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "exit status of {stderr}");
+        // That etcd can't be asked is a warning as well.
+        let about = |line: &&str| line.contains("ETCDCTL_") || line.contains("DOCKER_");
+        let lines = stderr.lines().filter(|line| line.contains("WARN"));
+        lines.filter(about).map(str::to_owned).collect()
+    }
+
+    /// Asks Docker, or etcd where no engine is asked first, which comes after all checks.
     pub fn goes_to_work(self) {
         // The kernel kills it with the thread that started it, should an assertion fail.
         let mut command = self.command(&["setpriv", "--pdeathsig", "KILL", "--"]);
@@ -145,16 +196,24 @@ impl Usage {
         let mut child = command.spawn().expect("sidekick cannot be started");
         let (asked, answer) = mpsc::channel();
         let docker = self.docker.try_clone().expect("a socket can be shared");
-        std::thread::spawn(move || asked.send(docker.accept().is_ok()));
+        let etcd = self.etcd.try_clone().expect("a socket can be shared");
+        let engine_first = matches!(self.words[0].as_str(), "announce" | "explain");
+        std::thread::spawn(move || {
+            asked.send(match engine_first {
+                true => docker.accept().is_ok(),
+                false => etcd.accept().is_ok(),
+            })
+        });
         let asked = answer.recv_timeout(Duration::from_secs(10));
         child.kill().expect("sidekick cannot be killed");
         child.wait().expect("sidekick cannot be waited for");
         assert_eq!(
             asked,
             Ok(true),
-            "{:?} {:?} was to go to work",
+            "{:?} {:?} {:?} was to go to work",
             self.words,
-            self.options
+            self.options,
+            self.environment
         );
     }
 

@@ -197,6 +197,33 @@ async fn the_docker_hosts_own_name_is_the_last_resort() {
     case.announces(Engine::HOSTNAME, 16116).await;
 }
 
+#[tokio::test]
+async fn an_address_that_the_port_is_not_bound_on_is_announced_with_one_warning() {
+    let publish = format!("{}:16117:6379", Engine::ADDRESS);
+    let case = Case::of(
+        |redis| redis.publish(&publish),
+        |announce| announce.host("10.1.2.3"),
+    )
+    .await;
+    case.announces("10.1.2.3", 16117).await;
+    let bound = format!("{}:16117", Engine::ADDRESS);
+    let words = format!("published on {bound} and not on 10.1.2.3");
+    case.sidekick.logs(&words).await;
+    assert_eq!(case.sidekick.times_logged(&words), 1, "it is told once");
+}
+
+#[tokio::test]
+async fn an_address_of_ipv6_is_doubted_where_the_port_is_bound_on_ipv4_alone() {
+    let case = Case::of(
+        |redis| redis.publish("0.0.0.0:16118:6379"),
+        |announce| announce.host("2001:db8::7"),
+    )
+    .await;
+    case.announces("2001:db8::7", 16118).await;
+    let words = "published on 0.0.0.0:16118 and not on 2001:db8::7";
+    case.sidekick.logs(words).await;
+}
+
 /// A container on the shared engine and a sidekick that judges it.
 struct Case {
     sidekick: Sidekick,

@@ -33,6 +33,16 @@ async fn the_rule_that_chose_the_host_is_named() {
 }
 
 #[tokio::test]
+async fn an_address_that_the_port_is_not_bound_on_is_explained_with_a_warning() {
+    let bound = format!("{}:16408", Engine::ADDRESS);
+    let case = Case::of(&format!("{bound}:6379")).await;
+    let explained = case.explain(|explain| explain.host("10.1.2.3")).await;
+    assert_eq!(explained.code, Some(0), "it is announced all the same");
+    let words = format!("6379/tcp is published on {bound} and not on 10.1.2.3");
+    tells(&explained, &["warning", &words]);
+}
+
+#[tokio::test]
 async fn what_stands_at_the_key_is_shown() {
     let case = Case::of("16403:6379").await;
     let rival = Value::of_rival("badc0ffee000", "2999-01-01T00:00:00Z");
