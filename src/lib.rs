@@ -13,6 +13,7 @@
 //! telemetry.rs     logging: what a line looks like
 //! log_writer.rs    the log's bounded queue, and the thread that writes it to stderr
 //! systemd.rs       READY, STATUS, WATCHDOG, STOPPING: never waits for systemd
+//! watchdog.rs   P  when the watchdog is fed, and whether a loop is stuck, from the loops' pulses
 //! etcd/            what both jobs need of etcd
 //!   mod.rs         its configuration, and what an error means
 //!   members.rs     one client for one member; deadlines, failover, login
@@ -162,3 +163,4 @@ pub mod log_writer;
 pub mod shutdown;
 pub mod systemd;
 pub mod telemetry;
+pub mod watchdog;
