@@ -154,7 +154,8 @@ mod tests {
         }
         assert_eq!(watchdog.turn(secs(1031)), Feeding::Stuck("etcd"));
         pulse.beat();
-        assert_eq!(watchdog.turn(secs(1032)), Feeding::Due);
+        assert_eq!(watchdog.turn(secs(1032)), Feeding::NotYet);
+        assert_eq!(watchdog.turn(secs(1045)), Feeding::Due);
     }
 
     /// systemd's clock stands still meanwhile, so that nothing is late by it.
