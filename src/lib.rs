@@ -11,9 +11,11 @@
 //! endpoint/     P  the contract: Key, Host, Since, Endpoint, their codec and limits
 //! backoff.rs    P  retry policies, and what to say of a failure that repeats
 //! clock.rs         the one clock that policies are fed from (CLOCK_BOOTTIME)
-//! shutdown.rs      SIGINT | SIGTERM → a value to wait for; the second signal ends the process
-//! telemetry.rs     logging
-//! systemd.rs       READY, STATUS, WATCHDOG from the loops' pulses, STOPPING
+//! shutdown.rs      SIGINT | SIGTERM | SIGHUP → a value to wait for; the second SIGINT or SIGTERM ends the process
+//! telemetry.rs     logging: what a line looks like
+//! log_writer.rs    the log's bounded queue, and the thread that writes it to stderr
+//! systemd.rs       READY, STATUS, WATCHDOG, STOPPING: never waits for systemd
+//! watchdog.rs   P  when the watchdog is fed, and whether a loop is stuck, from the loops' pulses
 //! etcd/            what both jobs need of etcd
 //!   mod.rs         its configuration, and what an error means
 //!   members.rs     one client for one member; deadlines, failover, login
@@ -73,7 +75,9 @@
 //!
 //! # The tasks of `announce`
 //!
-//! All on one thread (tokio's `current_thread`), so that no two policies race.
+//! All on one thread (tokio's `current_thread`), so that no two policies race. Beside it are the log's
+//! thread, of both jobs (256 KiB of lines wait; more are lost, and counted), and those that look names up,
+//! whom no exit waits for.
 //!
 //! | task | reads | writes | ends |
 //! |---|---|---|---|
@@ -158,6 +162,8 @@ pub mod endpoint;
 pub mod etcd;
 pub mod explain;
 pub mod list;
+pub mod log_writer;
 pub mod shutdown;
 pub mod systemd;
 pub mod telemetry;
+pub mod watchdog;

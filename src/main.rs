@@ -18,24 +18,38 @@ fn main() -> ExitCode {
         Err(e) if !e.use_stderr() || std::env::args_os().len() < 2 => e.exit(),
         Err(e) => return complain(&one_line(&e)),
     };
-    telemetry::init(cli.log().log_level, cli.log().log_format);
-    let ignored = ignored_variables(&cli.command, |name| std::env::var(name).ok());
+    if let Err(error) = telemetry::init(cli.log().log_level, cli.log().log_format) {
+        eprintln!("sidekick: cannot start the log's thread: {error}");
+        return ExitCode::from(FAILED);
+    }
+    let status = start(cli.command);
+    telemetry::flush();
+    status
+}
+
+fn start(command: Command) -> ExitCode {
+    let ignored = ignored_variables(&command, |name| std::env::var(name).ok());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let result = match (runtime, checked(cli.command)) {
+    let result = match (runtime, checked(command)) {
         (_, Err(error)) => return complain(&error.to_string()),
         (Err(error), _) => Err(error.into()),
-        (Ok(runtime), Ok(job)) => runtime.block_on(async {
+        (Ok(runtime), Ok(job)) => {
             for line in ignored {
                 tracing::warn!("{line}");
             }
-            // Cancel-safe: nothing comes of counting.
-            tokio::select! {
-                result = run(job) => result,
-                never = telemetry::count_tasks() => match never {},
-            }
-        }),
+            let result = runtime.block_on(async {
+                // Cancel-safe: nothing comes of counting.
+                tokio::select! {
+                    result = run(job) => result,
+                    never = telemetry::count_tasks() => match never {},
+                }
+            });
+            // Where DNS hangs, getaddrinfo(3) sits in its thread for 20 s, and nothing can cut it short.
+            runtime.shutdown_background();
+            result
+        }
     };
     result.unwrap_or_else(|error| {
         tracing::error!("{error:#}");

@@ -1,5 +1,7 @@
-//! SIGINT and SIGTERM, as a value that tasks wait for.
+//! SIGINT, SIGTERM and SIGHUP, as a value that tasks wait for.
 
+use crate::telemetry;
+use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -17,32 +19,61 @@ impl Shutdown {
     }
 }
 
-/// Listens for SIGINT and SIGTERM from now on. The first asks for a stop, the second ends the
-/// process at once with status 1.
+/// Listens for SIGINT, SIGTERM and SIGHUP from now on. The first of them asks for a stop; the second
+/// SIGINT or SIGTERM ends the process at once with status 1.
+///
+/// SIGHUP never counts as the second one: of a terminal that closes both kernel and shell send it, and
+/// `SendSIGHUP=` of systemd.kill(5) sends it right after SIGTERM. It stays ignored where nohup(1) has it so.
 ///
 /// # Errors
 /// The kernel refuses the handlers.
 pub fn on_signals() -> std::io::Result<Shutdown> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let ignored = is_in_mask(std::process::id(), "SigIgn:", Signal::HUP);
+    let mut hangup = match ignored {
+        true => None,
+        false => Some(signal(SignalKind::hangup())?),
+    };
     let (asked, shutdown) = watch::channel(false);
     tokio::spawn(async move {
         let mut times = 0;
         loop {
             // Cancel-safe: a signal that isn't received now is received at the next turn.
-            let name = tokio::select! {
-                _ = interrupt.recv() => "SIGINT",
-                _ = terminate.recv() => "SIGTERM",
+            let (name, counts) = tokio::select! {
+                _ = interrupt.recv() => ("SIGINT", true),
+                _ = terminate.recv() => ("SIGTERM", true),
+                Some(()) = next(&mut hangup) => ("SIGHUP", false),
             };
-            times += 1;
-            if times == 1 {
-                info!("{name}: stopping");
-                asked.send_replace(true);
-            } else {
+            times += u32::from(counts);
+            if times > 1 {
                 warn!("{name} again: leaving at once");
+                telemetry::flush();
                 std::process::exit(1);
+            }
+            if !asked.send_replace(true) {
+                info!("{name}: stopping");
             }
         }
     });
     Ok(Shutdown(shutdown))
+}
+
+async fn next(signal: &mut Option<tokio::signal::unix::Signal>) -> Option<()> {
+    match signal {
+        Some(signal) => signal.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether a process has a signal in one of its masks, such as `SigIgn:` or `SigCgt:` (proc_pid_status(5)).
+/// A process whose masks can't be read has none.
+#[must_use]
+pub fn is_in_mask(pid: u32, mask: &str, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix(mask))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal.as_raw() - 1) & 1 == 1)
 }

@@ -1,6 +1,10 @@
 //! Logs: on stderr, as text or JSON, ours only down to the level asked for.
 
+pub use crate::log_writer::flush;
+
+use crate::log_writer;
 use clap::ValueEnum;
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::convert::Infallible;
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -18,13 +22,27 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sets the process's logging up. Later calls change nothing.
-pub fn init(level: LevelFilter, format: LogFormat) {
+/// Sets the process's logging up. Logging never waits for what reads stderr. Later calls change no format.
+///
+/// # Errors
+/// The kernel refuses the thread that writes.
+pub fn init(level: LevelFilter, format: LogFormat) -> std::io::Result<()> {
+    log_writer::start()?;
+    std::panic::set_hook(Box::new(|panic| {
+        let mut text = format!("sidekick {panic}\n");
+        let trace = Backtrace::capture();
+        if trace.status() == BacktraceStatus::Captured {
+            text += &trace.to_string();
+        }
+        log_writer::log().push(text.as_bytes());
+        // A release build aborts now.
+        log_writer::flush();
+    }));
     // Others' debug output is about their own insides, and may show what was sent.
     let filter = Targets::new().with_target("sidekick", level);
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(log_writer::log)
         .with_target(false);
     let done = match format {
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
@@ -38,6 +56,7 @@ pub fn init(level: LevelFilter, format: LogFormat) {
         }
     };
     drop(done);
+    Ok(())
 }
 
 /// Says every five seconds how many tasks there are, where debug output is asked for: what shows a task

@@ -13,6 +13,7 @@ const ROOMS: &[&str] = &[
     "endpoint/mod.rs",
     "endpoint/since.rs",
     "backoff.rs",
+    "watchdog.rs",
     "agent/addresses.rs",
     "agent/bars.rs",
     "agent/base.rs",

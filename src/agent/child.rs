@@ -4,6 +4,7 @@ use super::master::alerts;
 use super::proxy::Trouble;
 use crate::backoff::Repeats;
 use crate::clock::now;
+use crate::shutdown::is_in_mask;
 use rustix::process::Signal;
 use std::collections::VecDeque;
 use std::path::Path;
@@ -131,14 +132,9 @@ fn signal(pid: u32, signal: Signal) {
     }
 }
 
-/// Whether the process has a handler for it (proc_pid_status(5)).
+/// Whether the process has a handler for it.
 fn catches(pid: u32, signal: Signal) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let mask = status
-        .lines()
-        .find_map(|line| line.strip_prefix("SigCgt:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask >> (signal.as_raw() - 1) & 1 == 1)
+    is_in_mask(pid, "SigCgt:", signal)
 }
 
 async fn listen(

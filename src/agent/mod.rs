@@ -91,7 +91,7 @@ const USUAL_TRIES: u32 = 5;
 /// # Errors
 /// The base file is refused, or a task ended that never should.
 pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> {
-    let mut systemd = Systemd::default();
+    let mut systemd = Systemd::from_environment();
     let frame = frame(&config);
     let pulse = systemd.pulse("haproxy");
     let (Way::Supervise(socket) | Way::Attach(socket)) = config.way.clone();
@@ -223,11 +223,10 @@ struct Agent<P> {
 
 impl<P: Proxy> Agent<P> {
     async fn run(&mut self) {
-        let watchdog = Systemd::watchdog_interval().unwrap_or(LOOK);
         loop {
             self.pulse.beat();
-            self.systemd.alive();
             let time = now();
+            let turn = self.systemd.turn(time);
             if self.is_due(time)
                 && let Some(result) = self.pass(time).await
             {
@@ -239,7 +238,7 @@ impl<P: Proxy> Agent<P> {
             let next = self.next(time).unwrap_or(time + LOOK);
             let pause = next
                 .saturating_sub(time)
-                .clamp(SHORTEST, LOOK.min(watchdog));
+                .clamp(SHORTEST, LOOK.min(turn).max(SHORTEST));
             // Cancel-safe, all: channels keep what isn't received, a sleep has no effect, and what
             // happens to HAProxy says so itself. The look at it runs in its arm, uncancelled.
             tokio::select! {

@@ -48,16 +48,15 @@ use tracing::{info, warn};
 /// Events of the watch that wait for the registry; more wait in etcd.
 const NEWS_WAITING: usize = 64;
 
-/// How often the status line is looked at while something is wrong, and while nothing is.
+/// How often the status line is looked at while something is wrong.
 const TICK_IN_TROUBLE: Duration = Duration::from_secs(1);
-const TICK: Duration = Duration::from_secs(5);
 
 /// Announces until `shutdown`, then withdraws.
 ///
 /// # Errors
 /// A task ended that never should.
 pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<()> {
-    let mut systemd = Systemd::default();
+    let mut systemd = Systemd::from_environment();
     let members = Arc::new(Members::new(&config.etcd)?);
     let (views_tx, views) = watch::channel(Views::unasked(now()));
     let (wish_tx, wishes) = watch::channel(Wishes::new());
@@ -144,17 +143,13 @@ struct Announcer {
 
 impl Announcer {
     async fn run(&mut self) {
-        let watchdog = Systemd::watchdog_interval();
         loop {
             let now = now();
             self.decide(now);
-            if watchdog.is_some() {
-                self.systemd.alive();
-            }
             let calm = self.tell_status(now);
-            let mut pause = if calm { TICK } else { TICK_IN_TROUBLE };
-            if let Some(interval) = watchdog {
-                pause = pause.min(interval);
+            let mut pause = self.systemd.turn(now);
+            if !calm {
+                pause = pause.min(TICK_IN_TROUBLE);
             }
             if let Some(end) = self.judged.values().filter_map(|judged| judged.ends).min() {
                 pause = pause.min(end.saturating_sub(now));

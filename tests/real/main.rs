@@ -21,6 +21,7 @@ mod explain;
 mod growth;
 mod harness;
 mod lifecycle;
+mod log;
 mod login;
 mod many;
 mod members;

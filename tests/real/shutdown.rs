@@ -5,8 +5,8 @@ use std::time::Instant;
 use etcd_client::{AlarmAction, AlarmType};
 
 use crate::harness::{
-    Engine, Etcd, HOST, KEY, Login, Proxy, SOON, Scene, Sidekick, Wire, eventually, measured,
-    millis, secs,
+    Engine, Etcd, HOST, HangingNameServer, KEY, Login, Proxy, SOON, Scene, Sidekick, Wire,
+    eventually, measured, millis, never_for, secs,
 };
 
 #[tokio::test]
@@ -40,6 +40,97 @@ async fn sigint_takes_the_key_away_before_the_process_exits() {
 
     assert_eq!(scene.etcd.get(KEY).await, None);
     assert_eq!(status.code(), Some(0));
+}
+
+/// A terminal that is closed.
+#[tokio::test]
+async fn sighup_takes_the_key_away_before_the_process_exits() {
+    let mut scene = Scene::announced().await;
+
+    scene.sidekick.hang_up();
+    let status = scene.sidekick.wait_exit(SOON).await;
+
+    assert_eq!(scene.etcd.get(KEY).await, None);
+    assert_eq!(status.code(), Some(0));
+}
+
+/// Kernel and shell both send it when a terminal is closed, and `SendSIGHUP=` of systemd after SIGTERM.
+#[tokio::test]
+async fn a_sighup_is_never_the_second_signal() {
+    let mut scene = Scene::announced().await;
+    scene.etcd.freeze();
+    scene.sidekick.term();
+    scene.sidekick.logs("stop").await;
+    scene.sidekick.hang_up();
+    never_for(secs(1), "sidekick has exited", {
+        let sidekick = &mut scene.sidekick;
+        async || !sidekick.is_up()
+    })
+    .await;
+    scene.etcd.thaw();
+    let status = scene.sidekick.wait_exit(SOON).await;
+
+    assert_eq!(status.code(), Some(0));
+    scene.etcd.until_it_answers().await;
+    assert_eq!(scene.etcd.get(KEY).await, None);
+}
+
+#[tokio::test]
+async fn sighup_stays_ignored_under_nohup() {
+    let nohup = ["env".to_owned(), "--ignore-signal=HUP".to_owned()];
+    let mut scene = Scene::announced_with(|announce| announce.within(&nohup)).await;
+    scene.sidekick.hang_up();
+    never_for(secs(1), "sidekick has exited", {
+        let sidekick = &mut scene.sidekick;
+        async || !sidekick.is_up()
+    })
+    .await;
+    scene.sidekick.leaves().await;
+}
+
+#[tokio::test]
+async fn sighup_ends_a_list_that_watches() {
+    let etcd = Etcd::start().await;
+    let mut list = Sidekick::list().etcd(&etcd).flag("--watch").spawn();
+    list.logs("nothing is registered").await;
+    list.hang_up();
+    assert_eq!(list.wait_exit(SOON).await.code(), Some(0));
+}
+
+/// getaddrinfo(3) waits for 10 s and more, in a thread that nothing can cut short.
+#[tokio::test]
+async fn a_dns_that_hangs_holds_nobody_up_for_more_than_five_seconds() {
+    let (docker, names) = (Engine::not_yet(), HangingNameServer::start());
+    let mut sidekick = Sidekick::announce("redis1", KEY)
+        .endpoints(&["http://etcd.invalid-name:2379"])
+        .docker(&docker)
+        .host(HOST)
+        .within(&names.surroundings())
+        .spawn();
+    sidekick.logs("etcd.invalid-name").await;
+    let took = sidekick.leaves().await;
+    measured::took(6, "SIGTERM to exit with a DNS that hangs", took, secs(5));
+}
+
+#[tokio::test]
+async fn a_dns_that_hangs_holds_no_agent_up_for_more_than_five_seconds() {
+    let names = HangingNameServer::start();
+    let directory = tempfile::tempdir().expect("no temporary directory can be made");
+    let file = directory.path().join("haproxy.cfg");
+    let mut agent = Sidekick::agent()
+        .endpoints(&["http://etcd.invalid-name:2379"])
+        .option("--haproxy-config", &file.display().to_string())
+        .option("--stats", "off")
+        .within(&names.surroundings())
+        .spawn();
+    agent.logs("etcd.invalid-name").await;
+    let took = agent.leaves().await;
+    measured::took(
+        6,
+        "SIGTERM to the agent's exit with a DNS that hangs",
+        took,
+        secs(5),
+    );
 }
 
 #[tokio::test]

@@ -1,6 +1,10 @@
 //! What systemd is told.
 
-use crate::harness::{Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, eventually, never_for, secs};
+use std::time::Instant;
+
+use crate::harness::{
+    Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, eventually, measured, never_for, secs,
+};
 
 #[tokio::test]
 async fn it_is_ready_although_neither_docker_nor_etcd_answers() {
@@ -118,4 +122,74 @@ async fn no_watchdog_is_fed_where_there_is_none() {
         scene.sidekick.notifications().count("WATCHDOG=1") > 0
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_notify_socket_that_is_not_read_stops_neither_the_renewal_nor_the_withdrawal() {
+    let mut scene = Scene::announced_with(|announce| {
+        let announce = announce.times(3, 1).under_deaf_systemd();
+        announce.environment("WATCHDOG_USEC", "1000000")
+    })
+    .await;
+    let before = scene.etcd.get(KEY).await.map(|entry| entry.lease);
+    never_for(secs(5), "the key is gone or on another lease", async || {
+        scene.etcd.get(KEY).await.map(|entry| entry.lease) != before
+    })
+    .await;
+
+    let took = scene.sidekick.leaves().await;
+    let what = "SIGTERM to exit with a notify socket that is not read";
+    measured::took(6, what, took, secs(5));
+    assert_eq!(scene.etcd.get(KEY).await, None);
+}
+
+#[tokio::test]
+async fn a_notify_socket_that_is_read_again_is_told_everything() {
+    let mut scene = Scene::announced_with(|announce| {
+        let announce = announce.under_deaf_systemd();
+        announce.environment("WATCHDOG_USEC", "1000000")
+    })
+    .await;
+    scene
+        .sidekick
+        .logs("systemd does not take notifications")
+        .await;
+
+    scene.sidekick.systemd_listens();
+
+    let notifications = scene.sidekick.notifications();
+    notifications.tell("READY=1").await;
+    notifications.tell("WATCHDOG=1").await;
+    let announces = |status: &str| status.starts_with("announcing ");
+    notifications.status("an announcement", announces).await;
+    scene
+        .sidekick
+        .logs("systemd takes notifications again")
+        .await;
+}
+
+/// systemd's clock goes on while a process is frozen; that no loop has beaten meanwhile is no loop's fault.
+#[tokio::test]
+async fn a_frozen_sidekick_calls_no_loop_stuck_and_feeds_the_watchdog_at_once() {
+    let scene = Scene::announced_with(|announce| {
+        announce
+            .under_systemd()
+            .environment("WATCHDOG_USEC", "4000000")
+    })
+    .await;
+    let fed = || scene.sidekick.notifications().count("WATCHDOG=1");
+    eventually(SOON, "the watchdog is fed", async || fed() >= 1).await;
+
+    scene.sidekick.freeze();
+    let frozen = Instant::now();
+    // Longer than a loop may go without a beat.
+    eventually(secs(40), "33 s are over", async || {
+        frozen.elapsed() > secs(33)
+    })
+    .await;
+    let before = fed();
+    scene.sidekick.thaw();
+
+    eventually(secs(1), "the watchdog is fed", async || fed() > before).await;
+    assert_eq!(scene.sidekick.times_logged("stuck"), 0);
 }

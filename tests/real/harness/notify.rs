@@ -12,16 +12,41 @@ use super::patience::{SOON, eventually};
 pub struct Notifications {
     directory: TempDir,
     received: Arc<Mutex<Vec<String>>>,
+    /// Full, and not read yet.
+    unread: Option<UnixDatagram>,
 }
 
 impl Notifications {
     /// Opens a socket.
     pub fn listen() -> Notifications {
+        let mut notifications = Notifications::unread();
+        notifications.read();
+        notifications
+    }
+
+    /// Opens a socket that is full, and that nothing reads yet.
+    pub fn unread() -> Notifications {
         let directory = tempfile::tempdir().expect("no temporary directory can be made");
         let socket =
             UnixDatagram::bind(socket_in(directory.path())).expect("no notify socket can be bound");
-        let received = Arc::new(Mutex::new(Vec::new()));
-        let into = Arc::clone(&received);
+        let filler = UnixDatagram::unbound().expect("a socket can be made");
+        let cannot = "a socket can be made non-blocking";
+        filler.set_nonblocking(true).expect(cannot);
+        while filler
+            .send_to(b"another unit's", socket_in(directory.path()))
+            .is_ok()
+        {}
+        Notifications {
+            directory,
+            received: Arc::default(),
+            unread: Some(socket),
+        }
+    }
+
+    /// From now on it is read.
+    pub fn read(&mut self) {
+        let socket = self.unread.take().expect("this socket is read already");
+        let into = Arc::clone(&self.received);
         std::thread::spawn(move || {
             let mut datagram = [0; 4096];
             while let Ok(length) = socket.recv(&mut datagram) {
@@ -34,10 +59,6 @@ impl Notifications {
                     .extend(text.lines().map(str::to_owned));
             }
         });
-        Notifications {
-            directory,
-            received,
-        }
     }
 
     /// The socket's path.
@@ -97,6 +118,9 @@ impl Notifications {
 
 impl Drop for Notifications {
     fn drop(&mut self) {
+        if self.unread.is_some() {
+            return;
+        }
         // The reader's thread ends with this; whether it does is nothing to a test.
         let _ = UnixDatagram::unbound()
             .and_then(|socket| socket.send_to(HANG_UP.as_bytes(), self.path()));

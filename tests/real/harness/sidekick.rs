@@ -1,8 +1,8 @@
 //! The program under test.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, PipeReader, Read};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,11 +15,14 @@ use super::engine::Engine;
 use super::etcd::Etcd;
 use super::notify::Notifications;
 use super::patience::{SOON, eventually};
+use super::unread::full_pipe;
 
 /// A running `sidekick announce`; killed when dropped, and with its test in any case.
 pub struct Sidekick {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
+    /// A full pipe that nothing reads yet.
+    unread: Option<PipeReader>,
     notifications: Option<Notifications>,
     /// Whose directory is to be there as long as the process.
     _user: Option<Nobody>,
@@ -30,7 +33,8 @@ pub struct Announce {
     words: Vec<String>,
     surroundings: Vec<String>,
     environment: Vec<(String, String)>,
-    notify: bool,
+    notify: Option<fn() -> Notifications>,
+    log_unread: bool,
     user: Option<Nobody>,
 }
 
@@ -98,6 +102,11 @@ impl Sidekick {
         self.signal(Signal::SIGINT);
     }
 
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        self.signal(Signal::SIGHUP);
+    }
+
     /// SIGKILL, and waits until it is gone.
     pub async fn kill9(&mut self) {
         self.signal(Signal::SIGKILL);
@@ -156,6 +165,17 @@ impl Sidekick {
             .is_none()
     }
 
+    /// From now on its log is read.
+    pub fn read_log(&mut self) {
+        let stderr = self.unread.take().expect("this log is read already");
+        collect(stderr, &self.log);
+    }
+
+    /// Closes a log that is not read.
+    pub fn close_log(&mut self) {
+        drop(self.unread.take().expect("this log is read already"));
+    }
+
     /// Its log lines so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().expect("the log's reader panicked").clone()
@@ -175,6 +195,14 @@ impl Sidekick {
         eventually(SOON, format!("sidekick logs {words:?}"), async move || {
             self.times_logged(words) > 0
         })
+    }
+
+    /// From now on systemd reads what it is told.
+    pub fn systemd_listens(&mut self) {
+        let notifications = self.notifications.as_mut();
+        notifications
+            .expect("this sidekick was not started under systemd's eyes")
+            .read();
     }
 
     /// What it has told systemd.
@@ -245,6 +273,12 @@ impl Announce {
         self
     }
 
+    /// Any option without a value.
+    pub fn flag(mut self, name: &str) -> Announce {
+        self.words.push(name.to_owned());
+        self
+    }
+
     /// An environment variable.
     pub fn environment(mut self, name: &str, value: &str) -> Announce {
         self.environment.push((name.to_owned(), value.to_owned()));
@@ -252,7 +286,6 @@ impl Announce {
     }
 
     /// By way of a command that prepares surroundings and then executes the command appended to it.
-    #[allow(dead_code, reason = "for `make chaos`")]
     pub fn within(mut self, surroundings: &[String]) -> Announce {
         self.surroundings = surroundings.to_vec();
         self
@@ -271,25 +304,42 @@ impl Announce {
 
     /// With a NOTIFY_SOCKET.
     pub fn under_systemd(mut self) -> Announce {
-        self.notify = true;
+        self.notify = Some(Notifications::listen);
+        self
+    }
+
+    /// With a NOTIFY_SOCKET that is full, and that nothing reads yet.
+    pub fn under_deaf_systemd(mut self) -> Announce {
+        self.notify = Some(Notifications::unread);
+        self
+    }
+
+    /// With a stderr that is a full pipe, and that nothing reads yet.
+    pub fn log_unread(mut self) -> Announce {
+        self.log_unread = true;
         self
     }
 
     /// Starts it; it goes on until it is told to stop.
     pub fn spawn(self) -> Sidekick {
-        let notifications = self.notify.then(Notifications::listen);
+        let notifications = self.notify.map(|begin| begin());
         let mut command = self.command();
         if let Some(notifications) = &notifications {
             command.env("NOTIFY_SOCKET", notifications.path());
         }
+        let (unread, stderr) = self.log_unread.then(full_pipe).unzip();
         let mut child = command
-            .stderr(Stdio::piped())
+            .stderr(stderr.map_or_else(Stdio::piped, Stdio::from))
             .spawn()
             .expect("sidekick cannot be started");
-        let log = collect(child.stderr.take().expect("stderr is piped"));
+        let log = Arc::default();
+        if let Some(stderr) = child.stderr.take() {
+            collect(stderr, &log);
+        }
         Sidekick {
             child,
             log,
+            unread,
             notifications,
             _user: self.user,
         }
@@ -325,7 +375,8 @@ impl Announce {
             words,
             surroundings: Vec::new(),
             environment: Vec::new(),
-            notify: false,
+            notify: None,
+            log_unread: false,
             user: None,
         }
     }
@@ -365,9 +416,8 @@ impl AsRef<str> for Container<'_> {
     }
 }
 
-fn collect(stderr: ChildStderr) -> Arc<Mutex<Vec<String>>> {
-    let log = Arc::new(Mutex::new(Vec::new()));
-    let lines = Arc::clone(&log);
+fn collect(stderr: impl Read + Send + 'static, log: &Arc<Mutex<Vec<String>>>) {
+    let lines = Arc::clone(log);
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
             lines
@@ -376,5 +426,4 @@ fn collect(stderr: ChildStderr) -> Arc<Mutex<Vec<String>>> {
                 .push(line);
         }
     });
-    log
 }
