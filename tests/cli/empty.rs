@@ -18,8 +18,10 @@ fn variables(job: &str) -> Vec<String> {
     arguments(job).iter().filter_map(name).collect()
 }
 
-/// Good usage of each subcommand, which needs no variable.
-fn usages() -> Vec<(&'static str, fn() -> Usage)> {
+/// A subcommand, and good usage of it, which needs no variable.
+type Example = (&'static str, fn() -> Usage);
+
+fn usages() -> Vec<Example> {
     vec![
         ("announce", Usage::announce),
         ("announce", Usage::announce_all),
