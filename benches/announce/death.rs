@@ -292,7 +292,7 @@ impl Agent {
         eventually(secs(30), format!("HAProxy serves {names:?}"), async || {
             let asked: Vec<_> = (0..4 * names.len()).map(|_| who(self.port)).collect();
             let reached = |name: &&str| asked.iter().flatten().any(|who| who == *name);
-            asked.iter().all(Option::is_some) && names.iter().all(|name| reached(name))
+            asked.iter().all(Option::is_some) && names.iter().all(reached)
         })
         .await;
     }
