@@ -84,9 +84,9 @@ cluster: build $(worker) ## three etcd machines, two workers, one with HAProxy; 
 	@scripts/install docker dockerd ip debootstrap redis-server redis-cli
 	@exec $(cluster_program) $(sidekick) $(worker) --stay
 
-cluster-test: build $(worker) ## what becomes of the key when machines, members and processes of that cluster fail
+cluster-test: build $(worker) ## what becomes of the key when machines, members and processes of that cluster fail; NAMES=docker_restart: one scenario
 	@scripts/install docker dockerd ip debootstrap redis-server redis-cli
-	@exec $(cluster_program) $(sidekick) $(worker)
+	@exec $(cluster_program) $(sidekick) $(worker) $(NAMES)
 
 image: cargo $(worker) ## the Dockerfile: built offline, run, looked at
 	@scripts/install docker dockerd ip debootstrap etcd etcdctl redis-server redis-cli

@@ -19,6 +19,8 @@ main() {
     refuses 'a program that is not there' 's,/usr/local/bin/sidekick,/usr/local/bin/sidekicks,'
     refuses 'a unit that is not there' 's/^BindsTo=.*/BindsTo=no-such.service/'
     takes_the_credentials_of_its_comments
+    wrong_usage_ends_each_sidekick
+    no_user_of_a_package
     fleet_refuses 'an option it does not know' 's/^MachineOf=/MachinesOf=/'
     fleet_refuses 'metadata of another form' 's/^MachineOf=.*/MachineMetadata=role/'
     fleet_refuses 'a unit that is not there' 's/^MachineOf=redis@/MachineOf=rides@/'
@@ -37,10 +39,12 @@ make_root() {
     root=$stage/root
     mkdir -p "$root"/{etc/systemd,usr/local/bin,usr/bin,usr/lib/systemd}
     ln -s usr/lib "$root/lib"
+    ln -s usr/bin "$root/bin"
     cp -r /lib/systemd/system "$root/usr/lib/systemd/"
     printf '[Service]\nExecStart=/usr/bin/docker\n' >"$root/usr/lib/systemd/system/docker.service"
     install -m 755 /bin/true "$root/usr/local/bin/sidekick"
     install -m 755 /bin/true "$root/usr/bin/docker"
+    install -m 755 /bin/true "$root/usr/bin/sh"
     restore_units
 }
 
@@ -68,6 +72,27 @@ takes_the_credentials_of_its_comments() {
     done
     verify || give_up "the units' comments on credentials are wrong"
     restore_units
+}
+
+# Exit status 2 is sidekick's wrong usage. That of `docker run` is the container's own: redis@ starts again after any.
+wrong_usage_ends_each_sidekick() {
+    local unit
+    for unit in redis-discovery@ sidekick sidekick-agent; do
+        grep -qx 'RestartPreventExitStatus=2' "systemd/$unit.service" || give_up "$unit.service starts again after a wrong option"
+    done
+    ! grep -q '^RestartPreventExitStatus=' systemd/redis@.service || give_up "redis@.service gives up a container by its exit status"
+}
+
+# DynamicUser= takes a user of its name where the machine has one; without User= that name is the unit's prefix.
+no_user_of_a_package() {
+    local unit name user
+    for unit in systemd/*.service; do
+        name=$(basename -- "$unit" .service)
+        user=$(sed -n 's/^User=//p' "$unit")
+        user=${user:-${name%@}}
+        [[ $user == *-* ]] || give_up "$unit runs as $user, which may be the user of a package"
+        ((${#user} <= 31)) || give_up "$unit: systemd takes no user name of more than 31 characters: $user"
+    done
 }
 
 refuses() {

@@ -123,7 +123,7 @@ fn give_password(machine: &Machine, file: &str) {
 
 /// A unit's main process: of a user that systemd made up, with this one group besides its own, and these capabilities.
 #[track_caller]
-fn is_nobody(machine: &Machine, unit: &str, group: Option<&str>, capabilities: &str) {
+pub fn is_nobody(machine: &Machine, unit: &str, group: Option<&str>, capabilities: &str) {
     let process = machine.property(unit, "MainPID");
     let status = machine.run(&["cat", &format!("/proc/{process}/status")]);
     let words = |name: &str| -> Vec<&str> {

@@ -16,6 +16,7 @@
     unreachable_pub
 )]
 
+mod by_hand;
 mod harness;
 mod host;
 mod login;
@@ -39,7 +40,7 @@ macro_rules! scenarios {
     ($($room:ident::$name:ident),* $(,)?) => { &[$((stringify!($name), $room::$name as fn(&Cluster))),*] };
 }
 
-/// In this order: one machine and its units, a machine lost, a member lost, the agent, `announce --all`, a locked etcd.
+/// In this order: one machine and its units, an operator's hands on them, a machine lost, a member lost, the agent, `announce --all`, a locked etcd.
 const SCENARIOS: &[Scenario] = scenarios![
     units::understands_the_units,
     units::sidekick_pulls_in_its_redis_and_nothing_else,
@@ -52,6 +53,12 @@ const SCENARIOS: &[Scenario] = scenarios![
     units::stays_stopped_when_asked,
     units::comes_back_while_etcd_is_out_of_reach,
     units::comes_back_after_a_reboot,
+    by_hand::docker_restart_costs_no_stop_timeout,
+    by_hand::stop_in_any_phase_leaves_no_container,
+    by_hand::no_unit_takes_the_user_of_a_package,
+    by_hand::masked_stays_out_while_redis_restarts,
+    by_hand::unloaded_from_fleet_stays_out_while_redis_restarts,
+    by_hand::wrong_option_is_said_once,
     lost::power_off_lets_the_key_go_with_its_ttl,
     lost::power_off_and_another_worker_takes_over_at_once,
     lost::cut_off_lets_the_key_go_with_its_ttl,
