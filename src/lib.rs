@@ -13,7 +13,9 @@
 //! telemetry.rs     logging
 //! systemd.rs       READY, STATUS, WATCHDOG from the loops' pulses, STOPPING
 //! etcd/            what both jobs need of etcd
-//!   mod.rs         its configuration, and what an error means
+//!   mod.rs         its configuration
+//!   fault.rs       what an error means: whose answer it is
+//!   credentials.rs TLS material and password, read again for each connection
 //!   members.rs     one client for one member; deadlines, failover, login
 //!   watch.rs       watches on single keys, on one stream that reopens for ever
 //!   reader.rs      everything below a prefix: a snapshot, then changes; a snapshot again after any gap

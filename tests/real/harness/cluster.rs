@@ -33,7 +33,9 @@ impl Cluster {
     pub async fn start_with_a_learner_first() -> Cluster {
         let program = newer_etcd().await;
         let [one, two, third] = [ports::free(), ports::free(), ports::free()];
-        let mut cluster = Cluster::found(program, &[(one, one), (two, two)], &[], None).await;
+        // Else they have to have seen each other for 5 s before they take a third.
+        let options = ["--strict-reconfig-check=false".to_owned()];
+        let mut cluster = Cluster::found(program, &[(one, one), (two, two)], &options, None).await;
         let peer = |port: u16| format!("http://127.0.0.1:{port}");
         let mut client = cluster.members[0].client().cluster_client();
         let as_learner = MemberAddOptions::new().with_is_learner();
@@ -54,12 +56,14 @@ impl Cluster {
         };
         let learner = Etcd::member(learner).await;
         learner.launch();
-        eventually(secs(20), "the learner says what it is", async || {
-            match learner.client().kv_client().get("answers?", None).await {
+        eventually(
+            secs(20),
+            "the learner says what it is",
+            async || match learner.client().kv_client().get("answers?", None).await {
                 Err(error) if error.to_string().contains("not supported for learner") => Ok(()),
                 other => Err(format!("{other:?}")),
-            }
-        })
+            },
+        )
         .await;
         cluster.members.insert(0, learner);
         cluster
@@ -122,16 +126,21 @@ async fn newer_etcd() -> &'static str {
     static MADE: OnceCell<String> = OnceCell::const_new();
     MADE.get_or_init(|| async {
         let make = || {
-            let script =
-                Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/debian-program");
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/debian-program");
             Command::new(script)
                 .args(["trixie", "etcd-server", "usr/bin/etcd"])
                 .stderr(Stdio::inherit())
                 .output()
         };
         let made = tokio::task::spawn_blocking(make).await;
-        let made = made.expect("the script was run").expect("a script can be run");
-        assert!(made.status.success(), "scripts/debian-program: {}", made.status);
+        let made = made
+            .expect("the script was run")
+            .expect("a script can be run");
+        assert!(
+            made.status.success(),
+            "scripts/debian-program: {}",
+            made.status
+        );
         String::from_utf8_lossy(&made.stdout).trim().to_owned()
     })
     .await

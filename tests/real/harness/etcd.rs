@@ -94,6 +94,19 @@ impl Etcd {
         etcd
     }
 
+    /// With certificates of this authority from its next start on; its trusted CA is the file that it was started with.
+    pub async fn takes_certificates_of(&mut self, authority: &Authority) {
+        authority.issue_for_server(self.warden.directory());
+        self.store = Store::with_tls(&self.url, authority).await;
+    }
+
+    /// Gives the user of [`Login`] another password; etcd forgets the user's tokens.
+    pub async fn change_password(&self, password: &str) {
+        let mut auth = self.store.client().auth_client();
+        let changed = auth.user_change_password(Login::NAME, password).await;
+        changed.expect("root may change a password");
+    }
+
     /// An etcd that wants a [`Login`], and whose tokens die after this many seconds without use.
     pub async fn start_with_login(token_seconds: u32) -> Etcd {
         let mut plan = Plan::plain();
@@ -299,9 +312,7 @@ impl Plan {
     }
 
     fn into_etcd(self, store: Store) -> Etcd {
-        let server = std::iter::once(self.program)
-            .chain(self.options)
-            .collect();
+        let server = std::iter::once(self.program).chain(self.options).collect();
         let charge = Charge {
             directory: self.directory,
             surroundings: Vec::new(),
