@@ -17,7 +17,9 @@
 //! systemd.rs       READY, STATUS, WATCHDOG, STOPPING: never waits for systemd
 //! watchdog.rs   P  when the watchdog is fed, and whether a loop is stuck, from the loops' pulses
 //! etcd/            what both jobs need of etcd
-//!   mod.rs         its configuration, and what an error means
+//!   mod.rs         its configuration
+//!   fault.rs       what an error means: whose answer it is
+//!   credentials.rs TLS material and password, read again for each connection
 //!   members.rs     one client for one member; deadlines, failover, login
 //!   watch.rs       watches on single keys, on one stream that reopens for ever
 //!   reader.rs      everything below a prefix: a snapshot, then changes; a snapshot again after any gap

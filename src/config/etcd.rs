@@ -2,20 +2,22 @@
 
 use super::{Checked, check_url, wrong};
 use crate::cli::EtcdArgs;
+use crate::etcd::credentials::{BadFile, Files, Kind, read_ca, read_identity, read_password};
 use crate::etcd::{EtcdConfig, Secret, Tls};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use std::path::{Path, PathBuf};
 
 /// The port that etcd listens on for clients, where an endpoint names none.
 const ETCD_PORT: u16 = 2379;
 
 pub(super) fn etcd(args: &EtcdArgs) -> Checked<EtcdConfig> {
     const OPTION: &str = "--etcd-endpoints";
-    let tls = tls(
+    let files = files(
         args.etcd_cacert.clone(),
         args.etcd_cert.clone(),
         args.etcd_key.clone(),
+        args.etcd_password_file.clone(),
     )?;
+    let tls = tls(&files)?;
     let secure = tls.is_some() || secure_transport(args)?;
     let mut endpoints = Vec::new();
     let all = args.etcd_endpoints.as_str();
@@ -64,7 +66,8 @@ pub(super) fn etcd(args: &EtcdArgs) -> Checked<EtcdConfig> {
     Ok(EtcdConfig {
         endpoints,
         tls,
-        user: user(args)?,
+        user: user(args, files.password.as_deref())?,
+        files,
     })
 }
 
@@ -87,24 +90,15 @@ pub(super) fn truth(text: &str) -> Option<bool> {
     }
 }
 
-fn user(args: &EtcdArgs) -> Checked<Option<(String, Secret)>> {
+fn user(args: &EtcdArgs, file: Option<&Path>) -> Checked<Option<(String, Secret)>> {
     let text = args.etcd_user.as_ref().map_or("", |user| &user.0);
-    let file = args.etcd_password_file.as_deref();
     let (name, inline) = match text.split_once(':') {
         Some((name, password)) => (name, Some(password.to_owned())),
         None => (text, None),
     };
-    let from_file = match file {
-        Some(path) => {
-            let all = std::fs::read_to_string(path)
-                .map_err(|e| wrong("--etcd-password-file", format!("can't read {path}: {e}")))?;
-            Some(all.lines().next().unwrap_or_default().to_owned())
-        }
-        None => None,
-    };
-    let password = from_file
-        .or(inline)
-        .or_else(|| args.etcd_password.as_ref().map(|p| p.0.clone()));
+    let from_file = file.map(read_password).transpose().map_err(bad)?;
+    let given = inline.or_else(|| args.etcd_password.as_ref().map(|p| p.0.clone()));
+    let password = from_file.or(given.map(|text| Secret(text.into_bytes())));
     match (name, password) {
         ("", None) => Ok(None),
         ("", Some(_)) if file.is_some() => Err(wrong(
@@ -117,38 +111,30 @@ fn user(args: &EtcdArgs) -> Checked<Option<(String, Secret)>> {
             "--etcd-user",
             format!("no password for {name}; give --etcd-password-file or ETCDCTL_PASSWORD"),
         )),
-        (name, Some(password)) => Ok(Some((name.to_owned(), Secret(password.into_bytes())))),
+        (name, Some(password)) => Ok(Some((name.to_owned(), password))),
     }
 }
 
-fn tls(ca: Option<String>, cert: Option<String>, key: Option<String>) -> Checked<Option<Tls>> {
-    let read = |option, path: &str| {
-        std::fs::read(path).map_err(|e| wrong(option, format!("can't read {path}: {e}")))
+/// Under the option that names the file.
+fn bad(file: BadFile) -> super::ConfigError {
+    let option = match file.kind {
+        Kind::Ca => "--etcd-cacert",
+        Kind::Certificate => "--etcd-cert",
+        Kind::Key => "--etcd-key",
+        Kind::Password => "--etcd-password-file",
     };
-    let certificates = |option, path: String| {
-        let pem = read(option, &path)?;
-        let mut all = CertificateDer::pem_slice_iter(&pem);
-        match all.next() {
-            Some(Ok(_)) if all.all(|c| c.is_ok()) => Ok(pem),
-            _ => Err(wrong(option, format!("{path} holds no PEM certificate"))),
-        }
-    };
-    let ca = ca
-        .map(|path| certificates("--etcd-cacert", path))
-        .transpose()?;
+    wrong(option, file)
+}
+
+fn files(
+    ca: Option<String>,
+    cert: Option<String>,
+    key: Option<String>,
+    password: Option<String>,
+) -> Checked<Files> {
     let identity = match (cert, key) {
         (None, None) => None,
-        (Some(cert), Some(key)) => {
-            let cert = certificates("--etcd-cert", cert)?;
-            let pem = read("--etcd-key", &key)?;
-            if PrivateKeyDer::from_pem_slice(&pem).is_err() {
-                return Err(wrong(
-                    "--etcd-key",
-                    format!("{key} holds no PEM private key"),
-                ));
-            }
-            Some((cert, Secret(pem)))
-        }
+        (Some(cert), Some(key)) => Some((cert.into(), key.into())),
         (Some(_), None) => {
             return Err(wrong(
                 "--etcd-key",
@@ -162,5 +148,19 @@ fn tls(ca: Option<String>, cert: Option<String>, key: Option<String>) -> Checked
             ));
         }
     };
+    Ok(Files {
+        ca: ca.map(PathBuf::from),
+        identity,
+        password: password.map(PathBuf::from),
+    })
+}
+
+fn tls(files: &Files) -> Checked<Option<Tls>> {
+    let ca = files.ca.as_deref().map(read_ca).transpose().map_err(bad)?;
+    let identity = files.identity.as_ref();
+    let identity = identity
+        .map(|(cert, key)| read_identity(cert, key))
+        .transpose()
+        .map_err(bad)?;
     Ok((ca.is_some() || identity.is_some()).then_some(Tls { ca, identity }))
 }

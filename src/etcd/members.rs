@@ -4,11 +4,12 @@
 //! (etcdv3/etcd-client#54), so it is given one, and thrown away together with its connection when
 //! the member fails a call.
 
+use super::credentials::Credentials;
 use super::{EtcdConfig, Fault};
 use crate::backoff::Outage;
 use crate::clock::{Moment, now};
 use anyhow::Context as _;
-use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
+use etcd_client::{Client, ConnectOptions, Error};
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -35,7 +36,6 @@ const LOGIN_PAUSE: Duration = Duration::from_secs(1);
 /// The members of one etcd cluster, and the connection to one of them.
 pub struct Members {
     endpoints: Vec<String>,
-    options: ConnectOptions,
     /// Held while connecting, so that two tasks don't log in twice.
     connection: tokio::sync::Mutex<Connection>,
     /// Counts the connections; the watch reopens when it changes.
@@ -44,14 +44,15 @@ pub struct Members {
     unreachable_since: watch::Sender<Option<Moment>>,
 }
 
-#[derive(Default)]
 struct Connection {
+    /// What the next one is made with.
+    credentials: Credentials,
     /// Made in that generation, and good for no other.
     client: Option<(u64, Client)>,
     last_login: Option<Moment>,
 }
 
-/// The options hold the password, and show it.
+/// A client's options hold the password, and show it.
 impl std::fmt::Debug for Members {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Members").field(&self.endpoints).finish()
@@ -64,28 +65,16 @@ impl Members {
     /// # Errors
     /// A password that is no UTF-8.
     pub fn new(config: &EtcdConfig) -> anyhow::Result<Self> {
-        let mut options = ConnectOptions::new()
-            .with_require_leader(true)
-            .with_connect_timeout(CONNECT_DEADLINE)
-            .with_keep_alive(PING_INTERVAL, PING_DEADLINE)
-            .with_keep_alive_while_idle(false);
-        if let Some(tls) = &config.tls {
-            let mut tls_options = match &tls.ca {
-                Some(ca) => TlsOptions::new().ca_certificate(Certificate::from_pem(ca)),
-                None => TlsOptions::new().with_native_roots(),
-            };
-            if let Some((cert, key)) = &tls.identity {
-                tls_options = tls_options.identity(Identity::from_pem(cert, &key.0));
-            }
-            options = options.with_tls(tls_options);
-        }
-        if let Some((user, password)) = &config.user {
-            options = options.with_user(user, std::str::from_utf8(&password.0)?);
+        if let Some((_, password)) = &config.user {
+            std::str::from_utf8(&password.0)?;
         }
         Ok(Self {
             endpoints: config.endpoints.clone(),
-            options,
-            connection: tokio::sync::Mutex::default(),
+            connection: tokio::sync::Mutex::new(Connection {
+                credentials: Credentials::new(config),
+                client: None,
+                last_login: None,
+            }),
             generation: watch::Sender::new(0),
             outage: Mutex::default(),
             unreachable_since: watch::Sender::new(None),
@@ -171,8 +160,13 @@ impl Members {
         }
         // The old one's connection goes first, so that there never are two.
         connection.client = None;
-        let options = Some(self.options.clone());
-        let client = Client::connect([self.endpoint(current)], options).await?;
+        let options = ConnectOptions::new()
+            .with_require_leader(true)
+            .with_connect_timeout(CONNECT_DEADLINE)
+            .with_keep_alive(PING_INTERVAL, PING_DEADLINE)
+            .with_keep_alive_while_idle(false);
+        let options = connection.credentials.add_to(options).await;
+        let client = Client::connect([self.endpoint(current)], Some(options)).await?;
         connection.client = Some((current, client.clone()));
         Ok(client)
     }
@@ -192,7 +186,12 @@ impl Members {
             return Err(Fault::Auth(why));
         }
         connection.last_login = Some(now);
-        Ok(client.refresh_token().await?)
+        let renewed = client.refresh_token().await;
+        if renewed.is_err() {
+            // It has the password that it was made with; the next one is made with what the file then holds.
+            connection.client = None;
+        }
+        Ok(renewed?)
     }
 
     /// The member that was current at `generation` failed: the next one's turn. Two tasks that

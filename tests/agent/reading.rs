@@ -2,6 +2,7 @@
 
 use crate::harness::*;
 use sidekick::etcd::EtcdConfig;
+use sidekick::etcd::credentials::Files;
 use sidekick::etcd::members::Members;
 use sidekick::etcd::reader::{self, Update};
 use sidekick::systemd::Pulse;
@@ -84,6 +85,7 @@ async fn a_compaction_that_overtakes_the_watch_is_a_snapshot_again() {
         endpoints: vec![etcd.url().to_owned()],
         tls: None,
         user: None,
+        files: Files::default(),
     };
     let members = Arc::new(Members::new(&config).unwrap());
     // With no room for its snapshot the reader waits, and opens no watch.

@@ -55,6 +55,16 @@ async fn an_etcd_that_comes_back_with_its_data_has_the_lease_renewed() {
     scene.is_withdrawn().await;
 }
 
+/// It was "h2 protocol error", as if etcd had spoken wrongly.
+#[tokio::test]
+async fn a_connection_that_was_lost_is_told_as_a_lost_connection() {
+    let scene = Scene::announced().await;
+    scene.etcd.kill9().await;
+    scene.sidekick.logs("connection lost: ").await;
+    let wrong = scene.sidekick.times_logged("h2 protocol error");
+    assert_eq!(wrong, 0, "{:#?}", scene.sidekick.log());
+}
+
 #[tokio::test]
 async fn an_etcd_that_comes_back_empty_has_the_key_again() {
     let mut scene = Scene::announced().await;

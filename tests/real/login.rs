@@ -84,6 +84,53 @@ async fn the_password_may_stand_in_a_file() {
 }
 
 #[tokio::test]
+async fn a_password_that_was_changed_in_etcd_and_in_its_file_costs_no_key() {
+    let etcd = Etcd::start_with_login(300).await;
+    let file = tempfile::NamedTempFile::new().expect("no temporary file can be made");
+    let write = |text: &str| fs::write(file.path(), text).expect("a file can be written");
+    write(Login::PASSWORD);
+    let path = file
+        .path()
+        .to_str()
+        .expect("the temporary directory's name is UTF-8");
+    let (sidekick, redis) = beginning(&etcd).await;
+    let mut sidekick = sidekick
+        .option("--etcd-user", Login::NAME)
+        .option("--etcd-password-file", path)
+        .times(6, 2)
+        .spawn();
+    let value = redis.at(HOST, redis.host_port("6379/tcp").await).await;
+    etcd.shows(KEY, &value).await;
+
+    etcd.change_password("another:one").await;
+    // Between the two, as an operator is never at once everywhere.
+    sidekick.logs("authentication failed").await;
+    write("another:one\n");
+
+    never_for(secs(9), "the key goes", async || {
+        etcd.get(KEY).await.is_none()
+    })
+    .await;
+    etcd.delete(KEY).await;
+    etcd.shows(KEY, &value).await;
+    // An empty file is half of a change; what it held is kept.
+    write("");
+    etcd.kill9().await;
+    etcd.restart().await;
+    sidekick.logs("keeping the password").await;
+    etcd.delete(KEY).await;
+    etcd.shows(KEY, &value).await;
+    sidekick.leaves().await;
+    assert_eq!(etcd.get(KEY).await, None, "leaving takes the key away");
+    assert_eq!(
+        sidekick.times_logged("another:one"),
+        0,
+        "{:#?}",
+        sidekick.log()
+    );
+}
+
+#[tokio::test]
 async fn the_password_may_stand_in_etcdctls_variable() {
     let etcd = Etcd::start_with_login(300).await;
     let (sidekick, redis) = beginning(&etcd).await;

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use crate::harness::{
-    Cluster, Container, Engine, HOST, KEY, Proxy, SOON, Sidekick, eventually, measured, never_for,
-    secs,
+    Cluster, Container, Engine, Etcd, HOST, KEY, Proxy, SOON, Sidekick, eventually, measured,
+    never_for, secs,
 };
 
 #[tokio::test]
@@ -82,6 +82,20 @@ async fn a_member_that_is_killed_leaves_no_gap() {
         .await;
 }
 
+/// Whatever code its version of etcd gives the answer: see `sidekick::etcd::Fault`.
+#[tokio::test]
+async fn a_first_member_that_is_a_learner_is_passed_over() {
+    let scene = Announced::by(Cluster::start_with_a_learner_first().await, None).await;
+    let urls: Vec<&str> = scene.cluster.members.iter().map(Etcd::url).collect();
+    let listed = Sidekick::list().endpoints(&urls).run().await;
+    assert_eq!(listed.code, Some(0), "{}", listed.log);
+    assert!(listed.text.contains("redis@1"), "{}", listed.text);
+    let learners = || scene.sidekick.times_logged("not supported for learner");
+    assert_eq!(learners(), 1, "{:#?}", scene.sidekick.log());
+    scene.stays_and_goes().await;
+    assert_eq!(learners(), 1, "{:#?}", scene.sidekick.log());
+}
+
 #[tokio::test]
 async fn a_quorum_that_was_lost_and_found_has_the_key_again() {
     let scene = Announced::by(Cluster::start(3).await, None).await;
@@ -106,7 +120,7 @@ async fn a_quorum_that_was_lost_and_found_has_the_key_again() {
 
 /// A container announced by way of three members; the test itself looks at the last of them.
 struct Announced {
-    _sidekick: Sidekick,
+    sidekick: Sidekick,
     redis: Container<'static>,
     proxy: Option<Proxy>,
     cluster: Cluster,
@@ -143,7 +157,7 @@ impl Announced {
         eventually(2 * SOON, "the key appears", async || witness.get(KEY).await).await;
         witness.shows(KEY, &value).await;
         Announced {
-            _sidekick: sidekick,
+            sidekick,
             redis,
             proxy,
             cluster,

@@ -1,9 +1,12 @@
 //! An etcd that speaks TLS only, to who shows a certificate.
 
+use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use crate::harness::{
-    Announce, Authority, Container, Engine, Etcd, HOST, KEY, Sidekick, never_for, secs,
+    Announce, Authority, Container, Engine, Etcd, HOST, KEY, Mounted, Sidekick, eventually,
+    measured, never_for, secs,
 };
 
 #[tokio::test]
@@ -79,6 +82,103 @@ async fn who_shows_no_certificate_never_announces_and_says_so() {
         !sidekick.is_up() || !etcd.keys().await.is_empty()
     })
     .await;
+}
+
+#[tokio::test]
+async fn certificates_that_were_rotated_are_read_at_the_next_connection() {
+    let mut authority = Authority::new();
+    let mut etcd = Etcd::start_with_tls(&authority).await;
+    let (announce, _redis) = beginning(&etcd).await;
+    let mut sidekick = with_identity(announce, &authority)
+        .option("--etcd-cacert", text(&authority.certificate()))
+        .spawn();
+    eventually(secs(5), "the key appears", async || etcd.get(KEY).await).await;
+
+    etcd.kill9().await;
+    authority.rotate();
+    etcd.takes_certificates_of(&authority).await;
+    // Empty: a key that is there was put by who has got in.
+    etcd.wipe_and_restart().await;
+
+    is_back(&etcd, "with other certificates and another CA").await;
+    sidekick.leaves().await;
+    assert_eq!(etcd.get(KEY).await, None, "leaving takes the key away");
+}
+
+#[tokio::test]
+async fn certificates_whose_directory_is_swapped_by_a_link_are_read_too() {
+    let mut authority = Authority::new();
+    let mut etcd = Etcd::start_with_tls(&authority).await;
+    let mounted = Mounted::of(&authority);
+    let (announce, _redis) = beginning(&etcd).await;
+    let _sidekick = announce
+        .option("--etcd-cacert", text(&mounted.file("ca.crt")))
+        .option("--etcd-cert", text(&mounted.file("client.crt")))
+        .option("--etcd-key", text(&mounted.file("client.key")))
+        .spawn();
+    eventually(secs(5), "the key appears", async || etcd.get(KEY).await).await;
+
+    etcd.kill9().await;
+    authority.rotate();
+    etcd.takes_certificates_of(&authority).await;
+    etcd.wipe_and_restart().await;
+    mounted.update(&authority);
+
+    is_back(&etcd, "before a link to the files was renamed").await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_half_written_keeps_what_it_held_and_says_so() {
+    let mut authority = Authority::new();
+    let mut etcd = Etcd::start_with_tls(&authority).await;
+    // Files that etcd doesn't read too.
+    let mounted = Mounted::of(&authority);
+    let [ca, certificate, key] = ["ca.crt", "client.crt", "client.key"].map(|it| mounted.file(it));
+    let (announce, _redis) = beginning(&etcd).await;
+    let sidekick = announce
+        .option("--etcd-cacert", text(&ca))
+        .option("--etcd-cert", text(&certificate))
+        .option("--etcd-key", text(&key))
+        .spawn();
+    eventually(secs(5), "the key appears", async || etcd.get(KEY).await).await;
+
+    etcd.kill9().await;
+    let whole = fs::read(&key).expect("it is there");
+    fs::write(&key, &whole[..whole.len() / 2]).expect("it can be written");
+    etcd.wipe_and_restart().await;
+    is_back(&etcd, "while a client's key was half written").await;
+    let kept = sidekick.times_logged("keeping the client certificate");
+    assert_eq!(kept, 1, "{:#?}", sidekick.log());
+    assert!(
+        sidekick.times_logged(text(&key)) > 0,
+        "{:#?}",
+        sidekick.log()
+    );
+
+    // Now what is kept is of no use.
+    etcd.kill9().await;
+    authority.rotate();
+    etcd.takes_certificates_of(&authority).await;
+    mounted.update(&authority);
+    let whole = fs::read(&ca).expect("it is there");
+    fs::write(&ca, &whole[..whole.len() / 2]).expect("it can be written");
+    etcd.wipe_and_restart().await;
+    sidekick.logs("keeping the CA certificate").await;
+    never_for(secs(2), "the old CA opens the door", async || {
+        etcd.get(KEY).await.is_some()
+    })
+    .await;
+
+    fs::write(&ca, whole).expect("it can be written");
+
+    is_back(&etcd, "when a file that was half written is whole").await;
+}
+
+async fn is_back(etcd: &Etcd, that: &str) {
+    let healed = Instant::now();
+    eventually(secs(2), "the key is back", async || etcd.get(KEY).await).await;
+    let what = format!("key back after an etcd that came back {that}");
+    measured::took(2, what, healed.elapsed(), secs(2));
 }
 
 async fn beginning(etcd: &Etcd) -> (Announce, Container<'static>) {

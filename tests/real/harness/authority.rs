@@ -35,6 +35,18 @@ impl Authority {
         authority
     }
 
+    /// Becomes another authority, which trusts and issues nothing of the old one: new files at the same paths.
+    pub fn rotate(&mut self) {
+        let fresh = Authority::new();
+        for name in FILES {
+            write(
+                &self.directory.path().join(name),
+                &read(&fresh.directory.path().join(name)),
+            );
+        }
+        self.issuer = fresh.issuer;
+    }
+
     /// The authority's own certificate.
     pub fn certificate(&self) -> PathBuf {
         self.directory.path().join("ca.crt")
@@ -91,6 +103,53 @@ impl Authority {
         write(&paths.1, &key.serialize_pem());
         paths
     }
+}
+
+/// What a client is given.
+const FILES: [&str; 3] = ["ca.crt", "client.crt", "client.key"];
+
+/// A client's files as Kubernetes mounts a secret: links into `..data`, itself a link, which is renamed over
+/// the old one when the secret changes.
+#[allow(dead_code, reason = "not for `make chaos`")]
+pub struct Mounted(TempDir);
+
+#[allow(dead_code, reason = "not for `make chaos`")]
+impl Mounted {
+    /// With what the authority has issued.
+    pub fn of(authority: &Authority) -> Mounted {
+        let mounted = Mounted(tempfile::tempdir().expect("no temporary directory can be made"));
+        mounted.update(authority);
+        for name in FILES {
+            link(&Path::new("..data").join(name), &mounted.file(name));
+        }
+        mounted
+    }
+
+    /// All files at once are what the authority has issued since.
+    pub fn update(&self, authority: &Authority) {
+        let version = tempfile::Builder::new()
+            .prefix("..v")
+            .tempdir_in(self.0.path());
+        let version = version.expect("no directory can be made").keep();
+        for name in FILES {
+            write(
+                &version.join(name),
+                &read(&authority.directory.path().join(name)),
+            );
+        }
+        link(&version, &self.file("..data_tmp"));
+        let renamed = fs::rename(self.file("..data_tmp"), self.file("..data"));
+        renamed.expect("a link can be renamed");
+    }
+
+    /// One of `ca.crt`, `client.crt`, `client.key`.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+fn link(to: &Path, at: &Path) {
+    std::os::unix::fs::symlink(to, at).unwrap_or_else(|e| panic!("{}: {e}", at.display()));
 }
 
 fn new_key() -> KeyPair {

@@ -1,6 +1,13 @@
 //! Three etcd members of a test's own.
 
-use super::etcd::{Etcd, Member};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use etcd_client::MemberAddOptions;
+use tokio::sync::OnceCell;
+
+use super::etcd::{ETCD, Etcd, Member};
+use super::patience::{eventually, secs};
 use super::peers::Peers;
 use super::ports;
 
@@ -18,7 +25,48 @@ impl Cluster {
     pub async fn start(size: usize) -> Cluster {
         let ports: Vec<u16> = (0..size).map(|_| ports::free()).collect();
         let ports: Vec<(u16, u16)> = ports.into_iter().map(|port| (port, port)).collect();
-        Cluster::found(&ports, &[], None).await
+        Cluster::found(ETCD, &ports, &[], None).await
+    }
+
+    /// Two members of etcd 3.5, and before them in the list a learner, which has all of their data and no vote.
+    #[allow(dead_code, reason = "not for `make chaos`")]
+    pub async fn start_with_a_learner_first() -> Cluster {
+        let program = newer_etcd().await;
+        let [one, two, third] = [ports::free(), ports::free(), ports::free()];
+        // Else they have to have seen each other for 5 s before they take a third.
+        let options = ["--strict-reconfig-check=false".to_owned()];
+        let mut cluster = Cluster::found(program, &[(one, one), (two, two)], &options, None).await;
+        let peer = |port: u16| format!("http://127.0.0.1:{port}");
+        let mut client = cluster.members[0].client().cluster_client();
+        let as_learner = MemberAddOptions::new().with_is_learner();
+        let added = client.member_add([peer(third)], Some(as_learner)).await;
+        added.expect("etcd takes a learner");
+        let learner = Member {
+            name: "learner".to_owned(),
+            dialled: third,
+            behind: third,
+            program: program.to_owned(),
+            cluster: format!(
+                "member0={},member1={},learner={}",
+                peer(one),
+                peer(two),
+                peer(third)
+            ),
+            options: vec!["--initial-cluster-state=existing".to_owned()],
+        };
+        let learner = Etcd::member(learner).await;
+        learner.launch();
+        eventually(
+            secs(20),
+            "the learner says what it is",
+            async || match learner.client().kv_client().get("answers?", None).await {
+                Err(error) if error.to_string().contains("not supported for learner") => Ok(()),
+                other => Err(format!("{other:?}")),
+            },
+        )
+        .await;
+        cluster.members.insert(0, learner);
+        cluster
     }
 
     /// The same with a wire before each peer URL, and a login whose tokens die after so many seconds
@@ -32,7 +80,7 @@ impl Cluster {
             format!("--auth-token-ttl={token_seconds}"),
             "--bcrypt-cost=4".to_owned(),
         ];
-        let mut cluster = Cluster::found(&ports, &options, Some(peers)).await;
+        let mut cluster = Cluster::found(ETCD, &ports, &options, Some(peers)).await;
         let (first, others) = cluster.members.split_first_mut().expect("it has members");
         first.lock_down().await;
         for other in others {
@@ -42,7 +90,12 @@ impl Cluster {
     }
 
     /// With the port that the others dial and the one that it listens on, for each.
-    async fn found(ports: &[(u16, u16)], options: &[String], peers: Option<Peers>) -> Cluster {
+    async fn found(
+        program: &str,
+        ports: &[(u16, u16)],
+        options: &[String],
+        peers: Option<Peers>,
+    ) -> Cluster {
         let dialled = ports.iter().enumerate();
         let list: Vec<String> = dialled
             .map(|(number, (dialled, _))| format!("member{number}=http://127.0.0.1:{dialled}"))
@@ -53,6 +106,7 @@ impl Cluster {
                 name: format!("member{number}"),
                 dialled: *dialled,
                 behind: *behind,
+                program: program.to_owned(),
                 cluster: list.join(","),
                 options: options.to_vec(),
             };
@@ -64,4 +118,30 @@ impl Cluster {
         }
         Cluster { members, peers }
     }
+}
+
+/// The path of Debian 13's etcd, 3.5; made by the first test that asks.
+#[allow(dead_code, reason = "not for `make chaos`")]
+async fn newer_etcd() -> &'static str {
+    static MADE: OnceCell<String> = OnceCell::const_new();
+    MADE.get_or_init(|| async {
+        let make = || {
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/debian-program");
+            Command::new(script)
+                .args(["trixie", "etcd-server", "usr/bin/etcd"])
+                .stderr(Stdio::inherit())
+                .output()
+        };
+        let made = tokio::task::spawn_blocking(make).await;
+        let made = made
+            .expect("the script was run")
+            .expect("a script can be run");
+        assert!(
+            made.status.success(),
+            "scripts/debian-program: {}",
+            made.status
+        );
+        String::from_utf8_lossy(&made.stdout).trim().to_owned()
+    })
+    .await
 }

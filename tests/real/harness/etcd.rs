@@ -21,6 +21,9 @@ pub struct Etcd {
     url: String,
 }
 
+/// This machine's own etcd.
+pub(super) const ETCD: &str = "etcd";
+
 /// The name and the password of who may everything.
 const ROOT: &str = "root";
 
@@ -51,6 +54,8 @@ pub(super) struct Member {
     pub dialled: u16,
     /// The port that it listens on for them.
     pub behind: u16,
+    /// The program: `etcd`, or the path of another.
+    pub program: String,
     /// The list of names and peer addresses by which they find each other.
     pub cluster: String,
     /// Further options.
@@ -87,6 +92,19 @@ impl Etcd {
         let etcd = plan.into_etcd(store);
         etcd.restart().await;
         etcd
+    }
+
+    /// With certificates of this authority from its next start on; its trusted CA is the file that it was started with.
+    pub async fn takes_certificates_of(&mut self, authority: &Authority) {
+        authority.issue_for_server(self.warden.directory());
+        self.store = Store::with_tls(&self.url, authority).await;
+    }
+
+    /// Gives the user of [`Login`] another password; etcd forgets the user's tokens.
+    pub async fn change_password(&self, password: &str) {
+        let mut auth = self.store.client().auth_client();
+        let changed = auth.user_change_password(Login::NAME, password).await;
+        changed.expect("root may change a password");
     }
 
     /// An etcd that wants a [`Login`], and whose tokens die after this many seconds without use.
@@ -236,6 +254,7 @@ impl Deref for Etcd {
 
 /// An etcd's command line, before its process.
 struct Plan {
+    program: String,
     directory: PathBuf,
     url: String,
     options: Vec<String>,
@@ -255,6 +274,7 @@ impl Plan {
                 name: "alone".to_owned(),
                 dialled: port,
                 behind: port,
+                program: ETCD.to_owned(),
                 cluster: format!("alone=http://127.0.0.1:{port}"),
                 options: Vec::new(),
             },
@@ -269,7 +289,7 @@ impl Plan {
 
     fn with_peers(scheme: &str, member: Member) -> Plan {
         let url = format!("{scheme}://127.0.0.1:{}", ports::free());
-        let directory = Warden::directory_for("etcd", &["etcd", "setpriv"]);
+        let directory = Warden::directory_for("etcd", &[&member.program, "setpriv"]);
         let mut options = vec![
             format!("--name={}", member.name),
             format!("--data-dir={}", directory.join("data").display()),
@@ -284,6 +304,7 @@ impl Plan {
         ];
         options.extend(member.options);
         Plan {
+            program: member.program,
             directory,
             url,
             options,
@@ -291,9 +312,7 @@ impl Plan {
     }
 
     fn into_etcd(self, store: Store) -> Etcd {
-        let server = std::iter::once("etcd".to_owned())
-            .chain(self.options)
-            .collect();
+        let server = std::iter::once(self.program).chain(self.options).collect();
         let charge = Charge {
             directory: self.directory,
             surroundings: Vec::new(),

@@ -25,6 +25,8 @@ mod watch;
 mod wire;
 
 pub use authority::Authority;
+#[allow(unused_imports, reason = "not for `make chaos`")]
+pub use authority::Mounted;
 pub use cluster::Cluster;
 pub use container::{Container, Run};
 pub use engine::Engine;
