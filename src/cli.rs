@@ -75,7 +75,8 @@ pub struct AnnounceArgs {
     )]
     pub ttl: String,
 
-    /// How often the lease is renewed and the key checked; shorter than the TTL
+    /// How often the key is read back and put right; shorter than the TTL, at each third of which the
+    /// lease is renewed
     #[arg(
         long,
         env = "SIDEKICK_INTERVAL",
