@@ -78,7 +78,8 @@ pub struct AnnounceArgs {
     )]
     pub ttl: String,
 
-    /// How often the lease is renewed and the key checked; 1 s at least, shorter than the TTL
+    /// How often the key is read back and put right; 1 s at least, shorter than the TTL, at each third of
+    /// which the lease is renewed
     #[arg(
         long,
         env = "SIDEKICK_INTERVAL",

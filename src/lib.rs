@@ -32,6 +32,7 @@
 //!   labels.rs    P a container's labels → the services that it asks to be announced as
 //!   claims.rs    P which container claims which key, and who has it where several do
 //!   agenda.rs    P which container is to be looked at, and when
+//!   grant.rs     P the ids that leases are asked for by
 //!   exchange.rs  P the words between registrar and registry
 //!   ownership.rs P who has the better right to a key
 //!   slot.rs      P one key: wished for, seen, and what lies between
@@ -127,8 +128,11 @@
 //!   other machines it hears nothing, and it needs no right to read their keys.
 //! - The announcer's watch tells what it sees and asks for an audit whenever it reopened, rather than
 //!   tracking revisions: an audit is one read, and it is needed after every interruption anyway.
-//! - Renewal opens a short keep-alive stream each interval instead of holding one open: a held stream
-//!   that broke would be found out an interval later.
+//! - Renewal opens a short keep-alive stream at each third of the TTL instead of holding one open: a held
+//!   stream that broke would be found out a renewal later.
+//! - The lease's id is our own: a grant whose answer was lost is asked for again by the same id, and leaves
+//!   no second lease. `lease already exists` means that an earlier try was done; without one, that the
+//!   id is another's.
 //! - A condition names the lease as well as `mod_revision`: after an etcd that was emptied behind our
 //!   back a revision alone can be another's write (found by the simulation).
 //! - The agent's hold and forget rules are a room of their own (presence), and so is who gets which

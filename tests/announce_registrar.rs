@@ -14,9 +14,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-const LEASE: i64 = 7;
 const TTL: Duration = Duration::from_secs(60);
 const INTERVAL: Duration = Duration::from_secs(45);
+const THIRD: Duration = Duration::from_secs(20);
 const START: Moment = Duration::from_secs(1000);
 
 fn key(i: usize) -> Key {
@@ -56,22 +56,63 @@ fn entry(value: &str, lease: i64, mod_revision: i64) -> Entry {
 struct Desk {
     registrar: Registrar,
     now: Moment,
+    lease: i64,
 }
 
 impl Desk {
     /// With a lease, and these wishes.
     fn new(wishes: &[(usize, Wish)]) -> Self {
+        let mut desk = Self::without_lease(wishes);
+        desk.is_granted(TTL);
+        desk
+    }
+
+    fn without_lease(wishes: &[(usize, Wish)]) -> Self {
+        let settings = Settings {
+            ttl: TTL,
+            interval: INTERVAL,
+        };
         let mut desk = Self {
-            registrar: Registrar::new(Settings {
-                ttl: TTL,
-                interval: INTERVAL,
-            }),
+            registrar: Registrar::new(settings, 7),
             now: START,
+            lease: 0,
         };
         desk.wish(wishes);
-        assert_eq!(desk.asks(), Request::Grant(TTL));
-        desk.answer(&Request::Grant(TTL), Answer::Granted(LEASE, TTL));
         desk
+    }
+
+    /// It asks for a lease, and by which id.
+    fn asks_for_a_lease(&mut self) -> i64 {
+        match self.asks() {
+            Request::Grant(id, TTL) => id,
+            other => panic!("{other:?} instead of a grant"),
+        }
+    }
+
+    /// What it asks for is a lease, and etcd gives it that TTL.
+    fn is_granted(&mut self, ttl: Duration) {
+        self.lease = self.asks_for_a_lease();
+        let grant = self.asks();
+        self.answer(&grant, Answer::Granted(ttl));
+    }
+
+    /// Its lease is renewed as often as that is due; then it reads.
+    fn reads(&mut self) -> Request {
+        loop {
+            let request = match self.registrar.poll(self.now) {
+                Step::Do(request) => request,
+                Step::Wait(until) => {
+                    self.now = until;
+                    continue;
+                }
+                Step::Done => panic!("it is done"),
+            };
+            match request {
+                Request::Renew(_) => self.answer(&request, Answer::Renewed),
+                Request::Read(_) => return request,
+                other => panic!("{other:?} instead of a read"),
+            }
+        }
     }
 
     fn wish(&mut self, wishes: &[(usize, Wish)]) {
@@ -99,7 +140,7 @@ impl Desk {
 
     fn writes(&mut self) -> Vec<Op> {
         match self.asks() {
-            Request::Write(LEASE, ops) => ops,
+            Request::Write(lease, ops) if lease == self.lease => ops,
             other => panic!("{other:?} instead of a write"),
         }
     }
@@ -116,7 +157,7 @@ fn a_lease_is_held_before_there_is_anything_to_announce_and_a_claim_is_one_write
     let read = desk.asks();
     assert_eq!(read, Request::Read(vec![key(1)]));
     desk.answer(&read, Answer::Read(header(5), vec![(key(1), None)]));
-    assert_eq!(desk.waits(), START + INTERVAL);
+    assert_eq!(desk.waits(), START + THIRD);
     desk.wish(&[(1, announce(1))]);
     assert_eq!(
         desk.writes(),
@@ -127,25 +168,139 @@ fn a_lease_is_held_before_there_is_anything_to_announce_and_a_claim_is_one_write
         desk.registrar.standings()[&key(1)],
         Standing::Announced(Arc::new(endpoint(1)))
     );
-    assert_eq!(desk.waits(), START + INTERVAL);
+    assert_eq!(desk.waits(), START + THIRD);
 }
 
 #[test]
-fn every_interval_the_lease_is_renewed_and_the_key_is_read_and_nothing_is_written() {
+fn the_lease_is_renewed_at_each_third_of_its_ttl_and_the_key_is_read_at_each_interval() {
     let mut desk = Desk::new(&[(1, announce(1))]);
     desk.written(6);
-    for _ in 0..3 {
-        desk.now = desk.waits();
-        let renew = desk.asks();
-        assert_eq!(renew, Request::Renew(LEASE));
-        desk.answer(&renew, Answer::Renewed);
-        let read = desk.asks();
-        assert_eq!(read, Request::Read(vec![key(1)]));
-        let stands = entry(&endpoint(1).encode(), LEASE, 6);
-        desk.answer(&read, Answer::Read(header(9), vec![(key(1), Some(stands))]));
-        assert_eq!(desk.waits(), desk.now + INTERVAL);
+    let (mut renewed, mut read) = (Vec::new(), Vec::new());
+    while desk.now < START + 3 * TTL {
+        match desk.registrar.poll(desk.now) {
+            Step::Do(request @ Request::Renew(_)) => {
+                renewed.push((desk.now - START).as_secs());
+                desk.answer(&request, Answer::Renewed);
+            }
+            Step::Do(request @ Request::Read(_)) => {
+                read.push((desk.now - START).as_secs());
+                let stands = entry(&endpoint(1).encode(), desk.lease, 6);
+                let found = vec![(key(1), Some(stands))];
+                desk.answer(&request, Answer::Read(header(9), found));
+            }
+            Step::Wait(until) => desk.now = until,
+            other => panic!("{other:?}"),
+        }
     }
+    assert_eq!(renewed, [20, 40, 60, 80, 100, 120, 140, 160]);
+    assert_eq!(read, [45, 90, 135]);
     assert_eq!(desk.registrar.take_notes(), []);
+}
+
+#[test]
+fn the_ttl_that_etcd_granted_counts_and_not_the_one_that_was_asked_for() {
+    for granted in [TTL / 2, 2 * TTL] {
+        let mut desk = Desk::without_lease(&[]);
+        desk.is_granted(granted);
+        for n in 1..=2 {
+            desk.now = START + n * granted / 3 - Duration::from_nanos(1);
+            if matches!(desk.registrar.poll(desk.now), Step::Do(Request::Renew(_))) {
+                panic!("renewed before a third of {granted:?}");
+            }
+            desk.now += Duration::from_nanos(1);
+            let renew = desk.asks();
+            assert_eq!(renew, Request::Renew(desk.lease));
+            desk.answer(&renew, Answer::Renewed);
+        }
+    }
+}
+
+/// A grant whose answer was lost left a lease behind, and each further try another one.
+#[test]
+fn a_grant_without_an_answer_is_asked_for_again_by_the_same_id() {
+    let mut desk = Desk::without_lease(&[(1, announce(1))]);
+    let id = desk.asks_for_a_lease();
+    for answer in [Answer::Failed, Answer::Rejected, Answer::Failed] {
+        let grant = desk.asks();
+        desk.answer(&grant, answer);
+        assert_eq!(desk.asks_for_a_lease(), id);
+    }
+    let grant = desk.asks();
+    desk.answer(&grant, Answer::LeaseExists);
+    assert_eq!(desk.registrar.lease(), Some(id));
+    // It was granted by an earlier try: nobody knows how long ago.
+    let renew = desk.asks();
+    assert_eq!(renew, Request::Renew(id));
+    desk.answer(&renew, Answer::Renewed);
+    desk.lease = id;
+    assert!(matches!(desk.writes()[..], [Op::Create(..)]));
+    desk.written(6);
+    assert_eq!(desk.waits(), START + THIRD);
+    // The next lease has another id.
+    desk.now += THIRD;
+    let renew = desk.asks();
+    desk.answer(&renew, Answer::LeaseGone);
+    assert_ne!(desk.asks_for_a_lease(), id);
+}
+
+#[test]
+fn an_id_that_another_has_is_not_ours() {
+    let mut desk = Desk::without_lease(&[(1, announce(1))]);
+    let id = desk.asks_for_a_lease();
+    let grant = desk.asks();
+    desk.answer(&grant, Answer::LeaseExists);
+    assert_eq!(desk.registrar.lease(), None);
+    assert_ne!(desk.asks_for_a_lease(), id);
+}
+
+#[test]
+fn who_leaves_without_knowing_whether_it_has_a_lease_revokes_it() {
+    let mut desk = Desk::without_lease(&[(1, announce(1))]);
+    // The stop comes while the request is under way.
+    let id = desk.asks_for_a_lease();
+    desk.registrar.leave();
+    let revoke = desk.asks();
+    assert_eq!(revoke, Request::Revoke(id));
+    desk.answer(&revoke, Answer::Failed);
+    assert_eq!(desk.asks(), revoke);
+    desk.answer(&revoke, Answer::LeaseGone);
+    assert_eq!(desk.registrar.poll(desk.now), Step::Done);
+}
+
+/// "took the key over from n4:6379" was said by the sidekick of n4:6379.
+#[test]
+fn a_key_that_a_hand_changed_was_not_taken_over_from_ourselves() {
+    let other = r#"{"host":"b","port":1}"#;
+    for value in [endpoint(1).encode(), endpoint(2).encode(), other.to_owned()] {
+        let mut desk = Desk::new(&[(1, announce(1))]);
+        desk.written(6);
+        desk.registrar
+            .observe(&key(1), Some(entry(&value, 0, 7)), 7);
+        assert!(matches!(desk.writes()[..], [Op::TakeOver(..)]));
+        desk.written(8);
+        let notes = desk.registrar.take_notes();
+        assert_eq!(notes, [Note::Healed(key(1), 1)], "{value}");
+    }
+}
+
+#[test]
+fn what_stands_there_at_the_start_is_told_by_whose_it_is() {
+    let own = endpoint(1).encode();
+    let rival = r#"{"host":"b","port":1,"container":"bb","since":"2020-01-01T00:00:00Z"}"#;
+    let holder = sidekick::announce::ownership::Holder::of(rival.as_bytes()).expect("an endpoint");
+    for (value, lease, note) in [
+        (&*own, 99, Note::Resumed(key(1))),
+        // Made permanent by hand.
+        (&*own, 0, Note::Healed(key(1), 1)),
+        (rival, 99, Note::TookOver(key(1), holder)),
+    ] {
+        let mut desk = Desk::new(&[(1, announce(1))]);
+        let create = desk.asks();
+        let found = vec![(key(1), Some(entry(value, lease, 4)))];
+        desk.answer(&create, Answer::Refused(header(5), found));
+        desk.written(6);
+        assert_eq!(desk.registrar.take_notes(), [note]);
+    }
 }
 
 #[test]
@@ -155,23 +310,23 @@ fn after_a_suspend_the_lease_is_asked_after_before_anything_is_written() {
     desk.now += TTL * 10;
     desk.wish(&[(1, announce(2))]);
     let renew = desk.asks();
-    assert_eq!(renew, Request::Renew(LEASE));
+    assert_eq!(renew, Request::Renew(desk.lease));
     desk.answer(&renew, Answer::LeaseGone);
-    assert_eq!(desk.asks(), Request::Grant(TTL));
-    assert_eq!(desk.registrar.take_notes(), [Note::LeaseLost(LEASE)]);
+    assert_ne!(desk.asks_for_a_lease(), desk.lease);
+    assert_eq!(desk.registrar.take_notes(), [Note::LeaseLost(desk.lease)]);
 }
 
 #[test]
 fn a_failed_renewal_is_asked_for_again_and_the_lease_is_not_thrown_away() {
     let mut desk = Desk::new(&[(1, announce(1))]);
     desk.written(6);
-    desk.now += INTERVAL;
+    desk.now += THIRD;
     for _ in 0..5 {
         let renew = desk.asks();
-        assert_eq!(renew, Request::Renew(LEASE));
+        assert_eq!(renew, Request::Renew(desk.lease));
         desk.answer(&renew, Answer::Failed);
     }
-    assert_eq!(desk.registrar.lease(), Some(LEASE));
+    assert_eq!(desk.registrar.lease(), Some(desk.lease));
 }
 
 #[test]
@@ -201,7 +356,7 @@ fn an_old_watch_event_does_not_undo_a_newer_answer() {
     desk.written(6);
     desk.registrar.observe(&key(1), None, 5);
     desk.registrar.observe(&key(1), None, 6);
-    assert_eq!(desk.waits(), START + INTERVAL);
+    assert_eq!(desk.waits(), START + THIRD);
 }
 
 #[test]
@@ -212,12 +367,12 @@ fn a_write_of_unknown_outcome_is_found_out_and_not_assumed() {
     assert_eq!(desk.registrar.standings()[&key(1)], Standing::Pending);
     // It had been done after all: the next create finds it there.
     let again = desk.asks();
-    let stands = entry(&endpoint(1).encode(), LEASE, 6);
+    let stands = entry(&endpoint(1).encode(), desk.lease, 6);
     desk.answer(
         &again,
         Answer::Refused(header(6), vec![(key(1), Some(stands))]),
     );
-    assert_eq!(desk.waits(), START + INTERVAL);
+    assert_eq!(desk.waits(), START + THIRD);
     // And a withdrawal makes sure too, although nothing is known to stand there.
     desk.wish(&[(1, announce(2))]);
     let update = desk.asks();
@@ -308,7 +463,7 @@ fn what_is_put_back_after_it_was_cleared_away_is_left_in_peace() {
     assert!(matches!(desk.writes()[..], [Op::Clear(..)]));
     desk.written(6);
     desk.registrar.observe(&key(1), left(7), 7);
-    assert_eq!(desk.waits(), START + INTERVAL);
+    assert_eq!(desk.waits(), START + THIRD);
     // What the next life of the container leaves is another matter.
     desk.wish(&[(1, down(2))]);
     assert!(matches!(desk.writes()[..], [Op::Clear(..)]));
@@ -384,14 +539,11 @@ fn a_key_no_longer_wished_for_is_deleted_and_forgotten() {
     assert_eq!(desk.registrar.standings().len(), 1);
     // Not at once: a put that nobody waits for any more may still be done.
     let audited = |desk: &mut Desk| {
-        desk.now = desk.waits();
-        let renew = desk.asks();
-        desk.answer(&renew, Answer::Renewed);
-        let read = desk.asks();
+        let read = desk.reads();
         let Request::Read(keys) = &read else {
             panic!("no audit");
         };
-        let kept = entry(&endpoint(2).encode(), LEASE, 6);
+        let kept = entry(&endpoint(2).encode(), desk.lease, 6);
         let stands = |k: &Key| (*k == key(2)).then(|| kept.clone());
         let found = keys.iter().map(|k| (k.clone(), stands(k))).collect();
         desk.answer(&read, Answer::Read(header(7), found));
@@ -409,12 +561,9 @@ fn a_put_that_was_done_after_its_key_was_given_up_is_taken_back() {
     desk.wish(&[]);
     let delete = desk.asks();
     desk.answer(&delete, Answer::Refused(header(5), vec![(key(1), None)]));
-    desk.now = desk.waits();
-    let renew = desk.asks();
-    desk.answer(&renew, Answer::Renewed);
-    let read = desk.asks();
+    let read = desk.reads();
     assert_eq!(read, Request::Read(vec![key(1)]));
-    let late = entry(&endpoint(1).encode(), LEASE, 6);
+    let late = entry(&endpoint(1).encode(), desk.lease, 6);
     desk.answer(&read, Answer::Read(header(6), vec![(key(1), Some(late))]));
     assert_eq!(desk.writes(), [Op::Delete(key(1))]);
 }
@@ -496,7 +645,7 @@ fn leaving_is_one_revoke_that_is_repeated_until_it_is_answered() {
     desk.registrar.leave();
     for answer in [Answer::Failed, Answer::Failed, Answer::Revoked] {
         let request = desk.asks();
-        assert_eq!(request, Request::Revoke(LEASE));
+        assert_eq!(request, Request::Revoke(desk.lease));
         desk.answer(&request, answer);
     }
     assert_eq!(desk.registrar.poll(desk.now), Step::Done);
@@ -512,7 +661,7 @@ fn an_etcd_that_went_back_in_time_is_read_again() {
     assert_eq!(desk.registrar.take_notes(), [Note::HistoryReset]);
     let create = desk.asks();
     desk.answer(&create, Answer::LeaseGone);
-    assert_eq!(desk.asks(), Request::Grant(TTL));
+    assert_ne!(desk.asks_for_a_lease(), desk.lease);
 }
 
 /// Found by the simulation, seed 2684.
@@ -543,7 +692,7 @@ fn a_stale_view_of_the_container_yields_to_a_later_one() {
     let write = stale.asks();
     let found = vec![(key(1), Some(later.clone()))];
     stale.answer(&write, Answer::Refused(header(9), found));
-    assert_eq!(stale.waits(), START + INTERVAL);
+    assert_eq!(stale.waits(), START + THIRD);
 
     let fresh = Endpoint::decode(&later.value).expect("an endpoint");
     let mut fresh = Desk::new(&[(1, Wish::Announce(Arc::new(fresh)))]);

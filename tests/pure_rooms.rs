@@ -34,6 +34,7 @@ const ROOMS: &[&str] = &[
     "announce/claims.rs",
     "announce/container.rs",
     "announce/exchange.rs",
+    "announce/grant.rs",
     "announce/labels.rs",
     "announce/ownership.rs",
     "announce/reason.rs",

@@ -17,11 +17,14 @@ mod announcer;
 mod clock;
 #[path = "simulation/store.rs"]
 mod store;
+#[path = "simulation/totals.rs"]
+mod totals;
 #[path = "simulation/world.rs"]
 mod world;
 
 use std::ops::Range;
-use world::{Totals, World};
+use totals::Totals;
+use world::World;
 
 /// A few seconds in a debug build. `SIDEKICK_SIM_SEEDS` asks for more.
 const SEEDS: u64 = 1000;

@@ -34,6 +34,7 @@ const FEW: usize = 5;
 /// How many intervals the steady state is looked at, and how long one is.
 const INTERVALS: u32 = 10;
 const INTERVAL: u32 = 2;
+const TTL: u32 = 2 * INTERVAL;
 
 const HOST: &str = "worker-1.test";
 
@@ -91,7 +92,7 @@ async fn measure(title: &str, count: usize, docker: &str, stand_in: Option<&Stan
         sidekick.wait_exit(secs(5)).await;
     }
     println!("{all}\n{none}");
-    let sidekick = announce().times(2 * INTERVAL, INTERVAL).spawn();
+    let sidekick = announce().times(TTL, INTERVAL).spawn();
     keys.reach(count, Instant::now()).await;
     if let Some(docker) = stand_in {
         one_among_them(title, docker, &etcd).await;
@@ -133,10 +134,11 @@ async fn steady(title: &str, etcd: &Etcd, sidekick: &Sidekick, transactions: u64
     until(async || begun.elapsed() >= secs((INTERVAL * INTERVALS).into())).await;
     let ((renewals_after, reads_after), revision_after, after) = look().await;
     let per_interval = |n: u64| n as f64 / f64::from(INTERVALS);
+    let per_ttl = |n: u64| per_interval(n) * f64::from(TTL / INTERVAL);
     println!(
-        "  {title}: per interval {:.1} renewals, {:.1} reads of {} keys at most, {} writes; {transactions} \
+        "  {title}: {:.1} renewals per TTL; per interval {:.1} reads of {} keys at most; {} writes; {transactions} \
          transactions to announce all; {} KiB resident, {} KiB at its peak; {:.2} ms of CPU per interval\n",
-        per_interval(renewals_after - renewals),
+        per_ttl(renewals_after - renewals),
         per_interval(reads_after - reads),
         sidekick::announce::exchange::MAX_OPS,
         revision_after - revision,

@@ -120,8 +120,8 @@ impl Op {
 /// One call to etcd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// A lease of this length.
-    Grant(Duration),
+    /// A lease by this id, of this length.
+    Grant(LeaseId, Duration),
     /// Keep this lease alive.
     Renew(LeaseId),
     /// A linearizable read of these keys, [`MAX_OPS`] at most.
@@ -135,8 +135,10 @@ pub enum Request {
 /// What came of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// A lease, and the time to live that etcd gave it.
-    Granted(LeaseId, Duration),
+    /// There is such a lease now; with the time to live that etcd gave it.
+    Granted(Duration),
+    /// There is a lease of that id already.
+    LeaseExists,
     /// The lease lives.
     Renewed,
     /// etcd says that there is no such lease.
@@ -186,12 +188,16 @@ pub enum Standing {
 pub enum Note {
     /// The key is another's, with a better right; told once for every holder.
     StandingBy(Key, Holder),
-    /// What this one had written there was overwritten; where that goes on, told at growing intervals.
+    /// What another container's announcer had written there was overwritten; where that goes on, told at
+    /// growing intervals.
     TookOver(Key, Holder),
+    /// What stood there for the same container, on another lease, was overwritten: a process that ended
+    /// has left it, or a second sidekick had put it.
+    Resumed(Key),
     /// What stood there was no endpoint, and was overwritten; told once for every key.
     Junk(Key, String),
-    /// The key had gone, or changed, without our doing, and was put back: so often since it began.
-    /// Told at growing intervals.
+    /// Another writer had deleted or changed the key, and it was put back: so often since that began. Told
+    /// at growing intervals.
     Healed(Key, u64),
     /// What our own past life had left was deleted.
     Cleared(Key),

@@ -9,6 +9,7 @@ pub mod events;
 pub mod exchange;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod grant;
 mod inspection;
 pub mod labels;
 pub mod ownership;
@@ -116,11 +117,12 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
     announcer.systemd.stopping();
     // Nothing is wished for any more: Docker and the watch have nothing to add.
     watchers.abort_all();
-    if registry.await? {
-        info!("withdrawn");
+    let farewell = registry.await?;
+    let line = farewell.line(FAREWELL);
+    if farewell.revoked {
+        info!("{line}");
     } else {
-        let seconds = FAREWELL.as_secs_f32();
-        warn!("etcd didn't answer within {seconds} s: the key stays until its TTL ends");
+        warn!("{line}");
     }
     Ok(())
 }

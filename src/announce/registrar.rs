@@ -9,6 +9,7 @@ use super::exchange::{
     Answer, Entry, Header, LeaseId, MAX_OPS, MAX_WRITES, Note, Op, Request, Revision, Standings,
     Step, Wish, Wishes,
 };
+use super::grant::Grants;
 use super::slot::{Leases, Seen, Slot};
 use crate::backoff::Outage;
 use crate::clock::Moment;
@@ -23,12 +24,16 @@ pub const HEAL_PAUSE: Duration = Duration::from_secs(1);
 /// without the right to a key that somebody's label names.
 pub const APART_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long the lease lives and how often it is renewed.
+/// So often is the lease renewed within its TTL. A renewal is no write to etcd's log; an etcd that is away
+/// for what is left of the TTL, less the time of one failover, costs no key.
+const RENEWALS_PER_TTL: u32 = 3;
+
+/// How long the lease lives and how often the keys are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// What is asked of etcd; whole seconds.
     pub ttl: Duration,
-    /// Between two renewals, each with an audit; shorter than `ttl`.
+    /// Between two audits, which read the keys back and put right what isn't as it should be.
     pub interval: Duration,
 }
 
@@ -38,7 +43,11 @@ pub struct Registrar {
     settings: Settings,
     slots: BTreeMap<Key, Slot>,
     leases: Leases,
+    grants: Grants,
+    /// The TTL that etcd gave the lease.
+    granted: Duration,
     renew_at: Moment,
+    audit_at: Moment,
     /// Keys that the running audit hasn't read yet.
     audit: BTreeSet<Key>,
     /// The next transaction's size; halves when a condition fails, so that one contested key
@@ -65,14 +74,18 @@ pub struct Registrar {
 }
 
 impl Registrar {
-    /// No lease, no keys.
+    /// No lease, no keys. `seed` is a random number, from which the ids of leases are made: no two
+    /// processes may have the same.
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: Settings, seed: u64) -> Self {
         Self {
             settings,
             slots: BTreeMap::new(),
             leases: Leases::default(),
+            grants: Grants::new(seed),
+            granted: settings.ttl,
             renew_at: Moment::ZERO,
+            audit_at: Moment::ZERO,
             audit: BTreeSet::new(),
             batch: MAX_WRITES,
             reads: MAX_OPS,
@@ -131,6 +144,24 @@ impl Registrar {
 
     fn start_audit(&mut self) {
         self.audit = self.slots.keys().cloned().collect();
+        self.audit_at = self.asked_at + self.settings.interval;
+    }
+
+    /// The lease is there, and lives for `ttl` from when it was asked for at the latest.
+    fn hold(&mut self, lease: LeaseId, ttl: Duration) {
+        self.leases.current = Some(lease);
+        self.granted = ttl;
+        self.renew_at = self.asked_at + ttl / RENEWALS_PER_TTL;
+        self.audit_at = self.asked_at + self.settings.interval;
+    }
+
+    /// etcd has a lease by the id that was asked for already.
+    fn lease_exists(&mut self, lease: LeaseId, ttl: Duration) {
+        if self.grants.exists() {
+            self.hold(lease, ttl);
+            // It has lived since an earlier try, and may end soon.
+            self.renew_at = self.asked_at;
+        }
     }
 
     /// What was worth telling since the last call.
@@ -169,17 +200,21 @@ impl Registrar {
             .map(|slot| slot.as_of)
             .fold(self.revision, Revision::max);
         if self.leaving {
-            return match self.leases.current {
+            // Also one that was asked for and of which it isn't known whether it was granted.
+            return match self.leases.current.or_else(|| self.grants.asked()) {
                 Some(lease) if !self.left => Step::Do(Request::Revoke(lease)),
                 _ => Step::Done,
             };
         }
         let Some(lease) = self.leases.current else {
-            return Step::Do(Request::Grant(self.settings.ttl));
+            return Step::Do(Request::Grant(self.grants.id(), self.settings.ttl));
         };
         // First, for everything else hangs on it. It is overdue after a suspend as well.
         if now >= self.renew_at {
             return Step::Do(Request::Renew(lease));
+        }
+        if now >= self.audit_at {
+            self.start_audit();
         }
         for (key, slot) in &mut self.slots {
             let holder = slot.note_standby(&self.leases);
@@ -200,7 +235,7 @@ impl Registrar {
             None => None,
         };
         let times = [heal_at, apart_at].into_iter().flatten();
-        Step::Wait(times.fold(self.renew_at, Moment::min))
+        Step::Wait(times.fold(self.renew_at.min(self.audit_at), Moment::min))
     }
 
     /// One of those that are refused by themselves, in turn.
@@ -271,15 +306,15 @@ impl Registrar {
             self.place(*header);
         }
         match (request, answer) {
-            (Request::Grant(_), Answer::Granted(id, ttl)) => {
-                self.leases.current = Some(id);
-                // etcd gives more than was asked for, or by some bug less; it costs nothing to mind.
-                self.renew_at = self.asked_at + self.settings.interval.min(ttl * 3 / 4);
+            (Request::Grant(id, _), Answer::Granted(ttl)) => {
+                self.grants.granted();
+                self.hold(*id, ttl);
             }
+            (Request::Grant(id, ttl), Answer::LeaseExists) => self.lease_exists(*id, *ttl),
+            (Request::Grant(..), Answer::Failed) => self.grants.unanswered(),
             (Request::Renew(_), Answer::Renewed) => {
                 // Counted from when it was asked for, as etcd may have done it at once.
-                self.renew_at = self.asked_at + self.settings.interval;
-                self.start_audit();
+                self.renew_at = self.asked_at + self.granted / RENEWALS_PER_TTL;
             }
             (Request::Revoke(_), Answer::Revoked | Answer::LeaseGone) => self.left = true,
             (_, Answer::LeaseGone) => self.lose_lease(),

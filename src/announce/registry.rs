@@ -2,20 +2,22 @@
 
 use super::exchange::{Answer, Entry, Header, Note, Op, Request, Standings, Step, Wishes};
 use super::registrar::{Registrar, Settings};
+use super::status::{Farewell, clock_warning};
 use crate::backoff::{Backoff, ETCD, Outage};
 use crate::clock::now;
-use crate::endpoint::Key;
+use crate::endpoint::{Key, Since};
 use crate::etcd::Fault;
 use crate::etcd::members::Members;
 use crate::etcd::watch::News;
 use crate::shutdown::Shutdown;
 use crate::systemd::Pulse;
 use etcd_client::{
-    Client, Compare, CompareOp, Error, KeyValue, PutOptions, ResponseHeader, Txn, TxnOp,
-    TxnOpResponse,
+    Client, Compare, CompareOp, Error, KeyValue, LeaseGrantOptions, PutOptions, ResponseHeader,
+    Txn, TxnOp, TxnOpResponse,
 };
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -46,9 +48,11 @@ pub struct Registry {
 
 impl Registry {
     /// Keeps the keys as wished until a stop is asked for; then takes them away, for [`FAREWELL`]
-    /// at most. Returns whether they are gone for certain.
-    pub async fn run(mut self, settings: Settings) -> bool {
-        let mut registrar = Registrar::new(settings);
+    /// at most.
+    pub async fn run(mut self, settings: Settings) -> Farewell {
+        // 64 bits of the operating system's randomness: two processes with one id would share a lease.
+        let seed = RandomState::new().build_hasher().finish();
+        let mut registrar = Registrar::new(settings, seed);
         let mut effort = Effort::default();
         // Cancel-safe: what a dropped request may have done is settled by giving the lease up.
         let mut shutdown = self.shutdown.clone();
@@ -57,13 +61,15 @@ impl Registry {
             () = self.keep(&mut registrar, &mut effort) => {}
         }
         registrar.leave();
-        let farewell = async {
+        let standings = registrar.standings();
+        let revoke = async {
             while let Step::Do(request) = registrar.poll(now()) {
                 self.pulse.beat();
                 self.carry_out(&mut registrar, &request, &mut effort).await;
             }
         };
-        tokio::time::timeout(FAREWELL, farewell).await.is_ok()
+        let revoked = tokio::time::timeout(FAREWELL, revoke).await.is_ok();
+        Farewell { standings, revoked }
     }
 
     async fn keep(&mut self, registrar: &mut Registrar, effort: &mut Effort) {
@@ -119,6 +125,7 @@ impl Registry {
     /// One request and its answer; after a failure, the pause that the policy wants. The first
     /// failure of each member costs no pause: the next member may be well.
     async fn carry_out(&self, registrar: &mut Registrar, request: &Request, effort: &mut Effort) {
+        let began = now();
         let result = execute(&self.members, request).await;
         let (answer, fault) = match result {
             Ok(answer) => (answer, None),
@@ -141,7 +148,10 @@ impl Registry {
         }
         effort.tries += 1;
         if !fault.is_the_members() || effort.tries >= self.members.count() {
-            sleep(effort.backoff.next_pause(fastrand::f64())).await;
+            // From one try's beginning to the next one's: who was silent for a deadline isn't spared
+            // a try for longer, which might come too late for the lease.
+            let pause = effort.backoff.next_pause(fastrand::f64());
+            sleep(pause.saturating_sub(now().saturating_sub(began))).await;
         }
     }
 }
@@ -181,7 +191,7 @@ impl Effort {
         let key = match request {
             Request::Read(keys) => keys.first().filter(|_| keys.len() == 1),
             Request::Write(_, ops) => ops.first().filter(|_| ops.len() == 1).map(Op::key),
-            Request::Grant(_) | Request::Renew(_) | Request::Revoke(_) => return false,
+            Request::Grant(..) | Request::Renew(_) | Request::Revoke(_) => return false,
         };
         if let Some(key) = key
             && let Some(notice) = self.key_refusals.failed(now())
@@ -234,19 +244,33 @@ fn read(kv: &KeyValue) -> Option<(Key, Entry)> {
     Some((parse_key(kv.key())?, entry))
 }
 
+/// The clock on this machine's wall, which containers' starts are compared with for a warning alone.
+fn wall() -> Option<Since> {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    Since::from_unix_nanos(i128::try_from(since_1970.as_nanos()).ok()?)
+}
+
 fn log(note: &Note) {
     match note {
-        Note::StandingBy(key, holder) => warn!(
-            %key,
-            "standing by: the key is held by {holder}, which has the better right; waiting for it to go"
-        ),
+        Note::StandingBy(key, holder) => {
+            let clock = wall().and_then(|now| clock_warning(holder, now));
+            let clock = clock.unwrap_or_default();
+            warn!(
+                %key,
+                "standing by: the key is held by {holder}, which has the better right; waiting for it to go{clock}"
+            );
+        }
         Note::TookOver(key, holder) => info!(%key, "took the key over from {holder}"),
+        Note::Resumed(key) => info!(
+            %key,
+            "took the key over from the previous sidekick process of this container"
+        ),
         Note::Junk(key, why) => warn!(%key, "overwrote a bad value: {why}"),
         Note::Healed(key, 1) => {
-            warn!(%key, "the key had been deleted or changed by another; put back")
+            warn!(%key, "the key had been deleted or changed by another writer; put back")
         }
         Note::Healed(key, times) => {
-            warn!(%key, "the key keeps being deleted or changed by another ({times} times); put back")
+            warn!(%key, "the key keeps being deleted or changed by another writer ({times} times); put back")
         }
         Note::Cleared(key) => info!(%key, "removed what a past life of this sidekick had left"),
         Note::LeaseLost(id) => warn!(
@@ -261,13 +285,14 @@ fn log(note: &Note) {
 
 async fn execute(members: &Members, request: &Request) -> Result<Answer, Fault> {
     let result = match request {
-        Request::Grant(ttl) => {
+        Request::Grant(id, ttl) => {
             let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
             members
                 .call(|mut c| async move {
-                    let granted = c.lease_grant(seconds, None).await?;
+                    let by_id = LeaseGrantOptions::new().with_id(*id);
+                    let granted = c.lease_grant(seconds, Some(by_id)).await?;
                     let ttl = u64::try_from(granted.ttl()).unwrap_or_default();
-                    Ok(Answer::Granted(granted.id(), Duration::from_secs(ttl)))
+                    Ok(Answer::Granted(Duration::from_secs(ttl)))
                 })
                 .await
         }
@@ -293,9 +318,13 @@ async fn execute(members: &Members, request: &Request) -> Result<Answer, Fault> 
         Request::Read(keys) => members.call(|c| read_keys(c, keys)).await,
         Request::Write(lease, ops) => members.call(|c| write(c, *lease, ops)).await,
     };
-    match result {
-        Err(Fault::NotFound(_)) => Ok(Answer::LeaseGone),
-        result => result,
+    match (request, result) {
+        (_, Err(Fault::NotFound(_))) => Ok(Answer::LeaseGone),
+        // etcd's ErrLeaseExist has no code of its own (api/v3rpc/rpctypes/error.go).
+        (Request::Grant(..), Err(Fault::Refused(why))) if why.contains("lease already exists") => {
+            Ok(Answer::LeaseExists)
+        }
+        (_, result) => result,
     }
 }
 

@@ -319,7 +319,7 @@ impl Slot {
         }
         match (op, &self.seen) {
             (Op::TakeOver(key, ..), Seen::Present(entry)) => match Holder::of(&entry.value) {
-                Ok(holder) => Some(Note::TookOver(key.clone(), holder)),
+                Ok(holder) => Some(self.note_of_takeover(key, entry, holder, times)),
                 Err(_) if self.noted_junk => None,
                 Err(why) => {
                     self.noted_junk = true;
@@ -331,6 +331,22 @@ impl Slot {
                 Some(Note::Healed(key.clone(), times))
             }
             _ => None,
+        }
+    }
+
+    /// What is on no lease a hand has put; where the key had been ours, or names our container, it was
+    /// changed and put back.
+    fn note_of_takeover(&self, key: &Key, entry: &Entry, holder: Holder, times: u64) -> Note {
+        let is_ours = match &self.wish {
+            Wish::Announce(ours) => {
+                holder.container.is_some() && holder.container == ours.container
+            }
+            Wish::Withdraw { .. } => false,
+        };
+        match (is_ours, self.settled, entry.lease == 0) {
+            (true, true, _) | (true, _, true) | (_, true, true) => Note::Healed(key.clone(), times),
+            (true, false, false) => Note::Resumed(key.clone()),
+            (false, _, _) => Note::TookOver(key.clone(), holder),
         }
     }
 }

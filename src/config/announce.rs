@@ -27,7 +27,7 @@ pub struct AnnounceConfig {
     pub rules: Rules,
     /// The lease's time to live; whole seconds.
     pub ttl: Duration,
-    /// Between two renewals; shorter than `ttl`.
+    /// Between two looks at the keys; shorter than `ttl`.
     pub interval: Duration,
     /// How long the key is kept while Docker can't be asked; `None`: for ever.
     pub docker_grace: Option<Duration>,

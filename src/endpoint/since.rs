@@ -1,6 +1,7 @@
 //! When a container started. Pure.
 
 use std::fmt;
+use std::time::Duration;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 
@@ -26,6 +27,12 @@ impl Since {
     #[must_use]
     pub fn from_unix_nanos(nanos: i128) -> Option<Self> {
         Self::within_reason(OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?)
+    }
+
+    /// How much later than `other` this is; `None` where it isn't.
+    #[must_use]
+    pub fn ahead_of(self, other: Self) -> Option<Duration> {
+        Duration::try_from(self.0 - other.0).ok()
     }
 
     fn within_reason(moment: OffsetDateTime) -> Option<Self> {

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use etcd_client::{AlarmAction, AlarmType};
 
 use crate::harness::{
-    Engine, Etcd, HOST, KEY, Scene, Sidekick, eventually, measured, never_for, secs,
+    Announce, Container, Engine, Etcd, HOST, KEY, Proxy, Scene, Sidekick, Wire, eventually,
+    measured, millis, never_for, secs,
 };
 
 /// From etcd's first answer to the key.
@@ -184,6 +185,120 @@ async fn a_key_deleted_while_sidekick_was_cut_off_comes_back() {
 
     appears(&scene.etcd, "came back without it").await;
     scene.is_announced().await;
+}
+
+/// A third of the TTL has passed since the last renewal when etcd goes, and the try that meets its return
+/// may have to end first.
+#[tokio::test]
+async fn an_etcd_behind_a_black_hole_for_a_ttl_less_a_third_and_a_failover_costs_no_key() {
+    outlives(Wire::BlackHole).await;
+}
+
+#[tokio::test]
+async fn an_etcd_that_refuses_for_a_ttl_less_a_third_and_a_failover_costs_no_key() {
+    outlives(Wire::Refuse).await;
+}
+
+/// etcd itself goes on, and counts the lease down.
+async fn outlives(wire: Wire) {
+    const TTL: u32 = 9;
+    const FAILOVER: Duration = secs(2);
+    let outage = secs(TTL.into()) * 2 / 3 - FAILOVER;
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::before(etcd.url()).await;
+    let url = proxy.url();
+    let announce = |announce: Announce, _: &Etcd| announce.endpoints(&[&url]).times(TTL, 6);
+    let scene = Scene::announced_in(etcd, announce).await;
+    let log = scene.etcd.watch(KEY).await;
+    let renewal = async || {
+        let before = scene.etcd.asked("LeaseKeepAlive").await;
+        let asked = async || scene.etcd.asked("LeaseKeepAlive").await > before;
+        eventually(secs(TTL.into()), "the lease is renewed", asked).await;
+        Instant::now()
+    };
+    // The worst moment, whatever the pace is.
+    let (first, second) = (renewal().await, renewal().await);
+    let next = second + (second - first) - millis(150);
+    eventually(secs(TTL.into()), "a renewal is due", async || {
+        Instant::now() >= next
+    })
+    .await;
+    let renewals = scene.etcd.asked("LeaseKeepAlive").await;
+
+    proxy.set(wire);
+    never_for(outage, "etcd hears of a renewal", async || {
+        scene.etcd.asked("LeaseKeepAlive").await > renewals
+    })
+    .await;
+    proxy.pass();
+
+    never_for(secs(TTL.into()), "the key goes", async || {
+        scene.etcd.get(KEY).await.is_none()
+    })
+    .await;
+    let gaps = log.so_far().await;
+    let gaps = gaps.iter().filter(|change| change.put.is_none()).count();
+    let what = format!(
+        "gaps of a key with a TTL of {TTL} s after {} s of {wire:?} before etcd",
+        outage.as_secs()
+    );
+    measured::counted(2, what, gaps, 0);
+}
+
+/// Each try used to leave a lease.
+#[tokio::test]
+async fn a_grant_whose_answer_is_lost_leaves_no_second_lease() {
+    let mut grant = Grant::whose_answer_is_lost().await;
+    let asked = async || grant.etcd.asked("LeaseGrant").await >= 2;
+    eventually(secs(10), "the lease is asked for again", asked).await;
+
+    grant.proxy.pass();
+
+    eventually(secs(5), "the key appears", async || {
+        grant.etcd.get(KEY).await
+    })
+    .await;
+    assert_eq!(grant.etcd.leases().await.len(), 1, "one process, one lease");
+    grant.sidekick.leaves().await;
+    assert_eq!(grant.etcd.leases().await, [0; 0]);
+}
+
+#[tokio::test]
+async fn a_lease_whose_grant_was_never_answered_is_revoked_on_leaving() {
+    let mut grant = Grant::whose_answer_is_lost().await;
+
+    grant.sidekick.leaves().await;
+
+    let what = "the lease is revoked";
+    eventually(secs(1), what, async || grant.etcd.leases().await.is_empty()).await;
+}
+
+/// A sidekick that was granted a lease and doesn't know it.
+struct Grant {
+    sidekick: Sidekick,
+    proxy: Proxy,
+    _redis: Container<'static>,
+    etcd: Etcd,
+}
+
+impl Grant {
+    async fn whose_answer_is_lost() -> Grant {
+        let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
+        let run = engine.container(&engine.name("redis1")).publish("6379");
+        let redis = run.run().await;
+        let proxy = Proxy::before(etcd.url()).await;
+        proxy.set(Wire::MuteServer);
+        let announce = Sidekick::announce(redis.name(), KEY).docker(engine);
+        let sidekick = announce.endpoints(&[&proxy.url()]).host(HOST).spawn();
+        let granted = async || !etcd.leases().await.is_empty();
+        eventually(secs(5), "etcd grants a lease", granted).await;
+        Grant {
+            sidekick,
+            proxy,
+            _redis: redis,
+            etcd,
+        }
+    }
 }
 
 async fn appears(etcd: &Etcd, that: &str) {

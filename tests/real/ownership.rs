@@ -38,6 +38,71 @@ async fn a_key_that_was_made_permanent_by_hand_gets_its_lease_back() {
     let scene = Scene::announced().await;
     scene.etcd.put(KEY, &scene.value.text()).await;
     scene.is_announced().await;
+    scene.sidekick.logs("by another writer; put back").await;
+    let log = scene.sidekick.log();
+    assert_eq!(scene.sidekick.times_logged("took the key"), 0, "{log:#?}");
+}
+
+#[tokio::test]
+async fn a_key_whose_address_was_edited_by_hand_is_put_back_and_not_taken_over_from_itself() {
+    let scene = Scene::announced().await;
+    let edited = Value {
+        host: "elsewhere".to_owned(),
+        ..scene.value.clone()
+    };
+    scene.etcd.put(KEY, &edited.text()).await;
+    scene.is_announced().await;
+    scene.sidekick.logs("by another writer; put back").await;
+    let log = scene.sidekick.log();
+    assert_eq!(scene.sidekick.times_logged("took the key"), 0, "{log:#?}");
+}
+
+#[tokio::test]
+async fn what_a_killed_sidekick_left_is_no_other_containers_key() {
+    let mut scene = Scene::announced().await;
+    scene.sidekick.kill9().await;
+    let second = scene.announce_again(|announce| announce);
+    let told = "took the key over from the previous sidekick process of this container";
+    second.logs(told).await;
+    scene.is_announced().await;
+}
+
+#[tokio::test]
+async fn who_only_stood_by_says_so_when_it_stops() {
+    let mut meeting = Meeting::with(&Value::of_rival(RIVAL, LATER).text()).await;
+    meeting.rival_wins().await;
+    meeting.sidekick.leaves().await;
+    let told = "stopped; no key was announced; redis@1 is held by rival:1";
+    meeting.sidekick.logs(told).await;
+    let log = meeting.sidekick.log();
+    assert_eq!(meeting.sidekick.times_logged("withdr"), 0, "{log:#?}");
+
+    let mut scene = Scene::announced().await;
+    scene.sidekick.leaves().await;
+    scene.sidekick.logs("stopped; withdrew redis@1").await;
+}
+
+/// Its container started in an hour, says the machine that it is on.
+#[tokio::test]
+async fn a_holder_with_a_fast_clock_is_stood_by_and_its_clock_is_named() {
+    let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
+    let run = engine.container(&engine.name("redis1")).publish("6379");
+    let redis = run.run().await;
+    let an_hour_ahead = std::time::SystemTime::now() + secs(3600);
+    let unix = an_hour_ahead.duration_since(std::time::UNIX_EPOCH);
+    let nanos = unix.expect("it is after 1970").as_nanos();
+    let nanos = i128::try_from(nanos).expect("it is before 9999");
+    let since = sidekick::endpoint::Since::from_unix_nanos(nanos).expect("it is a moment");
+    let rival = Value::of_rival(RIVAL, &since.to_string());
+    let meeting = Meeting::at(etcd, engine, redis, &rival.text()).await;
+    meeting.rival_wins().await;
+    meeting.sidekick.logs("ahead of this machine's clock").await;
+    let log = meeting.sidekick.log();
+    let by = |line: &String| line.contains("35") && line.contains("check the clocks");
+    assert!(log.iter().any(by), "{log:#?}");
+
+    meeting.etcd.revoke(meeting.rivals_lease).await;
+    meeting.sidekick_wins().await;
 }
 
 #[tokio::test]

@@ -43,7 +43,7 @@ pub(crate) struct Announcer {
     /// Docker's wire to it is black-holed: it goes by what it saw last.
     pub(crate) blind: bool,
     pub(crate) registrar: Registrar,
-    /// Every lease that this process was granted.
+    /// Every lease that this process has asked for.
     leases: Vec<LeaseId>,
     pub(crate) alive: bool,
     pub(crate) notes: Vec<Note>,
@@ -76,7 +76,7 @@ impl Announcer {
             since: None,
             last_since: None,
             blind: false,
-            registrar: Registrar::new(SETTINGS),
+            registrar: Registrar::new(SETTINGS, rng.u64(..)),
             leases: Vec::new(),
             alive: true,
             notes: Vec::new(),
@@ -164,8 +164,8 @@ impl Announcer {
     }
 
     /// SIGKILL, and a new process in its place.
-    pub(crate) fn crash(&mut self, store: &Store) {
-        self.registrar = Registrar::new(SETTINGS);
+    pub(crate) fn crash(&mut self, store: &Store, rng: &mut fastrand::Rng) {
+        self.registrar = Registrar::new(SETTINGS, rng.u64(..));
         if let Some(lost) = self.under_way.take() {
             let late = lost.done_at.map(|at| (at, lost.request, lost.author));
             self.late.extend(late);
@@ -229,6 +229,11 @@ impl Announcer {
         while self.under_way.is_none() && self.asleep_until <= now && self.idle_until <= shown {
             match self.registrar.poll(shown) {
                 Step::Do(request) => {
+                    if let Request::Grant(lease, _) = request
+                        && !self.leases.contains(&lease)
+                    {
+                        self.leases.push(lease);
+                    }
                     let harm = match calm {
                         true => 0,
                         false if self.harm_until > now => 60,
@@ -240,6 +245,7 @@ impl Announcer {
                 Step::Wait(until) => self.idle_until = until.max(shown + Duration::from_millis(1)),
                 Step::Done => {
                     self.alive = false;
+                    store.must_have_none_of(&self.leases)?;
                     break;
                 }
             }
@@ -276,9 +282,6 @@ impl Announcer {
         let answer = sent.answer.filter(|_| !sent.lost).unwrap_or(Answer::Failed);
         if matches!(answer, Answer::Failed | Answer::Rejected) {
             self.asleep_until = now + Duration::from_millis(300);
-        }
-        if let Answer::Granted(lease, _) = answer {
-            self.leases.push(lease);
         }
         if let Request::Write(_, ops) = &sent.request
             && ops.len() > 1

@@ -20,7 +20,7 @@ pub(crate) struct Author {
     pub(crate) container: String,
     /// The container's latest life, as far as the author could see.
     pub(crate) last_since: Option<Since>,
-    /// Every lease that this process was granted until then.
+    /// Every lease that this process has asked for until then, the latest last.
     pub(crate) leases: Vec<LeaseId>,
 }
 
@@ -34,12 +34,17 @@ pub(crate) struct Store {
     pub(crate) takeovers: usize,
     pub(crate) clears: usize,
     pub(crate) rejections: usize,
+    /// Grants that had been done already, by a request whose answer was lost.
+    pub(crate) granted_before: usize,
+    /// Every lease that was granted or revoked.
+    spent: BTreeSet<LeaseId>,
+    /// Those of them that a request granted which came after all that.
+    belated: BTreeSet<LeaseId>,
     /// The NOSPACE alarm: no put, no grant.
     pub(crate) full: bool,
     /// Nobody has the right to these.
     pub(crate) denied: BTreeSet<Key>,
     ttl: Duration,
-    next_lease: LeaseId,
 }
 
 impl Store {
@@ -48,7 +53,6 @@ impl Store {
             cluster: 1,
             revision: 1,
             ttl,
-            next_lease: 100,
             ..Self::default()
         }
     }
@@ -92,7 +96,8 @@ impl Store {
     pub(crate) fn wipe(&mut self, cluster: u64) {
         *self = Self {
             cluster,
-            next_lease: self.next_lease,
+            spent: std::mem::take(&mut self.spent),
+            granted_before: self.granted_before,
             takeovers: self.takeovers,
             clears: self.clears,
             rejections: self.rejections,
@@ -153,10 +158,19 @@ impl Store {
             return Ok(Answer::Rejected);
         }
         Ok(match request {
-            Request::Grant(ttl) => {
-                self.next_lease += 1;
-                self.leases.insert(self.next_lease, now + *ttl);
-                Answer::Granted(self.next_lease, *ttl)
+            Request::Grant(lease, _) if self.leases.contains_key(lease) => {
+                self.granted_before += 1;
+                Answer::LeaseExists
+            }
+            Request::Grant(lease, ttl) => {
+                // What comes so late that its lease has ended meanwhile makes it anew, for a TTL.
+                if self.spent.insert(*lease) {
+                    self.must_have_none_of(&author.leases)?;
+                } else {
+                    self.belated.insert(*lease);
+                }
+                self.leases.insert(*lease, now + *ttl);
+                Answer::Granted(*ttl)
             }
             Request::Renew(lease) => match self.leases.get_mut(lease) {
                 Some(end) => {
@@ -166,7 +180,10 @@ impl Store {
                 None => Answer::LeaseGone,
             },
             Request::Read(keys) => Answer::Read(self.header(), self.read(keys.iter())),
-            Request::Revoke(lease) if !self.leases.contains_key(lease) => Answer::LeaseGone,
+            Request::Revoke(lease) if !self.leases.contains_key(lease) => {
+                self.spent.insert(*lease);
+                Answer::LeaseGone
+            }
             Request::Revoke(lease) => {
                 self.revoke(*lease);
                 Answer::Revoked
@@ -175,9 +192,18 @@ impl Store {
         })
     }
 
+    /// A process has one lease at a time, and none when it has left, whichever answers were lost.
+    pub(crate) fn must_have_none_of(&self, leases: &[LeaseId]) -> Result<(), String> {
+        let there = |id: &&LeaseId| self.leases.contains_key(id) && !self.belated.contains(id);
+        match leases.iter().find(there) {
+            Some(id) => Err(format!("lease {id} of {leases:?} is left behind")),
+            None => Ok(()),
+        }
+    }
+
     fn rejects(&self, request: &Request) -> bool {
         match request {
-            Request::Grant(_) => self.full,
+            Request::Grant(..) => self.full,
             Request::Read(keys) => keys.iter().any(|key| self.denied.contains(key)),
             Request::Write(_, ops) => {
                 ops.iter().any(|op| self.denied.contains(op.key()))

@@ -2,7 +2,8 @@
 
 use crate::announcer::{Announcer, SETTINGS};
 use crate::store::Store;
-use sidekick::announce::exchange::{Note, Standing};
+use crate::totals::Totals;
+use sidekick::announce::exchange::Standing;
 use sidekick::clock::Moment;
 use sidekick::endpoint::{Endpoint, Key, Since};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,85 +16,17 @@ const PAUSE: Duration = Duration::from_millis(1500);
 const SETTLING: Duration = Duration::from_secs(40);
 /// Several intervals in which nothing may be written.
 const CALM: Duration = Duration::from_secs(30);
-
-/// What happened in a run, so that the schedule can be seen to do something.
-#[derive(Debug, Default)]
-pub(crate) struct Totals {
-    runs: usize,
-    faults: usize,
-    takeovers: usize,
-    clears: usize,
-    standbys: usize,
-    leases_lost: usize,
-    resets: usize,
-    heals: usize,
-    rejections: usize,
-    torn: usize,
-    /// Runs that were calm with one who couldn't see its container any more.
-    blind: usize,
-    /// Containers whose new life is the earlier one, by the clock on the wall.
-    backwards: usize,
-    leaps: usize,
-}
-
-impl Totals {
-    pub(crate) fn add(&mut self, run: &Self) {
-        self.runs += 1;
-        self.join(run);
-    }
-
-    pub(crate) fn join(&mut self, other: &Self) {
-        self.runs += other.runs;
-        self.faults += other.faults;
-        self.takeovers += other.takeovers;
-        self.clears += other.clears;
-        self.standbys += other.standbys;
-        self.leases_lost += other.leases_lost;
-        self.resets += other.resets;
-        self.heals += other.heals;
-        self.rejections += other.rejections;
-        self.torn += other.torn;
-        self.blind += other.blind;
-        self.backwards += other.backwards;
-        self.leaps += other.leaps;
-    }
-
-    pub(crate) fn is_thorough(&self) -> bool {
-        let each = [
-            self.faults,
-            self.takeovers,
-            self.clears,
-            self.standbys,
-            self.leases_lost,
-            self.resets,
-            self.heals,
-            self.rejections,
-            self.torn,
-            self.blind,
-            self.backwards,
-            self.leaps,
-        ];
-        each.iter().all(|n| *n > self.runs / 20)
-    }
-
-    fn count(&mut self, notes: &[Note]) {
-        for note in notes {
-            match note {
-                Note::StandingBy(..) => self.standbys += 1,
-                Note::LeaseLost(_) => self.leases_lost += 1,
-                Note::HistoryReset => self.resets += 1,
-                Note::Healed(..) => self.heals += 1,
-                Note::TookOver(..) | Note::Junk(..) | Note::Cleared(_) => {}
-            }
-        }
-    }
-}
+/// From a holder's end to the key of the container that stood by: a delete, a late event of the watch, a
+/// put.
+const SUCCESSION: Duration = Duration::from_secs(5);
 
 /// A container, and the clock on the wall of its machine.
 #[derive(Debug, Default)]
 struct Container {
     up: Option<Since>,
     last: Option<Since>,
+    /// When it really started last.
+    started: Moment,
     /// So many seconds is the clock ahead, or behind.
     wrong_by: i64,
 }
@@ -170,7 +103,10 @@ impl World {
             }
             self.must_settle()?;
         }
+        self.one_has_a_fast_clock()?;
+        self.holders_with_fast_clocks_go()?;
         self.check_notes()?;
+        self.totals.granted_before = self.store.granted_before;
         self.totals.rejections = self.store.rejections;
         self.totals.takeovers = self.store.takeovers;
         self.totals.clears = self.store.clears;
@@ -192,6 +128,56 @@ impl World {
         }
         let last = self.store.history.last();
         Err(format!("written in the calm: {last:?}"))
+    }
+
+    /// A container starts on a machine whose clock is fast, and then another one on one whose clock is
+    /// right.
+    fn one_has_a_fast_clock(&mut self) -> Result<(), String> {
+        let alive = self.announcers.iter().filter(|a| a.alive);
+        let ids: BTreeSet<_> = alive.map(|a| a.container.clone()).collect();
+        let mut ids = ids.into_iter();
+        let (Some(fast), Some(right)) = (ids.next(), ids.next()) else {
+            return Ok(());
+        };
+        let ahead = self.rng.i64(10..7200);
+        for (id, wrong_by) in [(fast, ahead), (right, 0)] {
+            if self.containers[&id].up.is_some() {
+                self.turn(&id);
+                self.pass(self.now + SUCCESSION, true)?;
+            }
+            self.containers.get_mut(&id).expect("it is one").wrong_by = wrong_by;
+            self.turn(&id);
+            self.pass(self.now + SUCCESSION, true)?;
+        }
+        self.must_settle()
+    }
+
+    /// While a holder whose clock is fast lives, a container that started after it waits, and nobody
+    /// writes (that was the calm). Once it goes, the key is the other's without delay.
+    fn holders_with_fast_clocks_go(&mut self) -> Result<(), String> {
+        while let Some(holder) = self.keeps_a_newer_one_out() {
+            self.totals.kept_out += 1;
+            self.turn(&holder);
+            self.pass(self.now + SUCCESSION, true)?;
+            self.check_end()
+                .map_err(|why| format!("{holder} went, and {why}"))?;
+        }
+        Ok(())
+    }
+
+    /// A container that holds a key which one that really started later waits for.
+    fn keeps_a_newer_one_out(&self) -> Option<String> {
+        let up = |a: &&Announcer| a.alive && a.since.is_some();
+        self.keys.iter().find_map(|key| {
+            let claimants = self.announcers.iter().filter(up);
+            let claimants: Vec<_> = claimants.filter(|a| !a.unclaimed.contains(key)).collect();
+            let holder = claimants
+                .iter()
+                .max_by_key(|a| (a.since, a.container.clone()))?;
+            let started = |a: &Announcer| self.containers[&a.container].started;
+            let newest = claimants.iter().map(|a| started(a)).max()?;
+            (newest > started(holder)).then(|| holder.container.clone())
+        })
     }
 
     /// Everything that happens until `end`.
@@ -234,6 +220,7 @@ impl World {
         if starts {
             self.totals.backwards += usize::from(container.last > up);
             container.last = up;
+            container.started = self.now;
         }
         for i in 0..self.announcers.len() {
             if self.announcers[i].container == id && !self.announcers[i].blind {
@@ -286,7 +273,7 @@ impl World {
             16 | 17 => {
                 let crashed = &mut self.announcers[which];
                 crashed.asleep_until = back_at;
-                crashed.crash(&self.store);
+                crashed.crash(&self.store, &mut self.rng);
                 // The next process asks Docker anew.
                 self.see_again(which);
             }
@@ -304,7 +291,7 @@ impl World {
             20 => {
                 if !self.announcers[which].alive {
                     self.announcers[which].alive = true;
-                    self.announcers[which].crash(&self.store);
+                    self.announcers[which].crash(&self.store, &mut self.rng);
                     self.see_again(which);
                 }
             }
