@@ -39,6 +39,7 @@ const ROOMS: &[&str] = &[
     "announce/rules.rs",
     "announce/slot.rs",
     "announce/status.rs",
+    "announce/verdict_log.rs",
 ];
 
 const FORBIDDEN: &[&str] = &[
