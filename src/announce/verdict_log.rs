@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// While nothing is announced a new reason is told once it has stood for so long: a start goes from
-/// "was never started" by "no port is published" to a key within milliseconds. The status has it at once.
-const PASSING: Duration = Duration::from_secs(1);
+/// "was never started" by "no port is published" to a key within milliseconds, and within 2 s where the engine
+/// is busy. The status has it at once.
+const PASSING: Duration = Duration::from_secs(3);
 
 /// A container's id (or name) and a key that it claims.
 pub(super) type At = (String, Key);
