@@ -38,6 +38,7 @@
 //!   slot.rs      P one key: wished for, seen, and what lies between
 //!   registrar.rs P the lease, the audit, the batches: what to ask of etcd next
 //!   status.rs    P how it stands, in one line
+//!   verdict_log.rs P when the log tells a verdict
 //!   docker.rs      what is asked of the Docker Engine, each with a deadline
 //!   events.rs      its events: what to look at again, and who died
 //!   watcher.rs     subscribe, list, inspect, publish
@@ -85,7 +86,7 @@
 //! | task | reads | writes | ends |
 //! |---|---|---|---|
 //! | `watcher::watch` | Docker's API, `mpsc<Mark>` | `watch<Views>`: the latest word on each container | aborted at shutdown |
-//! | its event reader | Docker's /events | `mpsc<Mark>`, 1024 deep: "look again", and deaths; full: all is looked at again | with its connection |
+//! | its event reader | Docker's /events | `mpsc<Mark>`, 1024 deep: "look again", deaths, networks; full: all is looked at again | with its connection |
 //! | `etcd::watch::follow` | etcd's watches, the keys of `watch<Wishes>` | `mpsc<News>`, 64 deep; more waits in etcd | aborted at shutdown |
 //! | `Registry::run` | `watch<Wishes>`, `mpsc<News>` | **the only writer to etcd**; `watch<Standings>` | last: after the lease is revoked, or 4.5 s |
 //! | `announce::run` | `watch<Views>`, `watch<Standings>` | `watch<Wishes>`; systemd | on a signal, or when a task ended that never should |
@@ -115,7 +116,7 @@
 //! - One request to etcd is under way at a time; after a failure the key's state is unknown, not assumed.
 //! - Every await on Docker or etcd has a deadline; every queue is a latest value or bounded.
 //! - What is remembered is of what is there, or bounded: a slot goes 10 s after its last write, with an
-//!   audit; a death with a list; a bar after its pause; an empty service after `--forget`, or where there
+//!   audit; a death with the look that was under way; a bar after its pause; an empty service after `--forget`, or where there
 //!   are more than `limits::MAX_SERVICES`; the address of a name that nobody wants where there are more
 //!   than 1,024; what was said of alerts and bad keys after ten minutes, 500 of them (`backoff::Repeats`).
 //! - Docker's silence is never "the container is gone", etcd's silence never "the key is gone".
@@ -141,7 +142,9 @@
 //!   the command one. Structure goes the other way: nothing is reloaded that wasn't checked.
 //! - A `die` event is believed, and withdraws the key before the container is inspected: the engine
 //!   answers no inspect until it has cleaned up behind a dead container (150 ms in the bench, against
-//!   a few for the withdrawal). An inspect follows all the same.
+//!   a few for the withdrawal). An inspect follows all the same; whether its answer is about the life
+//!   that has ended is told by whether it began after the event was heard, and by no clock.
+//! - A pause counts once it has lasted for a second: `docker commit` pauses for some 60 ms.
 //! - A value without a lease is taken over whatever it says: no sidekick put it, and it would stay
 //!   for ever (found by the simulation, seed 2684).
 //! - Of two sidekicks on the same life of a container the overtaken one stands by; by rule 3 alone

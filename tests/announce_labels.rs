@@ -45,6 +45,7 @@ fn seen(container: ContainerSnapshot) -> View {
     View {
         sighting: Sighting::Present(Arc::new(container)),
         lost_since: None,
+        paused_since: None,
         engine_name: Some("worker-1".into()),
     }
 }

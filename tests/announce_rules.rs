@@ -317,6 +317,7 @@ fn while_docker_cannot_be_asked_what_is_announced_stays_for_the_grace() {
     let seen = |lost_since| View {
         sighting: Sighting::Present(Arc::new(redis(&[("6379", "0.0.0.0:6379")]))),
         lost_since,
+        paused_since: None,
         engine_name: Some("docker-host".into()),
     };
     let at = |view: &View, grace, now| judge("redis1", view, &rules(None, None), grace, now);

@@ -42,6 +42,7 @@ const ROOMS: &[&str] = &[
     "announce/rules.rs",
     "announce/slot.rs",
     "announce/status.rs",
+    "announce/verdict_log.rs",
     "config/ignored.rs",
 ];
 

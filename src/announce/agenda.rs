@@ -1,6 +1,7 @@
 //! Which containers are to be looked at, and when: a few at a time, and those that don't answer not
 //! in the way of the others. Pure.
 
+use super::container::Death;
 use crate::clock::Moment;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -28,13 +29,30 @@ pub(super) enum Why {
     Hint,
 }
 
+/// What became known while a container was looked at.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    /// An event had hinted at it, before the look or meanwhile.
+    pub(super) hinted: bool,
+    /// Deaths that were heard of since it began. Docker marks a container as ended before it tells of the
+    /// death (moby holds the container's lock over both, libpod too), so a look that begins after the
+    /// event shows the death or a later life; the answer of one that began before may be older.
+    pub(super) deaths: Vec<Death>,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    why: Why,
+    deaths: Vec<Death>,
+}
+
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
     /// To be looked at.
     waiting: BTreeMap<String, Why>,
     /// Being looked at.
-    under_way: BTreeMap<String, Why>,
+    under_way: BTreeMap<String, UnderWay>,
     /// Those that couldn't be inspected, and when they may be tried again.
     troubled: BTreeMap<String, Moment>,
     /// Those that changed without an event, and when that was seen.
@@ -78,7 +96,11 @@ impl Agenda {
         }
         for (id, why) in &begun {
             self.waiting.remove(id);
-            self.under_way.insert(id.clone(), *why);
+            let begun = UnderWay {
+                why: *why,
+                deaths: Vec::new(),
+            };
+            self.under_way.insert(id.clone(), begun);
         }
         begun.into_iter().map(|(id, _)| id).collect()
     }
@@ -91,16 +113,38 @@ impl Agenda {
         times.filter(|at| *at > now).min().map(|at| at - now)
     }
 
-    /// It answered. Returns whether an event had hinted at it, before the look or meanwhile.
-    pub(super) fn answered(&mut self, id: &str) -> bool {
+    /// A container that is looked at by this id (or name) has died. It counts against the look that is
+    /// under way, and against no later one.
+    pub(super) fn died(&mut self, id: &str, death: Death) {
+        if let Some(look) = self.under_way.get_mut(id) {
+            // Bounded by the containers that had the name during one look.
+            look.deaths.retain(|earlier| earlier.id != death.id);
+            look.deaths.push(death);
+        }
+    }
+
+    /// Whether that one is being looked at, or is to be.
+    pub(super) fn concerns(&self, id: &str) -> bool {
+        self.under_way.contains_key(id) || self.waiting.contains_key(id)
+    }
+
+    /// It answered.
+    pub(super) fn answered(&mut self, id: &str) -> Look {
         self.troubled.remove(id);
-        let why = self.under_way.remove(id).unwrap_or(Why::Hint);
-        why == Why::Hint || self.waiting.get(id) == Some(&Why::Hint)
+        let ended = self.under_way.remove(id);
+        let meanwhile = self.waiting.get(id) == Some(&Why::Hint);
+        Look {
+            hinted: meanwhile || ended.as_ref().is_none_or(|look| look.why == Why::Hint),
+            deaths: ended.map(|look| look.deaths).unwrap_or_default(),
+        }
     }
 
     /// It didn't, and is tried again later.
     pub(super) fn failed(&mut self, id: String, now: Moment) {
-        let why = self.under_way.remove(&id).unwrap_or(Why::Hint);
+        let why = self
+            .under_way
+            .remove(&id)
+            .map_or(Why::Hint, |look| look.why);
         self.troubled.insert(id.clone(), now + TROUBLE_PAUSE);
         self.want(id, why);
     }
@@ -165,12 +209,37 @@ mod tests {
         let begun = agenda.begin(NOW);
         agenda.want("000".to_owned(), Why::Hint);
         assert!(agenda.begin(NOW).is_empty(), "not twice at a time");
-        assert!(agenda.answered(&begun[0]), "a hint came meanwhile");
+        assert!(agenda.answered(&begun[0]).hinted, "a hint came meanwhile");
         assert_eq!(agenda.begin(NOW), ["000"]);
-        assert!(agenda.answered("000"));
+        assert!(agenda.answered("000").hinted);
         agenda.want("000".to_owned(), Why::Time);
         agenda.begin(NOW);
-        assert!(!agenda.answered("000"));
+        assert!(!agenda.answered("000").hinted);
+    }
+
+    #[test]
+    fn a_death_counts_against_the_look_that_began_before_it_was_heard_and_no_other() {
+        let death = || Death {
+            id: "aa".to_owned(),
+            code: 137,
+        };
+        let mut agenda = with(0..1);
+        agenda.died("000", death());
+        agenda.begin(NOW);
+        assert_eq!(
+            agenda.answered("000").deaths,
+            [],
+            "begun after it was heard"
+        );
+
+        agenda.want("000".to_owned(), Why::Time);
+        agenda.begin(NOW);
+        agenda.died("000", death());
+        agenda.died("000", death());
+        agenda.want("000".to_owned(), Why::Hint);
+        assert_eq!(agenda.answered("000").deaths, [death()]);
+        agenda.begin(NOW);
+        assert_eq!(agenda.answered("000").deaths, []);
     }
 
     #[test]

@@ -7,7 +7,10 @@ use super::exchange::{Wish, Wishes};
 use super::labels::{Service, services};
 use super::ownership::Holder;
 use super::reason::Reason;
-use super::rules::{Rules, Verdict, check_up, found_host, judge, patience, place, told_host};
+use super::rules::{
+    Rules, Verdict, as_it_counts, check_up, found_host, judge, patience, pause_counts_at, place,
+    told_host,
+};
 use crate::clock::Moment;
 use crate::endpoint::Key;
 use std::collections::BTreeMap;
@@ -70,7 +73,7 @@ impl Judge<'_> {
     /// `before` is what it was judged to be the last time.
     #[must_use]
     pub fn judge(&self, id: &str, view: &View, before: Option<&Judged>, now: Moment) -> Judged {
-        match self.target {
+        let mut judged = match self.target {
             Target::One { container, key } => {
                 let verdict = judge(container, view, self.rules, self.grace, now);
                 Judged {
@@ -89,12 +92,15 @@ impl Judge<'_> {
             }
             Target::All { prefix } => match patience(view, self.grace, now) {
                 Some(verdict) => past_asking(id, view, before, &verdict),
-                None => self.judge_labels(prefix, id, view),
+                None => self.judge_labels(prefix, id, view, now),
             },
-        }
+        };
+        let ends = [judged.ends, pause_counts_at(view, now)];
+        judged.ends = ends.into_iter().flatten().min();
+        judged
     }
 
-    fn judge_labels(&self, prefix: &str, id: &str, view: &View) -> Judged {
+    fn judge_labels(&self, prefix: &str, id: &str, view: &View, now: Moment) -> Judged {
         let mut judged = Judged {
             name: id.to_owned(),
             view: view.clone(),
@@ -107,6 +113,7 @@ impl Judge<'_> {
             return judged;
         };
         judged.name.clone_from(&container.name);
+        let container = &as_it_counts(container, view, now);
         let claims = services(&container.labels).and_then(|services| {
             let claim = |service| self.claim(prefix, container, view, service);
             services.iter().map(claim).collect()

@@ -178,25 +178,31 @@ pub enum Sighting {
 pub struct Death {
     /// The container's whole id.
     pub id: String,
-    /// By the engine's clock, which `StartedAt` is by too.
-    pub at: Since,
     /// Its exit status.
     pub code: i64,
 }
 
 impl Sighting {
-    /// What is to be believed once that death is known: an answer about the life that it ended is
-    /// out of date, one about a later life isn't.
+    /// What is to be believed once these deaths were heard of after the look began: that the container
+    /// runs is out of date. Which life it was is told by the order of events and looks, never by clocks:
+    /// an engine's may step back between a death and the next start.
     #[must_use]
-    pub fn after(mut self, death: Option<&Death>) -> Self {
-        if let (Self::Present(container), Some(death)) = (&mut self, death)
-            && container.id == death.id
+    pub fn after(mut self, deaths: &[Death]) -> Self {
+        if let Self::Present(container) = &mut self
             && matches!(container.state, State::Running | State::Paused)
-            && container.started_at.is_some_and(|start| start < death.at)
+            && let Some(death) = deaths.iter().find(|death| death.id == container.id)
         {
             Arc::make_mut(container).state = State::Exited(death.code);
         }
         self
+    }
+
+    /// Which life of which container it is, if it is one, and what it does.
+    fn life(&self) -> Option<((&str, Option<Since>), &State)> {
+        match self {
+            Self::Present(c) => Some(((&c.id, c.started_at), &c.state)),
+            Self::Absent | Self::NeverAsked => None,
+        }
     }
 }
 
@@ -207,6 +213,9 @@ pub struct View {
     pub sighting: Sighting,
     /// Since when the engine doesn't answer; `None` while it does.
     pub lost_since: Option<Moment>,
+    /// Since when it is paused, where its running was seen before; `None` where it isn't paused, or may
+    /// have been for any time.
+    pub paused_since: Option<Moment>,
     /// The Docker host's own name (`Name` of `GET /info`), where the engine tells it.
     pub engine_name: Option<Arc<str>>,
 }
@@ -239,8 +248,46 @@ impl View {
         Self {
             sighting: Sighting::NeverAsked,
             lost_since: Some(now),
+            paused_since: None,
             engine_name: None,
         }
+    }
+
+    /// What the engine has just said; `before` is the last word until then.
+    #[must_use]
+    pub fn seen(
+        sighting: Sighting,
+        engine_name: Option<Arc<str>>,
+        before: Option<&Self>,
+        now: Moment,
+    ) -> Self {
+        let last = before.and_then(|before| Some((before, before.sighting.life()?)));
+        let paused_since = match (sighting.life(), last) {
+            (Some((life, State::Paused)), Some((before, (same, state)))) if life == same => {
+                match state {
+                    State::Running => Some(now),
+                    State::Paused => before.paused_since,
+                    _ => None,
+                }
+            }
+            _ => None,
+        };
+        Self {
+            sighting,
+            lost_since: None,
+            paused_since,
+            engine_name,
+        }
+    }
+
+    /// Its container may have died. Returns whether that changes anything.
+    pub fn died(&mut self, death: &Death) -> bool {
+        let sighting = self.sighting.clone().after(std::slice::from_ref(death));
+        let changed = self.sighting != sighting;
+        if changed {
+            (self.sighting, self.paused_since) = (sighting, None);
+        }
+        changed
     }
 }
 
@@ -278,35 +325,52 @@ mod tests {
         }
     }
 
+    fn seen(second: i128, state: State) -> Sighting {
+        Sighting::Present(Arc::new(ContainerSnapshot {
+            id: "aa".to_owned(),
+            name: "redis1".to_owned(),
+            state,
+            health: Health::Good,
+            started_at: Since::from_unix_nanos(second * 1_000_000_000),
+            host_network: false,
+            ports: BTreeMap::new(),
+            labels: BTreeMap::new(),
+        }))
+    }
+
     #[test]
-    fn a_death_ends_the_life_it_belongs_to_and_no_later_one() {
-        let at = |second: i128| Since::from_unix_nanos(second * 1_000_000_000).unwrap();
-        let seen = |started, state| {
-            Sighting::Present(Arc::new(ContainerSnapshot {
-                id: "aa".to_owned(),
-                name: "redis1".to_owned(),
-                state,
-                health: Health::Good,
-                started_at: Some(at(started)),
-                host_network: false,
-                ports: BTreeMap::new(),
-                labels: BTreeMap::new(),
-            }))
-        };
-        let death = |id: &str| Death {
-            id: id.to_owned(),
-            at: at(20),
-            code: 137,
+    fn a_death_ends_its_container_whatever_the_clocks_say() {
+        let death = |id: &str| {
+            let id = id.to_owned();
+            [Death { id, code: 137 }]
         };
         let ended = seen(10, State::Exited(137));
-        assert_eq!(seen(10, State::Running).after(Some(&death("aa"))), ended);
-        assert_eq!(seen(10, State::Paused).after(Some(&death("aa"))), ended);
-        for untouched in [seen(21, State::Running), seen(10, State::Restarting)] {
-            assert_eq!(untouched.clone().after(Some(&death("aa"))), untouched);
-            assert_eq!(untouched.clone().after(None), untouched);
-        }
+        assert_eq!(seen(10, State::Running).after(&death("aa")), ended);
+        assert_eq!(seen(10, State::Paused).after(&death("aa")), ended);
+        let restarting = seen(10, State::Restarting);
+        assert_eq!(restarting.clone().after(&death("aa")), restarting);
         let other = seen(10, State::Running);
-        assert_eq!(other.clone().after(Some(&death("bb"))), other);
+        assert_eq!(other.clone().after(&death("bb")), other);
+        assert_eq!(other.clone().after(&[]), other);
+    }
+
+    #[test]
+    fn a_pause_is_dated_only_where_the_same_life_was_seen_running() {
+        let at = Moment::from_secs;
+        let look = |sighting, before: Option<&View>, second| {
+            View::seen(sighting, None, before, at(second))
+        };
+        let running = look(seen(10, State::Running), None, 1);
+        let paused = look(seen(10, State::Paused), Some(&running), 2);
+        assert_eq!(paused.paused_since, Some(at(2)));
+        let still = look(seen(10, State::Paused), Some(&paused), 3);
+        assert_eq!(still.paused_since, Some(at(2)));
+        for (before, second) in [(None, 10), (Some(&running), 11), (Some(&paused), 11)] {
+            let unknown = look(seen(second, State::Paused), before, 4);
+            assert_eq!(unknown.paused_since, None);
+        }
+        let over = look(seen(10, State::Running), Some(&still), 5);
+        assert_eq!(over.paused_since, None);
     }
 
     proptest! {

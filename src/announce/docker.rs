@@ -9,12 +9,15 @@ use super::container::{Sighting, View};
 use super::inspection::{Listed, listed, listed_leniently, sighting};
 use anyhow::Context as _;
 use bollard::errors::Error;
+use bollard::models::SystemInfo;
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder};
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::StreamExt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -49,7 +52,8 @@ pub async fn look(host: &DockerHost, name: &str) -> anyhow::Result<View> {
     Ok(View {
         sighting: inspect(&docker, name).await?,
         lost_since: None,
-        engine_name: engine_name(&docker).await,
+        paused_since: None,
+        engine_name: engine_info(&docker).await.name,
     })
 }
 
@@ -68,7 +72,7 @@ pub struct Everything {
 /// The engine can't be asked.
 pub async fn look_at_all(host: &DockerHost) -> anyhow::Result<Everything> {
     let docker = reach(host).await?;
-    let engine_name = engine_name(&docker).await;
+    let engine_name = engine_info(&docker).await.name;
     let (labelled, others): (Vec<_>, Vec<_>) =
         list(&docker).await?.into_iter().partition(|c| c.labelled);
     let (docker, engine_name) = (&docker, &engine_name);
@@ -76,6 +80,7 @@ pub async fn look_at_all(host: &DockerHost) -> anyhow::Result<Everything> {
         let view = inspect(docker, &listed.id).await.map(|sighting| View {
             sighting,
             lost_since: None,
+            paused_since: None,
             engine_name: engine_name.clone(),
         });
         (listed.id, view)
@@ -124,21 +129,40 @@ pub(super) async fn connect(host: &DockerHost) -> anyhow::Result<Docker> {
         .map_err(about(WHAT))
 }
 
-/// `None` where the engine, or a proxy before it, won't say.
-pub(super) async fn engine_name(docker: &Docker) -> Option<Arc<str>> {
+/// What the engine says of itself.
+#[derive(Debug)]
+pub(super) struct EngineInfo {
+    /// Its host's name; `None` where the engine, or a proxy before it, won't say.
+    pub(super) name: Option<Arc<str>>,
+    /// Its clock, since 1970; this machine's where it won't say.
+    pub(super) clock: Duration,
+}
+
+pub(super) async fn engine_info(docker: &Docker) -> EngineInfo {
     const WHAT: &str = "GET /info";
     let info = match within(WHAT, docker.info()).await {
         Ok(Ok(info)) => info,
         Ok(Err(error)) => {
             debug!("{WHAT}: {error}; doing without the Docker host's name");
-            return None;
+            SystemInfo::default()
         }
         Err(error) => {
             debug!("{error:#}; doing without the Docker host's name");
-            return None;
+            SystemInfo::default()
         }
     };
-    info.name.filter(|name| !name.is_empty()).map(Into::into)
+    let clock = info.system_time.as_deref().and_then(since_1970);
+    let own = || SystemTime::now().duration_since(UNIX_EPOCH);
+    EngineInfo {
+        name: info.name.filter(|name| !name.is_empty()).map(Into::into),
+        clock: clock.unwrap_or_else(|| own().unwrap_or_default()),
+    }
+}
+
+fn since_1970(date: &str) -> Option<Duration> {
+    let nanos = OffsetDateTime::parse(date, &Rfc3339).ok()?;
+    let nanos = u64::try_from(nanos.unix_timestamp_nanos()).ok()?;
+    Some(Duration::from_nanos(nanos))
 }
 
 /// # Errors
@@ -161,11 +185,17 @@ pub(super) async fn list(docker: &Docker) -> anyhow::Result<Vec<Listed>> {
 pub(super) async fn inspect(docker: &Docker, name: &str) -> anyhow::Result<Sighting> {
     let what = format!("inspecting {name}");
     let call = docker.inspect_container(name, None::<InspectContainerOptions>);
-    match within(&what, call).await? {
-        Ok(answer) => Ok(sighting(answer, name)),
+    let answer = match within(&what, call).await? {
+        Ok(answer) => serde_json::to_value(answer)?,
+        // One word that this bollard doesn't know is no reason to know nothing.
+        Err(Error::JsonDataError { contents, .. }) => {
+            serde_json::from_str(&contents).with_context(|| what.clone())?
+        }
         Err(Error::DockerResponseServerError {
             status_code: 404, ..
-        }) => Ok(Sighting::Absent),
-        Err(error) => Err(about(&what)(error)),
-    }
+        }) => return Ok(Sighting::Absent),
+        Err(error) => return Err(about(&what)(error)),
+    };
+    sighting(&answer, name)
+        .with_context(|| format!("{what}: the answer is about no container: it has no Id or Name"))
 }

@@ -2,20 +2,15 @@
 
 use super::container::Death;
 use super::labels::PREFIX;
-use crate::endpoint::Since;
 use bollard::Docker;
-use bollard::models::EventMessage;
+use bollard::models::{EventMessage, EventMessageTypeEnum};
 use bollard::query_parameters::EventsOptionsBuilder;
 use futures_util::StreamExt;
 use std::collections::HashMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tracing::debug;
-
-/// Events from so long before the subscription are asked for too: they only make it look once
-/// more, and close the gap between subscribing and looking. Covers a clock that is a little off.
-const LOOK_BACK: Duration = Duration::from_secs(5);
 
 /// Marks that wait to be heard. The watcher is at them all the time; if it is not, it has to look at
 /// everything anyway.
@@ -30,26 +25,27 @@ pub enum Scope {
     Labelled,
 }
 
-/// Something happened to a container that is watched.
+/// What an event says of a container. One that is watched by its name is named so, others by their id.
 #[derive(Debug)]
-pub(super) struct Mark {
-    /// By the name that it is watched by, else its id.
-    pub(super) subject: String,
-    /// It was its main process's end.
-    pub(super) death: Option<Death>,
+pub(super) enum Mark {
+    /// This one is to be looked at again.
+    Look(String),
+    /// So is this one, and a main process has ended.
+    Died(String, Death),
+    /// The container with this id was connected to a network, or disconnected. It may be none that is
+    /// watched: such an event has neither its name nor its labels.
+    Connected(String),
 }
 
-/// Reads events and marks. Returns why it ended.
+/// Reads events and marks, from the moment `since` (by the engine's clock, since 1970) on: those that
+/// happen before the engine has subscribed us are told too. Returns why it ended.
 pub(super) async fn read_events(
     docker: Docker,
     scope: Scope,
+    since: Duration,
     marks: mpsc::Sender<Mark>,
 ) -> anyhow::Error {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .saturating_sub(LOOK_BACK);
-    let filters = HashMap::from([("type", vec!["container"])]);
+    let filters = HashMap::from([("type", vec!["container", "network"])]);
     let options = EventsOptionsBuilder::default()
         .since(&format!("{}.{:09}", since.as_secs(), since.subsec_nanos()))
         .filters(&filters)
@@ -73,12 +69,26 @@ pub(super) async fn read_events(
 }
 
 pub(super) fn mark(event: EventMessage, scope: &Scope) -> Option<Mark> {
+    if event.typ == Some(EventMessageTypeEnum::NETWORK) {
+        return connected(event).map(Mark::Connected);
+    }
     let subject = subject(&event, scope)?;
     debug!(action = event.action, subject, "event");
-    Some(Mark {
-        subject,
-        death: death(event),
+    Some(match death(event) {
+        Some(death) => Mark::Died(subject, death),
+        None => Mark::Look(subject),
     })
+}
+
+/// The id of the container that a network is told of with. Docker has it in the attributes, for the
+/// actor is the network; Podman has it for the actor.
+fn connected(event: EventMessage) -> Option<String> {
+    if !matches!(event.action.as_deref(), Some("connect" | "disconnect")) {
+        return None;
+    }
+    let actor = event.actor?;
+    let attributes = actor.attributes.unwrap_or_default();
+    attributes.get("container").cloned().or(actor.id)
 }
 
 /// What an event may be about, if it may be about what is watched.
@@ -117,7 +127,6 @@ fn death(event: EventMessage) -> Option<Death> {
     let code = actor.attributes.as_ref().and_then(|a| a.get("exitCode"));
     Some(Death {
         id: actor.id?,
-        at: Since::from_unix_nanos(event.time_nano?.into())?,
         code: code.and_then(|c| c.parse().ok()).unwrap_or_default(),
     })
 }
@@ -160,6 +169,25 @@ mod tests {
         assert!(concerns(&event("die", "redis10"), "593ee5d76755"));
         assert!(concerns(&event("rename", "redis10"), "redis1"));
         assert!(concerns(&EventMessage::default(), "redis1"));
+    }
+
+    #[test]
+    fn a_connection_to_a_network_names_the_container_alone() {
+        let connected = |action: &str, attributes: &[(&str, &str)]| {
+            let typ = Some(EventMessageTypeEnum::NETWORK);
+            let event = event(action, attributes);
+            match mark(EventMessage { typ, ..event }, &Scope::Labelled) {
+                Some(Mark::Connected(id)) => Some(id),
+                other => other.map(|mark| panic!("{mark:?}")),
+            }
+        };
+        let docker = [("container", "aa"), ("name", "bridge"), ("type", "bridge")];
+        for action in ["connect", "disconnect"] {
+            assert_eq!(connected(action, &docker).as_deref(), Some("aa"));
+            let actor = "593ee5d76755".repeat(5);
+            assert_eq!(connected(action, &[("name", "podman")]), Some(actor));
+        }
+        assert_eq!(connected("destroy", &docker), None);
     }
 
     #[test]

@@ -4,9 +4,8 @@ use super::container::{Binding, ContainerPort, ContainerSnapshot, Health, Sighti
 use super::labels::PREFIX;
 use super::rules::parse_binding;
 use crate::endpoint::Since;
-use bollard::models::{
-    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, HealthStatusEnum, PortMap,
-};
+use bollard::models::ContainerSummary;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -37,7 +36,7 @@ pub(super) fn listed(container: ContainerSummary) -> Option<Listed> {
 
 /// The same of a list that holds something unknown. `None` where it is no list at all.
 pub(super) fn listed_leniently(json: &str) -> Option<Vec<Listed>> {
-    let all: Vec<serde_json::Value> = serde_json::from_str(json).ok()?;
+    let all: Vec<Value> = serde_json::from_str(json).ok()?;
     let listed = all.iter().filter_map(|container| {
         let names = container["Names"].as_array();
         let names = names.into_iter().flatten().filter_map(|name| name.as_str());
@@ -45,7 +44,10 @@ pub(super) fn listed_leniently(json: &str) -> Option<Vec<Listed>> {
         Some(Listed {
             id: container["Id"].as_str()?.to_owned(),
             name: own_name(names),
-            state: container["State"].as_str().unwrap_or_default().to_owned(),
+            state: match container["State"].as_str().unwrap_or_default() {
+                STOPPED => "exited".to_owned(),
+                state => state.to_owned(),
+            },
             labelled: labels.is_some_and(|l| l.keys().any(|label| label.starts_with(PREFIX))),
         })
     });
@@ -75,96 +77,93 @@ pub(super) fn word(state: &State) -> &str {
     }
 }
 
+/// Podman's word for a container that has ended and isn't cleaned up behind yet.
+const STOPPED: &str = "stopped";
+
+/// `None` for what is no answer about a container. Read word by word, so that one that no bollard knows
+/// (Podman has some, and a newer engine may) says nothing of the others.
+///
 /// The engine also takes any prefix of an id for a name, so `db` might find a stranger whose id
 /// begins with db. Only the name itself, or 12 digits of the id and more, is the one we want.
-pub(super) fn sighting(answer: ContainerInspectResponse, wanted: &str) -> Sighting {
-    let snapshot = snapshot(answer);
+pub(super) fn sighting(answer: &Value, wanted: &str) -> Option<Sighting> {
+    let snapshot = snapshot(answer)?;
     let by_id = wanted.len() >= 12 && snapshot.id.starts_with(wanted);
-    if snapshot.name == wanted || by_id {
+    Some(if snapshot.name == wanted || by_id {
         Sighting::Present(Arc::new(snapshot))
     } else {
         Sighting::Absent
-    }
+    })
 }
 
-fn snapshot(answer: ContainerInspectResponse) -> ContainerSnapshot {
-    let state = answer.state.unwrap_or_default();
-    let config = answer.config.unwrap_or_default();
-    let retries = config
-        .healthcheck
-        .and_then(|h| h.retries)
+fn snapshot(answer: &Value) -> Option<ContainerSnapshot> {
+    let (state, config) = (&answer["State"], &answer["Config"]);
+    let retries = config["Healthcheck"]["Retries"].as_u64();
+    let retries = retries
         .and_then(|n| u32::try_from(n).ok())
         // Docker's default.
         .filter(|n| *n > 0)
         .unwrap_or(3);
-    let network_mode = answer.host_config.and_then(|h| h.network_mode);
-    ContainerSnapshot {
-        id: answer.id.unwrap_or_default(),
-        name: answer
-            .name
-            .unwrap_or_default()
-            .trim_start_matches('/')
-            .to_owned(),
-        health: health(state.health.as_ref(), retries),
-        started_at: state.started_at.as_deref().and_then(Since::parse),
-        state: state_of(&state),
-        host_network: network_mode.as_deref() == Some("host"),
-        ports: published(answer.network_settings.and_then(|n| n.ports)),
-        labels: config
-            .labels
-            .unwrap_or_default()
-            .into_iter()
+    let labels = config["Labels"].as_object().into_iter().flatten();
+    Some(ContainerSnapshot {
+        id: answer["Id"].as_str()?.to_owned(),
+        name: answer["Name"].as_str()?.trim_start_matches('/').to_owned(),
+        health: health(&state["Health"], retries),
+        started_at: state["StartedAt"].as_str().and_then(Since::parse),
+        state: state_of(state),
+        host_network: answer["HostConfig"]["NetworkMode"] == "host",
+        ports: published(&answer["NetworkSettings"]["Ports"]),
+        labels: labels
             .filter(|(label, _)| label.starts_with(PREFIX))
+            .filter_map(|(label, text)| Some((label.clone(), text.as_str()?.to_owned())))
             .collect(),
-    }
+    })
 }
 
-fn state_of(state: &bollard::models::ContainerState) -> State {
-    use ContainerStateStatusEnum as Status;
-    let flag = |flag: Option<bool>| flag == Some(true);
-    let status = state.status.unwrap_or(Status::EMPTY);
+fn state_of(state: &Value) -> State {
+    let flag = |flag: &str| state[flag].as_bool();
+    let status = state["Status"].as_str().unwrap_or_default();
     // The flags first: the status may be older than they are, never the other way round.
-    if flag(state.paused) || status == Status::PAUSED {
+    if flag("Paused") == Some(true) || status == "paused" {
         State::Paused
-    } else if flag(state.restarting) || status == Status::RESTARTING {
+    } else if flag("Restarting") == Some(true) || status == "restarting" {
         State::Restarting
-    } else if flag(state.dead) || status == Status::DEAD {
+    } else if flag("Dead") == Some(true) || status == "dead" {
         State::Dead
     } else {
         match status {
-            Status::RUNNING if state.running != Some(false) => State::Running,
-            Status::CREATED => State::Created,
-            Status::REMOVING => State::Removing,
-            Status::EXITED | Status::RUNNING => State::Exited(state.exit_code.unwrap_or_default()),
-            other => State::Other(other.to_string()),
+            "running" if flag("Running") != Some(false) => State::Running,
+            "created" => State::Created,
+            "removing" => State::Removing,
+            "exited" | STOPPED | "running" => {
+                State::Exited(state["ExitCode"].as_i64().unwrap_or_default())
+            }
+            other => State::Other(other.to_owned()),
         }
     }
 }
 
-fn health(health: Option<&bollard::models::Health>, retries: u32) -> Health {
-    let Some(health) = health else {
-        return Health::Good;
-    };
-    let failed = health
-        .failing_streak
+fn health(health: &Value, retries: u32) -> Health {
+    let failed = health["FailingStreak"].as_u64();
+    let failed = failed
         .and_then(|n| u32::try_from(n).ok())
         .unwrap_or_default();
-    match health.status {
-        Some(HealthStatusEnum::STARTING) => Health::Starting { failed, retries },
-        Some(HealthStatusEnum::UNHEALTHY) => Health::Unhealthy { failed },
-        _ => Health::Good,
+    match health["Status"].as_str().unwrap_or_default() {
+        "" | "none" | "healthy" => Health::Good,
+        "unhealthy" => Health::Unhealthy { failed },
+        // Podman has `reset` and `stopped` too, while there is no verdict.
+        _ => Health::Starting { failed, retries },
     }
 }
 
-fn published(ports: Option<PortMap>) -> BTreeMap<ContainerPort, Vec<Binding>> {
+fn published(ports: &Value) -> BTreeMap<ContainerPort, Vec<Binding>> {
     let mut published = BTreeMap::new();
-    for (port, bound) in ports.unwrap_or_default() {
-        let (Ok(port), Some(bound)) = (port.parse::<ContainerPort>(), bound) else {
+    for (port, bound) in ports.as_object().into_iter().flatten() {
+        let (Ok(port), Some(bound)) = (port.parse::<ContainerPort>(), bound.as_array()) else {
             continue;
         };
         let mut bindings: Vec<_> = bound
             .iter()
-            .filter_map(|b| parse_binding(b.host_ip.as_deref(), b.host_port.as_deref()))
+            .filter_map(|b| parse_binding(b["HostIp"].as_str(), b["HostPort"].as_str()))
             .collect();
         bindings.sort();
         bindings.dedup();
@@ -177,7 +176,7 @@ fn published(ports: Option<PortMap>) -> BTreeMap<ContainerPort, Vec<Binding>> {
 mod tests {
     use super::*;
 
-    fn inspected(json: &str) -> ContainerInspectResponse {
+    fn inspected(json: &str) -> Value {
         serde_json::from_str(json).unwrap()
     }
 
@@ -185,12 +184,64 @@ mod tests {
     fn a_stranger_whose_id_begins_with_the_name_is_not_taken() {
         let id = format!("db{}", "0".repeat(62));
         let answer = inspected(&format!(r#"{{"Id":"{id}","Name":"/other"}}"#));
-        assert_eq!(sighting(answer.clone(), "db"), Sighting::Absent);
+        assert_eq!(sighting(&answer, "db"), Some(Sighting::Absent));
         assert!(matches!(
-            sighting(answer.clone(), &id[..12]),
-            Sighting::Present(_)
+            sighting(&answer, &id[..12]),
+            Some(Sighting::Present(_))
         ));
-        assert!(matches!(sighting(answer, "other"), Sighting::Present(_)));
+        assert!(matches!(
+            sighting(&answer, "other"),
+            Some(Sighting::Present(_))
+        ));
+        for nonsense in ["{}", "[]", r#"{"Id":"aa","Name":7}"#] {
+            assert_eq!(sighting(&inspected(nonsense), "db"), None, "not gone");
+        }
+    }
+
+    #[test]
+    fn a_word_that_bollard_does_not_know_spoils_no_inspect() {
+        use bollard::models::ContainerInspectResponse;
+        let shown = |state: &str| {
+            let json = format!(
+                r#"{{"Id":"aa","Name":"/db","State":{state},"Mounts":[{{"Type":"ethereal"}}]}}"#
+            );
+            assert!(serde_json::from_str::<ContainerInspectResponse>(&json).is_err());
+            match sighting(&inspected(&json), "db") {
+                Some(Sighting::Present(container)) => (container.state.clone(), container.health),
+                other => panic!("{other:?}"),
+            }
+        };
+        let no_verdict = Health::Starting {
+            failed: 0,
+            retries: 3,
+        };
+        let (good, other) = (Health::Good, |word: &str| State::Other(word.to_owned()));
+        for (json, state, health) in [
+            (
+                r#"{"Status":"stopped","ExitCode":137}"#,
+                State::Exited(137),
+                good,
+            ),
+            (r#"{"Status":"stopping"}"#, other("stopping"), good),
+            (r#"{"Status":"unknown"}"#, other("unknown"), good),
+            (
+                r#"{"Status":"running","Health":{"Status":"reset"}}"#,
+                State::Running,
+                no_verdict,
+            ),
+            (
+                r#"{"Status":"running","Health":{"Status":"stopped"}}"#,
+                State::Running,
+                no_verdict,
+            ),
+            (
+                r#"{"Status":"running","Health":{"Status":""}}"#,
+                State::Running,
+                good,
+            ),
+        ] {
+            assert_eq!(shown(json), (state, health), "{json}");
+        }
     }
 
     #[test]
@@ -223,7 +274,7 @@ mod tests {
 
     #[test]
     fn paused_and_restarting_count_before_running() {
-        let state = |json: &str| state_of(&serde_json::from_str(json).unwrap());
+        let state = |json: &str| state_of(&inspected(json));
         assert_eq!(
             state(r#"{"Status":"running","Running":true}"#),
             State::Running
@@ -257,12 +308,9 @@ mod tests {
 
     #[test]
     fn ports_that_are_exposed_and_not_published_have_no_binding() {
-        let ports = published(Some(
-            serde_json::from_str(
-                r#"{"6379/tcp":[{"HostIp":"::","HostPort":"32769"},{"HostIp":"0.0.0.0","HostPort":"32768"}],
+        let ports = published(&inspected(
+            r#"{"6379/tcp":[{"HostIp":"::","HostPort":"32769"},{"HostIp":"0.0.0.0","HostPort":"32768"}],
                     "80/tcp":null,"53/udp":[{"HostIp":"","HostPort":"53"}],"x":[]}"#,
-            )
-            .unwrap(),
         ));
         let shown: Vec<_> = ports.iter().map(|(p, b)| format!("{p}={b:?}")).collect();
         assert_eq!(ports.len(), 2, "{shown:?}");

@@ -19,6 +19,7 @@ pub mod registry;
 pub mod rules;
 mod slot;
 pub mod status;
+mod verdict_log;
 pub mod watcher;
 
 use crate::backoff::Outage;
@@ -45,6 +46,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{info, warn};
+use verdict_log::VerdictLog;
 
 /// Events of the watch that wait for the registry; more wait in etcd.
 const NEWS_WAITING: usize = 64;
@@ -97,7 +99,7 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
         standings,
         judged: BTreeMap::new(),
         outranked: BTreeMap::new(),
-        told: BTreeMap::new(),
+        told: VerdictLog::default(),
         keeping: Outage::default(),
         systemd,
     };
@@ -136,8 +138,7 @@ struct Announcer {
     lost: watch::Receiver<Option<Moment>>,
     judged: BTreeMap<String, Judged>,
     outranked: Outranked,
-    /// What the log said last of each container at each key.
-    told: BTreeMap<(String, Key), Verdict>,
+    told: VerdictLog,
     /// Since when something is kept only because Docker can't be asked, as far as the log is concerned.
     keeping: Outage,
     systemd: Systemd,
@@ -148,12 +149,16 @@ impl Announcer {
         loop {
             let now = now();
             self.decide(now);
+            for (at, verdict) in self.told.overdue(now) {
+                self.log_claim(at, verdict, now);
+            }
             let calm = self.tell_status(now);
             let mut pause = self.systemd.turn(now);
             if !calm {
                 pause = pause.min(TICK_IN_TROUBLE);
             }
-            if let Some(end) = self.judged.values().filter_map(|judged| judged.ends).min() {
+            let ends = self.judged.values().filter_map(|judged| judged.ends);
+            if let Some(end) = ends.chain(self.told.next()).min() {
                 pause = pause.min(end.saturating_sub(now));
             }
             // Cancel-safe: watch channels keep their mark, a sleep has no effect. A sender that is
@@ -221,7 +226,7 @@ impl Announcer {
         let Some(new) = self.judged.get(id) else {
             let name = old.map(|old| &old.name);
             info!(container = name, "the container is gone");
-            self.told.retain(|(of, _), _| of != id);
+            self.told.retain(id, |_| false);
             return;
         };
         if let Some(reason) = &new.refused
@@ -231,7 +236,7 @@ impl Announcer {
         }
         let claims = new.claims.clone();
         self.told
-            .retain(|(of, key), _| of != id || claims.iter().any(|claim| claim.key == *key));
+            .retain(id, |key| claims.iter().any(|claim| claim.key == *key));
         for Claim { key, verdict } in claims {
             let at = (id.to_owned(), key);
             if !self.outranked.contains_key(&at) {
@@ -249,7 +254,7 @@ impl Announcer {
                 let (key, winner) = (key.clone(), winner.clone());
                 let reason = Reason::Outranked { key, winner };
                 warn!(container = judged.name, "not announcing: {reason}");
-                self.told.remove(at);
+                self.told.forget(at);
             }
         }
         for at @ (id, key) in before.keys() {
@@ -275,9 +280,8 @@ impl Announcer {
                         until.map_or_else(String::new, |_| format!(" for {grace} s at most"));
                     warn!(%key, "Docker can't be asked; keeping what is announced{long}");
                 }
-                return;
             }
-            told if self.told.get(&at) == Some(told) => return,
+            told if !self.told.is_due(&at, told, now) => {}
             Verdict::Announce(decision) => {
                 let container = &decision.endpoint.container;
                 info!(
@@ -291,7 +295,6 @@ impl Announcer {
             }
             Verdict::Withdraw(reason) => info!(%key, "not announcing: {reason}"),
         }
-        self.told.insert(at, verdict);
     }
 
     /// Returns whether all is well, so that the line need not be counted up.

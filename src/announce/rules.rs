@@ -20,6 +20,10 @@ pub const HOST_LABEL: &str = "sidekick.host";
 /// The label that names the container port to announce.
 pub const PORT_LABEL: &str = "sidekick.port";
 
+/// A pause counts once it has lasted for so long. `docker commit` pauses a container for some 60 ms;
+/// until then its kernel accepts connections for it, and its sessions wait.
+pub const PAUSE_COUNTS_AFTER: Duration = Duration::from_secs(1);
+
 /// What the operator asked for, and what the machine says of itself.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
@@ -102,7 +106,11 @@ pub fn judge(
         Sighting::NeverAsked => Verdict::Withdraw(Reason::NeverAsked),
         Sighting::Absent => Verdict::Withdraw(Reason::Absent(name.to_owned())),
         Sighting::Present(container) => {
-            match decide(container, rules, view.engine_name.as_deref()) {
+            match decide(
+                &as_it_counts(container, view, now),
+                rules,
+                view.engine_name.as_deref(),
+            ) {
                 Ok(decision) => Verdict::Announce(Box::new(decision)),
                 Err(reason) => Verdict::Withdraw(reason),
             }
@@ -110,10 +118,35 @@ pub fn judge(
     }
 }
 
-/// The verdict on a container that can't be asked about; `None` where it can.
+/// When a pause comes to count; `None` where there is none, or it counts.
+#[must_use]
+pub fn pause_counts_at(view: &View, now: Moment) -> Option<Moment> {
+    let at = view.paused_since?.saturating_add(PAUSE_COUNTS_AFTER);
+    (now < at).then_some(at)
+}
+
+/// The container by which to judge: one whose pause doesn't count yet runs.
+#[must_use]
+pub fn as_it_counts(
+    container: &Arc<ContainerSnapshot>,
+    view: &View,
+    now: Moment,
+) -> Arc<ContainerSnapshot> {
+    let mut container = container.clone();
+    if container.state == State::Paused && pause_counts_at(view, now).is_some() {
+        Arc::make_mut(&mut container).state = State::Running;
+    }
+    container
+}
+
+/// The verdict on a container that can't be asked about; `None` where it can, and where a pause that was
+/// seen before has come to count.
 #[must_use]
 pub fn patience(view: &View, grace: Option<Duration>, now: Moment) -> Option<Verdict> {
     let since = view.lost_since?;
+    if view.paused_since.is_some() && pause_counts_at(view, now).is_none() {
+        return None;
+    }
     Some(
         match grace.map(|grace| (grace, since.saturating_add(grace))) {
             // Nothing has been announced yet, so there is nothing to be patient about.

@@ -2,8 +2,8 @@
 //! sees. One container by its name, or all that have labels of ours.
 
 use super::agenda::{Agenda, Why};
-use super::container::{Death, Sighting, View, Views};
-use super::docker::{DockerHost, connect, engine_name, inspect, list};
+use super::container::{Sighting, View, Views};
+use super::docker::{DockerHost, connect, engine_info, inspect, list};
 use super::events::{MARKS_WAITING, Mark, Scope, read_events};
 use super::inspection::{Listed, word};
 use crate::backoff::{Backoff, DOCKER, Outage};
@@ -12,7 +12,7 @@ use crate::systemd::Pulse;
 use bollard::Docker;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::ops::Bound;
 use std::pin::Pin;
@@ -128,9 +128,6 @@ struct Session<'a> {
     relist_at: Moment,
     /// Where the next round of routine looks begins.
     turn: String,
-    /// The last death of each container, until a look shows that it is over. Of one that is watched by
-    /// its name the last death alone: it may be another container each time, and gone before a look.
-    deaths: HashMap<String, Death>,
     /// Seen and not told yet.
     untold: bool,
     told_at: Moment,
@@ -145,19 +142,20 @@ impl<'a> Session<'a> {
     ) -> anyhow::Result<Self> {
         let docker = connect(host).await?;
         pulse.beat();
-        let engine_name = engine_name(&docker).await;
+        let engine = engine_info(&docker).await;
         pulse.beat();
         // Subscribed before the first look. The reader only marks; nothing that the session does
         // can make it slow.
         let (mark, marks) = mpsc::channel(MARKS_WAITING);
         let mut reader = JoinSet::new();
-        reader.spawn(read_events(docker.clone(), scope.clone(), mark));
+        let (asking, watched) = (docker.clone(), scope.clone());
+        reader.spawn(read_events(asking, watched, engine.clock, mark));
         Ok(Self {
             docker,
             scope,
             views,
             pulse,
-            engine_name,
+            engine_name: engine.name,
             marks,
             reader,
             agenda: Agenda::default(),
@@ -166,7 +164,6 @@ impl<'a> Session<'a> {
             first: true,
             relist_at: Moment::ZERO,
             turn: String::new(),
-            deaths: HashMap::new(),
             untold: false,
             told_at: Moment::ZERO,
         })
@@ -234,23 +231,41 @@ impl<'a> Session<'a> {
     }
 
     fn hear(&mut self, mark: Mark) {
-        if let Some(death) = mark.death {
-            // Believed at once.
-            self.views.send_if_modified(|views| {
-                let Some(view) = views.containers.get_mut(&mark.subject) else {
-                    return false;
-                };
-                let sighting = view.sighting.clone().after(Some(&death));
-                let changed = view.sighting != sighting;
-                view.sighting = sighting;
-                changed
-            });
-            if let Scope::One(_) = self.scope {
-                self.deaths.clear();
+        let subject = match mark {
+            Mark::Look(subject) => subject,
+            Mark::Died(subject, death) => {
+                // Believed at once, and before an answer that may be older.
+                self.views.send_if_modified(|views| {
+                    let view = views.containers.get_mut(&subject);
+                    view.is_some_and(|view| view.died(&death))
+                });
+                self.agenda.died(&subject, death);
+                subject
             }
-            self.deaths.insert(death.id.clone(), death);
-        }
-        self.agenda.want(mark.subject, Why::Hint);
+            Mark::Connected(container) => match self.watched_as(container) {
+                Some(subject) => subject,
+                None => return,
+            },
+        };
+        self.agenda.want(subject, Why::Hint);
+    }
+
+    /// As what the container with this id is watched, if it may be.
+    fn watched_as(&self, container: String) -> Option<String> {
+        let views = self.views.borrow();
+        let view = |subject: &String| views.containers.get(subject);
+        let (subject, known) = match self.scope {
+            Scope::One(name) => {
+                let seen = view(name).map(|view| &view.sighting);
+                let other = matches!(seen, Some(Sighting::Present(seen)) if seen.id != container);
+                (name.clone(), !other)
+            }
+            Scope::Labelled => {
+                let known = view(&container).is_some();
+                (container, known)
+            }
+        };
+        (known || self.agenda.concerns(&subject)).then_some(subject)
     }
 
     fn learn(
@@ -268,21 +283,18 @@ impl<'a> Session<'a> {
             }
         };
         luck.answered();
-        let hinted = self.agenda.answered(&id);
+        let look = self.agenda.answered(&id);
         if self.agenda.is_well() {
             luck.troubles.recovered(now());
         }
-        let sighting = self.after_death(&id, sighting);
+        let sighting = sighting.after(&look.deaths);
         let before = self.views.borrow().containers.get(&id).cloned();
+        let engine_name = self.engine_name.clone();
+        let view = View::seen(sighting, engine_name, before.as_ref(), now());
         let before = before.map_or(Sighting::Absent, |view| view.sighting);
-        if !hinted && another_life(&before, &sighting) {
+        if !look.hinted && another_life(&before, &view.sighting) {
             self.agenda.suspect(id.clone(), now());
         }
-        let view = View {
-            sighting,
-            lost_since: None,
-            engine_name: self.engine_name.clone(),
-        };
         let mut changed = false;
         self.views.send_if_modified(|views| {
             changed = views.lost_since.take().is_some();
@@ -300,23 +312,6 @@ impl<'a> Session<'a> {
         });
         self.untold |= changed;
         Ok(())
-    }
-
-    fn after_death(&mut self, subject: &str, sighting: Sighting) -> Sighting {
-        let Sighting::Present(container) = &sighting else {
-            self.deaths.remove(subject);
-            return sighting;
-        };
-        if let Scope::One(_) = self.scope {
-            self.deaths.retain(|id, _| *id == container.id);
-        }
-        let death = self.deaths.get(&container.id).cloned();
-        if let Some(death) = &death
-            && container.started_at >= Some(death.at)
-        {
-            self.deaths.remove(&death.id);
-        }
-        sighting.after(death.as_ref())
     }
 
     /// Nothing is known of that one, as if the engine were gone for it alone.
@@ -379,7 +374,6 @@ impl<'a> Session<'a> {
             .collect();
         drop(views);
         ids.into_iter().for_each(|id| self.agenda.want(id, why));
-        self.deaths.retain(|id, _| there.contains_key(id));
         self.agenda.retain(|id| there.contains_key(id));
         self.first = false;
         self.views

@@ -70,7 +70,7 @@ impl AnnounceConfig {
             return Err(wrong(
                 "--interval",
                 format!(
-                    "{} is not shorter than the TTL of {} s; the key would vanish between renewals",
+                    "{} is not shorter than the TTL of {} s",
                     args.interval,
                     ttl.as_secs()
                 ),

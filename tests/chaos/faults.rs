@@ -1,6 +1,7 @@
 //! Does what the schedule says, and undoes it. What it did is noted as trouble, when it did it.
 
 use crate::agent::Agent;
+use crate::excuses::PAUSE_COUNTS_AFTER;
 use crate::harness::{Login, eventually, secs};
 use crate::record::What;
 use crate::schedule::{AGENT, CONTAINERS, Fault, MEMBERS};
@@ -127,6 +128,10 @@ impl Stage<'_> {
             ContainerPaused(c) => {
                 self.containers[c].pause().await;
                 self.turned(c, from).await;
+                // A pause that short changes nothing (the first promise).
+                if let Some(turn) = self.record.turns.last_mut() {
+                    turn.span = turn.span.and(PAUSE_COUNTS_AFTER);
+                }
             }
             ContainerRenamed(c) => {
                 self.containers[c].rename(&format!("away-{c}")).await;

@@ -188,6 +188,83 @@ async fn pause_withdraws_and_unpause_announces() {
     );
 }
 
+/// Issue 11, item 12: the container is paused for some 60 ms, and its key was deleted and put again.
+#[tokio::test]
+async fn docker_commit_changes_nothing() {
+    let scene = Scene::announced().await;
+    let revision = scene.etcd.revision().await;
+    let name = scene.redis.name();
+    for _ in 0..5 {
+        let image = scene.engine.docker(&["commit", name]).await;
+        scene.engine.docker(&["image", "rm", &image]).await;
+    }
+    never_for(secs(2), "something is written", async || {
+        scene.etcd.revision().await != revision
+    })
+    .await;
+
+    scene.redis.pause().await;
+    let paused = Instant::now();
+    scene.is_withdrawn().await;
+    let what = "key gone after a pause, the second included that a pause may last";
+    measured::took(1, what, paused.elapsed(), secs(2));
+    scene.sidekick.logs("is paused").await;
+}
+
+/// The pause is as old as its container, as far as this sidekick can know.
+#[tokio::test]
+async fn a_container_that_was_paused_before_is_not_announced_at_all() {
+    let mut scene = Scene::announced().await;
+    scene.sidekick.leaves().await;
+    scene.redis.pause().await;
+    let revision = scene.etcd.revision().await;
+    scene.sidekick = scene.announce_again(|announce| announce);
+    scene.sidekick.logs("is paused").await;
+    assert_eq!(scene.etcd.revision().await, revision, "nothing is written");
+}
+
+/// Issue 11, item 12: "was never started", "no port is published" and the like stood before each.
+#[tokio::test]
+async fn a_start_and_a_death_are_a_line_each() {
+    let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
+    let name = engine.name("redis1");
+    let announce = Sidekick::announce(&name, KEY).etcd(&etcd).docker(engine);
+    let sidekick = announce.host(HOST).spawn();
+    let told = || {
+        let log = sidekick.log().into_iter();
+        log.filter(|line| line.contains("announcing"))
+            .collect::<Vec<_>>()
+    };
+    sidekick.logs("there is no container").await;
+    assert_eq!(told().len(), 1, "{:#?}", told());
+
+    let redis = engine.container(&name).publish("6379").run().await;
+    let value = async || redis.at(HOST, redis.host_port("6379/tcp").await).await;
+    etcd.shows(KEY, &value().await).await;
+    assert_eq!(told().len(), 2, "{:#?}", told());
+
+    for restart in 1..=3 {
+        engine.docker(&["restart", "-t", "0", &name]).await;
+        etcd.shows(KEY, &value().await).await;
+        assert_eq!(told().len(), 2 + 2 * restart, "{:#?}", told());
+    }
+    let began = Instant::now();
+    redis.kill().await;
+    let last = async || {
+        told()
+            .last()
+            .is_some_and(|line| line.contains("has exited"))
+    };
+    eventually(SOON, "the death is told", last).await;
+    measured::took(
+        1,
+        "a death told in the log, docker kill included",
+        began.elapsed(),
+        SOON,
+    );
+    assert_eq!(told().len(), 9, "{:#?}", told());
+}
+
 #[tokio::test]
 async fn an_oom_kill_withdraws() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());

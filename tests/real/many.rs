@@ -117,6 +117,28 @@ async fn a_container_that_no_client_can_decode_harms_no_other() {
     .await;
 }
 
+/// Issue 11, item 13: the inspect failed, and the key was kept for the whole grace.
+#[tokio::test]
+async fn the_words_of_podman_are_understood_at_once() {
+    let docker = StandIn::start();
+    (1..=5).for_each(|number| docker.run(number));
+    let host = Host::with(docker, |announce| announce).await;
+    host.has_keys(5).await;
+
+    host.docker.says(1, "stopped", None);
+    host.loses(1).await;
+    host.docker.says(2, "stopping", None);
+    host.loses(2).await;
+    host.docker.says(3, "running", Some("reset"));
+    host.loses(3).await;
+    host.docker.says(4, "running", Some("stopped"));
+    host.loses(4).await;
+
+    (1..=4).for_each(|number| host.docker.says(number, "running", Some("healthy")));
+    host.has_keys(5).await;
+    assert_eq!(host.sidekick.times_logged("inspecting"), 0);
+}
+
 /// Seed 78 of `make chaos`: after 5 s, which kept its key away for so long.
 #[tokio::test]
 async fn an_inspect_that_failed_is_repeated_within_2_seconds() {

@@ -4,6 +4,7 @@ mod authority;
 mod cluster;
 mod container;
 mod engine;
+mod engine_clock;
 mod etcd;
 mod footprint;
 pub mod measured;

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::ports;
-use super::proxy::{Address, carry};
+use super::proxy::{Address, Clock, carry};
 use super::wire::Wire;
 
 /// A proxy before each member's peer URL.
@@ -75,7 +75,7 @@ async fn accept(listener: TcpListener, dialled: usize, behind: u16, wires: Wires
                     .subscribe()
             };
             let server = Address::Tcp(format!("{}:{behind}", Ipv4Addr::LOCALHOST));
-            carry(client, server, wire).await;
+            carry(client, server, wire, Clock::default()).await;
         });
     }
 }

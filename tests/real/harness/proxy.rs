@@ -3,8 +3,8 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{sleep, timeout};
 
+use super::engine_clock::EngineClock;
 use super::ports;
 use super::wire::{Way, Wire, mirrored};
 
@@ -20,9 +21,13 @@ use super::wire::{Way, Wire, mirrored};
 pub struct Proxy {
     address: Address,
     wire: watch::Sender<Wire>,
+    clock: Clock,
     accepting: JoinHandle<()>,
     _directory: Option<TempDir>,
 }
+
+/// The clock of the engine behind the proxy, where that is one.
+pub(super) type Clock = Arc<Mutex<EngineClock>>;
 
 /// Where somebody listens.
 #[derive(Clone, Debug)]
@@ -60,10 +65,12 @@ impl Proxy {
 
     fn between(own: Address, server: Address, directory: Option<TempDir>) -> Proxy {
         let (wire, state) = watch::channel(Wire::Whole);
-        let accepting = tokio::spawn(accept(own.clone(), server, state));
+        let clock = Clock::default();
+        let accepting = tokio::spawn(accept(own.clone(), server, state, Arc::clone(&clock)));
         Proxy {
             address: own,
             wire,
+            clock,
             accepting,
             _directory: directory,
         }
@@ -95,6 +102,14 @@ impl Proxy {
     /// New connections pass again.
     pub fn pass(&self) {
         self.set(Wire::Whole);
+    }
+
+    /// The engine's clock is stepped by so many seconds, as far as who asks through this proxy can see.
+    pub fn step_clock(&self, seconds: i64) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.expect("it is later than 1970");
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        clock.step(now, seconds);
     }
 
     /// Every connection is reset; new ones pass.
@@ -136,7 +151,7 @@ impl Drop for Listener {
     }
 }
 
-async fn accept(own: Address, server: Address, mut wire: watch::Receiver<Wire>) {
+async fn accept(own: Address, server: Address, mut wire: watch::Receiver<Wire>, clock: Clock) {
     loop {
         if wire.wait_for(|&wire| wire != Wire::Refuse).await.is_err() {
             return;
@@ -152,7 +167,7 @@ async fn accept(own: Address, server: Address, mut wire: watch::Receiver<Wire>) 
         loop {
             // Both arms may be dropped: an accept that is not ready has taken nothing, a wait looks again.
             tokio::select! {
-                accepted = listener.accept(&server, &wire) => accepted.expect("the proxy cannot accept"),
+                accepted = listener.accept(&server, &wire, &clock) => accepted.expect("the proxy cannot accept"),
                 _ = until_refused.wait_for(|&wire| wire == Wire::Refuse) => break,
             }
         }
@@ -160,15 +175,22 @@ async fn accept(own: Address, server: Address, mut wire: watch::Receiver<Wire>) 
 }
 
 impl Listener {
-    async fn accept(&self, server: &Address, wire: &watch::Receiver<Wire>) -> io::Result<()> {
+    async fn accept(
+        &self,
+        server: &Address,
+        wire: &watch::Receiver<Wire>,
+        clock: &Clock,
+    ) -> io::Result<()> {
         match self {
             Listener::Tcp(listener) => {
                 let (client, _) = listener.accept().await?;
-                tokio::spawn(carry(client, server.clone(), wire.clone()));
+                let (server, wire, clock) = (server.clone(), wire.clone(), Arc::clone(clock));
+                tokio::spawn(carry(client, server, wire, clock));
             }
             Listener::Unix(listener, _) => {
                 let (client, _) = listener.accept().await?;
-                tokio::spawn(carry(client, server.clone(), wire.clone()));
+                let (server, wire, clock) = (server.clone(), wire.clone(), Arc::clone(clock));
+                tokio::spawn(carry(client, server, wire, clock));
             }
         }
         Ok(())
@@ -191,7 +213,12 @@ impl Stream for UnixStream {
 }
 
 /// One connection. However it ends, both sides see it end.
-pub(super) async fn carry(client: impl Stream, server: Address, mut wire: watch::Receiver<Wire>) {
+pub(super) async fn carry(
+    client: impl Stream,
+    server: Address,
+    mut wire: watch::Receiver<Wire>,
+    clock: Clock,
+) {
     let now = *wire.borrow_and_update();
     match now {
         Wire::Reset => return client.reset(),
@@ -201,11 +228,11 @@ pub(super) async fn carry(client: impl Stream, server: Address, mut wire: watch:
     // An error is a connection that broke, and breaks the other.
     let _ = match server {
         Address::Tcp(address) => match TcpStream::connect(address).await {
-            Ok(server) => between(client, server, wire).await,
+            Ok(server) => between(client, server, wire, clock).await,
             Err(error) => Err(error),
         },
         Address::Unix(path) => match UnixStream::connect(path).await {
-            Ok(server) => between(client, server, wire).await,
+            Ok(server) => between(client, server, wire, clock).await,
             Err(error) => Err(error),
         },
     };
@@ -215,7 +242,9 @@ async fn between(
     mut client: impl Stream,
     mut server: impl Stream,
     mut wire: watch::Receiver<Wire>,
+    clock: Clock,
 ) -> io::Result<()> {
+    let (mut held_up, mut held_down) = (Vec::new(), Vec::new());
     let (mut up, mut down) = (vec![0; 16_384], vec![0; 16_384]);
     let (mut client_ended, mut server_ended) = (false, false);
     let (mut lost, mut carried, mut listening) = (false, 0, false);
@@ -258,12 +287,17 @@ async fn between(
             }
             continue;
         }
-        let mut chunk = if way == Way::Up {
-            &up[..length]
-        } else {
-            &down[..length]
-        }
-        .to_vec();
+        let (held, read) = match way {
+            Way::Up => (&mut held_up, &up[..length]),
+            Way::Down => (&mut held_down, &down[..length]),
+        };
+        held.extend_from_slice(read);
+        let ready = clock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .shift(way, held);
+        let mut chunk: Vec<u8> = held.drain(..ready).collect();
+        let length = chunk.len();
         let is_request = way == Way::Up && chunk.starts_with(b"GET ");
         if is_request {
             listening = find(&chunk, b"/events").is_some();

@@ -31,7 +31,7 @@ pub enum Manner {
     Answers,
     /// It never answers an inspect.
     Hangs,
-    /// It answers what no client can decode.
+    /// It answers what no client can decode: its name is a number.
     Babbles,
 }
 
@@ -47,6 +47,7 @@ struct Fake {
     number: u16,
     labelled: bool,
     state: &'static str,
+    health: Option<&'static str>,
     started: Duration,
     manner: Manner,
 }
@@ -105,6 +106,7 @@ impl StandIn {
             number,
             labelled,
             state: "running",
+            health: None,
             started: since_1970(),
             manner,
         };
@@ -127,6 +129,13 @@ impl StandIn {
     pub fn pause(&self, number: u16) {
         self.change(number, |fake| fake.state = "paused");
         self.tell(number, "pause");
+    }
+
+    /// Its state is this word, and its health check's, if it has one. An event that means nothing
+    /// tells to look.
+    pub fn says(&self, number: u16, state: &'static str, health: Option<&'static str>) {
+        self.change(number, |fake| (fake.state, fake.health) = (state, health));
+        self.hint(number);
     }
 
     /// An event that means nothing.
@@ -255,19 +264,12 @@ impl Fake {
         .to_string()
     }
 
-    fn state(&self) -> &str {
-        match self.manner {
-            Manner::Babbles => "hibernating",
-            Manner::Answers | Manner::Hangs => self.state,
-        }
-    }
-
     /// About as long as a real engine's.
     fn listed(&self) -> Json {
         json!({
             "Id": id(self.number), "Names": [format!("/{}", self.name())], "Image": "fake",
             "ImageID": "sha256:".to_owned() + &"6".repeat(64), "Command": "redis-server --save ''",
-            "Created": self.started.as_secs(), "State": self.state(), "Status": "Up 3 minutes",
+            "Created": self.started.as_secs(), "State": self.state, "Status": "Up 3 minutes",
             "Labels": self.labels(), "HostConfig": {"NetworkMode": "default"},
             "Ports": [{"IP": "0.0.0.0", "PrivatePort": 6379, "PublicPort": port(self.number), "Type": "tcp"}],
             "NetworkSettings": {"Networks": {"bridge": {"NetworkID": "7".repeat(64), "IPAddress": "172.17.0.2"}}},
@@ -276,16 +278,21 @@ impl Fake {
     }
 
     fn inspected(&self) -> Json {
-        let up = self.state != "exited";
+        let up = !matches!(self.state, "exited" | "stopped");
         let ports = match up {
             true => {
                 json!({"6379/tcp": [{"HostIp": "0.0.0.0", "HostPort": port(self.number).to_string()}]})
             }
             false => json!({}),
         };
+        let name = match self.manner {
+            Manner::Babbles => json!(self.number),
+            Manner::Answers | Manner::Hangs => json!(format!("/{}", self.name())),
+        };
         json!({
-            "Id": id(self.number), "Name": format!("/{}", self.name()), "RestartCount": 0,
-            "State": {"Status": self.state(), "Running": up, "StartedAt": self.since(), "ExitCode": 137},
+            "Id": id(self.number), "Name": name, "RestartCount": 0,
+            "State": {"Status": self.state, "Running": up, "StartedAt": self.since(), "ExitCode": 137,
+                "Health": self.health.map(|status| json!({"Status": status, "FailingStreak": 0}))},
             "Config": {"Labels": self.labels(), "Env": vec!["PATH=/usr/local/sbin:/usr/local/bin"; 40]},
             "HostConfig": {"NetworkMode": "default", "MaskedPaths": vec!["/proc/asound"; 40]},
             "NetworkSettings": {"Ports": ports},

@@ -1,0 +1,144 @@
+//! When the log tells a verdict: once, and the reasons that a start passes through only where they stand.
+//! Pure.
+
+use super::rules::Verdict;
+use crate::clock::Moment;
+use crate::endpoint::Key;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// While nothing is announced a new reason is told once it has stood for so long: a start goes from
+/// "was never started" by "no port is published" to a key within milliseconds, and within 2 s where the engine
+/// is busy. The status has it at once.
+const PASSING: Duration = Duration::from_secs(3);
+
+/// A container's id (or name) and a key that it claims.
+pub(super) type At = (String, Key);
+
+/// What the log said last of each container at each key, and what it may be about to say.
+#[derive(Debug, Default)]
+pub(super) struct VerdictLog {
+    told: BTreeMap<At, Verdict>,
+    /// Since when these verdicts have stood untold.
+    waiting: BTreeMap<At, (Verdict, Moment)>,
+}
+
+impl VerdictLog {
+    /// Whether the verdict is to be told now; then it counts as told. What is announced, and what takes
+    /// it away, is told at once.
+    pub(super) fn is_due(&mut self, at: &At, verdict: &Verdict, now: Moment) -> bool {
+        let told = self.told.get(at);
+        if told == Some(verdict) {
+            self.waiting.remove(at);
+            return false;
+        }
+        let was_announced = matches!(told, Some(Verdict::Announce(_)));
+        if matches!(verdict, Verdict::Withdraw(_)) && !was_announced {
+            let fresh = || (verdict.clone(), now);
+            let waiting = self.waiting.entry(at.clone()).or_insert_with(fresh);
+            if waiting.0 != *verdict {
+                *waiting = fresh();
+            }
+            if now < waiting.1.saturating_add(PASSING) {
+                return false;
+            }
+        }
+        self.waiting.remove(at);
+        self.told.insert(at.clone(), verdict.clone());
+        true
+    }
+
+    /// Those that have stood for long enough.
+    pub(super) fn overdue(&self, now: Moment) -> Vec<(At, Verdict)> {
+        let waiting = self.waiting.iter();
+        waiting
+            .filter(|(_, (_, since))| now >= since.saturating_add(PASSING))
+            .map(|(at, (verdict, _))| (at.clone(), verdict.clone()))
+            .collect()
+    }
+
+    /// When one will have.
+    pub(super) fn next(&self) -> Option<Moment> {
+        let since = self.waiting.values().map(|(_, since)| *since);
+        since.min().map(|since| since.saturating_add(PASSING))
+    }
+
+    /// Something else was told of that one.
+    pub(super) fn forget(&mut self, at: &At) {
+        self.told.remove(at);
+        self.waiting.remove(at);
+    }
+
+    /// Of that container these keys alone are claimed.
+    pub(super) fn retain(&mut self, id: &str, is_claimed: impl Fn(&Key) -> bool) {
+        let stays = |(of, key): &At| of != id || is_claimed(key);
+        self.told.retain(|at, _| stays(at));
+        self.waiting.retain(|at, _| stays(at));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::announce::container::{ContainerPort, State};
+    use crate::announce::reason::Reason;
+    use crate::announce::rules::{Decision, HostRule};
+    use crate::endpoint::Endpoint;
+    use std::sync::Arc;
+
+    fn at() -> At {
+        let key = "/services/redis/redis@1".parse().unwrap();
+        ("redis1".to_owned(), key)
+    }
+
+    fn announce() -> Verdict {
+        let endpoint = Endpoint::decode(br#"{"host":"worker-1","port":6379}"#).unwrap();
+        Verdict::Announce(Box::new(Decision {
+            endpoint: Arc::new(endpoint),
+            host_rule: HostRule::Option,
+            container_port: "6379".parse::<ContainerPort>().unwrap(),
+            binding: None,
+            caveat: None,
+        }))
+    }
+
+    fn state(state: State) -> Verdict {
+        let name = "redis1".to_owned();
+        Verdict::Withdraw(Reason::NotRunning { name, state })
+    }
+
+    #[test]
+    fn a_death_and_a_start_are_told_at_once_and_what_lies_between_is_not() {
+        let (mut log, at) = (VerdictLog::default(), at());
+        let mut now = Moment::from_secs(100);
+        let mut told = Vec::new();
+        for verdict in [
+            state(State::Created),
+            Verdict::Withdraw(Reason::NothingPublished),
+            announce(),
+            state(State::Exited(0)),
+            state(State::Restarting),
+            announce(),
+        ] {
+            now += Duration::from_millis(400);
+            if log.is_due(&at, &verdict, now) {
+                told.push(verdict);
+            }
+        }
+        assert_eq!(told, [announce(), state(State::Exited(0)), announce()]);
+        assert_eq!(log.next(), None);
+    }
+
+    #[test]
+    fn a_reason_that_stands_is_told_once() {
+        let (mut log, at) = (VerdictLog::default(), at());
+        let (now, reason) = (Moment::from_secs(100), state(State::Created));
+        assert!(!log.is_due(&at, &reason, now));
+        assert_eq!(log.next(), Some(now + PASSING));
+        assert_eq!(log.overdue(now + PASSING - Duration::from_nanos(1)), []);
+        assert_eq!(log.overdue(now + PASSING), [(at.clone(), reason.clone())]);
+        assert!(log.is_due(&at, &reason, now + PASSING));
+        assert!(!log.is_due(&at, &reason, now + 2 * PASSING));
+        assert_eq!(log.next(), None);
+    }
+}
