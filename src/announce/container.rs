@@ -280,6 +280,20 @@ impl View {
         }
     }
 
+    /// Its container's pause is over, so that the next one counts from its own beginning, also where no
+    /// look falls between the two. Returns whether that changes anything.
+    pub fn unpaused(&mut self) -> bool {
+        let Sighting::Present(container) = &mut self.sighting else {
+            return false;
+        };
+        let was_paused = container.state == State::Paused;
+        if was_paused {
+            Arc::make_mut(container).state = State::Running;
+            self.paused_since = None;
+        }
+        was_paused
+    }
+
     /// Its container may have died. Returns whether that changes anything.
     pub fn died(&mut self, death: &Death) -> bool {
         let sighting = self.sighting.clone().after(std::slice::from_ref(death));
@@ -371,6 +385,11 @@ mod tests {
         }
         let over = look(seen(10, State::Running), Some(&still), 5);
         assert_eq!(over.paused_since, None);
+        // Five commits in a row were one pause of their whole length.
+        let mut between = still;
+        assert!(between.unpaused() && !between.unpaused());
+        let again = look(seen(10, State::Paused), Some(&between), 6);
+        assert_eq!(again.paused_since, Some(at(6)));
     }
 
     proptest! {

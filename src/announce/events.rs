@@ -32,6 +32,8 @@ pub(super) enum Mark {
     Look(String),
     /// So is this one, and a main process has ended.
     Died(String, Death),
+    /// So is this one, and its pause is over.
+    Unpaused(String),
     /// The container with this id was connected to a network, or disconnected. It may be none that is
     /// watched: such an event has neither its name nor its labels.
     Connected(String),
@@ -74,6 +76,9 @@ pub(super) fn mark(event: EventMessage, scope: &Scope) -> Option<Mark> {
     }
     let subject = subject(&event, scope)?;
     debug!(action = event.action, subject, "event");
+    if event.action.as_deref() == Some("unpause") {
+        return Some(Mark::Unpaused(subject));
+    }
     Some(match death(event) {
         Some(death) => Mark::Died(subject, death),
         None => Mark::Look(subject),

@@ -242,6 +242,13 @@ impl<'a> Session<'a> {
                 self.agenda.died(&subject, death);
                 subject
             }
+            Mark::Unpaused(subject) => {
+                self.views.send_if_modified(|views| {
+                    let view = views.containers.get_mut(&subject);
+                    view.is_some_and(View::unpaused)
+                });
+                subject
+            }
             Mark::Connected(container) => match self.watched_as(container) {
                 Some(subject) => subject,
                 None => return,
