@@ -24,8 +24,8 @@ pub const DEFAULT_FORGET: &str = "1h";
 ///
 /// Every option has an environment variable: etcd's are etcdctl's own, Docker's are Docker's. An
 /// empty variable is an unset one.
-/// Durations: 60, 60s, 1m30s (a bare number is seconds). Exit status: 0 stopped as asked, 1 failed,
-/// 2 wrong usage.
+/// Durations: 60, 60s, 1m30s (a bare number is seconds). Exit status: 0 stopped as asked, 1 failed
+/// (also where a file that is named can't be used now), 2 wrong usage.
 #[derive(Debug, Parser)]
 #[command(name = "sidekick", version, max_term_width = 100)]
 pub struct Cli {

@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         // --help and --version are no errors, and a bare `sidekick` wants the whole help.
         Err(e) if !e.use_stderr() || std::env::args_os().len() < 2 => e.exit(),
-        Err(e) => return complain(&one_line(&e)),
+        Err(e) => return complain(&one_line(&e), WRONG_USAGE),
     };
     if let Err(error) = telemetry::init(cli.log().log_level, cli.log().log_format) {
         eprintln!("sidekick: cannot start the log's thread: {error}");
@@ -33,7 +33,14 @@ fn start(command: Command) -> ExitCode {
         .enable_all()
         .build();
     let result = match (runtime, checked(command)) {
-        (_, Err(error)) => return complain(&error.to_string()),
+        (_, Err(error)) => {
+            let status = if error.may_pass() {
+                FAILED
+            } else {
+                WRONG_USAGE
+            };
+            return complain(&error.to_string(), status);
+        }
         (Err(error), _) => Err(error.into()),
         (Ok(runtime), Ok(job)) => {
             for line in ignored {
@@ -96,7 +103,7 @@ async fn run(job: Job) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn complain(line: &str) -> ExitCode {
+fn complain(line: &str, status: u8) -> ExitCode {
     eprintln!("sidekick: {line}");
-    ExitCode::from(WRONG_USAGE)
+    ExitCode::from(status)
 }

@@ -200,12 +200,10 @@ mod tests {
 
     #[test]
     fn a_word_that_bollard_does_not_know_spoils_no_inspect() {
-        use bollard::models::ContainerInspectResponse;
         let shown = |state: &str| {
             let json = format!(
                 r#"{{"Id":"aa","Name":"/db","State":{state},"Mounts":[{{"Type":"ethereal"}}]}}"#
             );
-            assert!(serde_json::from_str::<ContainerInspectResponse>(&json).is_err());
             match sighting(&inspected(&json), "db") {
                 Some(Sighting::Present(container)) => (container.state.clone(), container.health),
                 other => panic!("{other:?}"),

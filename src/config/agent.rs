@@ -1,7 +1,7 @@
 //! What `agent` takes.
 
 use super::etcd::etcd;
-use super::{Checked, duration, prefix, wrong};
+use super::{Checked, duration, prefix, unusable_file, wrong};
 use crate::agent::base::{occupied, sections};
 use crate::agent::layout::{self, Bind};
 use crate::agent::presence;
@@ -77,7 +77,7 @@ impl AgentConfig {
         }
         let base = args.haproxy_base.map(|path| {
             std::fs::read_to_string(&path)
-                .map_err(|e| wrong("--haproxy-base", format!("can't read {path}: {e}")))
+                .map_err(|e| unusable_file("--haproxy-base", format!("can't read {path}: {e}")))
         });
         let base = base.transpose()?;
         let stats = match (args.stats.as_deref(), &base) {

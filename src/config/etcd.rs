@@ -1,6 +1,6 @@
 //! How etcd is reached: endpoints, TLS, user and password.
 
-use super::{Checked, check_url, wrong};
+use super::{Checked, check_url, unusable_file, wrong};
 use crate::cli::EtcdArgs;
 use crate::etcd::credentials::{BadFile, Files, Kind, read_ca, read_identity, read_password};
 use crate::etcd::{EtcdConfig, Secret, Tls};
@@ -123,7 +123,7 @@ fn bad(file: BadFile) -> super::ConfigError {
         Kind::Key => "--etcd-key",
         Kind::Password => "--etcd-password-file",
     };
-    wrong(option, file)
+    unusable_file(option, file)
 }
 
 fn files(

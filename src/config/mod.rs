@@ -55,12 +55,33 @@ impl ListConfig {
 pub struct ConfigError {
     option: &'static str,
     problem: String,
+    may_pass: bool,
+}
+
+impl ConfigError {
+    /// Whether the same command line may be right later: a file that it names can't be used now, for it isn't
+    /// mounted yet, or is being replaced. A service manager is to try that again, and wrong usage not.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        self.may_pass
+    }
 }
 
 fn wrong(option: &'static str, problem: impl fmt::Display) -> ConfigError {
     // One line, whatever the input holds.
     let problem = problem.to_string().replace(['\n', '\r'], " ");
-    ConfigError { option, problem }
+    ConfigError {
+        option,
+        problem,
+        may_pass: false,
+    }
+}
+
+fn unusable_file(option: &'static str, problem: impl fmt::Display) -> ConfigError {
+    ConfigError {
+        may_pass: true,
+        ..wrong(option, problem)
+    }
 }
 
 type Checked<T> = Result<T, ConfigError>;

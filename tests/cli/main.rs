@@ -149,15 +149,15 @@ fn a_certificate_must_be_readable() {
     for unreadable in [&files.missing, &files.directory, &files.junk] {
         https()
             .with("--etcd-cacert", unreadable)
-            .complains_of("--etcd-cacert");
+            .cannot_use_the_file_of("--etcd-cacert");
         https()
             .with("--etcd-cert", unreadable)
             .with("--etcd-key", &files.key)
-            .complains_of("--etcd-cert");
+            .cannot_use_the_file_of("--etcd-cert");
         https()
             .with("--etcd-cert", &files.certificate)
             .with("--etcd-key", unreadable)
-            .complains_of("--etcd-key");
+            .cannot_use_the_file_of("--etcd-key");
     }
 }
 
@@ -180,7 +180,7 @@ fn a_password_file_must_be_readable() {
         Usage::announce()
             .with("--etcd-user", "root")
             .with("--etcd-password-file", unreadable)
-            .complains_of("--etcd-password-file");
+            .cannot_use_the_file_of("--etcd-password-file");
     }
 }
 

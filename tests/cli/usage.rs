@@ -123,13 +123,22 @@ impl Usage {
 
     /// Ends at once with one line that names `culprit`, and has asked nobody; returns the line.
     pub fn complains_of(self, culprit: &str) -> String {
+        self.refuses(culprit, 2)
+    }
+
+    /// The same of a file that may be right later: status 1, so that a service manager tries again.
+    pub fn cannot_use_the_file_of(self, culprit: &str) -> String {
+        self.refuses(culprit, 1)
+    }
+
+    fn refuses(self, culprit: &str, status: i32) -> String {
         let output = self.run();
         let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
         let told = format!(
             "{:?} {:?} {:?}:\n{stderr}",
             self.words, self.options, self.environment
         );
-        assert_eq!(output.status.code(), Some(2), "exit status of {told}");
+        assert_eq!(output.status.code(), Some(status), "exit status of {told}");
         assert_eq!(stderr.lines().count(), 1, "one line from {told}");
         assert!(stderr.contains(culprit), "{culprit} is not named by {told}");
         assert_eq!(stdout, "", "nothing on stdout from {told}");
