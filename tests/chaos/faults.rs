@@ -52,6 +52,15 @@ impl Stage<'_> {
                         .extend(self.sidekicks[s].take().expect("it was there").log());
                 }
             }
+            // No trouble: nothing but the log may show it.
+            LogUnread(s) => self.sidekicks[s].as_ref()?.stop_reading_log(),
+            DnsHangs(s) => {
+                for member in 0..MEMBERS {
+                    let trouble = self.seen.trouble(What::Wire(s, member), from);
+                    begun.troubles.push(trouble);
+                }
+                self.names[s].hang(true);
+            }
             AgentKilled | AgentFrozen => {
                 begun
                     .troubles
@@ -150,7 +159,7 @@ impl Stage<'_> {
             }
             ClockStepped(client, seconds) => self.clocks[client].step(seconds),
             KeyDeleted(_) | KeyOverwritten(..) | Compacted | Defragmented(_) | NoSpace
-            | TokensRevoked | PasswordChanged | RightsRevoked => {
+            | TokensRevoked | PasswordChanged | PasswordRotated | RightsRevoked => {
                 self.touch_store(fault, &mut begun).await?;
             }
             HaproxyKilled | HaproxyFrozen => {
@@ -208,6 +217,18 @@ impl Stage<'_> {
                 begun.troubles.push(self.seen.trouble(What::Login, from));
                 done(self.refuse(fault)).await;
             }
+            PasswordRotated => {
+                begun.troubles.push(self.seen.trouble(What::Login, from));
+                let rotated = format!("{}-rotated", Login::PASSWORD);
+                self.password = if self.password == rotated {
+                    Login::PASSWORD.to_owned()
+                } else {
+                    rotated
+                };
+                let auth = self.cluster.members[0].client().auth_client();
+                done(change_password(auth, &self.password)).await;
+                self.write_password();
+            }
             _ => {
                 begun.troubles.push(self.seen.trouble(What::NoSpace, from));
                 done(alarm(client, AlarmAction::Activate, self.member_ids[0])).await;
@@ -227,6 +248,12 @@ impl Stage<'_> {
                     sidekick.thaw();
                 }
             }
+            LogUnread(s) => {
+                if let Some(sidekick) = &self.sidekicks[s] {
+                    sidekick.go_on_reading_log();
+                }
+            }
+            DnsHangs(s) => self.names[s].hang(false),
             AgentKilled => self.agent.start_again(),
             AgentFrozen => self.agent.signal(Signal::SIGCONT),
             MemberKilled(_) | LeaderKilled | MemberFrozen(_) | LeaderFrozen | MemberCutOff(..)
@@ -283,7 +310,8 @@ impl Stage<'_> {
                 let mut members = self.cluster.members.iter().cycle();
                 eventually(secs(30), what, async || {
                     let client = members.next().expect("it goes on for ever").client();
-                    matches!(timeout(secs(2), restore(client, fault)).await, Ok(Ok(())))
+                    let restored = restore(client, fault, &self.password);
+                    matches!(timeout(secs(2), restored).await, Ok(Ok(())))
                 })
                 .await;
             }
@@ -333,7 +361,7 @@ impl Stage<'_> {
                     .map(drop)
             }
             Fault::PasswordChanged => change_password(auth, "another").await,
-            _ => change_password(auth, Login::PASSWORD).await,
+            _ => change_password(auth, &self.password).await,
         }
     }
 
@@ -359,11 +387,11 @@ impl Stage<'_> {
     }
 }
 
-async fn restore(client: &Client, fault: Fault) -> Result<(), Error> {
+async fn restore(client: &Client, fault: Fault, password: &str) -> Result<(), Error> {
     client.refresh_token().await?;
     let mut auth = client.auth_client();
     if fault == Fault::PasswordChanged {
-        return change_password(auth, Login::PASSWORD).await;
+        return change_password(auth, password).await;
     }
     auth.role_grant_permission(Login::ROLE, Login::rights())
         .await

@@ -25,6 +25,10 @@ pub enum Fault {
     SidekickKilled(usize),
     SidekickFrozen(usize),
     SidekickStopped(usize),
+    /// Its log's pipe is full, and nothing reads it.
+    LogUnread(usize),
+    /// No name of a member resolves.
+    DnsHangs(usize),
     MemberKilled(usize),
     MemberFrozen(usize),
     LeaderKilled,
@@ -50,6 +54,8 @@ pub enum Fault {
     NoSpace,
     TokensRevoked,
     PasswordChanged,
+    /// In etcd, and then in the file.
+    PasswordRotated,
     RightsRevoked,
     /// By so many seconds, until it is stepped back.
     ClockStepped(usize, i64),
@@ -101,10 +107,12 @@ pub const BY_HAND: [&str; 3] = [
 /// fault is forgotten.
 type Card = (usize, fn(&mut Rng) -> Fault);
 
-const FAULTS: [Card; 33] = [
+const FAULTS: [Card; 36] = [
     (3, |r| Fault::SidekickKilled(sidekick(r))),
     (2, |r| Fault::SidekickFrozen(sidekick(r))),
     (1, |r| Fault::SidekickStopped(sidekick(r))),
+    (2, |r| Fault::LogUnread(sidekick(r))),
+    (2, |r| Fault::DnsHangs(sidekick(r))),
     (2, |r| Fault::MemberKilled(member(r))),
     (2, |r| Fault::MemberFrozen(member(r))),
     (1, |_| Fault::LeaderKilled),
@@ -131,6 +139,7 @@ const FAULTS: [Card; 33] = [
     (1, |_| Fault::NoSpace),
     (1, |_| Fault::TokensRevoked),
     (1, |_| Fault::PasswordChanged),
+    (1, |_| Fault::PasswordRotated),
     (1, |_| Fault::RightsRevoked),
     (1, |r| Fault::ClockStepped(client(r), step(r))),
     (1, |r| Fault::ClockStepped(client(r), -step(r))),
@@ -287,6 +296,7 @@ fn lasts(fault: Fault, random: &mut Rng) -> Ms {
         | Fault::Compacted
         | Fault::Defragmented(_)
         | Fault::TokensRevoked
+        | Fault::PasswordRotated
         | Fault::ContainerRestarted(_)
         | Fault::ContainerRecreated(_) => 0,
         Fault::DockerWire(_, Wire::SlowRequests(_)) if random.bool() => 20_500,
@@ -305,7 +315,12 @@ fn clash(a: Fault, b: Fault) -> bool {
 fn target(fault: Fault) -> Target {
     use Fault::*;
     match fault {
-        SidekickKilled(s) | SidekickFrozen(s) | SidekickStopped(s) => Target::Client(s),
+        // A process that ends takes its log along.
+        SidekickKilled(s) | SidekickFrozen(s) | SidekickStopped(s) | LogUnread(s) => {
+            Target::Client(s)
+        }
+        // It is as if its wires to etcd were cut.
+        DnsHangs(s) => Target::EtcdWires(s),
         AgentKilled | AgentFrozen => Target::Client(AGENT),
         MemberKilled(m) | MemberFrozen(m) | MemberCutOff(m, _) => Target::Members(m),
         // Beside one that is known there may be another: then etcd has no majority for a while.
@@ -319,7 +334,7 @@ fn target(fault: Fault) -> Target {
         | ContainerRecreated(c)
         | ContainerRestarted(c) => Target::Container(c),
         KeyDeleted(_) | KeyOverwritten(..) | Compacted | Defragmented(_) | NoSpace
-        | TokensRevoked | PasswordChanged | RightsRevoked => Target::Store,
+        | TokensRevoked | PasswordChanged | PasswordRotated | RightsRevoked => Target::Store,
         ClockStepped(client, _) => Target::Clock(client),
         HaproxyKilled | HaproxyFrozen => Target::Haproxy,
     }

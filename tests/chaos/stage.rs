@@ -4,7 +4,7 @@
 use crate::agent::Agent;
 use crate::clock::Clock;
 use crate::excuses::{INTERVAL, TTL};
-use crate::harness::{Cluster, Container, Engine, Login, Proxy, Sidekick, free_port};
+use crate::harness::{Cluster, Container, Engine, Login, NameServer, Proxy, Sidekick, free_port};
 use crate::record::{Claim, Life, Log, Record, SERVICES, Turn, What};
 use crate::schedule::{AGENT, CONTAINERS, EVERY, MEMBERS, SIDEKICKS};
 use crate::spans::{Ms, Span};
@@ -41,6 +41,10 @@ pub struct Stage<'e> {
     pub docker_wires: Vec<Proxy>,
     /// By client.
     pub clocks: Vec<Clock>,
+    /// By sidekick: who tells it where the members are.
+    pub names: Vec<NameServer>,
+    /// The login's, as it is now.
+    pub password: String,
     pub agent: Agent,
     pub seen: Seen,
     pub record: Record,
@@ -112,6 +116,8 @@ impl<'e> Stage<'e> {
             etcd_wires,
             docker_wires,
             clocks,
+            names: (0..SIDEKICKS).map(|_| NameServer::start()).collect(),
+            password: Login::PASSWORD.to_owned(),
             agent,
             seen,
             record: Record {
@@ -185,21 +191,35 @@ impl<'e> Stage<'e> {
         };
         let host = hostname::get().expect("this machine has a name");
         announce
-            .option("--etcd-endpoints", &urls(&self.etcd_wires[number]))
+            .option("--etcd-endpoints", &named(&urls(&self.etcd_wires[number])))
             .option("--etcd-user", Login::NAME)
             .option(
                 "--etcd-password-file",
-                &self.password().display().to_string(),
+                &self.password_file().display().to_string(),
             )
             .option("--docker-host", &self.docker_wires[number].url())
             .host(&host.to_string_lossy())
             .times((TTL / 1000) as u32, (INTERVAL / 1000) as u32)
-            .within(&self.clocks[number].surroundings())
+            .within(
+                &[
+                    self.clocks[number].surroundings(),
+                    self.names[number].surroundings(),
+                ]
+                .concat(),
+            )
             .spawn()
     }
 
-    fn password(&self) -> PathBuf {
+    fn password_file(&self) -> PathBuf {
         self.directory.path().join("password")
+    }
+
+    /// As a tool that rotates it does: a new file in the place of the old one.
+    pub fn write_password(&self) {
+        let draft = self.directory.path().join("password.new");
+        let written = std::fs::write(&draft, &self.password);
+        let renamed = written.and_then(|()| std::fs::rename(&draft, self.password_file()));
+        renamed.expect("no password can be written");
     }
 
     /// Notes what a container is now, after a command that began at `from`.
@@ -277,6 +297,11 @@ fn log_of(client: usize) -> Log {
 /// A container's name.
 pub fn name(container: usize) -> String {
     format!("c{container}")
+}
+
+/// The same by a name, which a sidekick has to look up for each connection.
+fn named(urls: &str) -> String {
+    urls.replace("127.0.0.1", "etcd.test")
 }
 
 fn urls(wires: &[Proxy]) -> String {

@@ -96,7 +96,7 @@ async fn the_last_lines_before_an_exit_are_not_lost() {
     let mut scene = Scene::announced().await;
     scene.sidekick.leaves().await;
     eventually(millis(500), "the last line is there", async || {
-        scene.sidekick.times_logged("withdrawn") == 1
+        scene.sidekick.times_logged("stopped; withdrew") == 1
     })
     .await;
 }

@@ -5,8 +5,8 @@ use std::time::Instant;
 use etcd_client::{AlarmAction, AlarmType};
 
 use crate::harness::{
-    Engine, Etcd, HOST, HangingNameServer, KEY, Login, Proxy, SOON, Scene, Sidekick, Wire,
-    eventually, measured, millis, never_for, secs,
+    Engine, Etcd, HOST, KEY, Login, NameServer, Proxy, SOON, Scene, Sidekick, Wire, eventually,
+    measured, millis, never_for, secs,
 };
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn sighup_ends_a_list_that_watches() {
 /// getaddrinfo(3) waits for 10 s and more, in a thread that nothing can cut short.
 #[tokio::test]
 async fn a_dns_that_hangs_holds_nobody_up_for_more_than_five_seconds() {
-    let (docker, names) = (Engine::not_yet(), HangingNameServer::start());
+    let (docker, names) = (Engine::not_yet(), NameServer::hanging());
     let mut sidekick = Sidekick::announce("redis1", KEY)
         .endpoints(&["http://etcd.invalid-name:2379"])
         .docker(&docker)
@@ -114,7 +114,7 @@ async fn a_dns_that_hangs_holds_nobody_up_for_more_than_five_seconds() {
 
 #[tokio::test]
 async fn a_dns_that_hangs_holds_no_agent_up_for_more_than_five_seconds() {
-    let names = HangingNameServer::start();
+    let names = NameServer::hanging();
     let directory = tempfile::tempdir().expect("no temporary directory can be made");
     let file = directory.path().join("haproxy.cfg");
     let mut agent = Sidekick::agent()

@@ -33,7 +33,7 @@ pub use container::{Container, Run};
 pub use engine::Engine;
 pub use etcd::{Etcd, Login};
 pub use footprint::{Footprint, Footprints};
-pub use name_server::HangingNameServer;
+pub use name_server::NameServer;
 pub use patience::{SOON, eventually, millis, never_for, secs};
 pub use ports::free as free_port;
 pub use proxy::Proxy;

@@ -1,8 +1,9 @@
 //! The program under test.
 
-use std::io::{BufRead, BufReader, PipeReader, Read};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,9 @@ pub struct Sidekick {
     log: Arc<Mutex<Vec<String>>>,
     /// A full pipe that nothing reads yet.
     unread: Option<PipeReader>,
+    /// The other end of its log, to fill it up; and whether the log is read.
+    writer: Option<PipeWriter>,
+    reads: Arc<AtomicBool>,
     notifications: Option<Notifications>,
     /// Whose directory is to be there as long as the process.
     _user: Option<Nobody>,
@@ -165,10 +169,29 @@ impl Sidekick {
             .is_none()
     }
 
+    /// From now on its log is full, and nothing reads it.
+    #[allow(dead_code, reason = "for `make chaos`")]
+    pub fn stop_reading_log(&self) {
+        self.reads.store(false, Ordering::Relaxed);
+        let writer = self
+            .writer
+            .as_ref()
+            .expect("this log has been read until now");
+        let mut writer = writer.try_clone().expect("a pipe can be shared");
+        // Blocks as soon as the pipe is full, until it is read again.
+        std::thread::spawn(move || writer.write_all(&[b'\n'; 2 << 20]));
+    }
+
+    /// From now on its log is read again.
+    #[allow(dead_code, reason = "for `make chaos`")]
+    pub fn go_on_reading_log(&self) {
+        self.reads.store(true, Ordering::Relaxed);
+    }
+
     /// From now on its log is read.
     pub fn read_log(&mut self) {
         let stderr = self.unread.take().expect("this log is read already");
-        collect(stderr, &self.log);
+        collect(stderr, &self.log, &self.reads);
     }
 
     /// Closes a log that is not read.
@@ -226,6 +249,7 @@ impl Drop for Sidekick {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.reads.store(true, Ordering::Relaxed);
         if std::thread::panicking() {
             println!("sidekick's log:\n{}\n", self.log().join("\n"));
         }
@@ -327,19 +351,28 @@ impl Announce {
         if let Some(notifications) = &notifications {
             command.env("NOTIFY_SOCKET", notifications.path());
         }
-        let (unread, stderr) = self.log_unread.then(full_pipe).unzip();
-        let mut child = command
-            .stderr(stderr.map_or_else(Stdio::piped, Stdio::from))
+        let (log, reads) = (Arc::default(), Arc::new(AtomicBool::new(true)));
+        let pipe = || std::io::pipe().expect("no pipe can be made");
+        let (reader, stderr) = if self.log_unread { full_pipe() } else { pipe() };
+        let (unread, writer) = if self.log_unread {
+            (Some(reader), None)
+        } else {
+            collect(reader, &log, &reads);
+            (
+                None,
+                Some(stderr.try_clone().expect("a pipe can be shared")),
+            )
+        };
+        let child = command
+            .stderr(stderr)
             .spawn()
             .expect("sidekick cannot be started");
-        let log = Arc::default();
-        if let Some(stderr) = child.stderr.take() {
-            collect(stderr, &log);
-        }
         Sidekick {
             child,
             log,
             unread,
+            writer,
+            reads,
             notifications,
             _user: self.user,
         }
@@ -416,10 +449,16 @@ impl AsRef<str> for Container<'_> {
     }
 }
 
-fn collect(stderr: impl Read + Send + 'static, log: &Arc<Mutex<Vec<String>>>) {
-    let lines = Arc::clone(log);
+fn collect(stderr: PipeReader, log: &Arc<Mutex<Vec<String>>>, reads: &Arc<AtomicBool>) {
+    let (lines, reads) = (Arc::clone(log), Arc::clone(reads));
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            while !reads.load(Ordering::Relaxed) {
+                std::thread::sleep(super::patience::millis(10));
+            }
+            if line.is_empty() {
+                continue;
+            }
             lines
                 .lock()
                 .expect("a reader of the log panicked")
