@@ -368,7 +368,7 @@ async fn a_killed_sidekicks_keys_are_taken_over_without_a_gap_or_cleared() {
 }
 
 #[tokio::test]
-async fn one_renewal_an_interval_is_enough_for_all_keys() {
+async fn one_renewal_each_third_of_a_ttl_is_enough_for_all_keys() {
     let host = Host::with(|announce| announce.times(4, 1)).await;
     let all = [host.redis().await, host.redis().await, host.redis().await];
     for redis in &all {
