@@ -308,7 +308,7 @@ mod tests {
         ] {
             assert_eq!(says(&standings, revoked), line);
         }
-        let stood_by = says(&[by.clone()], true);
+        let stood_by = says(std::slice::from_ref(&by), true);
         assert_eq!(stood_by, format!("stopped; no key was announced; {held}"));
         let mute = "stopped; etcd didn't answer within 4.5 s; no key was announced";
         assert_eq!(says(&[by], false), format!("{mute}; {held}"));
