@@ -114,9 +114,9 @@ async fn a_base_file_that_is_wrong_ends_it_with_a_word() {
 }
 
 #[tokio::test]
-async fn a_base_file_that_is_not_there_is_wrong_usage() {
+async fn a_base_file_that_is_not_there_is_said_in_a_line() {
     let mut scene = Scene::start(Way::Supervised, &["--haproxy-base=/nowhere"]).await;
-    assert_eq!(scene.agent_ends().await, Some(2));
+    assert_eq!(scene.agent_ends().await, Some(1));
     let log = scene.log();
     assert!(
         log.contains("--haproxy-base") && log.lines().count() == 1,
