@@ -58,13 +58,18 @@
 //!   text.rs      P  a long text in pieces that texts share
 //!   beside.rs    P  two maps side by side
 //!   parse.rs     P  haproxy.cfg, if it is ours → what was served
+//!   bound.rs     P  what the running worker listens on, with the servers wanted for it
 //!   diff.rs      P  fronts × what runs → commands for the socket
+//!   sessions.rs  P  `show sess` → which connections have to end
 //!   processes.rs P  what HAProxy's master says of its processes
 //!   status.rs    P  how it stands, in one line
 //!   telling.rs     what the log says, once
 //!   dry_run.rs     what would be written now
 //!   proxy.rs       what a pass needs of HAProxy: a trait, so that it is simulated
-//!   apply.rs       one pass: adjust or restructure, confirm
+//!   apply.rs       one pass: adjust the worker that runs, restructure, keep the file
+//!   apply/restructure.rs what takes a reload, and the pauses between reloads
+//!   adjust.rs      the running worker's servers; connections in older workers
+//!   retry.rs       one thing's backoff, and what the log says of it
 //!   names.rs       resolves host names
 //!   file.rs        the configuration file: draft, `haproxy -c`, fsync, rename
 //!   master.rs      the master's socket

@@ -13,6 +13,12 @@ pub fn sections(base: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// Whether a line of the operator's base file begins with that keyword.
+pub fn sets(base: &str, keyword: &str) -> bool {
+    let mut lines = base.lines();
+    lines.any(|line| line.split_whitespace().next() == Some(keyword))
+}
+
 /// Where the sections in the operator's base file listen. An address that isn't understood counts as
 /// all of them; a port that is an environment variable's isn't known. (HAProxy's configuration
 /// manual, "bind": addresses with ports or ranges of ports, by commas.)
@@ -52,6 +58,13 @@ mod tests {
     fn a_base_files_sections_are_seen() {
         let base = "global\n  daemon\nfrontend web\n bind :80\n\tlisten x # y\ndefaults z\n";
         assert_eq!(sections(base).collect::<Vec<_>>(), ["web", "x"]);
+    }
+
+    #[test]
+    fn a_keyword_of_the_base_file_is_seen() {
+        let base = "global\n\tmworker-max-reloads 9\n# daemon\n";
+        assert!(sets(base, "mworker-max-reloads"));
+        assert!(!sets(base, "daemon") && !sets(base, "mworker"));
     }
 
     #[test]

@@ -134,7 +134,9 @@ pub(in crate::agent) fn tokenize_strictly(text: &str) -> Result<(), String> {
             ["bind", at] => is_address(at) || is_wide(at) || *at == "unix@/run/idle",
             ["bind", at, "v4v6" | "v6only"] => is_wide(at),
             ["mode", "tcp" | "http"] | ["balance", "roundrobin"] => true,
-            ["stats", "enable"] | ["stats", "uri", "/"] => true,
+            ["mworker-max-reloads", "2147483647"] | ["stats", "enable"] | ["stats", "uri", "/"] => {
+                true
+            }
             [
                 "server",
                 name,

@@ -201,11 +201,14 @@ impl Model {
         )
     }
 
-    /// Takes over the servers of the services that it was laid out for.
+    /// Takes over the servers of the services that it was laid out for. A service that isn't among them
+    /// has none.
     pub fn follow(&mut self, services: &BTreeMap<String, Served>) {
         for (_, front, it) in beside(self.fronts.iter_mut(), services.iter()) {
-            if let Some(it) = it {
-                front.servers = it.servers.clone();
+            match it {
+                Some(it) => front.servers = it.servers.clone(),
+                None if front.servers.is_empty() => {}
+                None => front.servers = Arc::default(),
             }
         }
     }

@@ -5,10 +5,12 @@
 //! up in the channel, and the next pass takes all of it at once.
 
 pub mod addresses;
+mod adjust;
 pub mod apply;
 mod bars;
 pub mod base;
 mod beside;
+mod bound;
 mod child;
 pub mod diff;
 mod dry_run;
@@ -27,6 +29,8 @@ pub mod presence;
 pub mod processes;
 pub mod proxy;
 pub mod render;
+mod retry;
+mod sessions;
 mod status;
 #[cfg(test)]
 mod storm;
@@ -52,7 +56,7 @@ use layout::Model;
 use names::resolve;
 use parse::{parse, remembered};
 use presence::Presence;
-use proxy::{Proxy, Trouble};
+use proxy::{Happening, Proxy, Trouble};
 use render::{Frame, render};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -102,8 +106,16 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
         ..Model::default()
     };
     file.make_room()?;
-    file.try_out(&render(&frame, &empty).into()).await?;
     let text = file.read();
+    match file.try_out(&render(&frame, &empty).into()).await {
+        // HAProxy, or the file that it starts from, is there already.
+        Err(trouble @ Trouble::Full(_)) if text.as_deref().and_then(parse).is_some() => {
+            warn!(
+                "{trouble}; going on from the file that is there, without trying out the base file"
+            );
+        }
+        result => result?,
+    }
     let haproxy = Haproxy::new(file, socket, ours, pulse.clone());
 
     let members = Arc::new(Members::new(&config.etcd)?);
@@ -245,7 +257,7 @@ impl<P: Proxy> Agent<P> {
                 Some(update) = self.updates.recv() => self.hear(update),
                 Ok(()) = self.addresses.changed() => self.dirty = true,
                 Ok(()) = self.lost.changed() => {}
-                result = self.applier.happens() => self.happened(result, now()),
+                happening = self.applier.proxy.happens() => self.happened(happening, now()),
                 () = sleep(pause) => self.look(now()).await,
             }
         }
@@ -308,11 +320,9 @@ impl<P: Proxy> Agent<P> {
         self.telling.junk(&self.table.take_junk(), time);
     }
 
-    fn happened(&mut self, result: Result<bool, Trouble>, time: Moment) {
-        match result {
-            Ok(needed) => self.dirty |= needed,
-            Err(trouble) => self.failed(&trouble, time),
-        }
+    fn happened(&mut self, happening: Happening, time: Moment) {
+        let again = self.applier.happened(happening, time);
+        self.report.again = self.report.again.into_iter().chain(again).min();
     }
 
     async fn look(&mut self, time: Moment) {
@@ -388,11 +398,13 @@ impl<P: Proxy> Agent<P> {
             held: self.presence.held(),
         };
         let etcd_lost = *self.lost.borrow_and_update();
+        let haproxy_lost = [self.trouble.outage.since(), self.applier.behind_since()];
+        let haproxy_lost = haproxy_lost.into_iter().flatten();
         let line = status::line(
             &counts,
             self.heard.is_some(),
             etcd_lost,
-            self.trouble.outage.since(),
+            haproxy_lost.min(),
             now(),
         );
         self.systemd.status(line);

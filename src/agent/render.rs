@@ -4,6 +4,7 @@
 //! quote or a `$` would be read by HAProxy even inside a name.
 
 use super::addresses::Servers;
+use super::base::sets;
 use super::beside::beside;
 use super::layout::{Bind, Front, Model, STATS};
 use super::text::Text;
@@ -41,6 +42,10 @@ defaults
     retries 3
     option redispatch 1
 ";
+
+/// How many reloads an old worker may outlive. HAProxy's own default is 50 from 3.3 on, and then it ends
+/// the worker with its connections; `hard-stop-after` is what ends them here.
+const MAX_RELOADS: &str = "mworker-max-reloads";
 
 /// What never changes while the agent runs.
 #[derive(Debug, Clone)]
@@ -146,6 +151,9 @@ fn head(frame: &Frame, model: &Model) -> String {
         text,
         "{OURS}\n\n{base}\n\nglobal\n    setenv {MARK} {mark}\n"
     );
+    if !sets(base, MAX_RELOADS) {
+        let _ = writeln!(text, "    {MAX_RELOADS} {}", i32::MAX);
+    }
     if let Some(bind) = model.stats {
         let bind = Words(frame, bind);
         let _ = write!(
@@ -244,6 +252,7 @@ mod tests {
             "{OURS}\n\n{BASE}
 global
     setenv SIDEKICK_STRUCTURE {mark}
+    mworker-max-reloads 2147483647
 
 listen sidekick:stats
     bind 127.0.0.1:1936

@@ -48,6 +48,8 @@ struct Totals {
     held: usize,
     leaps: usize,
     torn: u32,
+    /// Times at which no file could be written, or no reload could succeed.
+    stuck: usize,
     /// Runs of which the end was timed.
     timed: usize,
     /// From the end of all faults until HAProxy had what etcd said, in the worst case.
@@ -112,7 +114,7 @@ impl Scene {
     fn fault(&mut self, totals: &mut Totals) {
         let service = self.rng.u8(0..4);
         let key = format!("/services/s{service}/i@{}", self.rng.u8(0..4));
-        match self.rng.u8(0..40) {
+        match self.rng.u8(0..44) {
             0..12 => {
                 let host = ["10.0.0.1", "10.0.0.2", "db", "web", "nowhere"][self.rng.usize(0..5)];
                 let status = ["", "", "draining"][self.rng.usize(0..3)];
@@ -156,6 +158,13 @@ impl Scene {
                     self.world().busy.insert(port);
                 }
             }
+            40 | 41 => {
+                let (full, stuck) = (self.rng.bool(), self.rng.bool());
+                (self.world().full, self.world().stuck) = (full, stuck);
+                totals.stuck += usize::from(full || stuck);
+            }
+            42 => self.world().held ^= true,
+            43 => self.world().older.clear(),
             _ => {
                 let most = [0, 0, 50, 100][self.rng.usize(0..4)];
                 self.world().failing = self.rng.u8(0..=most);
@@ -208,8 +217,8 @@ impl Scene {
         let next = self.agent.next(self.now).unwrap_or(Moment::MAX);
         let pause = next.saturating_sub(self.now).clamp(SHORTEST, LOOK);
         if self.world().saving.is_some() && (self.world().failing == 0 || self.rng.bool()) {
-            let result = now_or_never(self.agent.applier.happens());
-            self.agent.happened(result, self.now);
+            let happening = now_or_never(self.agent.applier.proxy.happens());
+            self.agent.happened(happening, self.now);
         }
         self.now += pause.min(limit);
         if pause <= limit {
@@ -295,6 +304,7 @@ fn whatever_happens_around_it_the_agent_comes_to_etcds_truth_and_empties_nothing
         totals.leaps,
         totals.torn as usize,
         totals.timed,
+        totals.stuck,
     ];
     assert!(
         runs < 100 || each.iter().all(|n| *n > runs / 20),

@@ -67,6 +67,7 @@ defaults
     option redispatch 1
 
 global
+    mworker-max-reloads 2147483647
 
 listen sidekick:stats
     bind 127.0.0.1:1936

@@ -39,6 +39,8 @@ mod hostile;
 mod judged;
 mod list;
 mod load;
+mod no_reload;
+mod old_workers;
 mod reading;
 mod secrets;
 mod trouble;

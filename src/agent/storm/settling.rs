@@ -1,5 +1,6 @@
 //! After the storm: HAProxy is what etcd says, and nothing is done any more.
 
+use super::super::apply::reload_pause;
 use super::super::bars::TRY_AGAIN_AT_MOST;
 use super::super::diff::Verb;
 use super::super::fake::diff_all;
@@ -13,7 +14,8 @@ use super::{KEEPING, Scene, Totals};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// The seventh promise: HAProxy is at etcd's truth so long after the last fault.
+/// The seventh promise: HAProxy is at etcd's truth so long after the last fault; where that takes a
+/// reload, its pause may come on top.
 const PROMISED: Duration = Duration::from_secs(5);
 
 impl Scene {
@@ -49,6 +51,8 @@ impl Scene {
     /// Without any fault it becomes as it ought to be, and then nothing is done any more.
     pub(super) fn must_settle(&mut self, totals: &mut Totals) -> Result<(), String> {
         (self.world().failing, self.world().busy) = (0, BTreeSet::new());
+        (self.world().full, self.world().stuck) = (false, false);
+        let limit = PROMISED + reload_pause(self.world().older.len());
         for name in ["db", "web", "nowhere"] {
             self.resolver
                 .entry(name.to_owned())
@@ -71,7 +75,7 @@ impl Scene {
         if !self.crowded && self.meddled.is_none_or(|at| at + AUDIT < start) {
             totals.timed += 1;
             totals.slowest = totals.slowest.max(took);
-            if took > PROMISED {
+            if took > limit {
                 return Err(format!("{took:?} until HAProxy has what etcd says"));
             }
         }
