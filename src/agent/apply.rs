@@ -51,6 +51,8 @@ pub(super) struct Applier<P> {
     known: Option<Known>,
     /// What it listens on, and the mark that goes with it; `None` if that can't be told.
     bound: Option<(String, BTreeMap<String, Bind>)>,
+    /// What it listened on when that could be told last, at first by the file.
+    pub(super) listening: BTreeMap<String, Bind>,
     /// What the file holds.
     file: Option<Text>,
     /// What it will hold when that is saved.
@@ -85,6 +87,11 @@ struct Known {
 impl<P: Proxy> Applier<P> {
     /// `file` is what is on disk, if it is ours.
     pub(super) fn new(proxy: P, frame: Frame, rules: Rules, file: Option<String>) -> Self {
+        let fronts = file.as_deref().and_then(parse).unwrap_or_default();
+        let fronts = Model {
+            stats: None,
+            fronts,
+        };
         Self {
             proxy,
             frame,
@@ -93,6 +100,7 @@ impl<P: Proxy> Applier<P> {
             laid: None,
             known: None,
             bound: None,
+            listening: owned(&fronts),
             file: file.map(Text::from),
             saving: None,
             proven: None,
@@ -137,6 +145,19 @@ impl<P: Proxy> Applier<P> {
         }
     }
 
+    /// Where HAProxy listens, or was told to by the operator.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = Bind> + Clone {
+        let rules = &self.rules;
+        let asked = rules.binds.values().chain(&rules.stats);
+        let theirs = asked.chain(&rules.occupied);
+        theirs.chain(self.listening.values()).copied()
+    }
+
+    fn listens(&mut self, mark: &str, model: &Model) {
+        self.listening = owned(model);
+        self.bound = Some((mark.to_owned(), self.listening.clone()));
+    }
+
     /// The next pass asks HAProxy for everything again.
     pub(super) fn forget(&mut self) {
         self.known = None;
@@ -154,7 +175,7 @@ impl<P: Proxy> Applier<P> {
         let (model, mark) = (&laid.model, &laid.mark);
         let result = if worker.is_some_and(|worker| worker.mark.as_ref() == Some(mark)) {
             if !self.has_bound(mark) {
-                self.bound = Some((mark.clone(), owned(model)));
+                self.listens(mark, model);
             }
             self.adjust(model).await
         } else {
@@ -200,6 +221,9 @@ impl<P: Proxy> Applier<P> {
             let running = self.proxy.state(&worker, None).await?;
             if self.bound.as_ref().map(|(mark, _)| mark) != worker.mark.as_ref() {
                 self.bound = self.bound_by_file(&worker);
+                if let Some((_, bound)) = &self.bound {
+                    self.listening.clone_from(bound);
+                }
             }
             self.known = Some(Known {
                 worker: worker.clone(),
@@ -261,7 +285,8 @@ impl<P: Proxy> Applier<P> {
             laid.model.follow(directory.services());
             return laid;
         }
-        let (model, refusals) = lay_out(&self.rules, directory.services(), &barred);
+        let (model, refusals) =
+            lay_out(&self.rules, directory.services(), &barred, &self.listening);
         Laid {
             mark: structure(&self.frame, &model),
             model,
@@ -408,7 +433,7 @@ impl<P: Proxy> Applier<P> {
                 "the reload was taken, but not its configuration".to_owned(),
             ));
         }
-        self.bound = Some((mark.to_owned(), owned(model)));
+        self.listens(mark, model);
         self.proven = Some(text);
         self.bars.proven(model);
         self.adjust(model).await

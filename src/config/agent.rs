@@ -2,6 +2,7 @@
 
 use super::etcd::etcd;
 use super::{Checked, duration, given, prefix, wrong};
+use crate::agent::allow::Allow;
 use crate::agent::base::{occupied, sections};
 use crate::agent::layout::{self, Bind};
 use crate::agent::presence;
@@ -53,6 +54,8 @@ pub struct AgentConfig {
     pub file: PathBuf,
     /// How long things outlast their keys.
     pub keeping: presence::Settings,
+    /// Which addresses instances may have.
+    pub allow: Allow,
     /// Print, and that's it.
     pub dry_run: bool,
     /// How to reach etcd.
@@ -115,10 +118,18 @@ impl AgentConfig {
                 hold: duration("--hold", given(&args.hold, DEFAULT_HOLD))?,
                 forget: duration("--forget", given(&args.forget, DEFAULT_FORGET))?,
             },
+            allow: allow(&args.allow)?,
             dry_run: args.dry_run,
             etcd: etcd(&args.etcd)?,
         })
     }
+}
+
+fn allow(texts: &[String]) -> Checked<Allow> {
+    let texts = texts.iter().map(|text| text.trim());
+    let networks = texts.filter(|text| !text.is_empty()).map(str::parse);
+    let networks: Result<_, String> = networks.collect();
+    Ok(Allow(networks.map_err(|e| wrong("--allow", e))?))
 }
 
 /// `redis=:80`.
@@ -229,7 +240,15 @@ mod tests {
     #[test]
     fn what_is_empty_is_unset() {
         let unset = config(&[]).unwrap();
-        let names = ["prefix", "hold", "forget", "stats", "bind", "haproxy-base"];
+        let names = [
+            "prefix",
+            "hold",
+            "forget",
+            "stats",
+            "bind",
+            "allow",
+            "haproxy-base",
+        ];
         let names = names.iter().chain(&["haproxy-master", "haproxy-config"]);
         let empty: Vec<_> = names.map(|name| format!("--{name}=")).collect();
         let empty: Vec<_> = empty.iter().map(String::as_str).collect();
@@ -239,6 +258,17 @@ mod tests {
         assert_eq!(empty.keeping.forget.as_secs(), 3600);
         assert_eq!(empty.rules.stats, STATS.parse().ok());
         assert_eq!(format!("{empty:?}"), format!("{unset:?}"));
+    }
+
+    #[test]
+    fn networks_are_allowed_one_by_one_or_by_commas() {
+        let both = config(&["--allow=10.0.0.0/8,fd00::/8", "--allow", "192.0.2.7"]).unwrap();
+        let networks: Vec<_> = both.allow.0.iter().map(ToString::to_string).collect();
+        assert_eq!(networks, ["10.0.0.0/8", "fd00::/8", "192.0.2.7/32"]);
+        assert_eq!(
+            config(&["--allow=10.0.0.0/33"]).unwrap_err().to_string(),
+            "--allow: \"10.0.0.0/33\" is no network; write 10.0.0.0/8, fd00::/8 or 10.0.0.7"
+        );
     }
 
     #[test]
