@@ -122,7 +122,7 @@ impl Scene {
                 let host = ["10.0.0.1", "10.0.0.2", "db", "web", "nowhere"][self.rng.usize(0..5)];
                 let status = ["", "", "draining"][self.rng.usize(0..3)];
                 // Now and then the one of the neighbour, or one on the agent's own machine.
-                let port = 80 + u16::from(service) + u16::from(self.rng.u8(0..8) == 0);
+                let port = 80 + u16::from(service) + u16::from(self.rng.u8(0..3) == 0);
                 let (host, port) = match self.rng.u8(0..10) {
                     0 => (HERE, port),
                     1 => (HERE, port + 10),

@@ -34,15 +34,17 @@ impl Scene {
         directory.listens(self.agent.applier.listeners());
         directory.update(presence.wanted(self.now), &self.addresses.borrow());
         let mut services = directory.services().clone();
-        // A service keeps its first port, and what it had on this machine, while it is known.
+        // A service keeps its first port, and what it had on this machine, while it is known; and its
+        // port is no other's while instances of it are held.
+        let holds = self.agent.presence.held() > 0;
         for (name, known) in self.agent.directory.services() {
-            if let Some(served) = services.get_mut(name) {
-                served.port = known.port;
-                served.ports_here.extend(&known.ports_here);
-            } else {
-                let mut empty = known.clone();
-                empty.servers = Arc::default();
-                services.insert(name.clone(), empty);
+            let mut empty = known.clone();
+            empty.servers = Arc::default();
+            let served = services.entry(name.clone()).or_insert(empty);
+            served.port = known.port;
+            served.ports_here.extend(&known.ports_here);
+            if holds && served.servers.is_empty() {
+                served.servers = known.servers.clone();
             }
         }
         let (nothing, listening) = (BTreeMap::new(), &self.agent.applier.listening);
