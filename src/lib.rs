@@ -71,6 +71,8 @@
 //!   adjust.rs      the running worker's servers; connections in older workers
 //!   retry.rs       one thing's backoff, and what the log says of it
 //!   names.rs       resolves host names
+//!   lookups.rs   P  which name is looked up next, and how many at once
+//!   machine.rs     the addresses of this machine
 //!   file.rs        the configuration file: draft, `haproxy -c`, fsync, rename
 //!   master.rs      the master's socket
 //!   child.rs       the HAProxy that is ours
@@ -101,7 +103,7 @@
 //! | task | reads | writes | ends |
 //! |---|---|---|---|
 //! | `etcd::reader::read` | etcd | `mpsc<Update>`, 1024 deep; more waits in etcd | with the runtime |
-//! | `names::resolve` | `watch` of names; the resolver | `watch<Addresses>` | with the runtime |
+//! | `names::resolve` | `watch` of names; the resolver, in threads of its own, 224 at most; the kernel's list of addresses | `watch<Addresses>` | with the runtime |
 //! | `file.write` | a text | **haproxy.cfg**; one at a time, the latest text next | when it is written |
 //! | the child's listener | HAProxy's stderr | the log | with HAProxy |
 //! | `agent::run` | `mpsc<Update>`, `watch<Addresses>` | **the only one to speak to HAProxy**; systemd | on a signal, or when a task ended that never should |

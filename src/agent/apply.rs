@@ -13,7 +13,8 @@ use super::addresses::Directory;
 use super::adjust::Known;
 use super::bars::{Bars, Place};
 use super::bound::Bound;
-use super::layout::{Model, Refusal, Rules, lay_out};
+use super::layout::{Bind, Model, Refusal, Rules, lay_out};
+use super::parse::parse;
 use super::proxy::{Happening, Proxy, Trouble, Worker};
 use super::render::{Frame, Renderer, structure};
 use super::retry::Retry;
@@ -59,6 +60,8 @@ pub(super) struct Applier<P> {
     known: Option<Known>,
     /// What it listens on; `None` if that can't be told.
     bound: Option<Bound>,
+    /// What it listened on when that could be told last, at first by the file.
+    pub(super) listening: BTreeMap<String, Bind>,
     /// What the file holds.
     file: Option<Text>,
     /// What it will hold when that is saved.
@@ -87,6 +90,11 @@ struct Laid {
 impl<P: Proxy> Applier<P> {
     /// `file` is what is on disk, if it is ours.
     pub(super) fn new(proxy: P, frame: Frame, rules: Rules, file: Option<String>) -> Self {
+        let fronts = file.as_deref().and_then(parse).unwrap_or_default();
+        let fronts = Model {
+            stats: None,
+            fronts,
+        };
         Self {
             proxy,
             frame,
@@ -95,6 +103,7 @@ impl<P: Proxy> Applier<P> {
             laid: None,
             known: None,
             bound: None,
+            listening: owned(&fronts),
             file: file.map(Text::from),
             saving: None,
             proven: None,
@@ -161,6 +170,20 @@ impl<P: Proxy> Applier<P> {
             .min()
     }
 
+    /// Where HAProxy listens, or was told to by the operator.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = Bind> + Clone {
+        let rules = &self.rules;
+        let asked = rules.binds.values().chain(&rules.stats);
+        let theirs = asked.chain(&rules.occupied);
+        theirs.chain(self.listening.values()).copied()
+    }
+
+    /// HAProxy listens for this model from now on.
+    fn listens(&mut self, bound: Bound) {
+        self.listening = owned(&bound.model);
+        self.bound = Some(bound);
+    }
+
     /// The next pass asks HAProxy for everything again.
     pub(super) fn forget(&mut self) {
         self.known = None;
@@ -178,7 +201,7 @@ impl<P: Proxy> Applier<P> {
         if worker.is_some_and(|worker| worker.mark.as_ref() == Some(&laid.mark))
             && !self.has_bound(&laid.mark)
         {
-            self.bound = Some(Bound::new(&self.frame, &laid.mark, laid.model.clone()));
+            self.listens(Bound::new(&self.frame, &laid.mark, laid.model.clone()));
         }
         if let Some(bound) = &mut self.bound {
             bound.model.follow(directory.services());
@@ -233,7 +256,10 @@ impl<P: Proxy> Applier<P> {
             _ => {
                 let running = self.proxy.state(&worker, None).await?;
                 if self.bound.as_ref().map(|bound| &bound.mark) != worker.mark.as_ref() {
-                    self.bound = self.bound_by_file(&worker);
+                    self.bound = None;
+                    if let Some(bound) = self.bound_by_file(&worker) {
+                        self.listens(bound);
+                    }
                 }
                 self.known = Some(Known::new(worker.clone(), running));
             }
@@ -284,7 +310,8 @@ impl<P: Proxy> Applier<P> {
             laid.model.follow(directory.services());
             return laid;
         }
-        let (model, refusals) = lay_out(&self.rules, directory.services(), &barred);
+        let (model, refusals) =
+            lay_out(&self.rules, directory.services(), &barred, &self.listening);
         Laid {
             mark: structure(&self.frame, &model),
             model,
@@ -358,6 +385,11 @@ impl<P: Proxy> Applier<P> {
 /// One that disagrees has said how; of HAProxy after any other trouble nothing is known any more.
 const fn is_lost(trouble: &Trouble) -> bool {
     !matches!(trouble, Trouble::Disagrees(..))
+}
+
+fn owned(model: &Model) -> BTreeMap<String, Bind> {
+    let binds = model.binds();
+    binds.map(|(name, bind)| (name.to_owned(), bind)).collect()
 }
 
 #[cfg(test)]

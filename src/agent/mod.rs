@@ -6,6 +6,7 @@
 
 pub mod addresses;
 mod adjust;
+pub mod allow;
 pub mod apply;
 mod bars;
 pub mod base;
@@ -22,6 +23,8 @@ mod haproxy;
 mod judge;
 pub mod layout;
 pub mod limits;
+mod lookups;
+pub mod machine;
 mod master;
 pub mod names;
 pub mod parse;
@@ -49,6 +52,7 @@ use crate::shutdown::Shutdown;
 use crate::systemd::{Pulse, Systemd};
 use addresses::{Addresses, Directory};
 use apply::{Applier, Report};
+use base::listener_maxconn;
 use etcd_client::KeyValue;
 use file::ConfigFile;
 use haproxy::{Haproxy, has_ipv6};
@@ -120,7 +124,8 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
 
     let members = Arc::new(Members::new(&config.etcd)?);
     let last = text.as_deref().and_then(parse).unwrap_or_default();
-    let (served, addresses) = remembered(&last);
+    let (served, mut addresses) = remembered(&last);
+    machine::begin(&mut addresses);
     let (hosts_tx, hosts) = watch::channel(BTreeSet::new());
     let (addresses_tx, addresses) = watch::channel(addresses);
     let (updates_tx, updates) = mpsc::channel(UPDATES_WAITING);
@@ -131,7 +136,12 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
         updates_tx,
         systemd.pulse("etcd"),
     ));
-    tasks.spawn(resolve(hosts, addresses_tx, systemd.pulse("names")));
+    tasks.spawn(resolve(
+        hosts,
+        addresses_tx,
+        config.allow.clone(),
+        systemd.pulse("names"),
+    ));
     let started = now();
     let mut agent = Agent {
         dirty: true,
@@ -146,7 +156,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
         },
         may_begin: ours || !served.is_empty(),
         presence: Presence::new(config.keeping, served, started),
-        directory: Directory::default(),
+        directory: Directory::new(config.allow.clone()),
         applier: Applier::new(haproxy, frame, config.rules.clone(), text),
         updates,
         hosts: hosts_tx,
@@ -178,7 +188,14 @@ fn frame(config: &AgentConfig) -> Frame {
         base: config.base.clone(),
         ipv6: has_ipv6(),
         idle: format!("{}.idle", socket.display()),
+        listener_maxconn: listener_maxconn(&config.base, most_files()),
     }
+}
+
+/// How many files HAProxy may have open, as it gets the agent's own limit: setrlimit(2).
+fn most_files() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.maximum.unwrap_or(u64::MAX)
 }
 
 fn item(kv: &KeyValue) -> Item<'_> {
@@ -335,12 +352,15 @@ impl<P: Proxy> Agent<P> {
         self.report.again = None;
         let wanted = self.presence.wanted(time);
         let addresses = self.addresses.borrow_and_update();
+        self.directory.listens(self.applier.listeners());
         let other_hosts = self.directory.update(wanted, &addresses);
         drop(addresses);
         if other_hosts {
             self.hosts
                 .send_replace(self.directory.hosts().cloned().collect());
         }
+        let refused = self.directory.take_refused();
+        self.telling.junk(&self.table.refused(refused), time);
         let notes = self.presence.take_notes();
         self.telling.notes(notes, self.presence.hold_time(), time);
         // Each name that is found makes for another pass, and so does the end of the wait.
@@ -350,7 +370,10 @@ impl<P: Proxy> Agent<P> {
             self.trouble.next = None;
             return None;
         }
-        Some(self.applier.pass(&self.directory, time).await)
+        let result = self.applier.pass(&self.directory, time).await;
+        // An instance may be a listener by now, or no longer.
+        self.dirty |= self.directory.listens(self.applier.listeners());
+        Some(result)
     }
 
     fn waits_for_names(&self) -> bool {
@@ -393,7 +416,7 @@ impl<P: Proxy> Agent<P> {
         let counts = status::Counts {
             fronts: self.report.fronts,
             servers: self.report.servers,
-            quarantined: self.table.quarantined(),
+            quarantined: self.table.quarantined() + self.directory.refused(),
             refused: self.report.refusals.len(),
             held: self.presence.held(),
         };

@@ -77,11 +77,12 @@ impl Scene {
         wanted.map(|(service, wanted)| (service, wanted.clone()))
     }
 
-    /// What HAProxy is to be, worked out by nobody who remembers anything.
+    /// What HAProxy is to be, worked out from nothing but what is wanted, and what HAProxy listens on.
     fn model(&self) -> Model {
         let mut directory = Directory::default();
         directory.update(self.list(), &self.addresses);
-        lay_out(&Rules::default(), directory.services(), &BTreeMap::new()).0
+        let (nothing, listening) = (BTreeMap::new(), &self.applier.listening);
+        lay_out(&Rules::default(), directory.services(), &nothing, listening).0
     }
 
     /// A pass at this very moment.

@@ -7,7 +7,7 @@ mod settling;
 
 use super::fake::{Fake, World, now_or_never};
 use super::judge::frame;
-use super::layout::Rules;
+use super::layout::{Bind, Rules};
 use super::presence::Settings;
 use super::*;
 use crate::endpoint::Host;
@@ -18,6 +18,9 @@ const KEEPING: Settings = Settings {
     hold: Duration::from_secs(30),
     forget: Duration::from_secs(120),
 };
+
+/// The agent's own machine.
+const HERE: &str = "10.0.0.3";
 
 /// A reload, and what HAProxy was told meanwhile. A pass more often than that is one too many.
 const PASSES_A_SECOND: usize = 120;
@@ -30,7 +33,7 @@ struct Scene {
     resolve_at: Moment,
     now: Moment,
     /// Servers of services that left at a blow, where they are, and until when they have to stay.
-    held: BTreeMap<String, (Host, Moment)>,
+    held: BTreeMap<String, (Host, u16, Moment)>,
     /// Since when, and how many.
     passes: (Moment, usize),
     /// When somebody changed a server behind our back, which only an audit sees.
@@ -67,7 +70,9 @@ impl Scene {
         };
         let now = Moment::from_secs(1000);
         let (hosts, _) = watch::channel(BTreeSet::new());
-        let (addresses, seen) = watch::channel(Addresses::default());
+        let mut own = Addresses::default();
+        own.set_own(BTreeSet::from([[10, 0, 0, 3].into()]));
+        let (addresses, seen) = watch::channel(own);
         let agent = Agent {
             dirty: true,
             audit: now + AUDIT,
@@ -118,7 +123,13 @@ impl Scene {
             0..12 => {
                 let host = ["10.0.0.1", "10.0.0.2", "db", "web", "nowhere"][self.rng.usize(0..5)];
                 let status = ["", "", "draining"][self.rng.usize(0..3)];
-                let port = 80 + u16::from(service);
+                // Now and then the one of the neighbour, or one on the agent's own machine.
+                let port = 80 + u16::from(service) + u16::from(self.rng.u8(0..3) == 0);
+                let (host, port) = match self.rng.u8(0..10) {
+                    0 => (HERE, port),
+                    1 => (HERE, port + 10),
+                    _ => (host, port),
+                };
                 let value = format!(r#"{{"host":"{host}","port":{port},"status":"{status}"}}"#);
                 self.change(key, Some(value));
             }
@@ -205,6 +216,7 @@ impl Scene {
             }
             self.world().removed.clear();
             let hosts = self.agent.hosts.borrow().len();
+            let listening = self.agent.applier.listening.clone();
             let result = now_or_never(self.agent.pass(self.now));
             if let Some(result) = result {
                 self.agent.passed(result, self.now);
@@ -212,6 +224,7 @@ impl Scene {
             if self.agent.hosts.borrow().len() != hosts {
                 self.resolve_at = self.now;
             }
+            self.nobody_is_evicted_who_serves(&listening)?;
             self.nobody_is_cut_who_stays()?;
         }
         let next = self.agent.next(self.now).unwrap_or(Moment::MAX);
@@ -227,11 +240,24 @@ impl Scene {
         Ok(())
     }
 
+    /// A port goes to another service only if its own has no server any more.
+    fn nobody_is_evicted_who_serves(&self, before: &BTreeMap<String, Bind>) -> Result<(), String> {
+        let now = &self.agent.applier.listening;
+        for (service, bind) in before.iter().filter(|_| !self.crowded) {
+            let served = self.agent.directory.services().get(service);
+            let serves = served.is_some_and(|it| it.port == bind.port() && !it.servers.is_empty());
+            if serves && now.get(service) != Some(bind) {
+                return Err(format!("{service} serves, and lost {bind}: {now:?}"));
+            }
+        }
+        Ok(())
+    }
+
     /// Neither who stands in etcd nor who is to be held; except one whose host nobody knows any more:
     /// without an address there is no server.
     fn nobody_is_cut_who_stays(&mut self) -> Result<(), String> {
         let now = self.now;
-        self.held.retain(|_, (_, until)| *until > now);
+        self.held.retain(|_, (.., until)| *until > now);
         let removed = std::mem::take(&mut self.world().removed);
         let there = self.agent.table.services().clone();
         for target in removed {
@@ -243,11 +269,17 @@ impl Scene {
                 Host::Ip(_) => true,
                 Host::Name(name) => self.addresses.borrow().get(name).is_some(),
             };
-            if instance.is_some_and(|it| has_address(&it.host)) {
+            // A listener of ours is none to dial.
+            let ports = self.agent.applier.listening.values().map(|it| it.port());
+            let may_go = |host: &Host, port: u16| {
+                let is_listener = || ports.clone().any(|own| own == port);
+                !has_address(host) || (host.to_string() == HERE && is_listener())
+            };
+            if instance.is_some_and(|it| !may_go(&it.host, it.port.get())) {
                 return Err(format!("{target} was removed and stands in etcd"));
             }
             let held = self.held.get(&target);
-            if held.is_some_and(|(host, _)| has_address(host)) {
+            if held.is_some_and(|(host, port, _)| !may_go(host, *port)) {
                 return Err(format!("{target} was removed and is to be held"));
             }
         }

@@ -106,7 +106,7 @@ impl<P: Proxy> Applier<P> {
                 "the reload was taken, but not its configuration".to_owned(),
             ));
         }
-        self.bound = Some(Bound::new(&self.frame, &laid.mark, laid.model.clone()));
+        self.listens(Bound::new(&self.frame, &laid.mark, laid.model.clone()));
         self.proven = Some(text);
         self.bars.proven(&laid.model);
         Ok(())

@@ -12,6 +12,7 @@ use super::super::{AUDIT, Directory, LOOK, Model, Table};
 use super::etcd::item_of;
 use super::{KEEPING, Scene, Totals};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The seventh promise: HAProxy is at etcd's truth so long after the last fault; where that takes a
@@ -32,7 +33,24 @@ impl Scene {
         presence.observe(table.services(), self.now);
         let mut directory = Directory::default();
         directory.update(presence.wanted(self.now), &self.addresses.borrow());
-        lay_out(&Rules::default(), directory.services(), &BTreeMap::new()).0
+        directory.listens(self.agent.applier.listeners());
+        directory.update(presence.wanted(self.now), &self.addresses.borrow());
+        let mut services = directory.services().clone();
+        // A service keeps its first port, and what it had on this machine, while it is known; and its
+        // port is no other's while instances of it are held.
+        let holds = self.agent.presence.held() > 0;
+        for (name, known) in self.agent.directory.services() {
+            let mut empty = known.clone();
+            empty.servers = Arc::default();
+            let served = services.entry(name.clone()).or_insert(empty);
+            served.port = known.port;
+            served.ports_here.extend(&known.ports_here);
+            if holds && served.servers.is_empty() {
+                served.servers = known.servers.clone();
+            }
+        }
+        let (nothing, listening) = (BTreeMap::new(), &self.agent.applier.listening);
+        lay_out(&Rules::default(), &services, &nothing, listening).0
     }
 
     /// Whether HAProxy has every server that stands in etcd, as it stands there.
@@ -46,6 +64,21 @@ impl Scene {
         world.worker.is_some()
             && fronts.all(|service| servers.contains_key(&proxy_name(service)))
             && commands.all(|command| command.verb == Verb::Remove)
+    }
+
+    /// Nowhere does HAProxy dial itself.
+    fn no_server_is_a_listener(&mut self) -> Result<(), String> {
+        let listening = self.agent.applier.listening.clone();
+        let ports: BTreeSet<_> = listening.values().map(|bind| bind.port()).collect();
+        let own = self.addresses.borrow().own().clone();
+        let servers = self.world().servers.0.values().flatten();
+        let mut at = servers.filter_map(|(_, live)| live.address);
+        match at.find(|at| own.contains(&at.ip()) && ports.contains(&at.port())) {
+            Some(at) => Err(format!(
+                "a server at {at}, which is a listener: {listening:?}"
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Without any fault it becomes as it ought to be, and then nothing is done any more.
@@ -79,6 +112,7 @@ impl Scene {
                 return Err(format!("{took:?} until HAProxy has what etcd says"));
             }
         }
+        self.no_server_is_a_listener()?;
         let model = self.model();
         let text = render(&frame(), &model);
         let reloads = self.world().reloads;
