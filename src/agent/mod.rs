@@ -43,7 +43,7 @@ pub mod text;
 
 pub use dry_run::dry_run;
 
-use crate::backoff::{Backoff, HAPROXY, Outage};
+use crate::backoff::HAPROXY;
 use crate::clock::{Moment, now};
 use crate::config::{AgentConfig, Way};
 use crate::etcd::members::Members;
@@ -62,6 +62,7 @@ use parse::{parse, remembered};
 use presence::Presence;
 use proxy::{Happening, Proxy, Trouble};
 use render::{Frame, render};
+use retry::Retry;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -162,7 +163,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
         hosts: hosts_tx,
         addresses,
         lost: members.unreachable_since(),
-        trouble: Trying::default(),
+        trouble: Retry::new(HAPROXY),
         report: Report::default(),
         systemd,
         pulse,
@@ -206,24 +207,6 @@ fn item(kv: &KeyValue) -> Item<'_> {
     }
 }
 
-/// How the passes have been going.
-struct Trying {
-    backoff: Backoff,
-    outage: Outage,
-    /// Not before then.
-    next: Option<Moment>,
-}
-
-impl Default for Trying {
-    fn default() -> Self {
-        Self {
-            backoff: Backoff::new(HAPROXY),
-            outage: Outage::default(),
-            next: None,
-        }
-    }
-}
-
 struct Agent<P> {
     /// Something has happened since the last pass.
     dirty: bool,
@@ -244,7 +227,8 @@ struct Agent<P> {
     hosts: watch::Sender<BTreeSet<String>>,
     addresses: watch::Receiver<Addresses>,
     lost: watch::Receiver<Option<Moment>>,
-    trouble: Trying,
+    /// How the passes have been going.
+    trouble: Retry,
     report: Report,
     systemd: Systemd,
     pulse: Pulse,
@@ -293,8 +277,8 @@ impl<P: Proxy> Agent<P> {
         }
         let due = |at: Option<Moment>| at.is_some_and(|at| at <= time);
         self.dirty |=
-            due(self.trouble.next) || due(self.presence.next_change()) || due(self.report.again);
-        self.dirty && self.has_begun(time) && self.trouble.next.is_none_or(|next| next <= time)
+            due(self.trouble.next()) || due(self.presence.next_change()) || due(self.report.again);
+        self.dirty && self.has_begun(time) && self.trouble.next().is_none_or(|next| next <= time)
     }
 
     /// When it will be, if nothing happens until then; not sooner than trouble allows.
@@ -304,7 +288,7 @@ impl<P: Proxy> Agent<P> {
         }
         let times = [self.presence.next_change(), self.report.again];
         self.trouble
-            .next
+            .next()
             .or_else(|| times.into_iter().flatten().min())
     }
 
@@ -367,7 +351,7 @@ impl<P: Proxy> Agent<P> {
         let until = self.heard.map(|heard| heard + NAMES);
         if until.is_some_and(|until| until > time) && self.waits_for_names() {
             self.report.again = until;
-            self.trouble.next = None;
+            self.trouble.hurry();
             return None;
         }
         let result = self.applier.pass(&self.directory, time).await;
@@ -388,10 +372,8 @@ impl<P: Proxy> Agent<P> {
             Err(trouble) => return self.failed(&trouble, time),
         };
         self.telling.passed(&report);
-        let tries = self.trouble.backoff.failures();
-        self.trouble.backoff.reset();
-        self.trouble.next = None;
-        if let Some(notice) = self.trouble.outage.recovered(time)
+        let tries = self.trouble.failures();
+        if let Some(notice) = self.trouble.succeeded(time)
             && tries > USUAL_TRIES
         {
             info!(
@@ -403,11 +385,11 @@ impl<P: Proxy> Agent<P> {
     }
 
     fn failed(&mut self, trouble: &Trouble, time: Moment) {
-        let pause = self.trouble.backoff.next_pause(fastrand::f64());
-        self.trouble.next = Some(time + pause);
-        let usual = matches!(trouble, Trouble::Disagrees(..))
-            && self.trouble.backoff.failures() <= USUAL_TRIES;
-        if !usual && let Some(notice) = self.trouble.outage.failed(time) {
+        let usual =
+            matches!(trouble, Trouble::Disagrees(..)) && self.trouble.failures() < USUAL_TRIES;
+        if usual {
+            self.trouble.postpone(time);
+        } else if let Some(notice) = self.trouble.failed(time) {
             warn!("{trouble} (try {}); retrying", notice.failures);
         }
     }
@@ -421,7 +403,7 @@ impl<P: Proxy> Agent<P> {
             held: self.presence.held(),
         };
         let etcd_lost = *self.lost.borrow_and_update();
-        let haproxy_lost = [self.trouble.outage.since(), self.applier.behind_since()];
+        let haproxy_lost = [self.trouble.since(), self.applier.behind_since()];
         let haproxy_lost = haproxy_lost.into_iter().flatten();
         let line = status::line(
             &counts,

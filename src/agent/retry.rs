@@ -32,9 +32,24 @@ impl Retry {
         self.outage.since()
     }
 
+    /// Tries that failed in a row.
+    pub(super) const fn failures(&self) -> u32 {
+        self.backoff.failures()
+    }
+
+    /// The next try waits for nothing.
+    pub(super) const fn hurry(&mut self) {
+        self.next = None;
+    }
+
+    /// A try at `now` failed, as is usual, and the log says nothing of it.
+    pub(super) fn postpone(&mut self, now: Moment) {
+        self.next = Some(now + self.backoff.next_pause(fastrand::f64()));
+    }
+
     /// A try at `now` failed. `Some`: the log says so.
     pub(super) fn failed(&mut self, now: Moment) -> Option<Notice> {
-        self.next = Some(now + self.backoff.next_pause(fastrand::f64()));
+        self.postpone(now);
         self.outage.failed(now)
     }
 

@@ -88,7 +88,7 @@ impl Scene {
             hosts,
             addresses: seen,
             lost: watch::channel(None).1,
-            trouble: Trying::default(),
+            trouble: Retry::new(HAPROXY),
             report: Report::default(),
             systemd: Systemd::default(),
             pulse: Pulse::default(),
