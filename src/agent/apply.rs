@@ -178,9 +178,14 @@ impl<P: Proxy> Applier<P> {
         theirs.chain(self.listening.values()).copied()
     }
 
-    /// HAProxy listens for this model from now on.
+    /// HAProxy listens for this model from now on. Who is bound decides who stays bound, so a layout that
+    /// followed from another is out of date: HAProxy may have been started from an older file.
     fn listens(&mut self, bound: Bound) {
-        self.listening = owned(&bound.model);
+        let listening = owned(&bound.model);
+        if self.listening != listening {
+            self.laid = None;
+        }
+        self.listening = listening;
         self.bound = Some(bound);
     }
 

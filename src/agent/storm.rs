@@ -40,6 +40,8 @@ struct Scene {
     meddled: Option<Moment>,
     /// Somebody else had one of the ports.
     crowded: bool,
+    /// The worker that the last pass left that came through.
+    left: Option<u32>,
     rng: fastrand::Rng,
 }
 
@@ -108,6 +110,7 @@ impl Scene {
             passes: (now, 0),
             meddled: None,
             crowded: false,
+            left: None,
             rng,
         }
     }
@@ -217,14 +220,21 @@ impl Scene {
             self.world().removed.clear();
             let hosts = self.agent.hosts.borrow().len();
             let listening = self.agent.applier.listening.clone();
+            let restarted = self.worker() != self.left;
             let result = now_or_never(self.agent.pass(self.now));
+            let met = matches!(result, Some(Ok(_)));
             if let Some(result) = result {
                 self.agent.passed(result, self.now);
             }
             if self.agent.hosts.borrow().len() != hosts {
                 self.resolve_at = self.now;
             }
-            self.nobody_is_evicted_who_serves(&listening)?;
+            if !restarted {
+                self.nobody_is_evicted_who_serves(&listening)?;
+            }
+            if met {
+                self.left = self.worker();
+            }
             self.nobody_is_cut_who_stays()?;
         }
         let next = self.agent.next(self.now).unwrap_or(Moment::MAX);
@@ -240,7 +250,12 @@ impl Scene {
         Ok(())
     }
 
-    /// A port goes to another service only if its own has no server any more.
+    fn worker(&mut self) -> Option<u32> {
+        self.world().worker.as_ref().map(|(pid, _)| *pid)
+    }
+
+    /// A port goes to another service only if its own has no server any more; or HAProxy was started anew,
+    /// from a file that is of another structure, for nothing could be written since.
     fn nobody_is_evicted_who_serves(&self, before: &BTreeMap<String, Bind>) -> Result<(), String> {
         let now = &self.agent.applier.listening;
         for (service, bind) in before.iter().filter(|_| !self.crowded) {
