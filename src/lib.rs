@@ -58,14 +58,21 @@
 //!   text.rs      P  a long text in pieces that texts share
 //!   beside.rs    P  two maps side by side
 //!   parse.rs     P  haproxy.cfg, if it is ours → what was served
+//!   bound.rs     P  what the running worker listens on, with the servers wanted for it
 //!   diff.rs      P  fronts × what runs → commands for the socket
+//!   sessions.rs  P  `show sess` → which connections have to end
 //!   processes.rs P  what HAProxy's master says of its processes
 //!   status.rs    P  how it stands, in one line
 //!   telling.rs     what the log says, once
 //!   dry_run.rs     what would be written now
 //!   proxy.rs       what a pass needs of HAProxy: a trait, so that it is simulated
-//!   apply.rs       one pass: adjust or restructure, confirm
+//!   apply.rs       one pass: adjust the worker that runs, restructure, keep the file
+//!   apply/restructure.rs what takes a reload, and the pauses between reloads
+//!   adjust.rs      the running worker's servers; connections in older workers
+//!   retry.rs       one thing's backoff, and what the log says of it
 //!   names.rs       resolves host names
+//!   lookups.rs   P  which name is looked up next, and how many at once
+//!   machine.rs     the addresses of this machine
 //!   file.rs        the configuration file: draft, `haproxy -c`, fsync, rename
 //!   master.rs      the master's socket
 //!   child.rs       the HAProxy that is ours
@@ -96,7 +103,7 @@
 //! | task | reads | writes | ends |
 //! |---|---|---|---|
 //! | `etcd::reader::read` | etcd | `mpsc<Update>`, 1024 deep; more waits in etcd | with the runtime |
-//! | `names::resolve` | `watch` of names; the resolver | `watch<Addresses>` | with the runtime |
+//! | `names::resolve` | `watch` of names; the resolver, in threads of its own, 224 at most; the kernel's list of addresses | `watch<Addresses>` | with the runtime |
 //! | `file.write` | a text | **haproxy.cfg**; one at a time, the latest text next | when it is written |
 //! | the child's listener | HAProxy's stderr | the log | with HAProxy |
 //! | `agent::run` | `mpsc<Update>`, `watch<Addresses>` | **the only one to speak to HAProxy**; systemd | on a signal, or when a task ended that never should |

@@ -3,18 +3,25 @@
 //! What was worked out is kept, and worked out again only where something has changed: of ten
 //! thousand instances usually one has.
 
+use super::allow::{Admission, Allow, Refused};
 use super::beside::beside;
+use super::layout::Bind;
 use super::presence::Wanted;
 use super::table::{Instance, Instances};
 use crate::endpoint::Host;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// Host names and their addresses.
+/// Of how many ports a service is remembered that its instances had them on this machine.
+const PORTS_REMEMBERED: usize = 64;
+
+/// Host names and their addresses, and those of this machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Addresses {
     by_name: BTreeMap<String, IpAddr>,
+    /// Of this machine, without loopback.
+    own: Arc<BTreeSet<IpAddr>>,
     /// How often anything has changed.
     changes: u64,
 }
@@ -24,6 +31,21 @@ impl Addresses {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<IpAddr> {
         self.by_name.get(name).copied()
+    }
+
+    /// The addresses of this machine, without loopback.
+    #[must_use]
+    pub const fn own(&self) -> &Arc<BTreeSet<IpAddr>> {
+        &self.own
+    }
+
+    /// This machine has those addresses from now on. Tells whether that is different.
+    pub fn set_own(&mut self, own: BTreeSet<IpAddr>) -> bool {
+        let different = *self.own != own;
+        if different {
+            self.own = Arc::new(own);
+        }
+        different
     }
 
     /// How many hosts there are.
@@ -51,6 +73,7 @@ impl FromIterator<(String, IpAddr)> for Addresses {
     fn from_iter<T: IntoIterator<Item = (String, IpAddr)>>(addresses: T) -> Self {
         Self {
             by_name: addresses.into_iter().collect(),
+            own: Arc::default(),
             changes: 0,
         }
     }
@@ -75,8 +98,17 @@ pub type Servers = BTreeMap<String, Server>;
 pub struct Served {
     /// Where clients dial it unless the operator said otherwise.
     pub port: u16,
-    /// Those whose address is known. The same pointer as long as nothing changes.
+    /// Those whose address is known, and isn't refused. The same pointer as long as nothing changes.
     pub servers: Arc<Servers>,
+    /// The `create_revision` of its oldest key.
+    pub oldest: i64,
+    /// The ports that its instances have, or lately had, on this machine: HAProxy would keep an
+    /// instance that is started again from binding its own.
+    pub ports_here: BTreeSet<u16>,
+    /// Instances whose address no client may be sent to, and why.
+    refused: BTreeMap<String, String>,
+    /// Whether any of its instances, refused or not, is on this machine.
+    is_here: bool,
     made_of: Arc<Instances>,
 }
 
@@ -85,12 +117,29 @@ pub struct Served {
 pub struct Directory {
     services: BTreeMap<String, Served>,
     hosts: Hosts,
+    admission: Admission,
+    untold: Vec<Refused>,
     /// The addresses' `changes` when last looked.
     changes: u64,
     shape: u64,
 }
 
 impl Directory {
+    /// Empty. Serves only what `allow` lets through.
+    #[must_use]
+    pub fn new(allow: Allow) -> Self {
+        Self {
+            admission: Admission::new(allow),
+            ..Self::default()
+        }
+    }
+
+    /// Where the agent's HAProxy listens from now on, or was told to: an instance there would be
+    /// HAProxy itself. Tells whether that is different.
+    pub fn listens(&mut self, listeners: impl Iterator<Item = Bind> + Clone) -> bool {
+        self.admission.listens(listeners)
+    }
+
     /// Follows `wanted`, which comes in the order of its names. Tells whether other hosts than before
     /// have to be resolved.
     pub fn update<'a>(
@@ -99,33 +148,34 @@ impl Directory {
         addresses: &Addresses,
     ) -> bool {
         let moved = std::mem::replace(&mut self.changes, addresses.changes) != addresses.changes;
+        let elsewhere = self.admission.moves(&addresses.own);
+        let rebound = self.admission.is_rebound();
         let (mut other_hosts, mut names, mut new) = (false, Vec::new(), Vec::new());
         let wanted = wanted.inspect(|(service, _)| names.push(*service));
         for (service, wanted, before) in beside(wanted, self.services.iter_mut()) {
             if let Some(before) = &before
                 && Arc::ptr_eq(&before.made_of, &wanted.instances)
                 && before.port == wanted.port
+                && !elsewhere
+                && !(rebound && before.is_here)
                 && !(moved && hosts(&before.made_of).next().is_some())
             {
                 continue;
             }
-            let servers = servers(&wanted.instances, addresses);
             other_hosts |= self.hosts.come(&wanted.instances);
+            let now = served(wanted, addresses, &self.admission);
+            let known = before.as_ref().map(|before| &before.refused);
+            let is_new = |(name, why): &(&String, &String)| {
+                known.and_then(|known| known.get(*name)) != Some(*why)
+            };
+            let untold = now.refused.iter().filter(is_new);
+            let untold = untold.map(|(name, why)| Refused::new(service, name, why));
+            self.untold.extend(untold);
             if let Some(before) = before {
                 other_hosts |= self.hosts.go(&before.made_of);
-                self.shape += u64::from(before.port != wanted.port);
-                before.port = wanted.port;
-                before.made_of = wanted.instances;
-                if *before.servers != servers {
-                    before.servers = Arc::new(servers);
-                }
+                self.shape += u64::from(before.becomes(now));
             } else {
-                let served = Served {
-                    port: wanted.port,
-                    servers: Arc::new(servers),
-                    made_of: wanted.instances,
-                };
-                new.push((service.clone(), served));
+                new.push((service.clone(), now));
                 self.shape += 1;
             }
         }
@@ -141,13 +191,25 @@ impl Directory {
         other_hosts
     }
 
+    /// Instances that were refused since this was last asked; one again only for another reason.
+    pub fn take_refused(&mut self) -> Vec<Refused> {
+        std::mem::take(&mut self.untold)
+    }
+
+    /// How many instances are refused.
+    #[must_use]
+    pub fn refused(&self) -> usize {
+        self.services.values().map(|it| it.refused.len()).sum()
+    }
+
     /// The services, by name.
     #[must_use]
     pub const fn services(&self) -> &BTreeMap<String, Served> {
         &self.services
     }
 
-    /// The same as long as no service comes, goes, or has another port.
+    /// The same as long as no service comes, goes, has another port, gets its first server or loses its
+    /// last, or has an instance at another port of this machine.
     #[must_use]
     pub const fn shape(&self) -> u64 {
         self.shape
@@ -198,22 +260,71 @@ fn hosts(instances: &Instances) -> impl Iterator<Item = &String> {
     })
 }
 
-/// An instance whose host has no address yet has no server.
-fn servers(instances: &Instances, addresses: &Addresses) -> Servers {
-    let server = |it: &Instance| {
-        let (ip, host) = match &it.host {
-            Host::Ip(ip) => (*ip, None),
-            Host::Name(name) => (addresses.get(name)?, Some(name.clone())),
+impl Served {
+    /// Is that from now on. Tells whether it may listen elsewhere now.
+    fn becomes(&mut self, now: Self) -> bool {
+        let differs = self.port != now.port || self.servers.is_empty() != now.servers.is_empty();
+        let is_elsewhere = !now.ports_here.is_subset(&self.ports_here);
+        self.ports_here.extend(&now.ports_here);
+        let most = PORTS_REMEMBERED.max(now.ports_here.len());
+        while self.ports_here.len() > most
+            && let Some(old) = self.ports_here.difference(&now.ports_here).next().copied()
+        {
+            self.ports_here.remove(&old);
+        }
+        if *self.servers != *now.servers {
+            self.servers = now.servers;
+        }
+        self.port = now.port;
+        self.oldest = now.oldest;
+        self.refused = now.refused;
+        self.is_here = now.is_here;
+        self.made_of = now.made_of;
+        differs || is_elsewhere
+    }
+}
+
+/// An instance whose host has no address yet has no server, and neither has one that is refused.
+fn served(wanted: Wanted, addresses: &Addresses, admission: &Admission) -> Served {
+    let (mut servers, mut refused) = (Servers::new(), BTreeMap::new());
+    let (mut ports_here, mut is_here) = (BTreeSet::new(), false);
+    for (name, it) in &*wanted.instances {
+        let Some(server) = server(it, addresses) else {
+            continue;
         };
-        Some(Server {
-            address: SocketAddr::new(ip, it.port.get()),
-            draining: it.draining,
-            host,
-        })
+        let here = admission.is_here(server.address);
+        is_here |= here;
+        if let Some(why) = admission.refuses(server.address) {
+            refused.insert(name.clone(), why);
+            continue;
+        }
+        if here {
+            ports_here.insert(server.address.port());
+        }
+        servers.insert(name.clone(), server);
+    }
+    let oldest = wanted.instances.values().map(|it| it.create_revision).min();
+    Served {
+        port: wanted.port,
+        servers: Arc::new(servers),
+        oldest: oldest.unwrap_or(i64::MAX),
+        ports_here,
+        refused,
+        is_here,
+        made_of: wanted.instances,
+    }
+}
+
+fn server(it: &Instance, addresses: &Addresses) -> Option<Server> {
+    let (ip, host) = match &it.host {
+        Host::Ip(ip) => (*ip, None),
+        Host::Name(name) => (addresses.get(name)?, Some(name.clone())),
     };
-    let servers = instances.iter();
-    let servers = servers.filter_map(|(name, it)| Some((name.clone(), server(it)?)));
-    servers.collect()
+    Some(Server {
+        address: SocketAddr::new(ip, it.port.get()),
+        draining: it.draining,
+        host,
+    })
 }
 
 #[cfg(test)]
@@ -288,7 +399,7 @@ pub(super) mod tests {
                 prop_assert!(directory.hosts().eq(fresh.hosts()));
                 prop_assert_eq!(told, !directory.hosts().eq(hosts.iter()));
                 hosts = directory.hosts().cloned().collect();
-                let ports = |all: &BTreeMap<String, Served>| all.iter().map(|(n, s)| (n.clone(), s.port)).collect::<Vec<_>>();
+                let ports = |all: &BTreeMap<String, Served>| all.iter().map(|(n, s)| (n.clone(), s.port, s.servers.is_empty())).collect::<Vec<_>>();
                 prop_assert_eq!(shape == directory.shape(), ports(&before) == ports(directory.services()));
                 for (service, now) in directory.services() {
                     if let Some(before) = before.get(service) {

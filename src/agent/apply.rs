@@ -1,33 +1,36 @@
 //! One pass: from what is wanted to a HAProxy that has it and a file that says it. No I/O of its
 //! own: it is handed a [`Proxy`], and the tests hand it one that fails.
 //!
-//! Instances cost no reload, structure costs one. Whichever it is, the pass is over only when
-//! HAProxy's own answer agrees; until then it is gone through again. A front whose servers are the
-//! very ones that HAProxy agreed to before isn't looked at.
+//! The running worker's servers come first and always (`adjust`): that takes no reload and no file. What
+//! takes a reload, and the file, are apart, each with a backoff of its own: while neither can be had, the
+//! servers are adjusted all the same.
 
-use super::addresses::{Directory, Servers};
+mod restructure;
+
+pub use restructure::{LONGEST_RELOAD_PAUSE, RELOAD_PAUSE, reload_pause};
+
+use super::addresses::Directory;
+use super::adjust::Known;
 use super::bars::{Bars, Place};
-use super::beside::beside;
-use super::diff::{Running, agreeing, diff};
+use super::bound::Bound;
 use super::layout::{Bind, Model, Refusal, Rules, lay_out};
-use super::parse::{mark_of, parse};
-use super::proxy::{Happening, Proxy, Reload, Trouble, Worker};
-use super::render::{Frame, Renderer, proxy_name, structure};
+use super::parse::parse;
+use super::proxy::{Happening, Proxy, Trouble, Worker};
+use super::render::{Frame, Renderer, structure};
+use super::retry::Retry;
 use super::text::Text;
+use crate::backoff::{FILE, RELOAD};
 use crate::clock::Moment;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::time::Duration;
-use tracing::warn;
-
-/// The least time between two reloads: each leaves an old worker with its connections behind.
-pub const RELOAD_PAUSE: Duration = Duration::from_secs(1);
+use std::collections::BTreeMap;
+use tracing::{info, warn};
 
 /// What a pass did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// It took a reload.
     pub reloaded: bool,
+    /// HAProxy still listens elsewhere than it should: a reload has to wait, or couldn't be had.
+    pub behind: bool,
     /// So many servers were added, changed or removed without one.
     pub changes: usize,
     /// Fronts that can't be.
@@ -40,6 +43,12 @@ pub struct Report {
     pub servers: usize,
 }
 
+impl Report {
+    fn not_after(&mut self, at: Option<Moment>) {
+        self.again = self.again.into_iter().chain(at).min();
+    }
+}
+
 /// Goes through passes, one at a time.
 #[derive(Debug)]
 pub(super) struct Applier<P> {
@@ -49,8 +58,10 @@ pub(super) struct Applier<P> {
     renderer: Renderer,
     laid: Option<Laid>,
     known: Option<Known>,
-    /// What it listens on, and the mark that goes with it; `None` if that can't be told.
-    bound: Option<(String, BTreeMap<String, Bind>)>,
+    /// What it listens on; `None` if that can't be told.
+    bound: Option<Bound>,
+    /// What it listened on when that could be told last, at first by the file.
+    pub(super) listening: BTreeMap<String, Bind>,
     /// What the file holds.
     file: Option<Text>,
     /// What it will hold when that is saved.
@@ -59,6 +70,10 @@ pub(super) struct Applier<P> {
     proven: Option<Text>,
     bars: Bars,
     last_reload: Option<Moment>,
+    /// Reloads of a worker that runs.
+    reloads: Retry,
+    /// Saving the file of what runs.
+    saves: Retry,
 }
 
 /// Who listens where, with its mark, and what that followed from.
@@ -72,19 +87,14 @@ struct Laid {
     barred: BTreeMap<Place, String>,
 }
 
-/// The worker that was last seen.
-#[derive(Debug)]
-struct Known {
-    worker: Worker,
-    /// Servers with which it agreed, by service.
-    agreed: BTreeMap<String, Arc<Servers>>,
-    /// Backends that have to be looked at, as it has them.
-    running: Running,
-}
-
 impl<P: Proxy> Applier<P> {
     /// `file` is what is on disk, if it is ours.
     pub(super) fn new(proxy: P, frame: Frame, rules: Rules, file: Option<String>) -> Self {
+        let fronts = file.as_deref().and_then(parse).unwrap_or_default();
+        let fronts = Model {
+            stats: None,
+            fronts,
+        };
         Self {
             proxy,
             frame,
@@ -93,11 +103,14 @@ impl<P: Proxy> Applier<P> {
             laid: None,
             known: None,
             bound: None,
+            listening: owned(&fronts),
             file: file.map(Text::from),
             saving: None,
             proven: None,
             bars: Bars::default(),
             last_reload: None,
+            reloads: Retry::new(RELOAD),
+            saves: Retry::new(FILE),
         }
     }
 
@@ -108,7 +121,10 @@ impl<P: Proxy> Applier<P> {
             return true;
         }
         let worker = self.proxy.worker().await.ok();
-        worker.as_ref() != self.known.as_ref().map(|known| &known.worker)
+        match (&worker, &self.known) {
+            (Some(worker), Some(known)) => !worker.is(&known.worker),
+            (worker, known) => worker.is_some() || known.is_some(),
+        }
     }
 
     /// Whether somebody else was at the file: what it holds isn't known any more.
@@ -120,21 +136,57 @@ impl<P: Proxy> Applier<P> {
         meddled
     }
 
-    /// Waits for what happens by itself; tells whether another pass is needed. Cancel-safe.
-    ///
-    /// # Errors
-    /// The file couldn't be written: another pass is needed.
-    pub(super) async fn happens(&mut self) -> Result<bool, Trouble> {
-        match self.proxy.happens().await {
-            Happening::Died => Ok(true),
-            Happening::Saved(text, result) => {
-                self.saving.take_if(|saving| *saving == text);
-                result?;
-                self.proven = Some(text.clone());
-                self.file = Some(text);
-                Ok(false)
+    /// Takes in what happened by itself; tells when that needs another pass.
+    pub(super) fn happened(&mut self, happening: Happening, now: Moment) -> Option<Moment> {
+        let (text, result) = match happening {
+            Happening::Died => return Some(now),
+            Happening::Saved(text, result) => (text, result),
+        };
+        self.saving.take_if(|saving| *saving == text);
+        if let Err(trouble) = result {
+            if let Some(notice) = self.saves.failed(now) {
+                warn!(
+                    "{trouble} (try {}); HAProxy itself goes on being told of instances, retrying the file",
+                    notice.failures
+                );
             }
+            return self.saves.next();
         }
+        if let Some(notice) = self.saves.succeeded(now) {
+            let seconds = notice.lasted.as_secs();
+            info!("HAProxy's file can be written again, after {seconds} s");
+        }
+        self.proven = Some(text.clone());
+        self.file = Some(text);
+        None
+    }
+
+    /// Since when a reload or the file can't be had.
+    pub(super) fn behind_since(&self) -> Option<Moment> {
+        self.reloads
+            .since()
+            .into_iter()
+            .chain(self.saves.since())
+            .min()
+    }
+
+    /// Where HAProxy listens, or was told to by the operator.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = Bind> + Clone {
+        let rules = &self.rules;
+        let asked = rules.binds.values().chain(&rules.stats);
+        let theirs = asked.chain(&rules.occupied);
+        theirs.chain(self.listening.values()).copied()
+    }
+
+    /// HAProxy listens for this model from now on. Who is bound decides who stays bound, so a layout that
+    /// followed from another is out of date: HAProxy may have been started from an older file.
+    fn listens(&mut self, bound: Bound) {
+        let listening = owned(&bound.model);
+        if self.listening != listening {
+            self.laid = None;
+        }
+        self.listening = listening;
+        self.bound = Some(bound);
     }
 
     /// The next pass asks HAProxy for everything again.
@@ -151,33 +203,45 @@ impl<P: Proxy> Applier<P> {
         let worker = self.meet().await?;
         let mut report = Report::default();
         let laid = self.plan(directory, now, &mut report).await;
-        let (model, mark) = (&laid.model, &laid.mark);
-        let result = if worker.is_some_and(|worker| worker.mark.as_ref() == Some(mark)) {
-            if !self.has_bound(mark) {
-                self.bound = Some((mark.clone(), owned(model)));
-            }
-            self.adjust(model).await
-        } else {
-            let earliest = self.last_reload.map(|at| at + RELOAD_PAUSE);
-            if let Some(earliest) = earliest.filter(|at| *at > now) {
-                report.again = Some(earliest);
-                return Ok(report);
-            }
-            self.last_reload = Some(now);
-            report.reloaded = true;
-            self.restructure(model, mark, now).await
-        };
-        // One that disagrees has said how; of any other nothing is known any more.
-        if result
-            .as_ref()
-            .is_err_and(|trouble| !matches!(trouble, Trouble::Disagrees(..)))
+        if worker.is_some_and(|worker| worker.mark.as_ref() == Some(&laid.mark))
+            && !self.has_bound(&laid.mark)
         {
+            self.listens(Bound::new(&self.frame, &laid.mark, laid.model.clone()));
+        }
+        if let Some(bound) = &mut self.bound {
+            bound.model.follow(directory.services());
+        }
+        (report.fronts, report.servers) = (laid.model.fronts.len(), laid.model.servers());
+        let result = self.carry_out(&laid, now, &mut report).await;
+        if result.as_ref().is_err_and(is_lost) {
             self.known = None;
         }
-        (report.fronts, report.servers) = (model.fronts.len(), model.servers());
         self.laid = laid.shape.is_some().then_some(laid);
         report.changes = result?;
         Ok(report)
+    }
+
+    /// First the worker that runs, then what takes a reload, then the file.
+    async fn carry_out(
+        &mut self,
+        laid: &Laid,
+        now: Moment,
+        report: &mut Report,
+    ) -> Result<usize, Trouble> {
+        let mut told = self.adjust().await;
+        if told.as_ref().is_err_and(is_lost) {
+            return told;
+        }
+        let runs = self.known.is_some() && self.has_bound(&laid.mark);
+        if !runs {
+            self.restructure(laid, now, report).await?;
+            if report.reloaded {
+                let more = self.adjust().await;
+                told = more.map(|more| more + told.unwrap_or_default());
+            }
+        }
+        self.keep_file(now, report);
+        told
     }
 
     /// Asks who is at work, and what it has unless that is known. `None`: nobody.
@@ -192,37 +256,28 @@ impl<P: Proxy> Applier<P> {
             }
             Err(trouble) => return Err(trouble),
         };
-        if self
-            .known
-            .as_ref()
-            .is_none_or(|known| known.worker != worker)
-        {
-            let running = self.proxy.state(&worker, None).await?;
-            if self.bound.as_ref().map(|(mark, _)| mark) != worker.mark.as_ref() {
-                self.bound = self.bound_by_file(&worker);
+        match &mut self.known {
+            Some(known) if known.worker.is(&worker) => known.worker = worker.clone(),
+            _ => {
+                let running = self.proxy.state(&worker, None).await?;
+                if self.bound.as_ref().map(|bound| &bound.mark) != worker.mark.as_ref() {
+                    self.bound = None;
+                    if let Some(bound) = self.bound_by_file(&worker) {
+                        self.listens(bound);
+                    }
+                }
+                self.known = Some(Known::new(worker.clone(), running));
             }
-            self.known = Some(Known {
-                worker: worker.clone(),
-                agreed: BTreeMap::new(),
-                running,
-            });
         }
         Ok(Some(worker))
     }
 
-    /// Somebody else started it: what it listens on shows only if it was from the file that we have.
-    fn bound_by_file(&self, worker: &Worker) -> Option<(String, BTreeMap<String, Bind>)> {
-        let file = self.file.as_ref()?.to_string();
-        let mark = worker
-            .mark
-            .as_deref()
-            .filter(|mark| mark_of(&file) == Some(mark))?;
-        let stats = self.rules.stats;
-        let model = Model {
-            stats,
-            fronts: parse(&file)?,
-        };
-        Some((mark.to_owned(), owned(&model)))
+    /// Another has started it: what it listens on shows only if it was from the file that we have.
+    fn bound_by_file(&mut self, worker: &Worker) -> Option<Bound> {
+        let (file, mark) = (self.file.as_ref()?, worker.mark.as_deref()?);
+        let bound = Bound::by_file(&self.frame, mark, &file.to_string(), self.rules.stats)?;
+        self.proven = Some(file.clone());
+        Some(bound)
     }
 
     /// What HAProxy is to be after this pass.
@@ -246,8 +301,7 @@ impl<P: Proxy> Applier<P> {
                 laid.mark = structure(&self.frame, &laid.model);
                 report.again = Some(now + RELOAD_PAUSE);
             }
-            let next_try = self.bars.next_try(now);
-            report.again = report.again.into_iter().chain(next_try).min();
+            report.not_after(self.bars.next_try(now));
             report.refusals.clone_from(&laid.refusals);
             return laid;
         }
@@ -261,7 +315,8 @@ impl<P: Proxy> Applier<P> {
             laid.model.follow(directory.services());
             return laid;
         }
-        let (model, refusals) = lay_out(&self.rules, directory.services(), &barred);
+        let (model, refusals) =
+            lay_out(&self.rules, directory.services(), &barred, &self.listening);
         Laid {
             mark: structure(&self.frame, &model),
             model,
@@ -272,29 +327,25 @@ impl<P: Proxy> Applier<P> {
     }
 
     fn has_bound(&self, mark: &str) -> bool {
-        self.bound.as_ref().is_some_and(|(bound, _)| bound == mark)
+        self.bound.as_ref().is_some_and(|bound| bound.mark == mark)
     }
 
     /// Fronts that HAProxy hasn't got yet.
     fn unproven(&self, model: &Model) -> Vec<Place> {
-        let has = |name: &str, bind| {
-            self.bound
-                .as_ref()
-                .is_some_and(|(_, bound)| bound.get(name) == Some(&bind))
-        };
+        let has = |name: &str, bind| self.bound.as_ref().is_some_and(|it| it.has(name, bind));
         let new = model.binds().filter(|(name, bind)| !has(name, *bind));
         new.map(|(name, bind)| (name.to_owned(), bind)).collect()
     }
 
     /// A port that another process has is found out here, and not by a reload that fails.
     async fn bar_the_hopeless(&mut self, new: &[Place], now: Moment) -> bool {
-        let Some((_, bound)) = &self.bound else {
+        let Some(bound) = &self.bound else {
             return false;
         };
         let mut found = false;
         for (name, bind) in new {
             // Where HAProxy itself listens, it will go on listening.
-            if bound.values().any(|ours| ours.overlaps(*bind)) {
+            if bound.overlaps(*bind) {
                 continue;
             }
             if let Some(why) = self.proxy.obstacle(*bind).await {
@@ -305,121 +356,45 @@ impl<P: Proxy> Applier<P> {
         found
     }
 
-    /// Same structure: the servers are put right one by one, and then the file.
-    async fn adjust(&mut self, model: &Model) -> Result<usize, Trouble> {
-        let told = self.tell(model).await;
-        // Whatever became of it: a server's line can't be right at the socket and wrong in the file.
-        // Beside whatever comes next, for `haproxy -c` takes longer than all commands.
-        let text = self.renderer.render(&self.frame, model);
-        if self.saving.as_ref().or(self.file.as_ref()) != Some(&text) {
+    /// The servers that are wanted, in the worker that runs: those of the services that it listens for.
+    async fn adjust(&mut self) -> Result<usize, Trouble> {
+        match (&mut self.known, &self.bound) {
+            (Some(known), Some(bound)) => known.agree(&self.proxy, &bound.model).await,
+            _ => Ok(0),
+        }
+    }
+
+    /// The file of what runs, beside whatever comes next, for `haproxy -c` takes longer than all
+    /// commands. Whatever became of those: a server's line can't be right at the socket and wrong in the
+    /// file.
+    fn keep_file(&mut self, now: Moment, report: &mut Report) {
+        let bound = self.bound.as_ref().filter(|bound| bound.renders);
+        let Some(bound) = bound.filter(|_| self.known.is_some()) else {
+            return;
+        };
+        let text = self.renderer.render(&self.frame, &bound.model);
+        if self.saving.as_ref().or(self.file.as_ref()) == Some(&text) {
+            if self.saving.is_none() {
+                // The same text, but in pieces that are in use anyway.
+                self.file = Some(text);
+            }
+        } else if let Some(next) = self.saves.next().filter(|next| *next > now) {
+            report.not_after(Some(next));
+        } else {
             self.proxy.save(text.clone());
             self.saving = Some(text);
-        } else if self.saving.is_none() {
-            // The same text, but in pieces that are in use anyway.
-            self.file = Some(text);
         }
-        told
-    }
-
-    /// Puts right those servers about which HAProxy and the model may disagree.
-    async fn tell(&mut self, model: &Model) -> Result<usize, Trouble> {
-        let Some(Known {
-            worker,
-            agreed,
-            running,
-        }) = &mut self.known
-        else {
-            return Ok(0);
-        };
-        let mut open: Vec<(&str, &Arc<Servers>)> = Vec::new();
-        for (service, front, servers) in beside(model.fronts.iter(), agreed.iter()) {
-            match servers {
-                Some(servers) if Arc::ptr_eq(servers, &front.servers) => continue,
-                Some(servers) => drop(running.insert(proxy_name(service), agreeing(servers))),
-                None => {}
-            }
-            open.push((service, &front.servers));
-        }
-        let rest = |running: &Running| diff(open.iter().map(|(s, it)| (*s, &***it)), running);
-        let commands = rest(running);
-        if !commands.is_empty() {
-            let complaint = self.proxy.tell(worker, &commands).await?;
-            let backends: BTreeSet<_> = commands
-                .iter()
-                .filter_map(|c| c.target.split_once('/'))
-                .map(|(b, _)| b.to_owned())
-                .collect();
-            let now = self.proxy.state(worker, Some(&backends)).await?;
-            running.retain(|name, _| !backends.contains(name));
-            running.extend(now);
-            let rest = rest(running).len();
-            if rest > 0 {
-                for (service, _) in open {
-                    agreed.remove(service);
-                }
-                return Err(Trouble::Disagrees(rest, complaint));
-            }
-        }
-        running.clear();
-        let open = open.into_iter();
-        agreed.extend(open.map(|(service, servers)| (service.to_owned(), servers.clone())));
-        Ok(commands.len())
-    }
-
-    /// Another structure: the file first, then a reload, then whatever a file can't say.
-    async fn restructure(
-        &mut self,
-        model: &Model,
-        mark: &str,
-        now: Moment,
-    ) -> Result<usize, Trouble> {
-        let text = self.renderer.render(&self.frame, model);
-        self.loses_its_file();
-        if self.saving.take().is_some() || self.file.as_ref() != Some(&text) {
-            self.proxy.write(&text).await?;
-            self.file = Some(text.clone());
-        }
-        let outcome = match self.known {
-            Some(_) => self.proxy.reload().await?,
-            None => self.proxy.start().await?,
-        };
-        if let Reload::Failed(log) = outcome {
-            if self.known.is_none() {
-                // Not even what it had will do.
-                self.bound = Some(<_>::default());
-            }
-            self.bars.blame(&self.unproven(model), &log, now);
-            let log = if log.is_empty() {
-                "it doesn't say why".to_owned()
-            } else {
-                log
-            };
-            // A file that HAProxy can't start from must not be what it finds after a crash.
-            if let Some(proven) = self.proven.clone() {
-                self.proxy.write(&proven).await?;
-                self.file = Some(proven);
-            }
-            return Err(Trouble::Reload(log));
-        }
-        self.known = None;
-        let worker = self.meet().await?;
-        if worker.is_none_or(|worker| worker.mark.as_deref() != Some(mark)) {
-            return Err(Trouble::Down(
-                "the reload was taken, but not its configuration".to_owned(),
-            ));
-        }
-        self.bound = Some((mark.to_owned(), owned(model)));
-        self.proven = Some(text);
-        self.bars.proven(model);
-        self.adjust(model).await
     }
 }
 
+/// One that disagrees has said how; of HAProxy after any other trouble nothing is known any more.
+const fn is_lost(trouble: &Trouble) -> bool {
+    !matches!(trouble, Trouble::Disagrees(..))
+}
+
 fn owned(model: &Model) -> BTreeMap<String, Bind> {
-    model
-        .binds()
-        .map(|(name, bind)| (name.to_owned(), bind))
-        .collect()
+    let binds = model.binds();
+    binds.map(|(name, bind)| (name.to_owned(), bind)).collect()
 }
 
 #[cfg(test)]

@@ -13,6 +13,12 @@ pub fn sections(base: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// Whether a line of the operator's base file begins with that keyword.
+pub fn sets(base: &str, keyword: &str) -> bool {
+    let mut lines = base.lines();
+    lines.any(|line| line.split_whitespace().next() == Some(keyword))
+}
+
 /// Where the sections in the operator's base file listen. An address that isn't understood counts as
 /// all of them; a port that is an environment variable's isn't known. (HAProxy's configuration
 /// manual, "bind": addresses with ports or ranges of ports, by commas.)
@@ -44,14 +50,67 @@ fn listens_at(text: &str) -> Vec<Bind> {
     ports.map(bind).collect()
 }
 
+/// What HAProxy takes for a process' limit where nothing else limits it: its `DEFAULT_MAXFD`
+/// (HAProxy's configuration manual, "fd-hard-limit").
+const MOST_FILES: u64 = 1 << 20;
+
+/// How many connections one service may have at once: half of what HAProxy may have in all, so that a
+/// service that is flooded, or that leads back to HAProxy, leaves the other half to the rest.
+///
+/// HAProxy may have the global section's `maxconn`; without one, half as many as it may have files
+/// open, for each connection takes two: `files`, or `fd-hard-limit` or `ulimit-n` where that is less.
+/// `None` where a defaults section has a `maxconn` of the operator's own.
+#[must_use]
+pub fn listener_maxconn(base: &str, files: u64) -> Option<u32> {
+    let (mut section, mut all) = ("", None);
+    let mut files = files.min(MOST_FILES);
+    for line in base.lines() {
+        let mut words = line.split_whitespace();
+        let Some(word) = words.next() else { continue };
+        let number = words.next().and_then(|number| number.parse::<u64>().ok());
+        match (section, word) {
+            ("defaults", "maxconn") => return None,
+            ("global", "maxconn") => all = number,
+            ("global", "fd-hard-limit" | "ulimit-n") => files = files.min(number.unwrap_or(files)),
+            _ if !line.starts_with(char::is_whitespace) => section = word,
+            _ => {}
+        }
+    }
+    let half = all.unwrap_or(files / 2) / 2;
+    u32::try_from(half.max(1)).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn a_listener_may_have_half_of_what_haproxy_may() {
+        let of = |base: &str, files| listener_maxconn(base, files);
+        assert_eq!(of(super::super::render::BASE, 1 << 30), Some(25_000));
+        assert_eq!(of(super::super::render::BASE, 20_000), Some(5_000));
+        assert_eq!(of("global\n  maxconn 4000\n", 20_000), Some(2_000));
+        assert_eq!(of("global\n\tulimit-n 8000 # x\n", 20_000), Some(2_000));
+        assert_eq!(of("", u64::MAX), Some(1 << 18));
+        // The operator's own word, and a word of one of his frontends.
+        assert_eq!(
+            of("defaults x\n  maxconn 9\nglobal\n maxconn 7", 20_000),
+            None
+        );
+        assert_eq!(of("frontend f\n  maxconn 9\n", 20_000), Some(5_000));
+    }
+
+    #[test]
     fn a_base_files_sections_are_seen() {
         let base = "global\n  daemon\nfrontend web\n bind :80\n\tlisten x # y\ndefaults z\n";
         assert_eq!(sections(base).collect::<Vec<_>>(), ["web", "x"]);
+    }
+
+    #[test]
+    fn a_keyword_of_the_base_file_is_seen() {
+        let base = "global\n\tmworker-max-reloads 9\n# daemon\n";
+        assert!(sets(base, "mworker-max-reloads"));
+        assert!(!sets(base, "daemon") && !sets(base, "mworker"));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! `sidekick agent --dry-run`: what would be written now.
 
-use super::addresses::Directory;
+use super::addresses::{Addresses, Directory};
 use super::layout::lay_out;
 use super::presence::Presence;
 use super::render::render;
 use super::table::Table;
-use super::{frame, item, names};
+use super::{frame, item, machine, names};
 use crate::clock::now;
 use crate::config::AgentConfig;
 use crate::etcd::members::Members;
@@ -23,14 +23,21 @@ pub async fn dry_run(config: &AgentConfig) -> anyhow::Result<(String, Vec<String
     table.replace(kvs.iter().map(item));
     let mut presence = Presence::new(config.keeping, BTreeMap::new(), now());
     presence.observe(table.services(), now());
-    let mut directory = Directory::default();
-    directory.update(presence.wanted(now()), &<_>::default());
-    let hosts: BTreeSet<String> = directory.hosts().cloned().collect();
-    let addresses = names::once(hosts.clone()).await;
+    let mut directory = Directory::new(config.allow.clone());
+    let rules = &config.rules;
+    let asked = rules.binds.values().chain(&rules.stats);
+    directory.listens(asked.chain(&rules.occupied).copied());
+    let mut addresses = Addresses::default();
+    machine::update(&mut addresses);
     directory.update(presence.wanted(now()), &addresses);
-    let (model, refusals) = lay_out(&config.rules, directory.services(), &BTreeMap::new());
-    let junk = table
-        .take_junk()
+    let hosts: BTreeSet<String> = directory.hosts().cloned().collect();
+    let addresses = names::once(hosts.clone(), addresses, &config.allow).await;
+    directory.update(presence.wanted(now()), &addresses);
+    let nothing = BTreeMap::new();
+    let (model, refusals) = lay_out(rules, directory.services(), &nothing, &BTreeMap::new());
+    let mut junk = table.take_junk();
+    junk.extend(table.refused(directory.take_refused()));
+    let junk = junk
         .into_iter()
         .map(|junk| format!("quarantined: {}: {}", junk.key, junk.fault));
     let refused = refusals

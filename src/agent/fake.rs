@@ -9,7 +9,7 @@ use super::proxy::{Happening, Proxy, Reload, Trouble, Worker};
 use super::render::{CHECK, proxy_name};
 use super::text::Text;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -145,6 +145,14 @@ pub(super) struct World {
     /// Whether a failed reload says whose fault it was.
     pub(super) talks: bool,
     pub(super) removed: Vec<String>,
+    /// The disk is full: no file can be written.
+    pub(super) full: bool,
+    /// No reload succeeds, whatever the file says.
+    pub(super) stuck: bool,
+    /// Whether clients hold a connection to each server when a reload comes.
+    pub(super) held: bool,
+    /// Workers of before a reload, and the servers to which they have connections.
+    pub(super) older: BTreeMap<u32, BTreeSet<String>>,
     pub(super) saving: Option<Text>,
     /// Batches of commands of which some were done and some weren't, and the caller was told so or not.
     pub(super) torn: u32,
@@ -168,6 +176,14 @@ impl World {
         }
     }
 
+    fn targets(&self) -> BTreeSet<String> {
+        let backends = self.servers.0.iter();
+        let targets = backends.flat_map(|(backend, servers)| {
+            servers.keys().map(move |name| format!("{backend}/{name}"))
+        });
+        targets.collect()
+    }
+
     /// Starts anew from the file.
     pub(super) fn boot(&mut self) -> Result<(), String> {
         let fronts = parse(&self.file).ok_or("no file of ours")?;
@@ -185,6 +201,7 @@ impl World {
             ));
         }
         self.pids += 1;
+        self.older.clear();
         self.worker = Some((self.pids, mark_of(&self.file).unwrap().to_owned()));
         self.servers = Servers::boot(&model);
         Ok(())
@@ -197,7 +214,7 @@ impl Proxy for Fake {
     async fn write(&mut self, text: &Text) -> Result<(), Trouble> {
         let mut world = self.0.borrow_mut();
         world.saving = None;
-        if world.fails() {
+        if world.full || world.fails() {
             return Err(Trouble::File("no space left".to_owned()));
         }
         world.file = text.to_string();
@@ -233,6 +250,7 @@ impl Proxy for Fake {
             pid,
             mark: Some(mark),
             can_wait: false,
+            older: world.older.keys().copied().collect(),
         })
     }
 
@@ -281,6 +299,34 @@ impl Proxy for Fake {
         Ok(String::new())
     }
 
+    async fn end_connections(
+        &self,
+        pids: &[u32],
+        is_over: impl Fn(&str, &str) -> bool,
+    ) -> Result<(), Trouble> {
+        let mut world = self.0.borrow_mut();
+        for pid in pids {
+            if world.fails() {
+                return Err(Trouble::Down("no answer".to_owned()));
+            }
+            let Some(all) = world.older.remove(pid) else {
+                continue;
+            };
+            let is_over = |target: &String| {
+                let (backend, server) = target.split_once('/').unwrap();
+                is_over(backend, server)
+            };
+            let (ended, left): (_, BTreeSet<_>) = all.into_iter().partition(is_over);
+            let ended: BTreeSet<String> = ended;
+            world.removed.extend(ended);
+            // One without connections ends.
+            if !left.is_empty() {
+                world.older.insert(*pid, left);
+            }
+        }
+        Ok(())
+    }
+
     async fn start(&mut self) -> Result<Reload, Trouble> {
         // Perhaps it was just slow to answer.
         if self.0.borrow().worker.is_some() {
@@ -295,9 +341,21 @@ impl Proxy for Fake {
         if world.fails() {
             return Err(Trouble::Down("no answer to reload".to_owned()));
         }
+        if world.stuck && world.worker.is_some() {
+            world.failed_reloads += 1;
+            return Ok(Reload::Failed("Cannot raise FD limit".to_owned()));
+        }
         let talks = world.talks;
+        let mut older = world.older.clone();
+        if let Some((pid, _)) = world.worker.clone().filter(|_| world.held) {
+            older.insert(pid, world.targets());
+        }
+        older.retain(|_, targets| !targets.is_empty());
         Ok(match world.boot() {
-            Ok(()) => Reload::Done,
+            Ok(()) => {
+                world.older = older;
+                Reload::Done
+            }
             Err(log) => Reload::Failed(if talks { log } else { String::new() }),
         })
     }

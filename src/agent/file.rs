@@ -7,7 +7,7 @@ use super::render::OURS;
 use super::text::Text;
 use rustix::process::{Pid, setpriority_process};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -141,7 +141,11 @@ impl ConfigFile {
         name.push(".new");
         let new = PathBuf::from(name);
         let (draft, text) = (new.clone(), text.clone());
-        self.blocking(move |path| put(&draft, path, &text)).await?;
+        let write = move |path: &Path| {
+            // Half a draft would only take what room there is.
+            put(&draft, path, &text).inspect_err(|_| drop(fs::remove_file(&draft)))
+        };
+        self.blocking(write).await?;
         Ok(new)
     }
 
@@ -190,11 +194,17 @@ impl ConfigFile {
         F: FnOnce(&Path) -> io::Result<()> + Send + 'static,
     {
         let path = self.path.clone();
-        let work = move || work(&path).map_err(|e| format!("can't write {}: {e}", path.display()));
+        let work = move || {
+            work(&path).map_err(|e| {
+                let why = format!("can't write {}: {e}", path.display());
+                match e.kind() {
+                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Trouble::Full(why),
+                    _ => Trouble::File(why),
+                }
+            })
+        };
         let result = tokio::task::spawn_blocking(work).await;
-        result
-            .map_err(|e| Trouble::File(e.to_string()))?
-            .map_err(Trouble::File)
+        result.map_err(|e| Trouble::File(e.to_string()))?
     }
 }
 

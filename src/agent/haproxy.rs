@@ -7,6 +7,7 @@ use super::layout::{Bind, sockets};
 use super::master::{ANEW, Master, RELOAD};
 use super::proxy::{Happening, Proxy, Reload, Trouble, Worker};
 use super::render::MARK;
+use super::sessions::endings;
 use super::text::Text;
 use crate::backoff::{Outage, Repeats};
 use crate::clock::now;
@@ -203,6 +204,7 @@ impl Proxy for Haproxy {
             pid: processes.worker,
             mark,
             can_wait: processes.version >= CAN_WAIT,
+            older: processes.older,
         })
     }
 
@@ -241,6 +243,19 @@ impl Proxy for Haproxy {
             .iter()
             .flat_map(|command| command.lines(worker.can_wait));
         self.master.tell_worker(worker.pid, lines).await
+    }
+
+    async fn end_connections(
+        &self,
+        pids: &[u32],
+        is_over: impl Fn(&str, &str) -> bool,
+    ) -> Result<(), Trouble> {
+        for &pid in pids {
+            self.pulse.beat();
+            let commands = endings(&self.master.sessions(pid).await?, &is_over);
+            self.master.tell_worker(pid, commands.into_iter()).await?;
+        }
+        Ok(())
     }
 
     async fn start(&mut self) -> Result<Reload, Trouble> {

@@ -18,6 +18,7 @@ pub(in crate::agent) fn frame() -> Frame {
         base: BASE.to_owned(),
         ipv6: true,
         idle: "/run/idle".to_owned(),
+        listener_maxconn: Some(25_000),
     }
 }
 
@@ -134,7 +135,10 @@ pub(in crate::agent) fn tokenize_strictly(text: &str) -> Result<(), String> {
             ["bind", at] => is_address(at) || is_wide(at) || *at == "unix@/run/idle",
             ["bind", at, "v4v6" | "v6only"] => is_wide(at),
             ["mode", "tcp" | "http"] | ["balance", "roundrobin"] => true,
-            ["stats", "enable"] | ["stats", "uri", "/"] => true,
+            ["maxconn", most] => most.parse::<u32>().is_ok_and(|most| most > 0),
+            ["mworker-max-reloads", "2147483647"] | ["stats", "enable"] | ["stats", "uri", "/"] => {
+                true
+            }
             [
                 "server",
                 name,
@@ -189,7 +193,7 @@ proptest! {
         presence.observe(table.services(), now);
         let mut directory = Directory::default();
         directory.update(presence.wanted(now), &Addresses::default());
-        let (model, _) = lay_out(&<_>::default(), directory.services(), &BTreeMap::new());
+        let (model, _) = lay_out(&<_>::default(), directory.services(), &BTreeMap::new(), &BTreeMap::new());
         let text = render(&frame(), &model);
         prop_assert_eq!(tokenize_strictly(&text), Ok(()));
         prop_assert_eq!(parse(&text), Some(model.fronts));

@@ -107,7 +107,7 @@ pub struct Refusal {
 /// What the operator said, and what experience has taught.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
-    /// `--bind`: those are there whether or not anybody announces the service, and come before others.
+    /// `--bind`: those are there whether or not the service has an instance, and come before others.
     pub binds: BTreeMap<String, Bind>,
     /// `--stats`.
     pub stats: Option<Bind>,
@@ -117,17 +117,28 @@ pub struct Rules {
     pub occupied: Vec<Bind>,
 }
 
-/// Lays the services out. Two on one address: the operator's `--bind` has it before a service's own
-/// port, and among equals the first by name. `barred` are fronts that HAProxy couldn't bind lately.
+/// Lays the services out. `barred` are fronts that HAProxy couldn't bind lately; `bound` are those that
+/// it has.
+///
+/// Of several that want one address the first of these has it: who was told so by `--bind`; who has
+/// servers; who is bound there; whose oldest key is older; whose name is smaller. So a newcomer evicts
+/// nobody who serves, and an empty service keeps nothing from another. A service that was told nothing
+/// doesn't get a port that an instance on this machine has, or lately had.
 #[must_use]
 pub fn lay_out(
     rules: &Rules,
     services: &BTreeMap<String, Served>,
     barred: &BTreeMap<(String, Bind), String>,
+    bound: &BTreeMap<String, Bind>,
 ) -> (Model, Vec<Refusal>) {
+    let ports_here = services.iter().flat_map(|(service, it)| {
+        let ports = it.ports_here.iter();
+        ports.map(move |port| (*port, service.as_str()))
+    });
     let mut layout = Layout {
         rules,
         barred,
+        ports_here: ports_here.collect(),
         taken: BTreeMap::new(),
         refusals: Vec::new(),
     };
@@ -137,21 +148,21 @@ pub fn lay_out(
         if layout.take(service, *bind) {
             let servers = services.get(service).map(|it| it.servers.clone());
             let servers = servers.unwrap_or_default();
-            fronts.insert(
-                service.clone(),
-                Front {
-                    bind: *bind,
-                    servers,
-                },
-            );
+            let bind = *bind;
+            fronts.insert(service.clone(), Front { bind, servers });
         }
     }
-    for (service, it) in services {
-        if let Some(port) = NonZeroU16::new(it.port)
-            && !rules.binds.contains_key(service)
-            && layout.take(service, Bind::Everywhere(port))
-        {
-            let (bind, servers) = (Bind::Everywhere(port), it.servers.clone());
+    let unasked = services.iter().filter_map(|(service, it)| {
+        let bind = Bind::Everywhere(NonZeroU16::new(it.port)?);
+        let is_bound = bound.get(service) == Some(&bind);
+        let rank = (it.servers.is_empty(), !is_bound, it.oldest, service);
+        (!rules.binds.contains_key(service)).then_some((rank, bind, &it.servers))
+    });
+    let mut unasked: Vec<_> = unasked.collect();
+    unasked.sort_unstable_by_key(|(rank, ..)| *rank);
+    for ((_, is_new, _, service), bind, servers) in unasked {
+        if layout.take_unasked(service, bind, is_new) {
+            let servers = servers.clone();
             fronts.insert(service.clone(), Front { bind, servers });
         }
     }
@@ -161,12 +172,27 @@ pub fn lay_out(
 struct Layout<'a> {
     rules: &'a Rules,
     barred: &'a BTreeMap<(String, Bind), String>,
+    /// Ports of instances on this machine, and of which service.
+    ports_here: BTreeMap<u16, &'a str>,
     /// By port; the few on one port are looked at one by one.
     taken: BTreeMap<u16, Vec<(Bind, String)>>,
     refusals: Vec<Refusal>,
 }
 
 impl Layout<'_> {
+    /// `is_new`: HAProxy doesn't listen there yet.
+    fn take_unasked(&mut self, service: &str, bind: Bind, is_new: bool) -> bool {
+        let here = self.ports_here.get(&bind.port()).filter(|_| is_new);
+        let Some(owner) = here else {
+            return self.take(service, bind);
+        };
+        let why = format!(
+            "{bind} is the port of an instance on this machine ({owner}), which couldn't start again if \
+             HAProxy had it; say where to listen: --bind {service}=ADDRESS:PORT"
+        );
+        self.refuse(service, why)
+    }
+
     fn take(&mut self, service: &str, bind: Bind) -> bool {
         let on_port = self.taken.entry(bind.port()).or_default();
         let holder = on_port.iter().find(|(other, _)| bind.overlaps(*other));
@@ -182,6 +208,10 @@ impl Layout<'_> {
             on_port.push((bind, service.to_owned()));
             return true;
         };
+        self.refuse(service, why)
+    }
+
+    fn refuse(&mut self, service: &str, why: String) -> bool {
         self.refusals.push(Refusal {
             service: service.to_owned(),
             why,
@@ -201,11 +231,14 @@ impl Model {
         )
     }
 
-    /// Takes over the servers of the services that it was laid out for.
+    /// Takes over the servers of the services that it was laid out for. A service that isn't among them
+    /// has none.
     pub fn follow(&mut self, services: &BTreeMap<String, Served>) {
         for (_, front, it) in beside(self.fronts.iter_mut(), services.iter()) {
-            if let Some(it) = it {
-                front.servers = it.servers.clone();
+            match it {
+                Some(it) => front.servers = it.servers.clone(),
+                None if front.servers.is_empty() => {}
+                None => front.servers = Arc::default(),
             }
         }
     }
@@ -230,134 +263,4 @@ pub fn sockets(bind: Bind) -> Vec<SocketAddr> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::addresses::tests::instance;
-    use super::super::addresses::{Addresses, Directory};
-    use super::super::presence::Wanted;
-    use super::*;
-
-    fn bind(text: &str) -> Bind {
-        text.parse().unwrap()
-    }
-
-    fn wanted(port: u16) -> Wanted {
-        let instances = BTreeMap::from([("i".to_owned(), instance("10.0.0.1", port))]);
-        Wanted {
-            port,
-            instances: Arc::new(instances),
-        }
-    }
-
-    fn fronts(
-        rules: &Rules,
-        wanted: &[(&str, Wanted)],
-        barred: &BTreeMap<(String, Bind), String>,
-    ) -> (String, Vec<String>) {
-        let mut directory = Directory::default();
-        let wanted: BTreeMap<_, _> = wanted
-            .iter()
-            .map(|(n, w)| ((*n).to_owned(), w.clone()))
-            .collect();
-        directory.update(
-            wanted.iter().map(|(n, w)| (n, w.clone())),
-            &Addresses::default(),
-        );
-        let (model, refusals) = lay_out(rules, directory.services(), barred);
-        let fronts = model
-            .fronts
-            .iter()
-            .map(|(name, front)| format!("{name}{}", front.bind));
-        let fronts = fronts.collect::<Vec<_>>().join(" ");
-        (
-            fronts,
-            refusals
-                .into_iter()
-                .map(|r| format!("{}: {}", r.service, r.why))
-                .collect(),
-        )
-    }
-
-    #[test]
-    fn binds_are_read_in_each_usual_form() {
-        for everywhere in [":80", "*:80", "80"] {
-            assert_eq!(
-                bind(everywhere),
-                Bind::Everywhere(NonZeroU16::new(80).unwrap())
-            );
-        }
-        assert_eq!(bind("[::1]:80").to_string(), "[::1]:80");
-        for wrong in [
-            "",
-            ":",
-            ":0",
-            "10.0.0.1:0",
-            ":70000",
-            "redis",
-            "::1",
-            "10.0.0.1",
-            ":80 ssl",
-            ":80\n",
-        ] {
-            assert!(wrong.parse::<Bind>().is_err(), "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn overlap_is_what_the_kernel_would_call_in_use() {
-        for (a, b, overlap) in [
-            (":80", ":80", true),
-            (":80", ":81", false),
-            (":80", "127.0.0.1:80", true),
-            ("0.0.0.0:80", "127.0.0.1:80", true),
-            ("0.0.0.0:80", "[::1]:80", false),
-            ("[::]:80", "[::1]:80", true),
-            ("10.0.0.1:80", "10.0.0.2:80", false),
-            ("10.0.0.1:80", "10.0.0.1:80", true),
-        ] {
-            assert_eq!(bind(a).overlaps(bind(b)), overlap, "{a} {b}");
-            assert_eq!(bind(b).overlaps(bind(a)), overlap, "{b} {a}");
-        }
-    }
-
-    #[test]
-    fn two_on_one_port_the_first_by_name_has_it_and_the_rest_goes_on() {
-        let services = [("a", wanted(80)), ("b", wanted(80)), ("c", wanted(81))];
-        let (fronts, refused) = fronts(&Rules::default(), &services, &BTreeMap::new());
-        assert_eq!(fronts, "a:80 c:81");
-        assert_eq!(refused, ["b: :80 is taken by a"]);
-    }
-
-    #[test]
-    fn the_operators_word_comes_before_a_services_own_port() {
-        let rules = Rules {
-            binds: BTreeMap::from([
-                ("redis".to_owned(), bind(":80")),
-                ("z".to_owned(), bind("127.0.0.1:80")),
-            ]),
-            stats: Some(bind("127.0.0.1:1936")),
-            reserved: BTreeSet::from(["mine".to_owned()]),
-            ..Rules::default()
-        };
-        let services = [("a", wanted(80)), ("mine", wanted(7)), ("s", wanted(1936))];
-        let (fronts, refused) = fronts(&rules, &services, &BTreeMap::new());
-        assert_eq!(fronts, "redis:80");
-        let expected = [
-            "z: 127.0.0.1:80 is taken by redis",
-            "a: :80 is taken by redis",
-            "mine: the base file has a section of that name",
-            "s: :1936 is taken by sidekick:stats",
-        ];
-        assert_eq!(refused, expected);
-    }
-
-    #[test]
-    fn what_is_barred_is_left_out_with_its_reason() {
-        let barred = BTreeMap::from([(("a".to_owned(), bind(":80")), "in use".to_owned())]);
-        let services = [("a", wanted(80)), ("b", wanted(81))];
-        let (fronts, refused) = fronts(&Rules::default(), &services, &barred);
-        assert_eq!(
-            (fronts.as_str(), refused),
-            ("b:81", vec!["a: :80: in use".to_owned()])
-        );
-    }
-}
+mod tests;

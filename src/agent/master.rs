@@ -2,6 +2,7 @@
 
 use super::processes::Processes;
 use super::proxy::{Reload, Trouble};
+use super::render::MARK;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -53,6 +54,12 @@ impl Master {
     /// One command to one worker. A worker that is gone is an error, never another worker.
     pub(super) async fn ask_worker(&self, pid: u32, command: &str) -> Result<String, Trouble> {
         self.ask(&format!("@!{pid} {command}"), ANSWER).await
+    }
+
+    /// A worker's connections, behind the mark of what it was started from.
+    pub(super) async fn sessions(&self, pid: u32) -> Result<String, Trouble> {
+        let line = format!("@!{pid} show env {MARK}; @!{pid} show sess");
+        self.ask(&line, ANSWER).await
     }
 
     /// Many commands to one worker, in order. Returns the first complaint, if there is one.

@@ -5,10 +5,13 @@
 //! up in the channel, and the next pass takes all of it at once.
 
 pub mod addresses;
+mod adjust;
+pub mod allow;
 pub mod apply;
 mod bars;
 pub mod base;
 mod beside;
+mod bound;
 mod child;
 pub mod diff;
 mod dry_run;
@@ -20,6 +23,8 @@ mod haproxy;
 mod judge;
 pub mod layout;
 pub mod limits;
+mod lookups;
+pub mod machine;
 mod master;
 pub mod names;
 pub mod parse;
@@ -27,6 +32,8 @@ pub mod presence;
 pub mod processes;
 pub mod proxy;
 pub mod render;
+mod retry;
+mod sessions;
 mod status;
 #[cfg(test)]
 mod storm;
@@ -36,7 +43,7 @@ pub mod text;
 
 pub use dry_run::dry_run;
 
-use crate::backoff::{Backoff, HAPROXY, Outage};
+use crate::backoff::HAPROXY;
 use crate::clock::{Moment, now};
 use crate::config::{AgentConfig, Way};
 use crate::etcd::members::Members;
@@ -45,6 +52,7 @@ use crate::shutdown::Shutdown;
 use crate::systemd::{Pulse, Systemd};
 use addresses::{Addresses, Directory};
 use apply::{Applier, Report};
+use base::listener_maxconn;
 use etcd_client::KeyValue;
 use file::ConfigFile;
 use haproxy::{Haproxy, has_ipv6};
@@ -52,8 +60,9 @@ use layout::Model;
 use names::resolve;
 use parse::{parse, remembered};
 use presence::Presence;
-use proxy::{Proxy, Trouble};
+use proxy::{Happening, Proxy, Trouble};
 use render::{Frame, render};
+use retry::Retry;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,13 +111,22 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
         ..Model::default()
     };
     file.make_room()?;
-    file.try_out(&render(&frame, &empty).into()).await?;
     let text = file.read();
+    match file.try_out(&render(&frame, &empty).into()).await {
+        // HAProxy, or the file that it starts from, is there already.
+        Err(trouble @ Trouble::Full(_)) if text.as_deref().and_then(parse).is_some() => {
+            warn!(
+                "{trouble}; going on from the file that is there, without trying out the base file"
+            );
+        }
+        result => result?,
+    }
     let haproxy = Haproxy::new(file, socket, ours, pulse.clone());
 
     let members = Arc::new(Members::new(&config.etcd)?);
     let last = text.as_deref().and_then(parse).unwrap_or_default();
-    let (served, addresses) = remembered(&last);
+    let (served, mut addresses) = remembered(&last);
+    machine::begin(&mut addresses);
     let (hosts_tx, hosts) = watch::channel(BTreeSet::new());
     let (addresses_tx, addresses) = watch::channel(addresses);
     let (updates_tx, updates) = mpsc::channel(UPDATES_WAITING);
@@ -119,7 +137,12 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
         updates_tx,
         systemd.pulse("etcd"),
     ));
-    tasks.spawn(resolve(hosts, addresses_tx, systemd.pulse("names")));
+    tasks.spawn(resolve(
+        hosts,
+        addresses_tx,
+        config.allow.clone(),
+        systemd.pulse("names"),
+    ));
     let started = now();
     let mut agent = Agent {
         dirty: true,
@@ -134,13 +157,13 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
         },
         may_begin: ours || !served.is_empty(),
         presence: Presence::new(config.keeping, served, started),
-        directory: Directory::default(),
+        directory: Directory::new(config.allow.clone()),
         applier: Applier::new(haproxy, frame, config.rules.clone(), text),
         updates,
         hosts: hosts_tx,
         addresses,
         lost: members.unreachable_since(),
-        trouble: Trying::default(),
+        trouble: Retry::new(HAPROXY),
         report: Report::default(),
         systemd,
         pulse,
@@ -166,7 +189,14 @@ fn frame(config: &AgentConfig) -> Frame {
         base: config.base.clone(),
         ipv6: has_ipv6(),
         idle: format!("{}.idle", socket.display()),
+        listener_maxconn: listener_maxconn(&config.base, most_files()),
     }
+}
+
+/// How many files HAProxy may have open, as it gets the agent's own limit: setrlimit(2).
+fn most_files() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.maximum.unwrap_or(u64::MAX)
 }
 
 fn item(kv: &KeyValue) -> Item<'_> {
@@ -174,24 +204,6 @@ fn item(kv: &KeyValue) -> Item<'_> {
         key: kv.key(),
         value: kv.value(),
         create_revision: kv.create_revision(),
-    }
-}
-
-/// How the passes have been going.
-struct Trying {
-    backoff: Backoff,
-    outage: Outage,
-    /// Not before then.
-    next: Option<Moment>,
-}
-
-impl Default for Trying {
-    fn default() -> Self {
-        Self {
-            backoff: Backoff::new(HAPROXY),
-            outage: Outage::default(),
-            next: None,
-        }
     }
 }
 
@@ -215,7 +227,8 @@ struct Agent<P> {
     hosts: watch::Sender<BTreeSet<String>>,
     addresses: watch::Receiver<Addresses>,
     lost: watch::Receiver<Option<Moment>>,
-    trouble: Trying,
+    /// How the passes have been going.
+    trouble: Retry,
     report: Report,
     systemd: Systemd,
     pulse: Pulse,
@@ -245,7 +258,7 @@ impl<P: Proxy> Agent<P> {
                 Some(update) = self.updates.recv() => self.hear(update),
                 Ok(()) = self.addresses.changed() => self.dirty = true,
                 Ok(()) = self.lost.changed() => {}
-                result = self.applier.happens() => self.happened(result, now()),
+                happening = self.applier.proxy.happens() => self.happened(happening, now()),
                 () = sleep(pause) => self.look(now()).await,
             }
         }
@@ -264,8 +277,8 @@ impl<P: Proxy> Agent<P> {
         }
         let due = |at: Option<Moment>| at.is_some_and(|at| at <= time);
         self.dirty |=
-            due(self.trouble.next) || due(self.presence.next_change()) || due(self.report.again);
-        self.dirty && self.has_begun(time) && self.trouble.next.is_none_or(|next| next <= time)
+            due(self.trouble.next()) || due(self.presence.next_change()) || due(self.report.again);
+        self.dirty && self.has_begun(time) && self.trouble.next().is_none_or(|next| next <= time)
     }
 
     /// When it will be, if nothing happens until then; not sooner than trouble allows.
@@ -275,7 +288,7 @@ impl<P: Proxy> Agent<P> {
         }
         let times = [self.presence.next_change(), self.report.again];
         self.trouble
-            .next
+            .next()
             .or_else(|| times.into_iter().flatten().min())
     }
 
@@ -308,11 +321,9 @@ impl<P: Proxy> Agent<P> {
         self.telling.junk(&self.table.take_junk(), time);
     }
 
-    fn happened(&mut self, result: Result<bool, Trouble>, time: Moment) {
-        match result {
-            Ok(needed) => self.dirty |= needed,
-            Err(trouble) => self.failed(&trouble, time),
-        }
+    fn happened(&mut self, happening: Happening, time: Moment) {
+        let again = self.applier.happened(happening, time);
+        self.report.again = self.report.again.into_iter().chain(again).min();
     }
 
     async fn look(&mut self, time: Moment) {
@@ -325,22 +336,28 @@ impl<P: Proxy> Agent<P> {
         self.report.again = None;
         let wanted = self.presence.wanted(time);
         let addresses = self.addresses.borrow_and_update();
+        self.directory.listens(self.applier.listeners());
         let other_hosts = self.directory.update(wanted, &addresses);
         drop(addresses);
         if other_hosts {
             self.hosts
                 .send_replace(self.directory.hosts().cloned().collect());
         }
+        let refused = self.directory.take_refused();
+        self.telling.junk(&self.table.refused(refused), time);
         let notes = self.presence.take_notes();
         self.telling.notes(notes, self.presence.hold_time(), time);
         // Each name that is found makes for another pass, and so does the end of the wait.
         let until = self.heard.map(|heard| heard + NAMES);
         if until.is_some_and(|until| until > time) && self.waits_for_names() {
             self.report.again = until;
-            self.trouble.next = None;
+            self.trouble.hurry();
             return None;
         }
-        Some(self.applier.pass(&self.directory, time).await)
+        let result = self.applier.pass(&self.directory, time).await;
+        // An instance may be a listener by now, or no longer.
+        self.dirty |= self.directory.listens(self.applier.listeners());
+        Some(result)
     }
 
     fn waits_for_names(&self) -> bool {
@@ -355,10 +372,8 @@ impl<P: Proxy> Agent<P> {
             Err(trouble) => return self.failed(&trouble, time),
         };
         self.telling.passed(&report);
-        let tries = self.trouble.backoff.failures();
-        self.trouble.backoff.reset();
-        self.trouble.next = None;
-        if let Some(notice) = self.trouble.outage.recovered(time)
+        let tries = self.trouble.failures();
+        if let Some(notice) = self.trouble.succeeded(time)
             && tries > USUAL_TRIES
         {
             info!(
@@ -370,11 +385,11 @@ impl<P: Proxy> Agent<P> {
     }
 
     fn failed(&mut self, trouble: &Trouble, time: Moment) {
-        let pause = self.trouble.backoff.next_pause(fastrand::f64());
-        self.trouble.next = Some(time + pause);
-        let usual = matches!(trouble, Trouble::Disagrees(..))
-            && self.trouble.backoff.failures() <= USUAL_TRIES;
-        if !usual && let Some(notice) = self.trouble.outage.failed(time) {
+        let usual =
+            matches!(trouble, Trouble::Disagrees(..)) && self.trouble.failures() < USUAL_TRIES;
+        if usual {
+            self.trouble.postpone(time);
+        } else if let Some(notice) = self.trouble.failed(time) {
             warn!("{trouble} (try {}); retrying", notice.failures);
         }
     }
@@ -383,16 +398,18 @@ impl<P: Proxy> Agent<P> {
         let counts = status::Counts {
             fronts: self.report.fronts,
             servers: self.report.servers,
-            quarantined: self.table.quarantined(),
+            quarantined: self.table.quarantined() + self.directory.refused(),
             refused: self.report.refusals.len(),
             held: self.presence.held(),
         };
         let etcd_lost = *self.lost.borrow_and_update();
+        let haproxy_lost = [self.trouble.since(), self.applier.behind_since()];
+        let haproxy_lost = haproxy_lost.into_iter().flatten();
         let line = status::line(
             &counts,
             self.heard.is_some(),
             etcd_lost,
-            self.trouble.outage.since(),
+            haproxy_lost.min(),
             now(),
         );
         self.systemd.status(line);

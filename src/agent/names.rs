@@ -1,31 +1,26 @@
 //! Finds the addresses of host names. HAProxy would look a name up once, or never. A name that stops
-//! resolving keeps its last address.
+//! resolving keeps its last address. Which name is looked up when: `lookups.rs`.
 
 use super::addresses::Addresses;
+use super::allow::Allow;
+use super::lookups::Lookups;
+use super::machine;
 use crate::backoff::Outage;
 use crate::clock::now;
 use crate::systemd::Pulse;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, ToSocketAddrs};
 use std::time::Duration;
-use tokio::net::lookup_host;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-/// How often each name is looked up.
-const AGAIN: Duration = Duration::from_secs(30);
+/// A silent resolver is given so long by a command that asks once; the agent itself waits.
+const ONCE: Duration = Duration::from_secs(5);
 
-/// How soon a name that has never resolved is looked up again.
-const MISSING_AGAIN: Duration = Duration::from_secs(2);
-
-/// One look-up. A resolver that is down takes 5 s by default to say so (resolv.conf(5)); the thread
-/// that waits for it isn't ours to end.
-const LOOKUP: Duration = Duration::from_secs(3);
-
-/// So many look-ups at once: each takes a thread.
-const AT_ONCE: usize = 16;
+/// How often it is looked which addresses this machine has.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Addresses of names that nobody wants any more are kept, for they may come back while the resolver is
 /// down; of more than so many, none.
@@ -34,56 +29,125 @@ const UNWANTED: usize = 1024;
 /// Names that don't resolve, or lately didn't, as far as the log is concerned.
 type Failing = BTreeMap<String, Outage>;
 
-/// Keeps `found` up to date for `wanted`, for ever.
+/// What the resolver said: addresses, or why there are none.
+type Answer = Result<Vec<IpAddr>, String>;
+
+/// Keeps `found` up to date for `wanted`, and for the addresses of this machine, for ever. Of a name's
+/// addresses it takes none that `allow` refuses.
 pub async fn resolve(
     mut wanted: watch::Receiver<BTreeSet<String>>,
     found: watch::Sender<Addresses>,
+    allow: Allow,
     pulse: Pulse,
 ) {
-    let mut failing = Failing::new();
-    let mut all_again = Instant::now();
+    let mut names = Names::new(found, allow);
+    let mut running = FuturesUnordered::new();
+    let mut look = Instant::now();
     loop {
-        let names = wanted.borrow_and_update().clone();
-        let all = Instant::now() >= all_again;
-        if all {
-            all_again = Instant::now() + AGAIN;
+        pulse.beat();
+        if Instant::now() >= look {
+            names.found.send_if_modified(machine::update);
+            look = Instant::now() + LOOK;
         }
-        let known = found.borrow().clone();
-        let due = names.iter().filter(|name| all || known.get(name).is_none());
-        look_up(due.cloned().collect(), &found, &mut failing, &pulse).await;
-        failing.retain(|name, _| names.contains(name));
-        forget(&names, &found);
-        let missing = names.iter().any(|name| found.borrow().get(name).is_none());
-        let soon = Instant::now() + MISSING_AGAIN;
-        let next = if missing {
-            soon.min(all_again)
-        } else {
-            all_again
-        };
-        loop {
-            pulse.beat();
-            let beat = Instant::now() + Duration::from_secs(5);
-            // Cancel-safe: a watch channel keeps its mark, a sleep has no effect. A sender that is
-            // gone is noticed by whoever owns its task.
-            tokio::select! {
-                Ok(()) = wanted.changed() => break,
-                () = sleep_until(next.min(beat)) => if Instant::now() >= next { break },
-            }
+        if wanted.has_changed().unwrap_or_default() {
+            let wanted = wanted.borrow_and_update().clone();
+            names.want(&wanted);
+        }
+        while let Some(name) = names.lookups.next(now()) {
+            running.push(look_up(name));
+        }
+        let time = now();
+        let next = names.lookups.next_change(time).unwrap_or(time + LOOK);
+        let pause = next.saturating_sub(time).min(LOOK);
+        // Cancel-safe: a watch channel keeps its mark, a sleep has no effect, and a look-up that isn't
+        // awaited any more goes on. A sender that is gone is noticed by whoever owns its task.
+        tokio::select! {
+            Ok(()) = wanted.changed() => wanted.mark_changed(),
+            Some((name, answer)) = running.next() => names.ended(&name, answer),
+            () = sleep(pause) => {}
         }
     }
 }
 
-/// Each once.
-pub async fn once(names: BTreeSet<String>) -> Addresses {
-    let (found, _) = watch::channel(Addresses::default());
-    look_up(
-        names.into_iter().collect(),
-        &found,
-        &mut Failing::new(),
-        &Pulse::default(),
-    )
-    .await;
-    found.borrow().clone()
+/// Each once, all of them in 5 s at most; added to what is `known`.
+pub async fn once(wanted: BTreeSet<String>, known: Addresses, allow: &Allow) -> Addresses {
+    let mut names = Names::new(watch::Sender::new(known), allow.clone());
+    names.want(&wanted);
+    let mut running = FuturesUnordered::new();
+    let all = async {
+        loop {
+            while let Some(name) = names.lookups.next(now()) {
+                running.push(look_up(name));
+            }
+            match timeout(ONCE / 20, running.next()).await {
+                Ok(Some((name, answer))) => names.ended(&name, answer),
+                Ok(None) => break,
+                Err(_) => {}
+            }
+        }
+    };
+    let _ = timeout(ONCE, all).await;
+    names.found.borrow().clone()
+}
+
+/// What is looked up, and what came of it.
+struct Names {
+    found: watch::Sender<Addresses>,
+    allow: Allow,
+    lookups: Lookups,
+    failing: Failing,
+}
+
+impl Names {
+    fn new(found: watch::Sender<Addresses>, allow: Allow) -> Self {
+        Self {
+            found,
+            allow,
+            lookups: Lookups::default(),
+            failing: Failing::new(),
+        }
+    }
+
+    fn want(&mut self, names: &BTreeSet<String>) {
+        let known = self.found.borrow().clone();
+        let has_address = |name: &str| known.get(name).is_some();
+        self.lookups.want(names, has_address, now());
+        self.failing.retain(|name, _| names.contains(name));
+        forget(names, &self.found);
+    }
+
+    fn ended(&mut self, name: &str, answer: Answer) {
+        let before = self.found.borrow().get(name);
+        let own = self.found.borrow().own().clone();
+        let chosen = answer.and_then(|all| {
+            let usable = Usable {
+                name,
+                allow: &self.allow,
+                own: &own,
+                before,
+            };
+            usable.choose(&all).ok_or_else(|| {
+                let why = all.iter().find_map(|ip| self.allow.refuses(*ip));
+                why.unwrap_or_else(|| "it has no address".to_owned())
+            })
+        });
+        let answered = chosen.is_ok();
+        match chosen {
+            Ok(address) => {
+                let outage = self.failing.get_mut(name);
+                if outage.is_some_and(|outage| outage.recovered(now()).is_some()) {
+                    info!("{name} resolves again, to {address}");
+                }
+                if before != Some(address) {
+                    self.found
+                        .send_modify(|all| all.insert(name.to_owned(), address));
+                }
+            }
+            Err(why) => complain(name, &why, before, &mut self.failing),
+        }
+        let has_address = answered || before.is_some();
+        self.lookups.ended(name, answered, has_address, now());
+    }
 }
 
 /// Keeps what is known from growing with every name that ever was. Before anything is wanted it is what
@@ -94,44 +158,22 @@ fn forget(wanted: &BTreeSet<String>, found: &watch::Sender<Addresses>) {
     }
 }
 
-/// Looks them all up, some at a time, and tells of each as it is found.
-async fn look_up(
-    names: Vec<String>,
-    found: &watch::Sender<Addresses>,
-    failing: &mut Failing,
-    pulse: &Pulse,
-) {
-    let mut names = names.into_iter();
-    let mut running: FuturesUnordered<_> = names.by_ref().take(AT_ONCE).map(look_up_one).collect();
-    while let Some((name, result)) = running.next().await {
-        pulse.beat();
-        running.extend(names.next().map(look_up_one));
-        let before = found.borrow().get(&name);
-        match result.map(|addresses| choose(&name, &addresses, before)) {
-            Ok(Some(address)) => {
-                let outage = failing.get_mut(&name);
-                if outage.is_some_and(|outage| outage.recovered(now()).is_some()) {
-                    info!("{name} resolves again, to {address}");
-                }
-                if before != Some(address) {
-                    found.send_modify(|all| all.insert(name, address));
-                }
-            }
-            Ok(None) => complain(&name, "no usable address", before, failing),
-            Err(why) => complain(&name, &why, before, failing),
-        }
-    }
-}
-
-async fn look_up_one(name: String) -> (String, Result<Vec<IpAddr>, String>) {
-    let result = match timeout(LOOKUP, lookup_host((name.as_str(), 0))).await {
-        Ok(Ok(addresses)) => Ok(addresses
-            .map(|address| address.ip().to_canonical())
-            .collect()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {} s", LOOKUP.as_secs())),
+/// In a thread of its own: one of tokio's could neither be counted nor left behind when the agent ends.
+async fn look_up(name: String) -> (String, Answer) {
+    let (tell, told) = oneshot::channel();
+    let asked = name.clone();
+    let thread = std::thread::Builder::new().spawn(move || {
+        let all = (asked.as_str(), 0).to_socket_addrs();
+        let all = all.map(|all| all.map(|it| it.ip().to_canonical()).collect());
+        let _ = tell.send(all.map_err(|error| error.to_string()));
+    });
+    let answer = match thread {
+        Ok(_) => told
+            .await
+            .unwrap_or_else(|_| Err("its thread ended".to_owned())),
+        Err(error) => Err(error.to_string()),
     };
-    (name, result)
+    (name, answer)
 }
 
 fn complain(name: &str, why: &str, before: Option<IpAddr>, failing: &mut Failing) {
@@ -147,18 +189,39 @@ fn complain(name: &str, why: &str, before: Option<IpAddr>, failing: &mut Failing
     }
 }
 
-/// The same as before while it is among them, so that a round-robin answer moves nobody; else IPv4
-/// first, which every Docker host has. A name for this very machine is often 127.0.1.1 in its own
-/// /etc/hosts; any other name on a loopback address is somebody's trick.
-fn choose(name: &str, addresses: &[IpAddr], before: Option<IpAddr>) -> Option<IpAddr> {
-    let dialable = |ip: &&IpAddr| {
-        !ip.is_unspecified() && !ip.is_multicast() && (!ip.is_loopback() || is_this_machine(name))
-    };
-    let usable = || addresses.iter().filter(dialable);
-    let same = usable().find(|ip| Some(**ip) == before);
-    same.or_else(|| usable().find(|ip| ip.is_ipv4()))
-        .or_else(|| usable().next())
-        .copied()
+/// A name, and what decides on its addresses.
+struct Usable<'a> {
+    name: &'a str,
+    allow: &'a Allow,
+    own: &'a BTreeSet<IpAddr>,
+    before: Option<IpAddr>,
+}
+
+impl Usable<'_> {
+    /// The same as before while it is among them, so that a round-robin answer moves no client; else
+    /// IPv4 first, which every Docker host has. The name of this very machine is 127.0.1.1 in Debian's
+    /// /etc/hosts: then it is an address by which other machines reach this one.
+    fn choose(&self, addresses: &[IpAddr]) -> Option<IpAddr> {
+        let is_own = || addresses.iter().any(IpAddr::is_loopback) && is_this_machine(self.name);
+        let among = self.among(addresses);
+        among.or_else(|| is_own().then(|| self.here()).flatten())
+    }
+
+    fn among(&self, addresses: &[IpAddr]) -> Option<IpAddr> {
+        let allowed = |ip: &&IpAddr| self.allow.refuses(**ip).is_none();
+        let usable = || addresses.iter().filter(allowed);
+        let same = usable().find(|ip| Some(**ip) == self.before);
+        let first = same.or_else(|| usable().find(|ip| ip.is_ipv4()));
+        first.or_else(|| usable().next()).copied()
+    }
+
+    fn here(&self) -> Option<IpAddr> {
+        let usual = machine::usual(self.own);
+        let allowed = |ip: &IpAddr| self.allow.refuses(*ip).is_none();
+        let before = self.before.filter(|ip| self.own.contains(ip));
+        let first = before.or(usual).filter(allowed);
+        first.or_else(|| self.among(&self.own.iter().copied().collect::<Vec<_>>()))
+    }
 }
 
 fn is_this_machine(name: &str) -> bool {
@@ -174,6 +237,18 @@ mod tests {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
+    fn choose(name: &str, addresses: &[IpAddr], before: Option<IpAddr>) -> Option<IpAddr> {
+        let (allow, own) = (Allow::default(), ips(&["10.9.0.1", "fd00:9::1"]));
+        let (allow, own) = (&allow, &own.into_iter().collect());
+        Usable {
+            name,
+            allow,
+            own,
+            before,
+        }
+        .choose(addresses)
+    }
+
     #[test]
     fn the_address_stays_while_it_is_among_them() {
         let both = ips(&["fd00::1", "10.0.0.1", "10.0.0.2"]);
@@ -183,14 +258,19 @@ mod tests {
     }
 
     #[test]
-    fn a_strangers_name_on_loopback_is_no_address() {
+    fn a_name_on_loopback_or_link_local_has_no_address_but_this_machines_own_has() {
+        let nowhere = ips(&["127.0.0.1", "::1", "0.0.0.0", "169.254.169.254", "fe80::1"]);
+        assert_eq!(choose("evil.example.com", &nowhere, None), None);
+        let own = hostname::get().unwrap().into_string().unwrap();
         assert_eq!(
-            choose(
-                "evil.example.com",
-                &ips(&["127.0.0.1", "::1", "0.0.0.0"]),
-                None
-            ),
-            None
+            choose(&own, &ips(&["127.0.1.1"]), None),
+            ips(&["10.9.0.1"]).first().copied()
+        );
+        let six = ips(&["fd00:9::1"])[0];
+        assert_eq!(choose(&own, &ips(&["127.0.1.1"]), Some(six)), Some(six));
+        assert_eq!(
+            choose(&own, &ips(&["127.0.1.1", "10.0.0.7"]), None),
+            ips(&["10.0.0.7"]).first().copied()
         );
     }
 
@@ -199,17 +279,15 @@ mod tests {
         let last: Addresses = [("gone.invalid".to_owned(), "10.0.0.9".parse().unwrap())]
             .into_iter()
             .collect();
-        let (found, seen) = watch::channel(last.clone());
-        let mut failing = Failing::new();
-        look_up(
-            vec!["gone.invalid".to_owned()],
-            &found,
-            &mut failing,
-            &Pulse::default(),
-        )
-        .await;
-        assert_eq!((seen.borrow().clone(), failing.len()), (last, 1));
+        let mut names = Names::new(watch::Sender::new(last.clone()), Allow::default());
+        let (name, answer) = look_up("gone.invalid".to_owned()).await;
+        names.ended(&name, answer);
+        assert_eq!(
+            (names.found.borrow().clone(), names.failing.len()),
+            (last, 1)
+        );
     }
+
     /// Every name that ever was used to stay, on a cluster where each container has one of its own.
     #[test]
     fn names_that_nobody_wants_any_more_do_not_pile_up() {

@@ -39,7 +39,7 @@ pub fn parse(text: &str) -> Option<BTreeMap<String, Front>> {
                     servers: Arc::default(),
                 });
             }
-            ["mode", "tcp"] | ["balance", "roundrobin"] | [] => {}
+            ["mode", "tcp"] | ["balance", "roundrobin"] | ["maxconn", _] | [] => {}
             ["server", name, address, words @ ..] => {
                 let server = parse_server(address, &words.join(" "))?;
                 let servers: &mut Servers = Arc::make_mut(&mut front.as_mut()?.servers);

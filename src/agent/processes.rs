@@ -13,6 +13,8 @@ pub struct Processes {
     pub worker: u32,
     /// The worker's version: major and minor.
     pub version: (u32, u32),
+    /// The workers of before the last reload, which still have connections.
+    pub older: Vec<u32>,
 }
 
 impl Processes {
@@ -21,7 +23,7 @@ impl Processes {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut section = "";
-        let (mut master, mut worker) = (None, None);
+        let (mut master, mut worker, mut older) = (None, None, Vec::new());
         for line in text.lines() {
             if let Some(title) = line.strip_prefix('#') {
                 section = title.trim();
@@ -48,6 +50,7 @@ impl Processes {
                     // While a new one comes there may be two: the younger has seen fewer reloads.
                     worker = worker.into_iter().chain([found]).min();
                 }
+                [pid, "worker", ..] if section == "old workers" => older.push(pid.parse().ok()?),
                 _ => {}
             }
         }
@@ -59,6 +62,7 @@ impl Processes {
             failed,
             worker,
             version,
+            older,
         })
     }
 }
@@ -93,6 +97,7 @@ mod tests {
             failed: 1,
             worker: 27720,
             version: (2, 6),
+            older: vec![26833],
         };
         assert_eq!(Processes::parse(text), Some(expected));
         let starting = text.replace("# workers", "# old workers");

@@ -14,6 +14,16 @@ pub struct Worker {
     pub mark: Option<String>,
     /// It knows `wait … srv-removable`.
     pub can_wait: bool,
+    /// Process ids of workers of before the last reload, which still have connections.
+    pub older: Vec<u32>,
+}
+
+impl Worker {
+    /// Whether it is the same process, whichever older ones have ended meanwhile.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        (self.pid, &self.mark) == (other.pid, &other.mark)
+    }
 }
 
 /// How a reload ended.
@@ -46,6 +56,9 @@ pub enum Trouble {
     /// The file can't be written.
     #[error("{0}")]
     File(String),
+    /// The file can't be written, for the disk is full.
+    #[error("{0}; free some space")]
+    Full(String),
     /// The state can't be read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
@@ -79,6 +92,13 @@ pub(super) trait Proxy {
     ) -> Result<Running, Trouble>;
     /// Tells it; returns what it complained about.
     async fn tell(&self, worker: &Worker, commands: &[Command]) -> Result<String, Trouble>;
+    /// Ends the connections to the servers for which `is_over(backend, server)` holds, in those workers,
+    /// which may be any that live. One that is gone, or that the operator started, is none of them.
+    async fn end_connections(
+        &self,
+        pids: &[u32],
+        is_over: impl Fn(&str, &str) -> bool,
+    ) -> Result<(), Trouble>;
     /// Nobody is there: starts it, if it is ours to start.
     async fn start(&mut self) -> Result<Reload, Trouble>;
     /// Makes it read its file.

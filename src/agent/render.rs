@@ -4,6 +4,7 @@
 //! quote or a `$` would be read by HAProxy even inside a name.
 
 use super::addresses::Servers;
+use super::base::sets;
 use super::beside::beside;
 use super::layout::{Bind, Front, Model, STATS};
 use super::text::Text;
@@ -42,6 +43,10 @@ defaults
     option redispatch 1
 ";
 
+/// How many reloads an old worker may outlive. HAProxy's own default is 50 from 3.3 on, and then it ends
+/// the worker with its connections; `hard-stop-after` is what ends them here.
+const MAX_RELOADS: &str = "mworker-max-reloads";
+
 /// What never changes while the agent runs.
 #[derive(Debug, Clone)]
 pub struct Frame {
@@ -51,6 +56,9 @@ pub struct Frame {
     pub ipv6: bool,
     /// Where a HAProxy listens that has nothing to listen for; a path without any special character.
     pub idle: String,
+    /// How many connections each service's listener takes at once, so that one service can't take all
+    /// that HAProxy may have; `None`: the base file says how many.
+    pub listener_maxconn: Option<u32>,
 }
 
 /// The name of a service or an instance in HAProxy, which allows `[A-Za-z0-9_.:-]` and so no `@`.
@@ -67,7 +75,7 @@ pub fn proxy_name(name: &str) -> String {
 #[must_use]
 pub fn structure(frame: &Frame, model: &Model) -> String {
     let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
-    let _ = hash.write_str(&frame.base);
+    let _ = write!(hash, "{}{:?}", frame.base, frame.listener_maxconn);
     for (name, bind) in model.binds() {
         let _ = writeln!(hash, "{name} {}", Words(frame, bind));
     }
@@ -146,6 +154,9 @@ fn head(frame: &Frame, model: &Model) -> String {
         text,
         "{OURS}\n\n{base}\n\nglobal\n    setenv {MARK} {mark}\n"
     );
+    if !sets(base, MAX_RELOADS) {
+        let _ = writeln!(text, "    {MAX_RELOADS} {}", i32::MAX);
+    }
     if let Some(bind) = model.stats {
         let bind = Words(frame, bind);
         let _ = write!(
@@ -174,6 +185,9 @@ fn listen(frame: &Frame, service: &str, front: &Front) -> String {
         text,
         "\nlisten {service}\n    bind {bind}\n    mode tcp\n    balance roundrobin\n"
     );
+    if let Some(most) = frame.listener_maxconn {
+        let _ = writeln!(text, "    maxconn {most}");
+    }
     for (instance, server) in &*front.servers {
         let _ = write!(
             text,
@@ -244,6 +258,7 @@ mod tests {
             "{OURS}\n\n{BASE}
 global
     setenv SIDEKICK_STRUCTURE {mark}
+    mworker-max-reloads 2147483647
 
 listen sidekick:stats
     bind 127.0.0.1:1936
@@ -257,6 +272,7 @@ listen redis
     bind :::80 v4v6
     mode tcp
     balance roundrobin
+    maxconn 25000
     server redis::1 10.0.0.7:6379 check inter 2s rise 3 fall 2
     server redis::2 [fd00::8]:6379 check inter 2s rise 3 fall 2 weight 0 # db2.example.com
 "

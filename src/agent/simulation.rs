@@ -6,12 +6,15 @@ use super::super::bars::TRY_AGAIN;
 use super::super::diff::{Command, parse_state};
 use super::super::fake::{Fake, World, diff_all, now_or_never};
 use super::super::judge::frame;
+use super::super::parse::parse;
 use super::super::presence::Wanted;
 use super::super::render::render;
 use super::super::table::Instance;
 use super::*;
 use crate::endpoint::Endpoint;
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 struct Scene {
     applier: Applier<Fake>,
@@ -74,11 +77,12 @@ impl Scene {
         wanted.map(|(service, wanted)| (service, wanted.clone()))
     }
 
-    /// What HAProxy is to be, worked out by nobody who remembers anything.
+    /// What HAProxy is to be, worked out from nothing but what is wanted, and what HAProxy listens on.
     fn model(&self) -> Model {
         let mut directory = Directory::default();
         directory.update(self.list(), &self.addresses);
-        lay_out(&Rules::default(), directory.services(), &BTreeMap::new()).0
+        let (nothing, listening) = (BTreeMap::new(), &self.applier.listening);
+        lay_out(&Rules::default(), directory.services(), &nothing, listening).0
     }
 
     /// A pass at this very moment.
@@ -91,10 +95,14 @@ impl Scene {
 
     fn pass(&mut self) -> Result<Report, Trouble> {
         self.now += Duration::from_millis(1500);
-        let result = self.pass_now();
+        let mut result = self.pass_now();
         // Saved soon, or not before the next pass.
         if self.world().saving.is_some() && (self.world().failing == 0 || self.world().rng.bool()) {
-            now_or_never(self.applier.happens())?;
+            let happening = now_or_never(self.applier.proxy.happens());
+            let again = self.applier.happened(happening, self.now);
+            if let Ok(report) = &mut result {
+                report.not_after(again);
+            }
         }
         result
     }
@@ -106,6 +114,7 @@ impl Scene {
             last = Some(self.pass());
             if let Some(Ok(report)) = &last
                 && !report.reloaded
+                && !report.behind
                 && report.changes == 0
                 && report
                     .again
@@ -187,6 +196,96 @@ fn at_most_one_reload_a_second() {
     scene.must_agree();
 }
 
+/// With old workers that live on, the pauses grow: after 0, 1, 3, 7, 15 and 31 s.
+#[test]
+fn a_run_of_reloads_leaves_ever_longer_pauses() {
+    let mut scene = Scene::new(1);
+    scene.world().held = true;
+    scene.put("s0", 1, "i", "");
+    scene.settle();
+    scene.now += LONGEST_RELOAD_PAUSE;
+    for port in 2..=47 {
+        scene.put(&format!("s{port}"), port, "i", "");
+        scene.pass_now().unwrap();
+        scene.now += Duration::from_secs(1);
+    }
+    let reloads = scene.world().reloads;
+    assert_eq!((reloads, scene.world().older.len()), (7, 6));
+    scene.settle();
+    scene.must_agree();
+    let pauses = [0, 1, 2, 3, 4, 5, 6, 1000].map(|older| reload_pause(older).as_secs());
+    assert_eq!(pauses, [1, 1, 2, 4, 8, 16, 16, 16]);
+}
+
+/// A reload that couldn't succeed used to freeze all instances.
+#[test]
+fn while_no_reload_can_succeed_instances_come_and_go_at_once() {
+    for (full, stuck) in [(true, false), (false, true)] {
+        let mut scene = Scene::new(1);
+        scene.put("redis", 80, "a", "");
+        scene.put("gone", 81, "a", "");
+        scene.settle();
+        (scene.world().full, scene.world().stuck) = (full, stuck);
+        scene.put("web", 82, "i", "");
+        scene.pass_now().unwrap();
+        for round in 0..50 {
+            let (comes, goes) = if round % 2 == 0 {
+                ("b", "a")
+            } else {
+                ("a", "b")
+            };
+            scene.put("redis", 80, comes, "");
+            scene.remove("redis", goes);
+            scene.wanted.remove("gone");
+            scene.now += Duration::from_millis(100);
+            let report = scene.pass_now().unwrap();
+            assert!(report.behind && report.again.is_some(), "{report:?}");
+            let servers = &scene.world().servers.0;
+            assert_eq!(servers["redis"].keys().collect::<Vec<_>>(), [comes]);
+            assert!(servers["gone"].is_empty());
+        }
+        let tries = scene.world().failed_reloads;
+        assert!(tries <= 5, "{tries} tries in 5 s");
+        (scene.world().full, scene.world().stuck) = (false, false);
+        scene.settle();
+        scene.must_agree();
+    }
+}
+
+/// What HAProxy would start from is there, and can't be written anew.
+#[test]
+fn on_a_full_disk_haproxy_starts_from_the_file_that_is_there() {
+    let mut scene = Scene::new(1);
+    scene.put("redis", 80, "a", "");
+    scene.settle();
+    (scene.world().full, scene.world().worker) = (true, None);
+    scene.put("redis", 80, "b", "");
+    scene.put("web", 81, "i", "");
+    let _ = scene.pass();
+    scene.pass().unwrap();
+    assert_eq!(scene.world().servers.0["redis"].len(), 2);
+    scene.world().full = false;
+    scene.settle();
+    scene.must_agree();
+}
+
+/// A connection in a worker of before the last reload used to survive its instance.
+#[test]
+fn an_instance_that_ends_loses_its_connections_in_old_workers_too() {
+    let mut scene = Scene::new(1);
+    scene.world().held = true;
+    scene.put("redis", 80, "a", "");
+    scene.put("redis", 80, "b", "");
+    scene.settle();
+    scene.put("web", 81, "i", "");
+    scene.settle();
+    assert_eq!(scene.world().older.len(), 1);
+    scene.remove("redis", "a");
+    scene.settle();
+    let left: Vec<_> = scene.world().older.values().flatten().cloned().collect();
+    assert_eq!(left, ["redis/b"]);
+}
+
 #[test]
 fn a_port_that_is_seen_to_be_in_use_costs_no_reload() {
     let mut scene = Scene::new(1);
@@ -252,6 +351,9 @@ fn whatever_fails_it_converges_and_cuts_nobody_who_stays() {
         let mut rng = fastrand::Rng::with_seed(seed);
         for _ in 0..rng.usize(1..25) {
             scene.world().failing = if rng.bool() { rng.u8(0..40) } else { 0 };
+            scene.world().full = rng.u8(0..8) == 0;
+            scene.world().stuck = rng.u8(0..8) == 0;
+            scene.world().held = rng.bool();
             let service = format!("s{}", rng.u8(0..4));
             let instance = format!("i@{}", rng.u8(0..4));
             let status = if rng.bool() { "draining" } else { "" };
@@ -297,6 +399,7 @@ fn whatever_fails_it_converges_and_cuts_nobody_who_stays() {
             assert_eq!(cut, Vec::<String>::new(), "seed {seed}");
         }
         scene.world().failing = 0;
+        (scene.world().full, scene.world().stuck) = (false, false);
         scene.settle();
         // Two on one port are no matter of this test.
         if scene.distinct_ports() {

@@ -7,7 +7,7 @@ mod settling;
 
 use super::fake::{Fake, World, now_or_never};
 use super::judge::frame;
-use super::layout::Rules;
+use super::layout::{Bind, Rules};
 use super::presence::Settings;
 use super::*;
 use crate::endpoint::Host;
@@ -18,6 +18,9 @@ const KEEPING: Settings = Settings {
     hold: Duration::from_secs(30),
     forget: Duration::from_secs(120),
 };
+
+/// The agent's own machine.
+const HERE: &str = "10.0.0.3";
 
 /// A reload, and what HAProxy was told meanwhile. A pass more often than that is one too many.
 const PASSES_A_SECOND: usize = 120;
@@ -30,13 +33,15 @@ struct Scene {
     resolve_at: Moment,
     now: Moment,
     /// Servers of services that left at a blow, where they are, and until when they have to stay.
-    held: BTreeMap<String, (Host, Moment)>,
+    held: BTreeMap<String, (Host, u16, Moment)>,
     /// Since when, and how many.
     passes: (Moment, usize),
     /// When somebody changed a server behind our back, which only an audit sees.
     meddled: Option<Moment>,
     /// Somebody else had one of the ports.
     crowded: bool,
+    /// The worker that the last pass left that came through.
+    left: Option<u32>,
     rng: fastrand::Rng,
 }
 
@@ -48,6 +53,8 @@ struct Totals {
     held: usize,
     leaps: usize,
     torn: u32,
+    /// Times at which no file could be written, or no reload could succeed.
+    stuck: usize,
     /// Runs of which the end was timed.
     timed: usize,
     /// From the end of all faults until HAProxy had what etcd said, in the worst case.
@@ -65,7 +72,9 @@ impl Scene {
         };
         let now = Moment::from_secs(1000);
         let (hosts, _) = watch::channel(BTreeSet::new());
-        let (addresses, seen) = watch::channel(Addresses::default());
+        let mut own = Addresses::default();
+        own.set_own(BTreeSet::from([[10, 0, 0, 3].into()]));
+        let (addresses, seen) = watch::channel(own);
         let agent = Agent {
             dirty: true,
             audit: now + AUDIT,
@@ -81,7 +90,7 @@ impl Scene {
             hosts,
             addresses: seen,
             lost: watch::channel(None).1,
-            trouble: Trying::default(),
+            trouble: Retry::new(HAPROXY),
             report: Report::default(),
             systemd: Systemd::default(),
             pulse: Pulse::default(),
@@ -101,6 +110,7 @@ impl Scene {
             passes: (now, 0),
             meddled: None,
             crowded: false,
+            left: None,
             rng,
         }
     }
@@ -112,11 +122,17 @@ impl Scene {
     fn fault(&mut self, totals: &mut Totals) {
         let service = self.rng.u8(0..4);
         let key = format!("/services/s{service}/i@{}", self.rng.u8(0..4));
-        match self.rng.u8(0..40) {
+        match self.rng.u8(0..44) {
             0..12 => {
                 let host = ["10.0.0.1", "10.0.0.2", "db", "web", "nowhere"][self.rng.usize(0..5)];
                 let status = ["", "", "draining"][self.rng.usize(0..3)];
-                let port = 80 + u16::from(service);
+                // Now and then the one of the neighbour, or one on the agent's own machine.
+                let port = 80 + u16::from(service) + u16::from(self.rng.u8(0..3) == 0);
+                let (host, port) = match self.rng.u8(0..10) {
+                    0 => (HERE, port),
+                    1 => (HERE, port + 10),
+                    _ => (host, port),
+                };
                 let value = format!(r#"{{"host":"{host}","port":{port},"status":"{status}"}}"#);
                 self.change(key, Some(value));
             }
@@ -156,6 +172,13 @@ impl Scene {
                     self.world().busy.insert(port);
                 }
             }
+            40 | 41 => {
+                let (full, stuck) = (self.rng.bool(), self.rng.bool());
+                (self.world().full, self.world().stuck) = (full, stuck);
+                totals.stuck += usize::from(full || stuck);
+            }
+            42 => self.world().held ^= true,
+            43 => self.world().older.clear(),
             _ => {
                 let most = [0, 0, 50, 100][self.rng.usize(0..4)];
                 self.world().failing = self.rng.u8(0..=most);
@@ -196,20 +219,29 @@ impl Scene {
             }
             self.world().removed.clear();
             let hosts = self.agent.hosts.borrow().len();
+            let listening = self.agent.applier.listening.clone();
+            let restarted = self.worker() != self.left;
             let result = now_or_never(self.agent.pass(self.now));
+            let met = matches!(result, Some(Ok(_)));
             if let Some(result) = result {
                 self.agent.passed(result, self.now);
             }
             if self.agent.hosts.borrow().len() != hosts {
                 self.resolve_at = self.now;
             }
+            if !restarted {
+                self.nobody_is_evicted_who_serves(&listening)?;
+            }
+            if met {
+                self.left = self.worker();
+            }
             self.nobody_is_cut_who_stays()?;
         }
         let next = self.agent.next(self.now).unwrap_or(Moment::MAX);
         let pause = next.saturating_sub(self.now).clamp(SHORTEST, LOOK);
         if self.world().saving.is_some() && (self.world().failing == 0 || self.rng.bool()) {
-            let result = now_or_never(self.agent.applier.happens());
-            self.agent.happened(result, self.now);
+            let happening = now_or_never(self.agent.applier.proxy.happens());
+            self.agent.happened(happening, self.now);
         }
         self.now += pause.min(limit);
         if pause <= limit {
@@ -218,11 +250,29 @@ impl Scene {
         Ok(())
     }
 
+    fn worker(&mut self) -> Option<u32> {
+        self.world().worker.as_ref().map(|(pid, _)| *pid)
+    }
+
+    /// A port goes to another service only if its own has no server any more; or HAProxy was started anew,
+    /// from a file that is of another structure, for nothing could be written since.
+    fn nobody_is_evicted_who_serves(&self, before: &BTreeMap<String, Bind>) -> Result<(), String> {
+        let now = &self.agent.applier.listening;
+        for (service, bind) in before.iter().filter(|_| !self.crowded) {
+            let served = self.agent.directory.services().get(service);
+            let serves = served.is_some_and(|it| it.port == bind.port() && !it.servers.is_empty());
+            if serves && now.get(service) != Some(bind) {
+                return Err(format!("{service} serves, and lost {bind}: {now:?}"));
+            }
+        }
+        Ok(())
+    }
+
     /// Neither who stands in etcd nor who is to be held; except one whose host nobody knows any more:
     /// without an address there is no server.
     fn nobody_is_cut_who_stays(&mut self) -> Result<(), String> {
         let now = self.now;
-        self.held.retain(|_, (_, until)| *until > now);
+        self.held.retain(|_, (.., until)| *until > now);
         let removed = std::mem::take(&mut self.world().removed);
         let there = self.agent.table.services().clone();
         for target in removed {
@@ -234,11 +284,17 @@ impl Scene {
                 Host::Ip(_) => true,
                 Host::Name(name) => self.addresses.borrow().get(name).is_some(),
             };
-            if instance.is_some_and(|it| has_address(&it.host)) {
+            // A listener of ours is none to dial.
+            let ports = self.agent.applier.listening.values().map(|it| it.port());
+            let may_go = |host: &Host, port: u16| {
+                let is_listener = || ports.clone().any(|own| own == port);
+                !has_address(host) || (host.to_string() == HERE && is_listener())
+            };
+            if instance.is_some_and(|it| !may_go(&it.host, it.port.get())) {
                 return Err(format!("{target} was removed and stands in etcd"));
             }
             let held = self.held.get(&target);
-            if held.is_some_and(|(host, _)| has_address(host)) {
+            if held.is_some_and(|(host, port, _)| !may_go(host, *port)) {
                 return Err(format!("{target} was removed and is to be held"));
             }
         }
@@ -295,6 +351,7 @@ fn whatever_happens_around_it_the_agent_comes_to_etcds_truth_and_empties_nothing
         totals.leaps,
         totals.torn as usize,
         totals.timed,
+        totals.stuck,
     ];
     assert!(
         runs < 100 || each.iter().all(|n| *n > runs / 20),

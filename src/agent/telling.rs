@@ -50,6 +50,7 @@ impl Telling {
             let what = match &note {
                 Note::Held(service, _) => format!("{service} held"),
                 Note::LetGo(service, _) => format!("{service} let go"),
+                Note::Displaced(service, _) => format!("{service} displaced"),
                 Note::Forgotten(service) => format!("{service} forgotten"),
             };
             let Some(times) = self.notes.happened(&what, now) else {
@@ -64,6 +65,11 @@ impl Telling {
                 Note::LetGo(service, count) => warn!(
                     service,
                     times, "{count} instances didn't come back: letting them go"
+                ),
+                Note::Displaced(service, count) => warn!(
+                    service,
+                    times,
+                    "{count} instances that were kept go: other keys announce their addresses now"
                 ),
                 Note::Forgotten(service) => {
                     info!(

@@ -2,6 +2,7 @@
 
 use super::etcd::etcd;
 use super::{Checked, duration, prefix, unusable_file, wrong};
+use crate::agent::allow::Allow;
 use crate::agent::base::{occupied, sections};
 use crate::agent::layout::{self, Bind};
 use crate::agent::presence;
@@ -53,6 +54,8 @@ pub struct AgentConfig {
     pub file: PathBuf,
     /// How long things outlast their keys.
     pub keeping: presence::Settings,
+    /// Which addresses instances may have.
+    pub allow: Allow,
     /// Print, and that's it.
     pub dry_run: bool,
     /// How to reach etcd.
@@ -114,10 +117,18 @@ impl AgentConfig {
                 hold: duration("--hold", &args.hold)?,
                 forget: duration("--forget", &args.forget)?,
             },
+            allow: allow(&args.allow)?,
             dry_run: args.dry_run,
             etcd: etcd(&args.etcd)?,
         })
     }
+}
+
+fn allow(texts: &[String]) -> Checked<Allow> {
+    let texts = texts.iter().map(|text| text.trim());
+    let networks = texts.filter(|text| !text.is_empty()).map(str::parse);
+    let networks: Result<_, String> = networks.collect();
+    Ok(Allow(networks.map_err(|e| wrong("--allow", e))?))
 }
 
 /// `redis=:80`.
@@ -223,6 +234,17 @@ mod tests {
             Command::Agent(args) => AgentConfig::new(args),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn networks_are_allowed_one_by_one_or_by_commas() {
+        let both = config(&["--allow=10.0.0.0/8,fd00::/8", "--allow", "192.0.2.7"]).unwrap();
+        let networks: Vec<_> = both.allow.0.iter().map(ToString::to_string).collect();
+        assert_eq!(networks, ["10.0.0.0/8", "fd00::/8", "192.0.2.7/32"]);
+        assert_eq!(
+            config(&["--allow=10.0.0.0/33"]).unwrap_err().to_string(),
+            "--allow: \"10.0.0.0/33\" is no network; write 10.0.0.0/8, fd00::/8 or 10.0.0.7"
+        );
     }
 
     #[test]

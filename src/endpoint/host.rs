@@ -26,7 +26,7 @@ pub enum HostError {
     /// It means the machine that asks.
     #[error("{0} is a loopback address; other machines can't reach it")]
     Loopback(String),
-    /// 0.0.0.0, ::, multicast or link-local IPv6.
+    /// 0.0.0.0, ::, multicast or link-local.
     #[error("{0} is no address that a client on another machine could dial")]
     Unroutable(String),
     /// Neither an address nor a name.
@@ -45,7 +45,7 @@ impl FromStr for Host {
             return Err(HostError::WhiteSpace);
         }
         if let Ok(ip) = text.parse::<IpAddr>() {
-            return check_ip(ip);
+            return Self::of_ip(ip);
         }
         let name = text.strip_suffix('.').unwrap_or(text);
         let lower = name.to_ascii_lowercase();
@@ -63,23 +63,30 @@ impl FromStr for Host {
     }
 }
 
-fn check_ip(ip: IpAddr) -> Result<Host, HostError> {
-    // ::ffff:127.0.0.1 is 127.0.0.1 to every dialler.
-    let canonical = ip.to_canonical();
-    if canonical.is_loopback() {
-        return Err(HostError::Loopback(ip.to_string()));
+impl Host {
+    /// An address as a host.
+    ///
+    /// # Errors
+    /// A client on another machine can't dial it: it is loopback, link-local (169.254.0.0/16, where clouds
+    /// keep their metadata, and fe80::/10: RFC 3927, RFC 4291), unspecified, multicast or broadcast.
+    pub fn of_ip(ip: IpAddr) -> Result<Self, HostError> {
+        // ::ffff:127.0.0.1 is 127.0.0.1 to every dialler.
+        let canonical = ip.to_canonical();
+        if canonical.is_loopback() {
+            return Err(HostError::Loopback(ip.to_string()));
+        }
+        let link_local = |v6: Ipv6Addr| v6.segments()[0] & 0xffc0 == 0xfe80;
+        let unroutable = canonical.is_unspecified()
+            || canonical.is_multicast()
+            || match canonical {
+                IpAddr::V4(v4) => v4.is_broadcast() || v4.is_link_local() || v4.octets()[0] == 0,
+                IpAddr::V6(v6) => link_local(v6),
+            };
+        if unroutable {
+            return Err(HostError::Unroutable(ip.to_string()));
+        }
+        Ok(Self::Ip(canonical))
     }
-    let link_local = |v6: Ipv6Addr| v6.segments()[0] & 0xffc0 == 0xfe80;
-    let unroutable = canonical.is_unspecified()
-        || canonical.is_multicast()
-        || match canonical {
-            IpAddr::V4(v4) => v4.is_broadcast() || v4.octets()[0] == 0,
-            IpAddr::V6(v6) => link_local(v6),
-        };
-    if unroutable {
-        return Err(HostError::Unroutable(ip.to_string()));
-    }
-    Ok(Host::Ip(canonical))
 }
 
 /// RFC 1123 section 2.1, and nothing that `inet_aton(3)` would read as a number: `127.1` and

@@ -51,7 +51,9 @@ async fn what_is_built_in() {
     assert_eq!((err.as_str(), code), ("", Some(0)));
     let (before, after) = out.split_once("    setenv SIDEKICK_STRUCTURE ").unwrap();
     let (_, after) = after.split_once('\n').unwrap();
-    let expected = "\
+    let maxconn = listener_maxconn();
+    let expected = format!(
+        "\
 # Written by sidekick agent, and written anew whenever etcd changes: edit --haproxy-base instead.
 
 global
@@ -67,6 +69,7 @@ defaults
     option redispatch 1
 
 global
+    mworker-max-reloads 2147483647
 
 listen sidekick:stats
     bind 127.0.0.1:1936
@@ -80,8 +83,10 @@ listen redis
     bind :::6379 v4v6
     mode tcp
     balance roundrobin
+    maxconn {maxconn}
     server redis::1 10.255.255.1:6379 check inter 2s rise 3 fall 2
-";
+"
+    );
     assert_eq!(format!("{before}{after}"), expected);
 }
 

@@ -5,6 +5,8 @@
 mod apart;
 #[path = "harness/client.rs"]
 mod client;
+#[path = "harness/disk.rs"]
+mod disk;
 #[path = "harness/etcd.rs"]
 mod etcd;
 #[path = "harness/haproxy.rs"]
@@ -20,8 +22,9 @@ mod scene;
 
 pub use apart::apart;
 pub use client::{Backend, Connection, host};
+pub use disk::Disk;
 pub use etcd::Etcd;
-pub use haproxy::{HAPROXY, Servers, fresh_haproxy_on, servers_in};
+pub use haproxy::{HAPROXY, Servers, fresh_haproxy_on, listener_maxconn, servers_in};
 pub use load::Load;
 pub use real::notify::Notifications;
 pub use real::ports::free as free_port;

@@ -89,3 +89,47 @@ async fn two_of_three_and_all_of_one_service_are_believed() {
     scene.serves_all(&servers).await;
     assert!(!scene.log().contains(HELD), "{}", scene.log());
 }
+
+/// Half of one service's clients reached the other: what was held is another's address by now.
+#[tokio::test]
+async fn who_is_held_goes_as_soon_as_a_live_key_announces_its_address() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let cache = format!("--bind=cache=:{}", free_port());
+    let scene = Scene::start(Way::Supervised, &["--hold=1h", &cache]).await;
+    scene.put("redis", "r1", &a.value()).await;
+    scene.put("cache", "c1", &b.value()).await;
+    let at = |backend: &Backend| backend.port.to_string();
+    scene
+        .serves(&[("cache/c1", at(&b)), ("redis/r1", at(&a))])
+        .await;
+    scene.etcd.delete_all("/services/").await;
+    scene.says(HELD).await;
+    // Containers that were made anew got each other's address.
+    scene.put("redis", "r2", &b.value()).await;
+    scene.put("cache", "c2", &a.value()).await;
+    scene
+        .serves(&[("cache/c2", at(&a)), ("redis/r2", at(&b))])
+        .await;
+    for _ in 0..6 {
+        assert_eq!(Connection::dial(scene.port).await.unwrap().1, "b");
+    }
+}
+
+/// "3 instances left etcd at a blow", and there had never been more than two.
+#[tokio::test]
+async fn short_lived_keys_in_turn_are_no_crowd() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let (scene, servers) = two_services(&["--hold=1h"], 1, &a).await;
+    for n in 0..12 {
+        let name = format!("short{n}");
+        scene.put("redis", &name, &b.value()).await;
+        let target = format!("redis/{name}");
+        eventually("it is served", async || {
+            scene.servers().await.contains_key(&target)
+        })
+        .await;
+        scene.delete("redis", &name).await;
+    }
+    scene.serves_all(&servers).await;
+    assert!(!scene.log().contains(HELD), "{}", scene.log());
+}

@@ -105,8 +105,9 @@ async fn hostile_keys_and_values_are_quarantined_and_neighbours_go_on() {
     let config = scene.config();
     let (_, ours) = config.split_once("\nlisten ").unwrap();
     let expected = format!(
-        "redis\n    bind :::{} v4v6\n    mode tcp\n    balance roundrobin\n{}{}",
+        "redis\n    bind :::{} v4v6\n    mode tcp\n    balance roundrobin\n    maxconn {}\n{}{}",
         scene.port,
+        listener_maxconn(),
         server("redis::1", &scene, &a).await,
         server("redis::2", &scene, &a).await
     );

@@ -74,12 +74,18 @@ fn haproxy_takes_whatever_is_rendered() {
             stats: Some("127.0.0.1:1936".parse().unwrap()),
             ..Rules::default()
         };
-        let (model, _) = lay_out(&rules, directory.services(), &BTreeMap::new());
+        let (model, _) = lay_out(
+            &rules,
+            directory.services(),
+            &BTreeMap::new(),
+            &BTreeMap::new(),
+        );
         servers += model.servers();
         let frame = Frame {
             base: BASE.to_owned(),
             ipv6: seed % 2 == 0,
             idle: "/tmp/idle".to_owned(),
+            listener_maxconn: Some(25_000),
         };
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), render(&frame, &model)).unwrap();

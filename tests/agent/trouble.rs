@@ -58,19 +58,26 @@ async fn a_reload_that_fails_is_taken_back() {
     }
 }
 
+/// `aaa` on redis' port: redis' clients got aaa, and a service that was renamed never got its port back.
 #[tokio::test]
-async fn two_services_on_one_port_the_first_by_name_has_it() {
+async fn a_newcomer_does_not_evict_who_has_instances_and_an_empty_service_yields() {
     let scene = Scene::start(Way::Supervised, &[]).await;
     let port = free_port();
     let value = format!(r#"{{"host":"10.255.255.1","port":{port}}}"#);
     scene.put("bb", "i", &value).await;
     scene.serves(&[("bb/i", port.to_string())]).await;
+    let reloads = scene.reloads().await;
     scene.put("aa", "i", &value).await;
+    scene.says(&format!(":{port} is taken by bb")).await;
+    scene.serves(&[("bb/i", port.to_string())]).await;
+    assert_eq!(scene.reloads().await, reloads);
+    // Renamed: the old name keeps nothing.
+    scene.delete("bb", "i").await;
     scene.serves(&[("aa/i", port.to_string())]).await;
-    eventually("it is said loudly", async || {
-        scene.log().contains(&format!(":{port} is taken by aa"))
-    })
-    .await;
+    scene.put("bb", "i", &value).await;
+    scene.says(&format!(":{port} is taken by aa")).await;
+    scene.serves(&[("aa/i", port.to_string())]).await;
+    assert_eq!(scene.reloads().await, reloads + 1);
 }
 
 #[tokio::test]

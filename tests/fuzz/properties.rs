@@ -69,7 +69,7 @@ pub fn etcd(input: &[u8]) {
     assert_eq!(parse(&text), Some(model.fronts.clone()));
     assert!(!text.contains(DANGEROUS) && text.is_ascii(), "{text}");
     let usual = [
-        "listen", "bind", "mode", "balance", "server", "global", "setenv", "stats", "#",
+        "listen", "bind", "mode", "balance", "maxconn", "server", "global", "setenv", "stats", "#",
     ];
     for line in text
         .replace(BASE, "")
@@ -129,6 +129,7 @@ fn frame() -> Frame {
         base: BASE.to_owned(),
         ipv6: true,
         idle: "/run/idle".to_owned(),
+        listener_maxconn: Some(25_000),
     }
 }
 
@@ -160,5 +161,6 @@ fn model_of(dump: &[u8]) -> Model {
     presence.observe(table.services(), now);
     let mut directory = Directory::default();
     directory.update(presence.wanted(now), &Addresses::default());
-    lay_out(&Rules::default(), directory.services(), &BTreeMap::new()).0
+    let (services, nothing) = (directory.services(), BTreeMap::new());
+    lay_out(&Rules::default(), services, &nothing, &BTreeMap::new()).0
 }

@@ -1,42 +1,87 @@
 //! One service with its recent past: who is there, who has just left, who is kept. Pure.
 
 use super::super::table::{Instance, Instances};
-use super::{CROWD, Wanted};
+use super::{BIG_ENOUGH, CROWD, Wanted};
 use crate::clock::Moment;
-use std::collections::BTreeMap;
+use crate::endpoint::Host;
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 #[derive(Debug, Default)]
 pub(super) struct Service {
     pub(super) port: u16,
     pub(super) here: Arc<Instances>,
+    /// When those came who came within the last [`CROWD`].
+    pub(super) came: BTreeMap<String, Stamp>,
     /// Gone within the last [`CROWD`], and believed so far.
-    pub(super) left: BTreeMap<String, (Instance, Moment)>,
+    pub(super) left: BTreeMap<String, Departure>,
     /// Gone, and kept until the second moment.
-    pub(super) held: BTreeMap<String, (Instance, Moment, Moment)>,
+    pub(super) held: BTreeMap<String, (Instance, Stamp, Moment)>,
     pub(super) empty_since: Option<Moment>,
     /// Those here and those held, as last told; `None` while nobody is held.
     pub(super) both: Option<Arc<Instances>>,
 }
 
+/// An instance that left, and was there in the time between.
+#[derive(Debug)]
+pub(super) struct Departure {
+    instance: Instance,
+    /// The earliest there is: longer ago than a [`CROWD`] before it left.
+    came: Stamp,
+    pub(super) left: Stamp,
+}
+
+/// When the table was looked at, and the how manyth look that was: two may be at one moment.
+pub(super) type Stamp = (Moment, u64);
+
+/// Where instances are, by what their keys say.
+pub(super) type Places = BTreeSet<(Host, NonZeroU16)>;
+
 impl Service {
     /// Those are here now, and nobody else. Tells whether that is different.
-    pub(super) fn is_now(&mut self, here: Option<&Arc<Instances>>, now: Moment) -> bool {
-        self.left
-            .retain(|_, (_, at)| now.saturating_sub(*at) <= CROWD);
+    /// Adds to `arrived` where instances are now that weren't there before.
+    pub(super) fn is_now(
+        &mut self,
+        here: Option<&Arc<Instances>>,
+        now: Stamp,
+        arrived: &mut Places,
+    ) -> bool {
+        self.forget_old(now.0);
         let same = here.map_or(self.here.is_empty(), |here| Arc::ptr_eq(here, &self.here));
         if same {
             return false;
         }
         let before = std::mem::replace(&mut self.here, here.cloned().unwrap_or_default());
         for (name, instance) in &*before {
+            if self.here.contains_key(name) {
+                continue;
+            }
+            let came = self.came.remove(name).unwrap_or_default();
             // One that was draining said that it would go.
-            if !self.here.contains_key(name) && !instance.draining {
-                self.left.insert(name.clone(), (instance.clone(), now));
+            if !instance.draining {
+                let instance = instance.clone();
+                let left = now;
+                let departure = Departure {
+                    instance,
+                    came,
+                    left,
+                };
+                self.left.insert(name.clone(), departure);
             }
         }
-        self.left.retain(|name, _| !self.here.contains_key(name));
-        self.held.retain(|name, _| !self.here.contains_key(name));
+        for (name, instance) in &*self.here {
+            let left = self.left.remove(name).map(|it| it.instance);
+            let held = self.held.remove(name).map(|(it, ..)| it);
+            if !before.contains_key(name) {
+                self.came.insert(name.clone(), now);
+            }
+            // One that comes back as it was has taken no other's place.
+            let known = before.get(name).or(left.as_ref()).or(held.as_ref());
+            if known.is_none_or(|it| (&it.host, it.port) != (&instance.host, instance.port)) {
+                arrived.insert((instance.host.clone(), instance.port));
+            }
+        }
         // Also where it is empty again before anybody asks who is wanted.
         if !self.here.is_empty() {
             self.empty_since = None;
@@ -67,11 +112,58 @@ impl Service {
         }
     }
 
-    /// Whether nobody is there any more, and somebody was a moment ago.
-    pub(super) fn is_wiped(&self, now: Moment) -> bool {
+    pub(super) fn forget_old(&mut self, now: Moment) {
         let recent = |at: Moment| now.saturating_sub(at) <= CROWD;
-        let left = self.left.values().any(|(_, at)| recent(*at));
-        let held = self.held.values().any(|(_, at, _)| recent(*at));
-        self.here.is_empty() && (left || held)
+        self.left.retain(|_, departure| recent(departure.left.0));
+        self.came.retain(|_, came| recent(came.0));
+    }
+
+    /// Whether over half of those left that were there at once when they were the most, within the last
+    /// [`CROWD`]; of a small service no part is a crowd.
+    pub(super) fn lost_half(&self) -> bool {
+        // Too few have left, whenever the others came: nothing has to be counted.
+        if self.left.len() + self.came.len() <= self.here.len() {
+            return false;
+        }
+        // They were the most just before one of them left.
+        let moments: BTreeSet<Stamp> = self.left.values().map(|it| it.left).collect();
+        let counts = moments.into_iter().map(|moment| {
+            let gone = self.left.values();
+            let gone = gone
+                .filter(|it| it.came < moment && it.left >= moment)
+                .count();
+            let later = self.came.values().filter(|came| **came >= moment).count();
+            (gone + self.here.len().saturating_sub(later), gone)
+        });
+        let peak = counts.max();
+        peak.is_some_and(|(there, gone)| there >= BIG_ENOUGH && gone * 2 > there)
+    }
+
+    /// From when to when it had an instance of those that left within the last [`CROWD`]; `None` where
+    /// none did, or where it still has one.
+    pub(super) fn wiped(&self, now: Moment) -> Option<(Stamp, Stamp)> {
+        let recent = |at: &Stamp| now.saturating_sub(at.0) <= CROWD;
+        let held = self.held.values().map(|(_, at, _)| *at).filter(recent);
+        let times = held.map(|at| (Stamp::default(), at));
+        let times = times.chain(self.left.values().map(|it| (it.came, it.left)));
+        let times = times.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
+        times.filter(|_| self.here.is_empty())
+    }
+
+    /// Those that left are kept until then.
+    pub(super) fn hold(&mut self, until: Moment) {
+        let crowd = std::mem::take(&mut self.left).into_iter();
+        let crowd = crowd.map(|(name, it)| (name, (it.instance, it.left, until)));
+        self.held.extend(crowd);
+    }
+
+    /// Those that left go for good where a key has arrived since that announces their address. Tells
+    /// how many of them were held.
+    pub(super) fn release(&mut self, arrived: &Places) -> usize {
+        let stays = |it: &Instance| !arrived.contains(&(it.host.clone(), it.port));
+        self.left.retain(|_, it| stays(&it.instance));
+        let before = self.held.len();
+        self.held.retain(|_, (it, ..)| stays(it));
+        before - self.held.len()
     }
 }

@@ -47,6 +47,7 @@ impl Scene {
         }
         if !told.is_empty() {
             self.agent.observe(self.now);
+            self.release();
         }
     }
 
@@ -61,6 +62,16 @@ impl Scene {
         self.etcd.untold = Some(Vec::new());
         let stands: BTreeSet<_> = self.etcd.stands.keys().filter_map(|k| target(k)).collect();
         self.held.retain(|target, _| !stands.contains(target));
+        self.release();
+    }
+
+    /// Whose address another key announces need not be held.
+    fn release(&mut self) {
+        let there = self.agent.table.services();
+        let there = there.values().flat_map(|all| all.values());
+        let taken: BTreeSet<_> = there.map(|it| (it.host.clone(), it.port.get())).collect();
+        self.held
+            .retain(|_, (host, port, _)| !taken.contains(&(host.clone(), *port)));
     }
 
     /// All of it is gone from one moment to the next.
@@ -78,7 +89,7 @@ impl Scene {
                 let stay = instances.iter().filter(|(_, it)| !it.draining);
                 self.held.extend(stay.map(|(name, it)| {
                     let target = format!("{service}/{}", proxy_name(name));
-                    (target, (it.host.clone(), until))
+                    (target, (it.host.clone(), it.port.get(), until))
                 }));
             }
         }

@@ -1,5 +1,6 @@
 //! After the storm: HAProxy is what etcd says, and nothing is done any more.
 
+use super::super::apply::reload_pause;
 use super::super::bars::TRY_AGAIN_AT_MOST;
 use super::super::diff::Verb;
 use super::super::fake::diff_all;
@@ -11,9 +12,11 @@ use super::super::{AUDIT, Directory, LOOK, Model, Table};
 use super::etcd::item_of;
 use super::{KEEPING, Scene, Totals};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-/// The seventh promise: HAProxy is at etcd's truth so long after the last fault.
+/// The seventh promise: HAProxy is at etcd's truth so long after the last fault; where that takes a
+/// reload, its pause may come on top.
 const PROMISED: Duration = Duration::from_secs(5);
 
 impl Scene {
@@ -30,7 +33,24 @@ impl Scene {
         presence.observe(table.services(), self.now);
         let mut directory = Directory::default();
         directory.update(presence.wanted(self.now), &self.addresses.borrow());
-        lay_out(&Rules::default(), directory.services(), &BTreeMap::new()).0
+        directory.listens(self.agent.applier.listeners());
+        directory.update(presence.wanted(self.now), &self.addresses.borrow());
+        let mut services = directory.services().clone();
+        // A service keeps its first port, and what it had on this machine, while it is known; and its
+        // port is no other's while instances of it are held.
+        let holds = self.agent.presence.held() > 0;
+        for (name, known) in self.agent.directory.services() {
+            let mut empty = known.clone();
+            empty.servers = Arc::default();
+            let served = services.entry(name.clone()).or_insert(empty);
+            served.port = known.port;
+            served.ports_here.extend(&known.ports_here);
+            if holds && served.servers.is_empty() {
+                served.servers = known.servers.clone();
+            }
+        }
+        let (nothing, listening) = (BTreeMap::new(), &self.agent.applier.listening);
+        lay_out(&Rules::default(), &services, &nothing, listening).0
     }
 
     /// Whether HAProxy has every server that stands in etcd, as it stands there.
@@ -46,9 +66,26 @@ impl Scene {
             && commands.all(|command| command.verb == Verb::Remove)
     }
 
+    /// Nowhere does HAProxy dial itself.
+    fn no_server_is_a_listener(&mut self) -> Result<(), String> {
+        let listening = self.agent.applier.listening.clone();
+        let ports: BTreeSet<_> = listening.values().map(|bind| bind.port()).collect();
+        let own = self.addresses.borrow().own().clone();
+        let servers = self.world().servers.0.values().flatten();
+        let mut at = servers.filter_map(|(_, live)| live.address);
+        match at.find(|at| own.contains(&at.ip()) && ports.contains(&at.port())) {
+            Some(at) => Err(format!(
+                "a server at {at}, which is a listener: {listening:?}"
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Without any fault it becomes as it ought to be, and then nothing is done any more.
     pub(super) fn must_settle(&mut self, totals: &mut Totals) -> Result<(), String> {
         (self.world().failing, self.world().busy) = (0, BTreeSet::new());
+        (self.world().full, self.world().stuck) = (false, false);
+        let limit = PROMISED + reload_pause(self.world().older.len());
         for name in ["db", "web", "nowhere"] {
             self.resolver
                 .entry(name.to_owned())
@@ -71,10 +108,11 @@ impl Scene {
         if !self.crowded && self.meddled.is_none_or(|at| at + AUDIT < start) {
             totals.timed += 1;
             totals.slowest = totals.slowest.max(took);
-            if took > PROMISED {
+            if took > limit {
                 return Err(format!("{took:?} until HAProxy has what etcd says"));
             }
         }
+        self.no_server_is_a_listener()?;
         let model = self.model();
         let text = render(&frame(), &model);
         let reloads = self.world().reloads;

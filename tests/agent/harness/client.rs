@@ -103,4 +103,12 @@ impl Connection {
             .await
             .is_ok_and(|echo| echo.is_some())
     }
+
+    /// Waits for its end, so long.
+    pub async fn ends_within(&mut self, patience: Duration) {
+        let mut line = String::new();
+        let end = timeout(patience, self.0.read_line(&mut line)).await;
+        let end = end.expect("a connection that should have ended");
+        assert!(end.map_or(true, |read| read == 0), "{line:?}");
+    }
 }

@@ -12,6 +12,13 @@ use tokio::time::timeout;
 
 pub const HAPROXY: &str = "/usr/sbin/haproxy";
 
+/// How many connections a listener takes in a file with the built-in base.
+pub fn listener_maxconn() -> u32 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let files = limit.maximum.unwrap_or(u64::MAX);
+    sidekick::agent::base::listener_maxconn(sidekick::agent::render::BASE, files).unwrap()
+}
+
 /// `backend/server` → its address, and ` drain` or ` maint` if it is.
 pub type Servers = BTreeMap<String, String>;
 

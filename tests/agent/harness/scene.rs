@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -26,6 +26,8 @@ pub struct Scene {
     /// What systemd is told by the agent.
     pub systemd: Notifications,
     pub dir: TempDir,
+    /// Apart, so that it is written where the directory is on a full disk.
+    log: NamedTempFile,
     pub port: u16,
     way: Way,
     arguments: Vec<String>,
@@ -46,6 +48,7 @@ impl Scene {
             etcd,
             systemd: Notifications::listen(),
             dir: tempfile::tempdir().unwrap(),
+            log: NamedTempFile::new().unwrap(),
             port: free_port(),
             way,
             arguments: arguments.iter().map(|&a| a.to_owned()).collect(),
@@ -137,9 +140,8 @@ impl Scene {
 
     pub fn start_agent(&mut self) {
         let log = std::fs::File::options()
-            .create(true)
             .append(true)
-            .open(self.dir.path().join("log"))
+            .open(self.log.path())
             .unwrap();
         let mut agent = self.agent();
         agent.env("NOTIFY_SOCKET", self.systemd.path()).stderr(log);
@@ -147,7 +149,7 @@ impl Scene {
     }
 
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+        std::fs::read_to_string(self.log.path()).unwrap_or_default()
     }
 
     /// Waits until the agent has said so.
@@ -302,6 +304,13 @@ impl Scene {
     /// How often the master was reloaded.
     pub async fn reloads(&self) -> u32 {
         self.of_master(2).await
+    }
+
+    /// How many workers of before the last reload live.
+    pub async fn old_workers(&self) -> usize {
+        let text = self.master("show proc").await;
+        let old = text.split("# old workers").nth(1).unwrap_or_default();
+        old.lines().filter(|line| line.contains("worker")).count()
     }
 
     pub async fn master_pid(&self) -> u32 {

@@ -1,0 +1,288 @@
+//! Which host name is looked up next, and how many at once. Pure.
+//!
+//! A look-up that is under way can't be ended: its thread waits in the C library until a silent DNS
+//! server has had all its tries, 10 s and more (resolv.conf(5)). So threads are what is shared out: a
+//! name that has never been tried has slots that no other kind of name can take, and a look-up that is
+//! slow leaves its slot to the next one, as long as there are not too many of the slow ones.
+
+use crate::clock::Moment;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How often a name is looked up that has an address.
+pub(super) const AGAIN: Duration = Duration::from_secs(30);
+
+/// How soon a name is looked up again that has none; doubled with each failure, up to [`AGAIN`].
+pub(super) const MISSING_AGAIN: Duration = Duration::from_secs(2);
+
+/// A look-up that takes longer is slow: one that is answered takes milliseconds.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// So many look-ups of each kind at once that aren't slow.
+const SLOTS: usize = 16;
+
+/// So many slow look-ups besides, of names that were never tried before…
+const SLOW_SLOTS: usize = 128;
+/// … and of others; the sum stays far below the 512 threads of tokio's blocking pool.
+const SLOW_SLOTS_AGAIN: usize = 64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Never tried before.
+    New,
+    /// Tried before, with or without an answer.
+    Again,
+}
+
+/// A name's turn: when it is due, and after how many failures in a row.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    due: Moment,
+    failures: u32,
+}
+
+/// All names that are wanted, and the look-ups that are under way.
+#[derive(Debug, Default)]
+pub(super) struct Lookups {
+    wanted: BTreeMap<String, Turn>,
+    /// Never tried, the latest comer last: it is tried first, since those before it may be many.
+    new: Vec<String>,
+    /// Tried, and they have an address, by when they are due. They go before `missing`.
+    known: BTreeSet<(Moment, String)>,
+    /// Tried in vain.
+    missing: BTreeSet<(Moment, String)>,
+    running: BTreeMap<String, (Kind, Moment)>,
+}
+
+impl Lookups {
+    /// Those names are wanted from now on, and no others. `has_address` tells which have one already.
+    pub(super) fn want(
+        &mut self,
+        names: &BTreeSet<String>,
+        has_address: impl Fn(&str) -> bool,
+        now: Moment,
+    ) {
+        self.wanted.retain(|name, _| names.contains(name));
+        self.new.retain(|name| names.contains(name));
+        for turns in [&mut self.known, &mut self.missing] {
+            turns.retain(|(_, name)| names.contains(name));
+        }
+        for name in names {
+            if self.wanted.contains_key(name) {
+                continue;
+            }
+            self.wanted.insert(
+                name.clone(),
+                Turn {
+                    due: now,
+                    failures: 0,
+                },
+            );
+            if self.running.contains_key(name) {
+                // Wanted again while its look-up is under way, the end of which gives it a turn.
+            } else if has_address(name) {
+                self.known.insert((now, name.clone()));
+            } else {
+                self.new.push(name.clone());
+            }
+        }
+    }
+
+    /// A name to be looked up now, if there is a slot for one.
+    pub(super) fn next(&mut self, now: Moment) -> Option<String> {
+        if self.has_slot(Kind::New, now)
+            && let Some(name) = self.new.pop()
+        {
+            self.running.insert(name.clone(), (Kind::New, now));
+            return Some(name);
+        }
+        if !self.has_slot(Kind::Again, now) {
+            return None;
+        }
+        let due = |turns: &mut BTreeSet<(Moment, String)>| {
+            let is_due = turns.first().is_some_and(|(due, _)| *due <= now);
+            is_due.then(|| turns.pop_first()).flatten()
+        };
+        let (_, name) = due(&mut self.known).or_else(|| due(&mut self.missing))?;
+        self.running.insert(name.clone(), (Kind::Again, now));
+        Some(name)
+    }
+
+    /// The name's look-up is over, whether it was answered or not; `has_address`: from now or before.
+    pub(super) fn ended(&mut self, name: &str, answered: bool, has_address: bool, now: Moment) {
+        self.running.remove(name);
+        let Some(turn) = self.wanted.get_mut(name) else {
+            return;
+        };
+        turn.failures = if answered { 0 } else { turn.failures + 1 };
+        let doublings = turn.failures.saturating_sub(1).min(8);
+        let pause = if has_address {
+            AGAIN
+        } else {
+            (MISSING_AGAIN * (1 << doublings)).min(AGAIN)
+        };
+        turn.due = now + pause;
+        let turns = if has_address {
+            &mut self.known
+        } else {
+            &mut self.missing
+        };
+        turns.insert((turn.due, name.to_owned()));
+    }
+
+    /// When [`Lookups::next`] may have another name than now, unless a look-up ends before.
+    pub(super) fn next_change(&self, now: Moment) -> Option<Moment> {
+        let due = [self.known.first(), self.missing.first()];
+        let due = due.into_iter().flatten().map(|(due, _)| *due);
+        let slow = self.running.values().map(|(_, since)| *since + SLOW);
+        due.chain(slow).filter(|at| *at > now).min()
+    }
+
+    /// How many look-ups are under way.
+    #[cfg(test)]
+    pub(super) fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    fn has_slot(&self, kind: Kind, now: Moment) -> bool {
+        let of_kind = self.running.values().filter(|(it, _)| *it == kind);
+        let (mut slow, mut quick) = (0, 0);
+        for (_, since) in of_kind {
+            let count = if now.saturating_sub(*since) >= SLOW {
+                &mut slow
+            } else {
+                &mut quick
+            };
+            *count += 1;
+        }
+        let most = match kind {
+            Kind::New => SLOW_SLOTS,
+            Kind::Again => SLOW_SLOTS_AGAIN,
+        };
+        quick + usize::saturating_sub(slow, most) < SLOTS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a silent DNS server takes: two tries of 5 s.
+    const SILENT: Duration = Duration::from_secs(10);
+
+    /// Names at a silent server are running until then; the others are answered at once. Plays until
+    /// `name` has been started, and tells how long that took.
+    struct Play {
+        lookups: Lookups,
+        names: BTreeSet<String>,
+        hanging: Vec<(Moment, String)>,
+        now: Moment,
+        most: usize,
+    }
+
+    impl Play {
+        fn new() -> Self {
+            Self {
+                lookups: Lookups::default(),
+                names: BTreeSet::new(),
+                hanging: Vec::new(),
+                now: Moment::from_secs(1000),
+                most: 0,
+            }
+        }
+
+        fn want(&mut self, names: impl IntoIterator<Item = String>) {
+            self.names.extend(names);
+            self.lookups.want(&self.names, |_| false, self.now);
+        }
+
+        /// Which names were started in the next step of 50 ms.
+        fn step(&mut self) -> Vec<String> {
+            let mut started = Vec::new();
+            let (over, on): (Vec<_>, Vec<_>) = self
+                .hanging
+                .drain(..)
+                .partition(|(until, _)| *until <= self.now);
+            self.hanging = on;
+            for (_, name) in over {
+                self.lookups.ended(&name, false, false, self.now);
+            }
+            while let Some(name) = self.lookups.next(self.now) {
+                if name.starts_with("dead") {
+                    self.hanging.push((self.now + SILENT, name.clone()));
+                } else {
+                    self.lookups.ended(&name, true, true, self.now);
+                }
+                started.push(name);
+            }
+            self.most = self.most.max(self.lookups.running());
+            self.now += Duration::from_millis(50);
+            started
+        }
+
+        fn until_started(&mut self, name: &str) -> Duration {
+            let began = self.now;
+            while !self.step().iter().any(|it| it == name) {
+                assert!(
+                    self.now < began + Duration::from_secs(600),
+                    "{name} is never looked up"
+                );
+            }
+            self.now - began
+        }
+    }
+
+    #[test]
+    fn an_honest_name_beside_400_at_a_silent_server_is_looked_up_soon_at_any_time() {
+        let mut play = Play::new();
+        play.want((0..400).map(|n| format!("dead{n}")));
+        for n in 0..100 {
+            play.now += Duration::from_millis(1);
+            let name = format!("honest{n}");
+            play.want([name.clone()]);
+            let took = play.until_started(&name);
+            assert!(took <= Duration::from_secs(3), "{name}: {took:?}");
+            for _ in 0..n % 30 {
+                play.step();
+            }
+        }
+        assert!(
+            play.most <= 2 * SLOTS + SLOW_SLOTS + SLOW_SLOTS_AGAIN,
+            "{}",
+            play.most
+        );
+    }
+
+    #[test]
+    fn a_known_name_is_looked_up_every_30_s_whatever_hangs() {
+        let mut play = Play::new();
+        play.want(["honest".to_owned()]);
+        play.until_started("honest");
+        play.want((0..2_000).map(|n| format!("dead{n}")));
+        for _ in 0..10 {
+            let took = play.until_started("honest");
+            assert!(took <= AGAIN + SILENT, "{took:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_fails_is_tried_at_growing_pauses_and_forgotten_when_it_is_not_wanted() {
+        let mut lookups = Lookups::default();
+        let names = BTreeSet::from(["gone".to_owned()]);
+        let mut now = Moment::from_secs(1000);
+        lookups.want(&names, |_| false, now);
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            assert_eq!(lookups.next(now).as_deref(), Some("gone"));
+            assert_eq!(lookups.next(now), None);
+            lookups.ended("gone", false, false, now);
+            let next = lookups.next_change(now).unwrap();
+            pauses.push((next - now).as_secs());
+            now = next;
+        }
+        assert_eq!(pauses, [2, 4, 8, 16, 30, 30, 30]);
+        lookups.want(&BTreeSet::new(), |_| false, now);
+        assert_eq!((lookups.next(now), lookups.next_change(now)), (None, None));
+        assert!(lookups.wanted.is_empty() && lookups.missing.is_empty());
+    }
+}

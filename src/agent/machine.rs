@@ -1,0 +1,109 @@
+//! The addresses of the machine that the agent runs on.
+
+use super::addresses::Addresses;
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use tracing::{debug, warn};
+
+/// proc_pid_net(5): a unit with `ProcSubset=pid` has no other.
+const IPV4: &str = "/proc/self/net/fib_trie";
+const IPV6: &str = "/proc/self/net/if_inet6";
+
+/// TEST-NET-1 and the documentation prefix (RFC 5737, RFC 3849): where a default route leads.
+const ELSEWHERE: [(&str, &str); 2] = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
+
+/// All addresses of all interfaces but loopback ones, as the kernel has them now.
+///
+/// # Errors
+/// The kernel's list of IPv4 addresses can't be read. (Without IPv6 there is no other.)
+pub fn addresses() -> io::Result<BTreeSet<IpAddr>> {
+    let four = std::fs::read_to_string(IPV4)?;
+    let six = std::fs::read_to_string(IPV6).unwrap_or_default();
+    let all = local_ipv4(&four).map(IpAddr::from);
+    let all = all.chain(local_ipv6(&six).map(IpAddr::from));
+    Ok(all.filter(|ip| !ip.is_loopback()).collect())
+}
+
+/// Takes over the addresses that the machine has now; those of before where they can't be read. Tells
+/// whether they are different.
+pub fn update(addresses: &mut Addresses) -> bool {
+    match self::addresses() {
+        Ok(own) => addresses.set_own(own),
+        Err(error) => {
+            debug!("can't read {IPV4}: {error}");
+            false
+        }
+    }
+}
+
+/// The same at the start, where addresses that can't be read are worth a line.
+pub fn begin(addresses: &mut Addresses) {
+    update(addresses);
+    if addresses.own().is_empty() {
+        warn!(
+            "this machine has no address but loopback, as far as {IPV4} says: instances on it are not \
+             recognised, and those that are announced under its own name are not served"
+        );
+    }
+}
+
+/// Which of them another machine would most likely be told: the one that the default route goes out
+/// from, else the first IPv4 address. Sends nothing: connect(2) on a datagram socket only looks up the
+/// route.
+#[must_use]
+pub fn usual(own: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+    let sources = ELSEWHERE.iter().filter_map(|(from, to)| {
+        let socket = UdpSocket::bind(from).ok()?;
+        socket.connect(to).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    });
+    let mut sources = sources.filter(|ip| own.contains(ip));
+    sources.next().or_else(|| own.first().copied())
+}
+
+/// The addresses that the routing table calls local: a line `|-- ADDRESS`, then `/32 host LOCAL`.
+fn local_ipv4(trie: &str) -> impl Iterator<Item = Ipv4Addr> {
+    let mut last = None;
+    trie.lines().filter_map(move |line| {
+        let line = line.trim();
+        if let Some(address) = line.strip_prefix("|-- ") {
+            last = address.parse().ok();
+        }
+        (line == "/32 host LOCAL").then_some(last).flatten()
+    })
+}
+
+/// Each line begins with the address, in 32 hexadecimal digits.
+fn local_ipv6(list: &str) -> impl Iterator<Item = Ipv6Addr> {
+    list.lines().filter_map(|line| {
+        let digits = line.split_whitespace().next()?;
+        let bits = (digits.len() == 32).then(|| u128::from_str_radix(digits, 16).ok());
+        bits.flatten().map(Ipv6Addr::from_bits)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_lists_are_read() {
+        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     |-- 127.0.0.0\n        /8 host LOCAL\n     |-- 192.0.2.2\n        /32 host LOCAL\n        |-- 192.0.2.255\n           /32 link BROADCAST\n";
+        let four: Vec<_> = local_ipv4(trie).collect();
+        assert_eq!(four, [Ipv4Addr::new(192, 0, 2, 2)]);
+        let list = "fd000000000000000000000000000002 04 40 00 82     eth0\n00 x\n";
+        let six: Vec<_> = local_ipv6(list).map(|ip| ip.to_string()).collect();
+        assert_eq!(six, ["fd00::2"]);
+    }
+
+    #[test]
+    fn every_address_of_this_machine_can_be_bound() {
+        let own = addresses().unwrap();
+        for ip in own.iter().filter(|ip| ip.is_ipv4()) {
+            assert!(UdpSocket::bind((*ip, 0)).is_ok(), "{ip}");
+        }
+        assert!(!own.contains(&IpAddr::from(Ipv4Addr::LOCALHOST)));
+        assert!(usual(&own).is_none_or(|ip| own.contains(&ip)));
+    }
+}
