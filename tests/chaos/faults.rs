@@ -4,7 +4,7 @@ use crate::agent::Agent;
 use crate::excuses::PAUSE_COUNTS_AFTER;
 use crate::harness::{Login, eventually, secs};
 use crate::record::What;
-use crate::schedule::{AGENT, CONTAINERS, Fault, MEMBERS};
+use crate::schedule::{AGENT, CONTAINERS, Fault, MEMBERS, SIDEKICKS};
 use crate::stage::{Stage, name};
 use etcd_client::{
     AlarmAction, AlarmOptions, AlarmType, AuthClient, Client, Error, RoleRevokePermissionOptions,
@@ -158,6 +158,12 @@ impl Stage<'_> {
                 self.turned(c, from).await;
             }
             ClockStepped(client, seconds) => self.clocks[client].step(seconds),
+            CertificatesRotated => {
+                for wire in (0..SIDEKICKS * MEMBERS).map(|n| What::Wire(n / MEMBERS, n % MEMBERS)) {
+                    begun.troubles.push(self.seen.trouble(wire, from));
+                }
+                self.tls.rotate();
+            }
             KeyDeleted(_) | KeyOverwritten(..) | Compacted | Defragmented(_) | NoSpace
             | TokensRevoked | PasswordChanged | PasswordRotated | RightsRevoked => {
                 self.touch_store(fault, &mut begun).await?;

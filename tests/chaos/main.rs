@@ -23,6 +23,7 @@ mod record;
 mod schedule;
 mod spans;
 mod stage;
+mod tls;
 mod watchers;
 
 use crate::harness::{Engine, eventually, secs};

@@ -56,6 +56,8 @@ pub enum Fault {
     PasswordChanged,
     /// In etcd, and then in the file.
     PasswordRotated,
+    /// Etcd's and the sidekicks', with their authority.
+    CertificatesRotated,
     RightsRevoked,
     /// By so many seconds, until it is stepped back.
     ClockStepped(usize, i64),
@@ -93,6 +95,7 @@ enum Target {
     Container(usize),
     Store,
     Clock(usize),
+    Certificates,
     Haproxy,
 }
 
@@ -107,7 +110,7 @@ pub const BY_HAND: [&str; 3] = [
 /// fault is forgotten.
 type Card = (usize, fn(&mut Rng) -> Fault);
 
-const FAULTS: [Card; 36] = [
+const FAULTS: [Card; 37] = [
     (3, |r| Fault::SidekickKilled(sidekick(r))),
     (2, |r| Fault::SidekickFrozen(sidekick(r))),
     (1, |r| Fault::SidekickStopped(sidekick(r))),
@@ -140,6 +143,7 @@ const FAULTS: [Card; 36] = [
     (1, |_| Fault::TokensRevoked),
     (1, |_| Fault::PasswordChanged),
     (1, |_| Fault::PasswordRotated),
+    (2, |_| Fault::CertificatesRotated),
     (1, |_| Fault::RightsRevoked),
     (1, |r| Fault::ClockStepped(client(r), step(r))),
     (1, |r| Fault::ClockStepped(client(r), -step(r))),
@@ -297,6 +301,7 @@ fn lasts(fault: Fault, random: &mut Rng) -> Ms {
         | Fault::Defragmented(_)
         | Fault::TokensRevoked
         | Fault::PasswordRotated
+        | Fault::CertificatesRotated
         | Fault::ContainerRestarted(_)
         | Fault::ContainerRecreated(_) => 0,
         Fault::DockerWire(_, Wire::SlowRequests(_)) if random.bool() => 20_500,
@@ -336,6 +341,7 @@ fn target(fault: Fault) -> Target {
         KeyDeleted(_) | KeyOverwritten(..) | Compacted | Defragmented(_) | NoSpace
         | TokensRevoked | PasswordChanged | PasswordRotated | RightsRevoked => Target::Store,
         ClockStepped(client, _) => Target::Clock(client),
+        CertificatesRotated => Target::Certificates,
         HaproxyKilled | HaproxyFrozen => Target::Haproxy,
     }
 }

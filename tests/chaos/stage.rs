@@ -8,6 +8,7 @@ use crate::harness::{Cluster, Container, Engine, Login, NameServer, Proxy, Sidek
 use crate::record::{Claim, Life, Log, Record, SERVICES, Turn, What};
 use crate::schedule::{AGENT, CONTAINERS, EVERY, MEMBERS, SIDEKICKS};
 use crate::spans::{Ms, Span};
+use crate::tls::Tls;
 use crate::watchers::{Seen, client, haproxy, history, stalls};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -39,6 +40,10 @@ pub struct Stage<'e> {
     /// By client, and then by member.
     pub etcd_wires: Vec<Vec<Proxy>>,
     pub docker_wires: Vec<Proxy>,
+    /// Before the sidekicks' wires to etcd.
+    pub tls: Tls,
+    /// What each sidekick dials, by client.
+    endpoints: Vec<String>,
     /// By client.
     pub clocks: Vec<Clock>,
     /// By sidekick: who tells it where the members are.
@@ -88,6 +93,14 @@ impl<'e> Stage<'e> {
                 docker_wires.push(Proxy::before_engine(&engine.host()).await);
             }
         }
+        let (mut tls, mut endpoints) = (Tls::new(), Vec::new());
+        for wires in &etcd_wires[..SIDEKICKS] {
+            let mut urls = Vec::new();
+            for wire in wires {
+                urls.push(tls.before(&wire.url()).await);
+            }
+            endpoints.push(urls.join(","));
+        }
         let clocks: Vec<Clock> = (0..=AGENT).map(|_| Clock::new()).collect();
         let fronts = SERVICES.map(|service| (service, free_port()));
         let members = urls(&etcd_wires[AGENT]);
@@ -115,6 +128,8 @@ impl<'e> Stage<'e> {
             sidekicks: Vec::new(),
             etcd_wires,
             docker_wires,
+            tls,
+            endpoints,
             clocks,
             names: (0..SIDEKICKS).map(|_| NameServer::start()).collect(),
             password: Login::PASSWORD.to_owned(),
@@ -190,8 +205,15 @@ impl<'e> Stage<'e> {
             Sidekick::announce(&name(*container), key)
         };
         let host = hostname::get().expect("this machine has a name");
+        let announce = self
+            .tls
+            .options()
+            .iter()
+            .fold(announce, |announce, (name, file)| {
+                announce.option(name, &file.display().to_string())
+            });
         announce
-            .option("--etcd-endpoints", &named(&urls(&self.etcd_wires[number])))
+            .option("--etcd-endpoints", &self.endpoints[number])
             .option("--etcd-user", Login::NAME)
             .option(
                 "--etcd-password-file",
@@ -297,11 +319,6 @@ fn log_of(client: usize) -> Log {
 /// A container's name.
 pub fn name(container: usize) -> String {
     format!("c{container}")
-}
-
-/// The same by a name, which a sidekick has to look up for each connection.
-fn named(urls: &str) -> String {
-    urls.replace("127.0.0.1", "etcd.test")
 }
 
 fn urls(wires: &[Proxy]) -> String {

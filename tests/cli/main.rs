@@ -273,7 +273,7 @@ fn a_bad_variable_names_its_option() {
         .complains_of("--docker-host");
     Usage::announce()
         .environment("ETCDCTL_CACERT", "/nowhere/ca.crt")
-        .complains_of("--etcd-cacert");
+        .cannot_use_the_file_of("--etcd-cacert");
 }
 
 #[test]

@@ -72,11 +72,13 @@ impl Authority {
         (read(&self.client_certificate()), read(&self.client_key()))
     }
 
-    /// Writes a certificate and a key for a server on 127.0.0.1 into a directory; returns both paths.
+    /// Writes a certificate and a key for a server on 127.0.0.1, or by the name etcd.test, into a directory; returns both paths.
     pub fn issue_for_server(&self, directory: &Path) -> (PathBuf, PathBuf) {
         self.issue(
             "server",
-            vec!["127.0.0.1".to_owned(), "localhost".to_owned()],
+            ["127.0.0.1", "localhost", "etcd.test"]
+                .map(str::to_owned)
+                .into(),
             directory,
         )
     }
