@@ -5,6 +5,7 @@
 //! ```text
 //! main.rs          parse, telemetry, signals, dispatch, exit code
 //! cli.rs           clap structs, raw input only
+//!   hidden.rs      a word that no `Debug` shows
 //!   reading.rs     reads them: what is empty, and what may not be said on the command line
 //! config/          raw input → validated configs; everything that exits with 2 is found here
 //!   ignored.rs   P variables of etcdctl and docker that sidekick doesn't use, in words
@@ -51,6 +52,7 @@
 //!   presence.rs  P  who counts as there: the hold, the fronts that outlast their instances
 //!   presence/service.rs P  one service with its recent past
 //!   addresses.rs P  instances and the addresses of names → servers
+//!   allow.rs     P  which addresses an instance may have: --allow, loopback, the agent's own listeners
 //!   layout.rs    P  who listens where → the model of what HAProxy is to be
 //!   bars.rs      P  who can't listen where, and when it is tried again
 //!   render.rs    P  model → haproxy.cfg
