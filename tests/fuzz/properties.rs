@@ -69,7 +69,17 @@ pub fn etcd(input: &[u8]) {
     assert_eq!(parse(&text), Some(model.fronts.clone()));
     assert!(!text.contains(DANGEROUS) && text.is_ascii(), "{text}");
     let usual = [
-        "listen", "bind", "mode", "balance", "maxconn", "server", "global", "setenv", "stats", "#",
+        "listen",
+        "bind",
+        "mode",
+        "balance",
+        "maxconn",
+        "server",
+        "global",
+        "mworker-max-reloads",
+        "setenv",
+        "stats",
+        "#",
     ];
     for line in text
         .replace(BASE, "")
