@@ -4,7 +4,7 @@ use crate::agent::Agent;
 use crate::excuses::PAUSE_COUNTS_AFTER;
 use crate::harness::{Login, eventually, secs};
 use crate::record::What;
-use crate::schedule::{AGENT, CONTAINERS, Fault, MEMBERS, SIDEKICKS};
+use crate::schedule::{AGENT, CONTAINERS, EVERY, Fault, MEMBERS, SIDEKICKS};
 use crate::stage::{Stage, name};
 use etcd_client::{
     AlarmAction, AlarmOptions, AlarmType, AuthClient, Client, Error, RoleRevokePermissionOptions,
@@ -158,6 +158,11 @@ impl Stage<'_> {
                 self.turned(c, from).await;
             }
             ClockStepped(client, seconds) => self.clocks[client].step(seconds),
+            // No trouble: a key is right whatever the clock says.
+            EngineClockStepped(seconds) => {
+                self.docker_wires[EVERY].step_clock(seconds);
+                self.record.engine_clock_stepped = true;
+            }
             CertificatesRotated => {
                 for wire in (0..SIDEKICKS * MEMBERS).map(|n| What::Wire(n / MEMBERS, n % MEMBERS)) {
                     begun.troubles.push(self.seen.trouble(wire, from));
@@ -310,6 +315,7 @@ impl Stage<'_> {
                 .await;
             }
             ClockStepped(client, _) => self.clocks[client].step(0),
+            EngineClockStepped(seconds) => self.docker_wires[EVERY].step_clock(-seconds),
             PasswordChanged | RightsRevoked => {
                 let what = "the login is as it was";
                 // One of them may be cut off by now.

@@ -61,6 +61,9 @@ pub enum Fault {
     RightsRevoked,
     /// By so many seconds, until it is stepped back.
     ClockStepped(usize, i64),
+    /// The engine's, likewise, as far as the sidekick that goes by labels can see: its keys have no rival, whose
+    /// right would be another by a wrong clock.
+    EngineClockStepped(i64),
     AgentKilled,
     AgentFrozen,
     HaproxyKilled,
@@ -95,6 +98,7 @@ enum Target {
     Container(usize),
     Store,
     Clock(usize),
+    EngineClock,
     Certificates,
     Haproxy,
 }
@@ -110,7 +114,7 @@ pub const BY_HAND: [&str; 3] = [
 /// fault is forgotten.
 type Card = (usize, fn(&mut Rng) -> Fault);
 
-const FAULTS: [Card; 37] = [
+const FAULTS: [Card; 39] = [
     (3, |r| Fault::SidekickKilled(sidekick(r))),
     (2, |r| Fault::SidekickFrozen(sidekick(r))),
     (1, |r| Fault::SidekickStopped(sidekick(r))),
@@ -147,6 +151,8 @@ const FAULTS: [Card; 37] = [
     (1, |_| Fault::RightsRevoked),
     (1, |r| Fault::ClockStepped(client(r), step(r))),
     (1, |r| Fault::ClockStepped(client(r), -step(r))),
+    (1, |r| Fault::EngineClockStepped(r.i64(1..7200))),
+    (2, |r| Fault::EngineClockStepped(-r.i64(1..7200))),
     (1, |_| Fault::AgentKilled),
     (1, |_| Fault::AgentFrozen),
     (1, |_| Fault::HaproxyKilled),
@@ -273,6 +279,7 @@ pub fn title(fault: Fault) -> String {
         Fault::MemberCutOff(_, wire) => format!("a member's wires to the others: {}", word(&wire)),
         Fault::LeaderCutOff(wire) => format!("the leader's wires to the others: {}", word(&wire)),
         Fault::ClockStepped(_, seconds) if seconds < 0 => "ClockStepped back".to_owned(),
+        Fault::EngineClockStepped(seconds) if seconds < 0 => "EngineClockStepped back".to_owned(),
         Fault::ClockStepped(..) => "ClockStepped on".to_owned(),
         fault => word(&fault),
     }
@@ -341,6 +348,7 @@ fn target(fault: Fault) -> Target {
         KeyDeleted(_) | KeyOverwritten(..) | Compacted | Defragmented(_) | NoSpace
         | TokensRevoked | PasswordChanged | PasswordRotated | RightsRevoked => Target::Store,
         ClockStepped(client, _) => Target::Clock(client),
+        EngineClockStepped(_) => Target::EngineClock,
         CertificatesRotated => Target::Certificates,
         HaproxyKilled | HaproxyFrozen => Target::Haproxy,
     }

@@ -5,7 +5,7 @@ use crate::agent::Agent;
 use crate::clock::Clock;
 use crate::excuses::{INTERVAL, TTL};
 use crate::harness::{Cluster, Container, Engine, Login, NameServer, Proxy, Sidekick, free_port};
-use crate::record::{Claim, Life, Log, Record, SERVICES, Turn, What};
+use crate::record::{Claim, Event, Life, Log, Record, SERVICES, Turn, What};
 use crate::schedule::{AGENT, CONTAINERS, EVERY, MEMBERS, SIDEKICKS};
 use crate::spans::{Ms, Span};
 use crate::tls::Tls;
@@ -273,7 +273,11 @@ impl<'e> Stage<'e> {
     /// Everything that was seen and done.
     pub fn record(&self) -> Record {
         self.seen.with(|seen| Record {
-            events: seen.events.values().cloned().collect(),
+            events: seen
+                .events
+                .values()
+                .map(|event| self.by_the_true_clock(event))
+                .collect(),
             troubles: seen.troubles.clone(),
             samples: seen.samples.clone(),
             cuts: seen.cuts.clone(),
@@ -282,6 +286,22 @@ impl<'e> Stage<'e> {
             end: self.seen.now(),
             ..self.record.clone()
         })
+    }
+
+    /// As the engine's own clock has it.
+    fn by_the_true_clock(&self, event: &Event) -> Event {
+        let mut event = event.clone();
+        if let Some(put) = &mut event.put
+            && let Some(told) = Life::of(&put.value)
+        {
+            let mut lives = self.record.turns.iter().filter_map(|turn| turn.up.as_ref());
+            if let Some(life) = lives.find(|life| life.is_shifted(&told)) {
+                let second =
+                    |life: &Life| life.since.split('.').next().unwrap_or_default().to_owned();
+                put.value = put.value.replace(&second(&told), &second(life));
+            }
+        }
+        event
     }
 
     /// What everybody has said so far.
