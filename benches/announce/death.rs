@@ -42,7 +42,7 @@ pub async fn measure(etcd: &Etcd) {
     let (victim, other) = (engine.redis("victim").await, engine.redis("stays-up").await);
     let agent = Agent::start(etcd).await;
     let mut table = [
-        Samples::named("process dead → the engine's die event", "Docker"),
+        Samples::named("process dead → die event", "Docker"),
         Samples::named("process dead → key gone", "sidekick"),
         Samples::named("", "floor"),
         Samples::named("process dead → no request lost", "sidekick"),
