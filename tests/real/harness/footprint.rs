@@ -25,7 +25,7 @@ pub struct Footprint {
 const NO_FAILURE: [&str; 5] = [
     "announcing",
     "the container is gone",
-    "; put back",
+    "by another writer; put back",
     " services, ",
     "had no instance for long enough",
 ];
