@@ -330,11 +330,14 @@ impl<P: Proxy> Applier<P> {
         self.bound.as_ref().is_some_and(|bound| bound.mark == mark)
     }
 
-    /// Fronts that HAProxy hasn't got yet.
+    /// Fronts that HAProxy hasn't got yet, as far as can be told; those that it had last come first.
     fn unproven(&self, model: &Model) -> Vec<Place> {
         let has = |name: &str, bind| self.bound.as_ref().is_some_and(|it| it.has(name, bind));
         let new = model.binds().filter(|(name, bind)| !has(name, *bind));
-        new.map(|(name, bind)| (name.to_owned(), bind)).collect()
+        let new = new.map(|(name, bind)| (name.to_owned(), bind));
+        let (known, unknown): (Vec<_>, Vec<_>) =
+            new.partition(|(name, bind)| self.listening.get(name) == Some(bind));
+        [known, unknown].concat()
     }
 
     /// A port that another process has is found out here, and not by a reload that fails.

@@ -23,7 +23,8 @@ pub(super) type Place = (String, Bind);
 #[derive(Debug)]
 pub(super) struct Bars {
     barred: BTreeMap<Place, Bar>,
-    /// How many new fronts one reload may bring. Halved when a reload fails and nobody says why.
+    /// How many new fronts one reload may bring. Halved when a reload fails for a listener and HAProxy doesn't
+    /// say whose.
     daring: usize,
 }
 
@@ -87,7 +88,7 @@ impl Bars {
             .iter()
             .filter_map(|place| Some((place, named.remove(&place.0)?)))
             .collect();
-        if guilty.is_empty() {
+        if guilty.is_empty() && may_be_a_listener(log) {
             self.daring = (new.len() / 2).max(1);
         }
         for (place, why) in guilty {
@@ -108,6 +109,12 @@ impl Bars {
         self.barred
             .retain(|(name, bind), _| !model.binds().any(|front| front == (name, *bind)));
     }
+}
+
+/// Whether what HAProxy says of a failed reload leaves room for a listener's fault. Fewer new listeners
+/// help against no other: a service that HAProxy listens for would go for nothing.
+fn may_be_a_listener(log: &str) -> bool {
+    log.is_empty() || log.contains("bind") || log.contains("listener")
 }
 
 /// The services that HAProxy names when it can't bind, with its words: "Binding [file:22] for proxy
@@ -139,6 +146,28 @@ mod tests {
             "HAProxy says \"cannot bind socket (Address already in use) for [:::80]\"".to_owned();
         assert_eq!(accused(log), BTreeMap::from([("redis@1".to_owned(), why)]));
     }
+
+    /// All but one of the services that HAProxy listens for used to go with the first reload that came through
+    /// after one had failed for want of files, where what HAProxy listened on couldn't be told.
+    #[test]
+    fn a_reload_that_fails_for_another_reason_leaves_no_service_out() {
+        let new = ["a", "b", "c"].map(|name| (name.to_owned(), ":80".parse().unwrap()));
+        let now = Moment::from_secs(1);
+        let mut bars = Bars::default();
+        bars.blame(
+            &new,
+            "[ALERT] [haproxy.main()] Cannot raise FD limit to 2000075",
+            now,
+        );
+        assert_eq!(bars.daring(), usize::MAX);
+        bars.blame(
+            &new,
+            "[ALERT] [haproxy.main()] Some protocols failed to start their listeners! Exiting.",
+            now,
+        );
+        assert_eq!(bars.daring(), 1);
+    }
+
     /// Each service whose port was taken once used to be remembered for ever.
     #[test]
     fn whoever_is_gone_is_forgotten() {

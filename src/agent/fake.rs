@@ -126,6 +126,15 @@ pub(super) fn now_or_never<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
+/// What the worker listens on, `binds` by service, empty if there is none, and what led to it.
+#[derive(Debug)]
+pub(super) struct Listening {
+    pub(super) binds: BTreeMap<String, Bind>,
+    pub(super) reloads: u32,
+    /// Workers that were started, by a reload or by another.
+    pub(super) starts: u32,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct World {
     pub(super) rng: fastrand::Rng,
@@ -135,6 +144,8 @@ pub(super) struct World {
     /// pid, and what it was started from.
     pub(super) worker: Option<(u32, String)>,
     pub(super) servers: Servers,
+    /// What the worker that was started last listens on.
+    pub(super) binds: BTreeMap<String, Bind>,
     pub(super) pids: u32,
     pub(super) reloads: u32,
     pub(super) failed_reloads: u32,
@@ -184,6 +195,15 @@ impl World {
         targets.collect()
     }
 
+    pub(super) fn listening(&self) -> Listening {
+        let binds = self.worker.as_ref().map(|_| self.binds.clone());
+        Listening {
+            binds: binds.unwrap_or_default(),
+            reloads: self.reloads,
+            starts: self.pids,
+        }
+    }
+
     /// Starts anew from the file.
     pub(super) fn boot(&mut self) -> Result<(), String> {
         let fronts = parse(&self.file).ok_or("no file of ours")?;
@@ -204,6 +224,8 @@ impl World {
         self.older.clear();
         self.worker = Some((self.pids, mark_of(&self.file).unwrap().to_owned()));
         self.servers = Servers::boot(&model);
+        let binds = model.binds();
+        self.binds = binds.map(|(name, bind)| (name.to_owned(), bind)).collect();
         Ok(())
     }
 }

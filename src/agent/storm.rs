@@ -5,9 +5,9 @@
 mod etcd;
 mod settling;
 
-use super::fake::{Fake, World, now_or_never};
+use super::fake::{Fake, Listening, World, now_or_never};
 use super::judge::frame;
-use super::layout::{Bind, Rules};
+use super::layout::Rules;
 use super::presence::Settings;
 use super::*;
 use crate::endpoint::Host;
@@ -40,8 +40,6 @@ struct Scene {
     meddled: Option<Moment>,
     /// Somebody else had one of the ports.
     crowded: bool,
-    /// The worker that the last pass left that came through.
-    left: Option<u32>,
     rng: fastrand::Rng,
 }
 
@@ -63,6 +61,8 @@ struct Totals {
 
 impl Scene {
     fn new(seed: u64) -> Self {
+        // The backoffs' jitter comes from the thread's own generator.
+        fastrand::seed(seed);
         let rng = fastrand::Rng::with_seed(seed);
         let world = World {
             rng: fastrand::Rng::with_seed(seed),
@@ -110,7 +110,6 @@ impl Scene {
             passes: (now, 0),
             meddled: None,
             crowded: false,
-            left: None,
             rng,
         }
     }
@@ -219,22 +218,19 @@ impl Scene {
             }
             self.world().removed.clear();
             let hosts = self.agent.hosts.borrow().len();
-            let listening = self.agent.applier.listening.clone();
-            let restarted = self.worker() != self.left;
+            let mut before = self.world().listening();
+            let known = &self.agent.applier.listening;
+            before
+                .binds
+                .retain(|name, bind| known.get(name) == Some(bind));
             let result = now_or_never(self.agent.pass(self.now));
-            let met = matches!(result, Some(Ok(_)));
             if let Some(result) = result {
                 self.agent.passed(result, self.now);
             }
             if self.agent.hosts.borrow().len() != hosts {
                 self.resolve_at = self.now;
             }
-            if !restarted {
-                self.nobody_is_evicted_who_serves(&listening)?;
-            }
-            if met {
-                self.left = self.worker();
-            }
+            self.no_reload_evicts_who_serves(&before)?;
             self.nobody_is_cut_who_stays()?;
         }
         let next = self.agent.next(self.now).unwrap_or(Moment::MAX);
@@ -250,19 +246,23 @@ impl Scene {
         Ok(())
     }
 
-    fn worker(&mut self) -> Option<u32> {
-        self.world().worker.as_ref().map(|(pid, _)| *pid)
-    }
-
-    /// A port goes to another service only if its own has no server any more; or HAProxy was started anew,
-    /// from a file that is of another structure, for nothing could be written since.
-    fn nobody_is_evicted_who_serves(&self, before: &BTreeMap<String, Bind>) -> Result<(), String> {
-        let now = &self.agent.applier.listening;
-        for (service, bind) in before.iter().filter(|_| !self.crowded) {
+    /// A port goes to another service only if its own has no server any more. What HAProxy really listened on
+    /// counts, as far as the agent could know it, and only the agent's own reload: a HAProxy that was started
+    /// by another, in the midst of a pass too, listens on whatever its file says.
+    fn no_reload_evicts_who_serves(&mut self, before: &Listening) -> Result<(), String> {
+        let now = self.world().listening();
+        let is_reloaded = now.reloads == before.reloads + 1 && now.starts == before.starts + 1;
+        if !is_reloaded || self.crowded {
+            return Ok(());
+        }
+        for (service, bind) in &before.binds {
             let served = self.agent.directory.services().get(service);
             let serves = served.is_some_and(|it| it.port == bind.port() && !it.servers.is_empty());
-            if serves && now.get(service) != Some(bind) {
-                return Err(format!("{service} serves, and lost {bind}: {now:?}"));
+            if serves && now.binds.get(service) != Some(bind) {
+                return Err(format!(
+                    "{service} serves, and lost {bind}: {:?}",
+                    now.binds
+                ));
             }
         }
         Ok(())
