@@ -75,6 +75,7 @@
 //!   names.rs       resolves host names
 //!   lookups.rs   P  which name is looked up next, and how many at once
 //!   machine.rs     the addresses of this machine
+//!   lock.rs        one agent per file and per HAProxy
 //!   file.rs        the configuration file: draft, `haproxy -c`, fsync, rename
 //!   master.rs      the master's socket
 //!   child.rs       the HAProxy that is ours

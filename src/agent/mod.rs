@@ -23,6 +23,7 @@ mod haproxy;
 mod judge;
 pub mod layout;
 pub mod limits;
+mod lock;
 mod lookups;
 pub mod machine;
 mod master;
@@ -57,6 +58,7 @@ use etcd_client::KeyValue;
 use file::ConfigFile;
 use haproxy::{Haproxy, has_ipv6};
 use layout::Model;
+use lock::Locks;
 use names::resolve;
 use parse::{parse, remembered};
 use presence::Presence;
@@ -98,7 +100,7 @@ const USUAL_TRIES: u32 = 5;
 /// Keeps HAProxy in step with etcd until `shutdown`.
 ///
 /// # Errors
-/// The base file is refused, or a task ended that never should.
+/// Another agent has this file or this HAProxy, the base file is refused, or a task ended that never should.
 pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut systemd = Systemd::from_environment();
     let frame = frame(&config);
@@ -111,6 +113,8 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
         ..Model::default()
     };
     file.make_room()?;
+    // Held to the end: until this HAProxy was stopped, no other agent may start one.
+    let _locks = Locks::take(file.path(), &config.way)?;
     let text = file.read();
     match file.try_out(&render(&frame, &empty).into()).await {
         // HAProxy, or the file that it starts from, is there already.

@@ -44,6 +44,7 @@ mod names;
 mod no_reload;
 mod old_workers;
 mod reading;
+mod second_agent;
 mod secrets;
 mod trouble;
 mod worker;
