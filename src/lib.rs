@@ -112,6 +112,8 @@
 //! | `agent::run` | `mpsc<Update>`, `watch<Addresses>` | **the only one to speak to HAProxy**; systemd | on a signal, or when a task ended that never should |
 //!
 //! - Nothing that etcd says reaches the file or the socket but as a checked name, number or address.
+//! - A pass asks, tells and reads back on one connection to the master, which ends with the pass, so
+//!   that it needn't outlast a reload by hand.
 //! - A pass is over when `show servers state` agrees, not when a command was sent.
 //! - What HAProxy was started from is read from HAProxy itself (`show env`), never remembered.
 //! - Commands go to a worker by its process id: one that is gone is an error, never another worker.

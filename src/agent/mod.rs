@@ -150,6 +150,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
     let started = now();
     let mut agent = Agent {
         dirty: true,
+        look: started,
         audit: started + AUDIT,
         telling: Telling::default(),
         table: Table::new(config.prefix.clone()),
@@ -214,6 +215,8 @@ fn item(kv: &KeyValue) -> Item<'_> {
 struct Agent<P> {
     /// Something has happened since the last pass.
     dirty: bool,
+    /// When HAProxy is looked at again, however much happens until then.
+    look: Moment,
     /// When HAProxy is asked for everything again.
     audit: Moment,
     telling: Telling,
@@ -244,6 +247,10 @@ impl<P: Proxy> Agent<P> {
             self.pulse.beat();
             let time = now();
             let turn = self.systemd.turn(time);
+            if time >= self.look {
+                self.look(time).await;
+                self.look = now() + LOOK;
+            }
             if self.is_due(time)
                 && let Some(result) = self.pass(time).await
             {
@@ -252,18 +259,17 @@ impl<P: Proxy> Agent<P> {
             self.telling.floods(time);
             self.tell_status();
             let time = now();
-            let next = self.next(time).unwrap_or(time + LOOK);
-            let pause = next
-                .saturating_sub(time)
-                .clamp(SHORTEST, LOOK.min(turn).max(SHORTEST));
+            let next = self.next(time).into_iter().chain([self.look]).min();
+            let pause = next.map_or(LOOK, |next| next.saturating_sub(time));
+            let pause = pause.clamp(SHORTEST, LOOK.min(turn).max(SHORTEST));
             // Cancel-safe, all: channels keep what isn't received, a sleep has no effect, and what
-            // happens to HAProxy says so itself. The look at it runs in its arm, uncancelled.
+            // happens to HAProxy says so itself.
             tokio::select! {
                 Some(update) = self.updates.recv() => self.hear(update),
                 Ok(()) = self.addresses.changed() => self.dirty = true,
                 Ok(()) = self.lost.changed() => {}
                 happening = self.applier.proxy.happens() => self.happened(happening, now()),
-                () = sleep(pause) => self.look(now()).await,
+                () = sleep(pause) => {}
             }
         }
     }
