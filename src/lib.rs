@@ -75,6 +75,7 @@
 //!   names.rs       resolves host names
 //!   lookups.rs   P  which name is looked up next, and how many at once
 //!   machine.rs     the addresses of this machine
+//!   lock.rs        one agent per file and per HAProxy
 //!   file.rs        the configuration file: draft, `haproxy -c`, fsync, rename
 //!   master.rs      the master's socket
 //!   child.rs       the HAProxy that is ours
@@ -111,6 +112,8 @@
 //! | `agent::run` | `mpsc<Update>`, `watch<Addresses>` | **the only one to speak to HAProxy**; systemd | on a signal, or when a task ended that never should |
 //!
 //! - Nothing that etcd says reaches the file or the socket but as a checked name, number or address.
+//! - A pass asks, tells and reads back on one connection to the master, which ends with the pass, so
+//!   that it needn't outlast a reload by hand.
 //! - A pass is over when `show servers state` agrees, not when a command was sent.
 //! - What HAProxy was started from is read from HAProxy itself (`show env`), never remembered.
 //! - Commands go to a worker by its process id: one that is gone is an error, never another worker.

@@ -121,6 +121,7 @@ impl<P: Proxy> Applier<P> {
             return true;
         }
         let worker = self.proxy.worker().await.ok();
+        self.proxy.hang_up();
         match (&worker, &self.known) {
             (Some(worker), Some(known)) => !worker.is(&known.worker),
             (worker, known) => worker.is_some() || known.is_some(),
@@ -194,12 +195,18 @@ impl<P: Proxy> Applier<P> {
         self.known = None;
     }
 
-    /// One pass.
+    /// One pass, on one connection to HAProxy.
     pub(super) async fn pass(
         &mut self,
         directory: &Directory,
         now: Moment,
     ) -> Result<Report, Trouble> {
+        let result = self.steps(directory, now).await;
+        self.proxy.hang_up();
+        result
+    }
+
+    async fn steps(&mut self, directory: &Directory, now: Moment) -> Result<Report, Trouble> {
         let worker = self.meet().await?;
         let mut report = Report::default();
         let laid = self.plan(directory, now, &mut report).await;

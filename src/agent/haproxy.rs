@@ -196,6 +196,10 @@ impl Proxy for Haproxy {
         }
     }
 
+    fn hang_up(&self) {
+        self.master.hang_up();
+    }
+
     async fn worker(&self) -> Result<Worker, Trouble> {
         self.pulse.beat();
         let processes = self.master.processes().await?;

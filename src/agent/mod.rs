@@ -23,6 +23,7 @@ mod haproxy;
 mod judge;
 pub mod layout;
 pub mod limits;
+mod lock;
 mod lookups;
 pub mod machine;
 mod master;
@@ -57,6 +58,7 @@ use etcd_client::KeyValue;
 use file::ConfigFile;
 use haproxy::{Haproxy, has_ipv6};
 use layout::Model;
+use lock::Locks;
 use names::resolve;
 use parse::{parse, remembered};
 use presence::Presence;
@@ -98,7 +100,7 @@ const USUAL_TRIES: u32 = 5;
 /// Keeps HAProxy in step with etcd until `shutdown`.
 ///
 /// # Errors
-/// The base file is refused, or a task ended that never should.
+/// Another agent has this file or this HAProxy, the base file is refused, or a task ended that never should.
 pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut systemd = Systemd::from_environment();
     let frame = frame(&config);
@@ -111,6 +113,8 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
         ..Model::default()
     };
     file.make_room()?;
+    // Held to the end: until this HAProxy was stopped, no other agent may start one.
+    let _locks = Locks::take(file.path(), &config.way)?;
     let text = file.read();
     match file.try_out(&render(&frame, &empty).into()).await {
         // HAProxy, or the file that it starts from, is there already.
@@ -146,6 +150,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
     let started = now();
     let mut agent = Agent {
         dirty: true,
+        look: started,
         audit: started + AUDIT,
         telling: Telling::default(),
         table: Table::new(config.prefix.clone()),
@@ -210,6 +215,8 @@ fn item(kv: &KeyValue) -> Item<'_> {
 struct Agent<P> {
     /// Something has happened since the last pass.
     dirty: bool,
+    /// When HAProxy is looked at again, however much happens until then.
+    look: Moment,
     /// When HAProxy is asked for everything again.
     audit: Moment,
     telling: Telling,
@@ -240,6 +247,10 @@ impl<P: Proxy> Agent<P> {
             self.pulse.beat();
             let time = now();
             let turn = self.systemd.turn(time);
+            if time >= self.look {
+                self.look(time).await;
+                self.look = now() + LOOK;
+            }
             if self.is_due(time)
                 && let Some(result) = self.pass(time).await
             {
@@ -248,18 +259,17 @@ impl<P: Proxy> Agent<P> {
             self.telling.floods(time);
             self.tell_status();
             let time = now();
-            let next = self.next(time).unwrap_or(time + LOOK);
-            let pause = next
-                .saturating_sub(time)
-                .clamp(SHORTEST, LOOK.min(turn).max(SHORTEST));
+            let next = self.next(time).into_iter().chain([self.look]).min();
+            let pause = next.map_or(LOOK, |next| next.saturating_sub(time));
+            let pause = pause.clamp(SHORTEST, LOOK.min(turn).max(SHORTEST));
             // Cancel-safe, all: channels keep what isn't received, a sleep has no effect, and what
-            // happens to HAProxy says so itself. The look at it runs in its arm, uncancelled.
+            // happens to HAProxy says so itself.
             tokio::select! {
                 Some(update) = self.updates.recv() => self.hear(update),
                 Ok(()) = self.addresses.changed() => self.dirty = true,
                 Ok(()) = self.lost.changed() => {}
                 happening = self.applier.proxy.happens() => self.happened(happening, now()),
-                () = sleep(pause) => self.look(now()).await,
+                () = sleep(pause) => {}
             }
         }
     }

@@ -82,6 +82,8 @@ pub(super) trait Proxy {
     }
     /// What happens by itself. Cancel-safe.
     async fn happens(&mut self) -> Happening;
+    /// Nothing more is asked for now: the connection to HAProxy that the questions share is closed.
+    fn hang_up(&self) {}
     /// Who takes new connections now.
     async fn worker(&self) -> Result<Worker, Trouble>;
     /// The servers of those backends, or of all.

@@ -77,6 +77,7 @@ impl Scene {
         let (addresses, seen) = watch::channel(own);
         let agent = Agent {
             dirty: true,
+            look: now,
             audit: now + AUDIT,
             telling: Telling::default(),
             table: Table::new("/services".to_owned()),
