@@ -30,7 +30,7 @@ pub struct Live {
 const STOPPED: u32 = 0;
 
 /// Forced or inherited maintenance, by whatever cause: FMAINT, IMAINT, CMAINT, RMAINT.
-const MAINTENANCE: u32 = 0x01 | 0x02 | 0x04 | 0x20;
+pub(super) const MAINTENANCE: u32 = 0x01 | 0x02 | 0x04 | 0x20;
 /// Forced drain.
 pub(super) const DRAIN: u32 = 0x08;
 /// The check is on.

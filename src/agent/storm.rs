@@ -79,6 +79,7 @@ impl Scene {
             dirty: true,
             audit: now + AUDIT,
             telling: Telling::default(),
+            health: Health::default(),
             table: Table::new("/services".to_owned()),
             heard: None,
             patience: now + PATIENCE,
