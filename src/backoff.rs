@@ -187,7 +187,8 @@ impl Outage {
     }
 
     /// Whether it was over for so long that the next one will be the first again.
-    fn is_forgotten(&self, now: Duration) -> bool {
+    #[must_use]
+    pub fn is_forgotten(&self, now: Duration) -> bool {
         let calm = |at| now.saturating_sub(at) >= LAST_REPEAT;
         self.began.is_none() && self.ended.is_none_or(calm)
     }
@@ -241,6 +242,36 @@ impl Repeats {
         }
         self.unsaid_since = None;
         Some(std::mem::take(&mut self.unsaid))
+    }
+}
+
+/// How many lines of one kind the log may have: [`BURST`] at once, and one more each [`ANOTHER`].
+#[derive(Debug, Clone, Default)]
+pub struct Allowance {
+    used: u32,
+    since: Duration,
+}
+
+/// So many at once: a deploy is told change by change.
+pub const BURST: u32 = 20;
+
+/// Between two, of what goes on and on.
+pub const ANOTHER: Duration = Duration::from_secs(10);
+
+impl Allowance {
+    /// Whether there may be one at `now`; then it is used up.
+    pub fn take(&mut self, now: Duration) -> bool {
+        let passed = now.saturating_sub(self.since).as_secs() / ANOTHER.as_secs();
+        let again = u32::try_from(passed).unwrap_or(u32::MAX).min(self.used);
+        self.used -= again;
+        self.since = if self.used == 0 {
+            now
+        } else {
+            self.since + ANOTHER * again
+        };
+        let may = self.used < BURST;
+        self.used += u32::from(may);
+        may
     }
 }
 
@@ -340,6 +371,19 @@ mod tests {
         }
         outage.recovered(Duration::from_secs(3600));
         assert!(outage.failed(Duration::from_secs(3660)).is_some());
+    }
+
+    #[test]
+    fn an_hour_of_eighty_lines_a_second_is_a_burst_and_then_six_a_minute() {
+        let mut allowance = Allowance::default();
+        let at = |n: u64| Duration::from_millis(7_000 + n * 1000 / 80);
+        let lines = (0..3_600 * 80).filter(|n| allowance.take(at(*n))).count();
+        assert!((375..=385).contains(&lines), "{lines}");
+        let later = Duration::from_secs(8_000);
+        assert_eq!(
+            (0..50).filter(|_| allowance.take(later)).count(),
+            BURST as usize
+        );
     }
 
     proptest! {

@@ -234,6 +234,12 @@ pub struct ListArgs {
     #[arg(short, long)]
     pub watch: bool,
 
+    /// Which HAProxy of this machine is asked what its checks have down, by its master socket; where none
+    /// answers, that isn't shown [default: /run/sidekick/haproxy-master.sock,
+    /// /var/lib/sidekick/haproxy-master.sock, /run/haproxy-master.sock]
+    #[arg(long, env = "SIDEKICK_HAPROXY_MASTER", value_name = "SOCKET")]
+    pub haproxy_master: Option<String>,
+
     /// How etcd is reached.
     #[command(flatten)]
     pub etcd: EtcdArgs,

@@ -14,7 +14,7 @@
 //! clock.rs         the one clock that policies are fed from (CLOCK_BOOTTIME)
 //! shutdown.rs      SIGINT | SIGTERM | SIGHUP → a value to wait for; the second SIGINT or SIGTERM ends the process
 //! telemetry.rs     logging: what a line looks like
-//! log_writer.rs    the log's bounded queue, and the thread that writes it to stderr
+//! log_writer.rs    the bounded queue of all that goes to stderr, and the thread that writes it
 //! systemd.rs       READY, STATUS, WATCHDOG, STOPPING: never waits for systemd
 //! watchdog.rs   P  when the watchdog is fed, and whether a loop is stuck, from the loops' pulses
 //! etcd/            what both jobs need of etcd
@@ -46,7 +46,7 @@
 //!   inspection.rs  an inspect's answer → snapshot
 //!   registry.rs    executes the registrar's requests; decides nothing
 //! agent/           the job `sidekick agent`
-//!   mod.rs         wires the tasks, and goes through one pass after another
+//!   mod.rs         wires the tasks, goes through one pass after another, and looks at HAProxy's servers between
 //!   table.rs     P  what stands in etcd → services and instances; the quarantine
 //!   limits.rs    P  how much there may be, and who is left out
 //!   presence.rs  P  who counts as there: the hold, the fronts that outlast their instances
@@ -62,6 +62,8 @@
 //!   parse.rs     P  haproxy.cfg, if it is ours → what was served
 //!   bound.rs     P  what the running worker listens on, with the servers wanted for it
 //!   diff.rs      P  fronts × what runs → commands for the socket
+//!   health.rs    P  which servers HAProxy's checks have down, since when, and what is worth a line of it
+//!   local.rs       what the HAProxy on this machine says of its servers, for `list`
 //!   sessions.rs  P  `show sess` → which connections have to end
 //!   processes.rs P  what HAProxy's master says of its processes
 //!   status.rs    P  how it stands, in one line
@@ -74,8 +76,8 @@
 //!   retry.rs       one thing's backoff, and what the log says of it
 //!   names.rs       resolves host names
 //!   lookups.rs   P  which name is looked up next, and how many at once
-//!   machine.rs     the addresses of this machine
 //!   lock.rs        one agent per file and per HAProxy
+//!   machine.rs     this machine: its addresses, and what of it stands in HAProxy's file
 //!   file.rs        the configuration file: draft, `haproxy -c`, fsync, rename
 //!   master.rs      the master's socket
 //!   child.rs       the HAProxy that is ours

@@ -1,11 +1,14 @@
 //! `sidekick list`: what is registered, for a person or for a program. Writes nothing to etcd.
 
+use crate::agent::haproxy_on_this_machine;
+use crate::agent::health::{Seen, seen};
 use crate::agent::table::{Item, Table};
 use crate::config::ListConfig;
-use crate::endpoint::{Endpoint, Status};
+use crate::endpoint::{Endpoint, Protocol, Status};
 use crate::etcd::Fault;
 use crate::etcd::members::Members;
 use crate::etcd::reader::{self, Change, Update};
+use crate::log_writer::{flush, say};
 use crate::shutdown::Shutdown;
 use crate::systemd::Pulse;
 use etcd_client::KeyValue;
@@ -87,6 +90,9 @@ pub struct Row {
     status: &'static str,
     /// Seconds that its lease has left; none for a key without a lease.
     ttl: Option<i64>,
+    protocol: Protocol,
+    /// What the HAProxy on this machine makes of it; none where no HAProxy can be asked, or it has no such server.
+    haproxy: Option<Seen>,
 }
 
 /// `false`: nobody reads it any more.
@@ -103,12 +109,17 @@ async fn print(
             .collect(),
     )
     .await;
-    let mut table = Table::new(config.prefix.clone());
+    let mut table = Table::of_any_protocol(config.prefix.clone());
     table.replace(kvs.values().map(item));
     let services = table.services().clone();
+    let only = config.service.as_ref();
+    let below = only.map(|service| format!("{}/{service}/", config.prefix));
     for junk in table.take_junk() {
-        eprintln!("sidekick: quarantined: {}: {}", junk.key, junk.fault);
+        if below.as_ref().is_none_or(|below| junk.is_below(below)) {
+            say(format_args!("quarantined: {}: {}", junk.key, junk.fault));
+        }
     }
+    let checked = haproxy_on_this_machine(&config.haproxy).await;
     let wanted = |service: &str| config.service.as_ref().is_none_or(|only| only == service);
     let mut rows = Vec::new();
     for (service, instances) in services.iter().filter(|(service, _)| wanted(service)) {
@@ -120,16 +131,23 @@ async fn print(
                 continue;
             };
             let ttl = ttls.get(&kv.lease()).copied();
-            rows.push(row(service, instance, &endpoint, ttl));
+            let mut row = row(service, instance, &endpoint, ttl);
+            row.haproxy = checked
+                .as_ref()
+                .and_then(|all| seen(all, service, instance));
+            rows.push(row);
         }
     }
     if rows.is_empty() {
         match &config.service {
-            Some(service) => eprintln!(
-                "sidekick: no instance of {service} is registered below {}",
+            Some(service) => say(format_args!(
+                "no instance of {service} is registered below {}",
                 config.prefix
-            ),
-            None => eprintln!("sidekick: nothing is registered below {}", config.prefix),
+            )),
+            None => say(format_args!(
+                "nothing is registered below {}",
+                config.prefix
+            )),
         }
     }
     let mut text = if config.json {
@@ -140,6 +158,8 @@ async fn print(
     if config.watch && !config.json {
         text.push('\n');
     }
+    // What is wrong precedes the table, where both go to one terminal.
+    flush();
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
@@ -183,6 +203,8 @@ fn row(service: &str, instance: &str, endpoint: &Endpoint, ttl: Option<i64>) -> 
             "serving"
         },
         ttl,
+        protocol: endpoint.protocol,
+        haproxy: None,
     }
 }
 
@@ -203,14 +225,25 @@ fn columns(rows: &[Row]) -> String {
         "UP SINCE",
         "STATUS",
         "TTL",
+        "HAPROXY",
     ]
     .map(str::to_owned);
+    // Where no HAProxy was asked, that column isn't there.
+    let shown = if rows.iter().any(|row| row.haproxy.is_some()) {
+        8
+    } else {
+        7
+    };
     let dash = || "-".to_owned();
     let lines = rows.iter().map(|row| {
         let address = if row.host.contains(':') {
             format!("[{}]:{}", row.host, row.port)
         } else {
             format!("{}:{}", row.host, row.port)
+        };
+        let address = match row.protocol {
+            Protocol::Tcp => address,
+            other => format!("{address}/{other}"),
         };
         // Whole seconds will do for a person.
         let since = row
@@ -228,6 +261,7 @@ fn columns(rows: &[Row]) -> String {
             since.unwrap_or_else(dash),
             row.status.to_owned(),
             row.ttl.map_or_else(dash, |ttl| format!("{ttl}s")),
+            row.haproxy.as_ref().map_or_else(dash, Seen::to_string),
         ]
     });
     let lines: Vec<_> = std::iter::once(head).chain(lines).collect();
@@ -238,8 +272,8 @@ fn columns(rows: &[Row]) -> String {
             .max()
             .unwrap_or_default()
     };
-    let widths: Vec<_> = (0..lines[0].len()).map(width).collect();
-    let line = |cells: &[String; 7]| {
+    let widths: Vec<_> = (0..shown).map(width).collect();
+    let line = |cells: &[String; 8]| {
         let cells: Vec<_> = cells
             .iter()
             .zip(&widths)

@@ -1,7 +1,10 @@
 //! The log's way to stderr: a bounded queue, and a thread that writes it. Logging never waits for the
 //! process that reads stderr: a line that finds the queue full is lost, and the log says how many were.
+//! Everything that sidekick writes to stderr goes this way: a closed stderr ends no process, a full one
+//! holds none up.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
@@ -37,6 +40,15 @@ pub fn start() -> io::Result<()> {
     let lost = |lines| error!(lines, "log lines were lost: stderr was not read in time");
     let writer = thread::Builder::new().name("log".to_owned());
     writer.spawn(move || LOG.write_to(stderr, lost)).map(drop)
+}
+
+/// A line on stderr that is no log line: for the person who typed the command. Waits, as [`flush`] does, while
+/// the queue is half full, so that a command that says much loses no line to a process that reads.
+pub fn say(line: impl fmt::Display) {
+    if LOG.is_half_full() {
+        LOG.flush(FLUSH);
+    }
+    LOG.push(format!("sidekick: {line}\n").as_bytes());
 }
 
 /// Before the process ends: waits until all lines are written, for 200 ms at most, and not at all for a
@@ -93,6 +105,10 @@ impl LogQueue {
         state.lines.push_back(line.to_vec());
         drop(state);
         self.changed.notify_all();
+    }
+
+    fn is_half_full(&self) -> bool {
+        self.lock().bytes > CAPACITY / 2
     }
 
     /// Writes line after line, for ever. Where lines were lost, `tell` is given their number, after the

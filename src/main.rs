@@ -4,25 +4,36 @@ use sidekick::cli::{Cli, Command, one_line};
 use sidekick::config::{
     AgentConfig, AnnounceConfig, ConfigError, ExplainConfig, ListConfig, ignored_variables,
 };
-use sidekick::{agent, announce, explain, list, shutdown, telemetry};
-use std::io::Write;
+use sidekick::{agent, announce, explain, list, log_writer, shutdown, telemetry};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = match Cli::read() {
-        Ok(cli) => cli,
-        // --help and --version are no errors, and a bare `sidekick` wants the whole help.
-        Err(e) if !e.use_stderr() || std::env::args_os().len() < 2 => e.exit(),
-        Err(e) => return complain(&one_line(&e), WRONG_USAGE),
-    };
-    if let Err(error) = telemetry::init(cli.log().log_level, cli.log().log_format) {
-        eprintln!("sidekick: cannot start the log's thread: {error}");
+    if let Err(error) = log_writer::start() {
+        // Without its thread stderr is all there is; that it is closed as well is no reason to abort.
+        let _ = writeln!(
+            io::stderr(),
+            "sidekick: cannot start the log's thread: {error}"
+        );
         return ExitCode::from(FAILED);
     }
-    let status = start(cli.command);
+    let status = match Cli::read() {
+        Ok(cli) => {
+            telemetry::init(cli.log().log_level, cli.log().log_format);
+            start(cli.command)
+        }
+        // --help and --version are no errors.
+        Err(e) if !e.use_stderr() => e.exit(),
+        // A bare `sidekick` wants the whole help.
+        Err(e) if std::env::args_os().len() < 2 => {
+            log_writer::log().push(e.render().to_string().as_bytes());
+            ExitCode::from(WRONG_USAGE)
+        }
+        Err(e) => complain(&one_line(&e), WRONG_USAGE),
+    };
     telemetry::flush();
     status
 }
@@ -87,16 +98,17 @@ async fn run(job: Job) -> anyhow::Result<ExitCode> {
         Job::Agent(config) if config.dry_run => {
             let (text, left_out) = agent::dry_run(&config).await?;
             for line in left_out {
-                eprintln!("sidekick: {line}");
+                log_writer::say(line);
             }
-            std::io::stdout().write_all(text.as_bytes())?;
+            telemetry::flush();
+            io::stdout().write_all(text.as_bytes())?;
         }
         Job::Agent(config) => agent::run(config, shutdown::on_signals()?).await?,
         Job::List(config) => list::run(&config, shutdown::on_signals()?).await?,
         Job::Announce(config) => announce::run(config, shutdown::on_signals()?).await?,
         Job::Explain(config) => {
             let explanation = explain::run(&config).await?;
-            std::io::stdout().write_all(explanation.text.as_bytes())?;
+            io::stdout().write_all(explanation.text.as_bytes())?;
             return Ok(ExitCode::from(u8::from(!explanation.announceable)));
         }
     }
@@ -104,6 +116,6 @@ async fn run(job: Job) -> anyhow::Result<ExitCode> {
 }
 
 fn complain(line: &str, status: u8) -> ExitCode {
-    eprintln!("sidekick: {line}");
+    log_writer::say(line);
     ExitCode::from(status)
 }

@@ -22,12 +22,9 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sets the process's logging up. Logging never waits for what reads stderr. Later calls change no format.
-///
-/// # Errors
-/// The kernel refuses the thread that writes.
-pub fn init(level: LevelFilter, format: LogFormat) -> std::io::Result<()> {
-    log_writer::start()?;
+/// Sets the process's logging up, on the log's thread, which runs. Logging never waits for what reads stderr. Later
+/// calls change no format.
+pub fn init(level: LevelFilter, format: LogFormat) {
     std::panic::set_hook(Box::new(|panic| {
         let mut text = format!("sidekick {panic}\n");
         let trace = Backtrace::capture();
@@ -56,7 +53,6 @@ pub fn init(level: LevelFilter, format: LogFormat) -> std::io::Result<()> {
         }
     };
     drop(done);
-    Ok(())
 }
 
 /// Says every five seconds how many tasks there are, where debug output is asked for: what shows a task

@@ -13,15 +13,16 @@ use super::addresses::Directory;
 use super::adjust::Known;
 use super::bars::{Bars, Place};
 use super::bound::Bound;
+use super::diff::Running;
 use super::layout::{Bind, Model, Refusal, Rules, lay_out};
 use super::parse::parse;
 use super::proxy::{Happening, Proxy, Trouble, Worker};
-use super::render::{Frame, Renderer, structure};
+use super::render::{Frame, Renderer, proxy_name, structure};
 use super::retry::Retry;
 use super::text::Text;
 use crate::backoff::{FILE, RELOAD};
 use crate::clock::Moment;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tracing::{info, warn};
 
 /// What a pass did.
@@ -177,6 +178,15 @@ impl<P: Proxy> Applier<P> {
         let asked = rules.binds.values().chain(&rules.stats);
         let theirs = asked.chain(&rules.occupied);
         theirs.chain(self.listening.values()).copied()
+    }
+
+    /// The servers of the services that HAProxy listens for, as the worker that was met last has them.
+    pub(super) async fn servers(&self) -> Option<Running> {
+        let worker = &self.known.as_ref()?.worker;
+        let mut running = self.proxy.state(worker, None).await.ok()?;
+        let ours: BTreeSet<_> = self.listening.keys().map(|name| proxy_name(name)).collect();
+        running.retain(|backend, _| ours.contains(backend));
+        Some(running)
     }
 
     /// HAProxy listens for this model from now on. Who is bound decides who stays bound, so a layout that

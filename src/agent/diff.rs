@@ -20,10 +20,17 @@ pub struct Live {
     pub weight: u32,
     /// `srv_check_state`, a mask.
     pub check: u32,
+    /// HAProxy's checks have taken it out: `srv_op_state` is "stopped", and that is by no maintenance.
+    pub down: bool,
+    /// For how many seconds it has been up or down: `srv_time_since_last_change`. It grows by itself.
+    pub since: u64,
 }
 
+/// `srv_op_state` of a server that takes no connections.
+const STOPPED: u32 = 0;
+
 /// Forced or inherited maintenance, by whatever cause: FMAINT, IMAINT, CMAINT, RMAINT.
-const MAINTENANCE: u32 = 0x01 | 0x02 | 0x04 | 0x20;
+pub(super) const MAINTENANCE: u32 = 0x01 | 0x02 | 0x04 | 0x20;
 /// Forced drain.
 pub(super) const DRAIN: u32 = 0x08;
 /// The check is on.
@@ -69,6 +76,10 @@ pub fn parse_state(text: &str) -> Result<Running, Unreadable> {
         column("srv_uweight")?,
         column("srv_check_state")?,
     );
+    let (operational, since) = (
+        column("srv_op_state")?,
+        column("srv_time_since_last_change")?,
+    );
     let mut running = Running::new();
     for line in lines.filter(|line| !line.starts_with('#')) {
         let columns: Vec<_> = line.split(' ').collect();
@@ -78,15 +89,18 @@ pub fn parse_state(text: &str) -> Result<Running, Unreadable> {
         };
         let number = |index| {
             let text = text(index)?;
-            text.parse()
-                .map_err(|_| Unreadable(format!("{text:?} is no number in {line:?}")))
+            let unreadable = |_| Unreadable(format!("{text:?} is no number in {line:?}"));
+            text.parse::<u32>().map_err(unreadable)
         };
+        let admin = number(admin)?;
         let ip = text(address)?.parse::<IpAddr>().ok();
         let live = Live {
             address: ip.zip(text(port)?.parse().ok()).map(SocketAddr::from),
-            admin: number(admin)?,
+            admin,
             weight: number(weight)?,
             check: number(check)?,
+            down: number(operational)? == STOPPED && admin & MAINTENANCE == 0,
+            since: number(since)?.into(),
         };
         running
             .entry(text(backend)?.to_owned())
@@ -228,6 +242,8 @@ pub fn agreeing(servers: &Servers) -> BTreeMap<String, Live> {
         admin: if server.draining { DRAIN } else { 0 },
         weight: u32::from(!server.draining),
         check: CHECKED,
+        down: false,
+        since: 0,
     };
     let servers = servers.iter();
     let servers = servers.map(|(name, server)| (proxy_name(name), live(server)));
@@ -273,7 +289,7 @@ mod tests {
     #[test]
     fn a_real_reply_is_read() {
         let text = format!(
-            "{HEADER}3 good 2 x 127.0.0.1 2 8 0 1 0 1 0 3 6 0 0 0 - 7001 - 0 0 - - 0\n3 good 3 n - 0 32 1 1 0 1 0 3 6 0 0 0 db1 0 - 0 0 - - 0\n\n"
+            "{HEADER}3 good 2 x 127.0.0.1 2 8 0 1 0 1 0 3 6 0 0 0 - 7001 - 0 0 - - 0\n3 good 3 n - 0 32 1 1 0 1 0 3 6 0 0 0 db1 0 - 0 0 - - 0\n3 good 4 out 127.0.0.1 0 0 1 1 7 8 2 0 6 0 0 0 - 7002 - 0 0 - - 0\n\n"
         );
         let running = parse_state(&text).unwrap();
         let expected = Live {
@@ -281,9 +297,14 @@ mod tests {
             admin: 8,
             weight: 0,
             check: 6,
+            down: false,
+            since: 0,
         };
         assert_eq!(running["good"]["x"], expected);
         assert_eq!(running["good"]["n"].address, None);
+        assert!(!running["good"]["n"].down, "maintenance is no failed check");
+        assert!(running["good"]["out"].down);
+        assert_eq!(running["good"]["out"].since, 7);
         for cut in [
             &text[..text.len() - 60],
             "",
@@ -345,7 +366,8 @@ mod tests {
                 if !all.is_empty() {
                     let index = index.index(all.len());
                     let address = all[index].address;
-                    *all[index] = Live { address, admin, weight, check };
+                    let (down, since) = (false, 0);
+                    *all[index] = Live { address, admin, weight, check, down, since };
                 }
             }
             let running = parse_state(&servers.state()).unwrap();

@@ -2,10 +2,11 @@
 
 use super::addresses::{Addresses, Directory};
 use super::layout::lay_out;
+use super::machine::{self, frame};
 use super::presence::Presence;
 use super::render::render;
 use super::table::Table;
-use super::{frame, item, machine, names};
+use super::{item, names};
 use crate::clock::now;
 use crate::config::AgentConfig;
 use crate::etcd::members::Members;

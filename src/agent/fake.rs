@@ -62,6 +62,8 @@ impl Servers {
                     admin: 1,
                     weight,
                     check: 2,
+                    down: false,
+                    since: 0,
                 },
             );
             return Ok(());
@@ -96,6 +98,8 @@ impl Servers {
                         admin: 0,
                         weight,
                         check: 6,
+                        down: false,
+                        since: 0,
                     },
                 )
             });
@@ -111,7 +115,8 @@ impl Servers {
             for (name, live) in servers {
                 let at = live.address.unwrap();
                 let (admin, weight, check) = (live.admin, live.weight, live.check);
-                text.push_str(&format!("2 {backend} 1 {name} {} 2 {admin} {weight} 1 0 1 0 3 {check} 0 0 0 - {} - 0 0 - - 0\n", at.ip(), at.port()));
+                let (state, since) = (if live.down { 0 } else { 2 }, live.since);
+                text.push_str(&format!("2 {backend} 1 {name} {} {state} {admin} {weight} 1 {since} 1 0 3 {check} 0 0 0 - {} - 0 0 - - 0\n", at.ip(), at.port()));
             }
         }
         text + "\n"

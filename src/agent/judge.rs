@@ -4,7 +4,7 @@ use super::addresses::{Addresses, Directory, Server};
 use super::layout::{Front, Model, lay_out};
 use super::parse::parse;
 use super::presence::{Presence, Settings};
-use super::render::{BASE, Frame, SERVICES, render};
+use super::render::{BASE, Frame, REJECT, SERVICES, render};
 use super::table::{Item, Table};
 use crate::clock::Moment;
 use crate::endpoint::{Host, check_part};
@@ -113,6 +113,9 @@ pub(in crate::agent) fn models() -> impl Strategy<Value = Model> {
 pub(in crate::agent) fn tokenize_strictly(text: &str) -> Result<(), String> {
     let ours = text.split_once("\nglobal\n    setenv ").ok_or("no mark")?.1;
     for line in ours.lines().skip(1) {
+        if line.trim_start() == REJECT {
+            continue;
+        }
         let harmless = |c: char| c.is_ascii_alphanumeric() || " _.:@-[]*/#".contains(c);
         if !line.chars().all(harmless) {
             return Err(format!("a character: {line:?}"));

@@ -1,6 +1,10 @@
-//! The addresses of the machine that the agent runs on.
+//! The machine that the agent runs on: its addresses, and what of it stands in HAProxy's file.
 
 use super::addresses::Addresses;
+use super::base::listener_maxconn;
+use super::haproxy::has_ipv6;
+use super::render::Frame;
+use crate::config::{AgentConfig, Way};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -81,6 +85,23 @@ fn local_ipv6(list: &str) -> impl Iterator<Item = Ipv6Addr> {
         let bits = (digits.len() == 32).then(|| u128::from_str_radix(digits, 16).ok());
         bits.flatten().map(Ipv6Addr::from_bits)
     })
+}
+
+/// What of this machine stands in HAProxy's file.
+pub(super) fn frame(config: &AgentConfig) -> Frame {
+    let (Way::Supervise(socket) | Way::Attach(socket)) = &config.way;
+    Frame {
+        base: config.base.clone(),
+        ipv6: has_ipv6(),
+        idle: format!("{}.idle", socket.display()),
+        listener_maxconn: listener_maxconn(&config.base, most_files()),
+    }
+}
+
+/// How many files HAProxy may have open, as it gets the agent's own limit: setrlimit(2).
+fn most_files() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.maximum.unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -19,11 +19,13 @@ mod dry_run;
 mod fake;
 mod file;
 mod haproxy;
+pub mod health;
 #[cfg(test)]
 mod judge;
 pub mod layout;
 pub mod limits;
 mod lock;
+mod local;
 mod lookups;
 pub mod machine;
 mod master;
@@ -43,6 +45,7 @@ mod telling;
 pub mod text;
 
 pub use dry_run::dry_run;
+pub use local::haproxy_on_this_machine;
 
 use crate::backoff::HAPROXY;
 use crate::clock::{Moment, now};
@@ -53,17 +56,18 @@ use crate::shutdown::Shutdown;
 use crate::systemd::{Pulse, Systemd};
 use addresses::{Addresses, Directory};
 use apply::{Applier, Report};
-use base::listener_maxconn;
 use etcd_client::KeyValue;
 use file::ConfigFile;
-use haproxy::{Haproxy, has_ipv6};
+use haproxy::Haproxy;
+use health::Health;
 use layout::Model;
 use lock::Locks;
+use machine::frame;
 use names::resolve;
 use parse::{parse, remembered};
 use presence::Presence;
 use proxy::{Happening, Proxy, Trouble};
-use render::{Frame, render};
+use render::render;
 use retry::Retry;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -153,6 +157,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
         look: started,
         audit: started + AUDIT,
         telling: Telling::default(),
+        health: Health::default(),
         table: Table::new(config.prefix.clone()),
         heard: None,
         patience: if served.is_empty() && ours {
@@ -188,22 +193,6 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
     Ok(())
 }
 
-fn frame(config: &AgentConfig) -> Frame {
-    let (Way::Supervise(socket) | Way::Attach(socket)) = &config.way;
-    Frame {
-        base: config.base.clone(),
-        ipv6: has_ipv6(),
-        idle: format!("{}.idle", socket.display()),
-        listener_maxconn: listener_maxconn(&config.base, most_files()),
-    }
-}
-
-/// How many files HAProxy may have open, as it gets the agent's own limit: setrlimit(2).
-fn most_files() -> u64 {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    limit.maximum.unwrap_or(u64::MAX)
-}
-
 fn item(kv: &KeyValue) -> Item<'_> {
     Item {
         key: kv.key(),
@@ -220,6 +209,7 @@ struct Agent<P> {
     /// When HAProxy is asked for everything again.
     audit: Moment,
     telling: Telling,
+    health: Health,
     table: Table,
     /// When etcd was first heard of.
     heard: Option<Moment>,
@@ -256,6 +246,7 @@ impl<P: Proxy> Agent<P> {
             {
                 self.passed(result, now());
             }
+            self.look_at_servers().await;
             self.telling.floods(time);
             self.tell_status();
             let time = now();
@@ -314,8 +305,14 @@ impl<P: Proxy> Agent<P> {
                 Update::Changes(changes) => {
                     for change in changes {
                         match change {
-                            Change::Put(kv) => self.table.put(item(&kv)),
-                            Change::Deleted(key) => self.table.delete(&key),
+                            Change::Put(kv) => {
+                                self.telling.heard(kv.key());
+                                self.table.put(item(&kv));
+                            }
+                            Change::Deleted(key) => {
+                                self.telling.heard(&key);
+                                self.table.delete(&key);
+                            }
                         }
                     }
                 }
@@ -338,6 +335,18 @@ impl<P: Proxy> Agent<P> {
 
     async fn look(&mut self, time: Moment) {
         self.dirty |= self.has_begun(time) && self.applier.has_changed().await;
+    }
+
+    /// Which servers HAProxy's checks have down.
+    async fn look_at_servers(&mut self) {
+        let began = now();
+        if began < self.health.next() {
+            return;
+        }
+        if let Some(running) = self.applier.servers().await {
+            self.telling.turns(self.health.observe(&running, now()));
+        }
+        self.health.looked(began, now());
     }
 
     /// `None`: it is too early for one.
@@ -381,7 +390,7 @@ impl<P: Proxy> Agent<P> {
             Ok(report) => report,
             Err(trouble) => return self.failed(&trouble, time),
         };
-        self.telling.passed(&report);
+        self.telling.passed(&report, time);
         let tries = self.trouble.failures();
         if let Some(notice) = self.trouble.succeeded(time)
             && tries > USUAL_TRIES
@@ -411,6 +420,7 @@ impl<P: Proxy> Agent<P> {
             quarantined: self.table.quarantined() + self.directory.refused(),
             refused: self.report.refusals.len(),
             held: self.presence.held(),
+            down: self.health.down(),
         };
         let etcd_lost = *self.lost.borrow_and_update();
         let haproxy_lost = [self.trouble.since(), self.applier.behind_since()];

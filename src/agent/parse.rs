@@ -3,7 +3,7 @@
 use super::addresses::{Addresses, Server, Servers};
 use super::layout::{Bind, Front};
 use super::presence::Wanted;
-use super::render::{CHECK, MARK, OURS, SERVICES};
+use super::render::{CHECK, MARK, OURS, REJECT, SERVICES};
 use super::table::Instance;
 use crate::endpoint::{Host, check_part};
 use std::collections::BTreeMap;
@@ -39,6 +39,8 @@ pub fn parse(text: &str) -> Option<BTreeMap<String, Front>> {
                     servers: Arc::default(),
                 });
             }
+            // A file of before REJECT hasn't got it: its mark is another, so that it is written anew.
+            ["tcp-request", ..] if words.join(" ") == REJECT => {}
             ["mode", "tcp"] | ["balance", "roundrobin"] | ["maxconn", _] | [] => {}
             ["server", name, address, words @ ..] => {
                 let server = parse_server(address, &words.join(" "))?;

@@ -21,6 +21,11 @@ pub(super) const SERVICES: &str = "# The services that stand in etcd.";
 /// How each server is checked: what the file and the `add server` command have in common.
 pub const CHECK: &str = "check inter 2s rise 3 fall 2";
 
+/// A client of a service that has no instance that it could be sent to is sent a RST, and not a FIN that looks
+/// like an empty answer. HAProxy asks this at each connection, so that no reload is needed when instances come
+/// and go (configuration manual, "nbsrv" and "tcp-request connection").
+pub(super) const REJECT: &str = "tcp-request connection reject if { nbsrv eq 0 }";
+
 /// The variable by which a running HAProxy tells what it was started from.
 pub const MARK: &str = "SIDEKICK_STRUCTURE";
 
@@ -75,7 +80,7 @@ pub fn proxy_name(name: &str) -> String {
 #[must_use]
 pub fn structure(frame: &Frame, model: &Model) -> String {
     let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
-    let _ = write!(hash, "{}{:?}", frame.base, frame.listener_maxconn);
+    let _ = write!(hash, "{}{:?}{REJECT}", frame.base, frame.listener_maxconn);
     for (name, bind) in model.binds() {
         let _ = writeln!(hash, "{name} {}", Words(frame, bind));
     }
@@ -183,7 +188,7 @@ fn listen(frame: &Frame, service: &str, front: &Front) -> String {
     let (service, bind) = (proxy_name(service), Words(frame, front.bind));
     let _ = write!(
         text,
-        "\nlisten {service}\n    bind {bind}\n    mode tcp\n    balance roundrobin\n"
+        "\nlisten {service}\n    bind {bind}\n    mode tcp\n    balance roundrobin\n    {REJECT}\n"
     );
     if let Some(most) = frame.listener_maxconn {
         let _ = writeln!(text, "    maxconn {most}");
@@ -272,6 +277,7 @@ listen redis
     bind :::80 v4v6
     mode tcp
     balance roundrobin
+    tcp-request connection reject if {{ nbsrv eq 0 }}
     maxconn 25000
     server redis::1 10.0.0.7:6379 check inter 2s rise 3 fall 2
     server redis::2 [fd00::8]:6379 check inter 2s rise 3 fall 2 weight 0 # db2.example.com

@@ -80,6 +80,7 @@ impl Scene {
             look: now,
             audit: now + AUDIT,
             telling: Telling::default(),
+            health: Health::default(),
             table: Table::new("/services".to_owned()),
             heard: None,
             patience: now + PATIENCE,

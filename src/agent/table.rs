@@ -5,7 +5,7 @@
 
 use super::allow::Refused;
 use super::limits::surplus;
-use crate::endpoint::{Endpoint, Host, Key, KeyError, Status, ValueError};
+use crate::endpoint::{Endpoint, Host, Key, KeyError, Protocol, Status, ValueError};
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -68,6 +68,12 @@ pub enum Fault {
     /// The value can't be dialled.
     #[error("{0}")]
     Value(ValueError),
+    /// HAProxy can't carry what the instance speaks.
+    #[error(
+        "the instance speaks {}, which HAProxy in TCP mode can't carry: not served, its clients have to dial it themselves",
+        .0.to_string().to_uppercase()
+    )]
+    Protocol(Protocol),
     /// There is no room for it.
     #[error("there is no room for it: {0}")]
     Full(&'static str),
@@ -85,10 +91,21 @@ pub struct Junk {
     pub fault: Fault,
 }
 
+impl Junk {
+    /// Whether the key begins so, as far as it is shown. `start` is made of checked names.
+    #[must_use]
+    pub fn is_below(&self, start: &str) -> bool {
+        let cut = self.key.strip_suffix('…');
+        self.key.starts_with(start) || cut.is_some_and(|shown| start.starts_with(shown))
+    }
+}
+
 /// The table.
 #[derive(Debug)]
 pub struct Table {
     prefix: String,
+    /// Whatever an instance speaks is good.
+    any_protocol: bool,
     /// Everything that is good, whether there is room for it or not.
     good: Services,
     /// What there is room for, if not for everything.
@@ -105,12 +122,21 @@ impl Table {
     pub const fn new(prefix: String) -> Self {
         Self {
             prefix,
+            any_protocol: false,
             good: BTreeMap::new(),
             fitting: BTreeMap::new(),
             quarantine: BTreeMap::new(),
             surplus: BTreeMap::new(),
             untold: Vec::new(),
         }
+    }
+
+    /// The same for a reader that only shows what is registered: instances over UDP and SCTP are good too.
+    #[must_use]
+    pub const fn of_any_protocol(prefix: String) -> Self {
+        let mut table = Self::new(prefix);
+        table.any_protocol = true;
+        table
     }
 
     /// Everything that stands there now. What isn't among `items` is gone.
@@ -201,7 +227,7 @@ impl Table {
 
     fn file(&mut self, item: Item<'_>, known: &BTreeMap<Vec<u8>, Fault>) {
         let place = self.place(item.key);
-        let endpoint = Endpoint::decode(item.value).map_err(Fault::Value);
+        let endpoint = self.endpoint(item.value);
         match place {
             Ok((service, name)) => match endpoint {
                 Ok(endpoint) => {
@@ -218,6 +244,15 @@ impl Table {
                 }
             },
             Err(fault) => self.refuse(item.key, fault, known),
+        }
+    }
+
+    fn endpoint(&self, value: &[u8]) -> Result<Endpoint, Fault> {
+        match Endpoint::decode(value).map_err(Fault::Value)? {
+            it if it.protocol != Protocol::Tcp && !self.any_protocol => {
+                Err(Fault::Protocol(it.protocol))
+            }
+            endpoint => Ok(endpoint),
         }
     }
 

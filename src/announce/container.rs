@@ -1,5 +1,7 @@
 //! What sidekick knows of a container: our own snapshot, free of bollard's types. Pure.
 
+pub use crate::endpoint::Protocol;
+
 use crate::clock::Moment;
 use crate::endpoint::Since;
 use std::collections::BTreeMap;
@@ -80,27 +82,6 @@ pub enum Health {
         /// Checks that failed in a row.
         failed: u32,
     },
-}
-
-/// A transport protocol that Docker publishes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Protocol {
-    /// The one meant when none is named.
-    Tcp,
-    /// `53/udp`.
-    Udp,
-    /// `9999/sctp`.
-    Sctp,
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        })
-    }
 }
 
 /// A port inside the container: `6379` (tcp), `53/udp`.

@@ -235,6 +235,7 @@ pub fn place(
         endpoint: Arc::new(Endpoint {
             host,
             port: binding.map_or(container_port.number, |b| b.port),
+            protocol: container_port.protocol,
             container: container.short_id(),
             since: container.started_at,
             status: None,

@@ -13,7 +13,15 @@ use crate::cli::ListArgs;
 use crate::endpoint::check_part;
 use crate::etcd::EtcdConfig;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
+
+/// Where an agent's HAProxy has its master socket: under our unit, started by hand, and Debian's own.
+const MASTERS: [&str; 3] = [
+    "/run/sidekick/haproxy-master.sock",
+    "/var/lib/sidekick/haproxy-master.sock",
+    "/run/haproxy-master.sock",
+];
 
 /// `sidekick list`, checked.
 #[derive(Debug, Clone)]
@@ -26,6 +34,8 @@ pub struct ListConfig {
     pub json: bool,
     /// Go on and print again whenever it changes.
     pub watch: bool,
+    /// Master sockets of a HAProxy on this machine; the first that answers is asked.
+    pub haproxy: Vec<PathBuf>,
     /// How to reach etcd.
     pub etcd: EtcdConfig,
 }
@@ -44,6 +54,10 @@ impl ListConfig {
             service: args.service,
             json: args.output == crate::cli::Output::Json,
             watch: args.watch,
+            haproxy: match args.haproxy_master {
+                Some(socket) => vec![socket.into()],
+                None => MASTERS.map(PathBuf::from).to_vec(),
+            },
             etcd: etcd::etcd(&args.etcd)?,
         })
     }

@@ -5,10 +5,12 @@
 
 mod host;
 mod key;
+mod protocol;
 mod since;
 
 pub use host::{Host, HostError};
 pub use key::{Key, KeyError, MAX_KEY, MAX_PART, check_part};
+pub use protocol::Protocol;
 pub use since::Since;
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +38,8 @@ pub struct Endpoint {
     pub host: Host,
     /// 1–65535, on `host`.
     pub port: NonZeroU16,
+    /// What is spoken there. A value without `protocol` means TCP, and so does one that names no [`Protocol`].
+    pub protocol: Protocol,
     /// The container's id: the first 12 hex digits. Absent in values that sidekick didn't write.
     pub container: Option<String>,
     /// When the container started. Absent in values that sidekick didn't write.
@@ -71,6 +75,8 @@ pub enum ValueError {
 struct Wire<'a> {
     host: String,
     port: u16,
+    #[serde(skip_serializing_if = "Protocol::is_tcp")]
+    protocol: Protocol,
     #[serde(skip_serializing_if = "Option::is_none")]
     container: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,6 +94,7 @@ impl Endpoint {
         let wire = Wire {
             host: self.host.to_string(),
             port: self.port.get(),
+            protocol: self.protocol,
             container: self.container.as_deref(),
             since: self.since.map(|s| s.to_string()),
             status: self.status,
@@ -131,6 +138,9 @@ impl Endpoint {
         Ok(Self {
             host,
             port,
+            protocol: text("protocol")
+                .and_then(Protocol::named)
+                .unwrap_or_default(),
             container,
             since: text("since").and_then(Since::parse),
             status: (text("status") == Some("draining")).then_some(Status::Draining),
@@ -158,6 +168,7 @@ mod tests {
         Endpoint {
             host: "ip-172-31-24-253".parse().unwrap(),
             port: NonZeroU16::new(6379).unwrap(),
+            protocol: Protocol::Tcp,
             container: Some("593ee5d76755".to_owned()),
             since: Since::parse("2026-11-23T05:06:06.123456789Z"),
             status: None,
@@ -364,14 +375,22 @@ mod tests {
             proptest::option::of(-62_000_000_000_000_000_000i128..250_000_000_000_000_000_000i128),
             any::<bool>(),
             proptest::collection::btree_map(any::<String>(), any::<String>(), 0..4),
+            prop_oneof![
+                Just(Protocol::Tcp),
+                Just(Protocol::Udp),
+                Just(Protocol::Sctp)
+            ],
         )
-            .prop_map(|(host, port, container, since, draining, meta)| Endpoint {
-                host,
-                port: NonZeroU16::new(port).unwrap(),
-                container,
-                since: since.and_then(Since::from_unix_nanos),
-                status: draining.then_some(Status::Draining),
-                meta,
+            .prop_map(|(host, port, container, since, draining, meta, protocol)| {
+                Endpoint {
+                    host,
+                    port: NonZeroU16::new(port).unwrap(),
+                    protocol,
+                    container,
+                    since: since.and_then(Since::from_unix_nanos),
+                    status: draining.then_some(Status::Draining),
+                    meta,
+                }
             })
     }
 

@@ -2,11 +2,13 @@
 
 use crate::harness::*;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 both_ways! {
     instances_come_move_drain_and_go_without_a_reload
     a_new_service_costs_one_reload_and_cuts_nobody
     an_empty_service_refuses_quickly_and_comes_back_without_a_reload
+    an_empty_service_resets_a_client_that_waits_and_one_that_writes_first
     a_haproxy_that_was_killed_comes_back_as_it_was
     an_agent_that_was_killed_picks_up_where_it_was
     etcd_gone_changes_nothing
@@ -124,6 +126,39 @@ async fn an_empty_service_refuses_quickly_and_comes_back_without_a_reload(way: W
         std::net::TcpListener::bind(("0.0.0.0", scene.port)).is_err(),
         "the port is free for others to take"
     );
+    scene.put("redis", "redis@1", &a.value()).await;
+    scene.serves(&[("redis/redis::1", at(&a))]).await;
+    assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
+    assert_eq!(scene.reloads().await, reloads);
+}
+
+/// A connection that ends well looks to a client like an answer: an empty one.
+async fn an_empty_service_resets_a_client_that_waits_and_one_that_writes_first(way: Way) {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset};
+    let scene = Scene::start(way, &[]).await;
+    let a = Backend::start("a").await;
+    scene.put("redis", "redis@1", &a.value()).await;
+    scene.serves(&[("redis/redis::1", at(&a))]).await;
+    let reloads = scene.reloads().await;
+    scene.delete("redis", "redis@1").await;
+    scene.serves(&[]).await;
+    for words in [&b""[..], b"PING\r\n"] {
+        let start = Instant::now();
+        let talk = async {
+            let mut client = tokio::net::TcpStream::connect(("127.0.0.1", scene.port)).await?;
+            client.write_all(words).await?;
+            client.read(&mut [0; 64]).await
+        };
+        let refusal = tokio::time::timeout(SOON, talk).await.unwrap();
+        let refusal = refusal.expect_err("a client was answered").kind();
+        let hard = [ConnectionReset, ConnectionRefused, BrokenPipe];
+        assert!(hard.contains(&refusal), "{words:?}: {refusal:?}");
+        assert!(
+            start.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            start.elapsed()
+        );
+    }
     scene.put("redis", "redis@1", &a.value()).await;
     scene.serves(&[("redis/redis::1", at(&a))]).await;
     assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");

@@ -118,6 +118,8 @@ async fn columns_line_up_however_long_the_names_are_and_json_has_these_fields() 
         "since",
         "status",
         "ttl",
+        "protocol",
+        "haproxy",
     ];
     fields.sort_unstable();
     for row in json {
@@ -131,6 +133,20 @@ async fn columns_line_up_however_long_the_names_are_and_json_has_these_fields() 
         err,
         "sidekick: no instance of nobody is registered below /services\n"
     );
+}
+
+#[tokio::test]
+async fn a_list_of_one_service_says_nothing_of_the_junk_of_others() {
+    let scene = Scene::new(Way::Supervised, &[]).await;
+    scene.put("redis", "redis@1", VALUE).await;
+    scene.put("redis", "bad", "{").await;
+    scene.put("web", "bad", "{").await;
+    scene.put("redis2", "bad", "{").await;
+    let (_, err, code) = run(&scene, "list", &["redis"]).await;
+    let said = "sidekick: quarantined: /services/redis/bad: the value is no JSON object\n";
+    assert_eq!((err.as_str(), code), (said, Some(0)));
+    let (_, err, _) = run(&scene, "list", &[]).await;
+    assert_eq!(err.lines().count(), 3, "{err}");
 }
 
 #[tokio::test]

@@ -74,6 +74,7 @@ pub fn etcd(input: &[u8]) {
         "mode",
         "balance",
         "maxconn",
+        "tcp-request",
         "server",
         "global",
         "mworker-max-reloads",

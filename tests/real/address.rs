@@ -53,7 +53,9 @@ async fn a_udp_port_can_be_announced() {
         |announce| announce.host(HOST).port("53/udp"),
     )
     .await;
-    case.announces(HOST, 16105).await;
+    let mut udp = case.redis.at(HOST, 16105).await;
+    udp.protocol = Some("udp".to_owned());
+    case.etcd.shows(KEY, &udp).await;
 }
 
 #[tokio::test]

@@ -114,6 +114,7 @@ impl Announcer {
         Endpoint {
             host: "10.0.0.7".parse().expect("an address"),
             port: NonZeroU16::MIN,
+            protocol: sidekick::endpoint::Protocol::Tcp,
             container: Some(self.container.clone()),
             since: Some(since),
             status: None,

@@ -114,6 +114,7 @@ impl Container<'_> {
             port,
             container: self.short_id().to_owned(),
             since,
+            protocol: None,
         }
     }
 

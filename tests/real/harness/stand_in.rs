@@ -177,6 +177,7 @@ impl StandIn {
     pub fn value(&self, number: u16, host: &str) -> Value {
         let all = self.state.all();
         Value {
+            protocol: None,
             host: host.to_owned(),
             port: port(number),
             container: id(number)[..12].to_owned(),

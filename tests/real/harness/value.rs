@@ -13,6 +13,8 @@ pub struct Value {
     pub container: String,
     /// RFC 3339, in UTC.
     pub since: String,
+    /// What no TCP port has.
+    pub protocol: Option<String>,
 }
 
 impl Value {
@@ -23,6 +25,7 @@ impl Value {
             port: 1,
             container: container.into(),
             since: since.into(),
+            protocol: None,
         }
     }
 
@@ -33,8 +36,14 @@ impl Value {
             port,
             container,
             since,
+            protocol,
         } = self;
-        format!(r#"{{"host":"{host}","port":{port},"container":"{container}","since":"{since}"}}"#)
+        let protocol = protocol.as_ref();
+        let protocol = protocol.map(|it| format!(r#""protocol":"{it}","#));
+        let protocol = protocol.unwrap_or_default();
+        format!(
+            r#"{{"host":"{host}","port":{port},{protocol}"container":"{container}","since":"{since}"}}"#
+        )
     }
 
     /// Compares with a text that was found in etcd, to the letter; says what is different.
@@ -48,7 +57,7 @@ impl Value {
         }
     }
 
-    /// Reads a value that must have exactly the four members.
+    /// Reads a value that must have exactly the four members, and `protocol` at most.
     pub fn read(found: &str) -> Result<Value, String> {
         let no = || format!("{found:?}, which is not a value of the contract");
         let json: Json = serde_json::from_str(found).map_err(|_| no())?;
@@ -62,6 +71,7 @@ impl Value {
             port,
             container: text("container")?,
             since: text("since")?,
+            protocol: json["protocol"].as_str().map(str::to_owned),
         })
     }
 
