@@ -14,12 +14,22 @@ use std::net::{IpAddr, SocketAddr};
 pub struct Live {
     /// `None`: an address that is none, like that of a name that was never resolved.
     pub address: Option<SocketAddr>,
+    /// `srv_op_state` isn't 0: the check hasn't found it down.
+    pub up: bool,
     /// `srv_admin_state`, a mask.
     pub admin: u32,
     /// `srv_uweight`; 0 takes no new connections.
     pub weight: u32,
     /// `srv_check_state`, a mask.
     pub check: u32,
+}
+
+impl Live {
+    /// Whether its check says so: in maintenance it isn't checked.
+    #[must_use]
+    pub const fn is_down(&self) -> bool {
+        !self.up && self.admin & MAINTENANCE == 0
+    }
 }
 
 /// Forced or inherited maintenance, by whatever cause: FMAINT, IMAINT, CMAINT, RMAINT.
@@ -64,7 +74,8 @@ pub fn parse_state(text: &str) -> Result<Running, Unreadable> {
     };
     let (backend, name) = (column("be_name")?, column("srv_name")?);
     let (address, port) = (column("srv_addr")?, column("srv_port")?);
-    let (admin, weight, check) = (
+    let (op, admin, weight, check) = (
+        column("srv_op_state")?,
         column("srv_admin_state")?,
         column("srv_uweight")?,
         column("srv_check_state")?,
@@ -84,6 +95,7 @@ pub fn parse_state(text: &str) -> Result<Running, Unreadable> {
         let ip = text(address)?.parse::<IpAddr>().ok();
         let live = Live {
             address: ip.zip(text(port)?.parse().ok()).map(SocketAddr::from),
+            up: number(op)? > 0,
             admin: number(admin)?,
             weight: number(weight)?,
             check: number(check)?,
@@ -116,7 +128,7 @@ pub enum Verb {
     Check,
     /// It takes connections and shouldn't, or the other way round.
     Take(Intake),
-    /// It shouldn't be there. Its connections are cut: the key is gone, so the container is.
+    /// It shouldn't be there. Its connections are cut: its time to leave is over, or it is down.
     Remove,
 }
 
@@ -185,7 +197,7 @@ impl Command {
 }
 
 /// What to do so that the servers of those fronts are as wanted; nothing if they are. Whatever comes
-/// precedes whatever goes, so that a service that changes altogether is never empty. Backends that
+/// precedes whatever drains or goes, so that a service that changes altogether is never empty. Backends that
 /// aren't asked about may be the operator's, and are let alone.
 #[must_use]
 pub fn diff<'a>(
@@ -216,6 +228,8 @@ pub fn diff<'a>(
             verb: Verb::Remove,
         }));
     }
+    // A stable sort: what is done to one server stays in its order.
+    coming.sort_by_key(|command| command.verb == Verb::Take(Intake::Drain));
     coming.extend(going);
     coming
 }
@@ -225,6 +239,7 @@ pub fn diff<'a>(
 pub fn agreeing(servers: &Servers) -> BTreeMap<String, Live> {
     let live = |server: &Server| Live {
         address: Some(server.address),
+        up: true,
         admin: if server.draining { DRAIN } else { 0 },
         weight: u32::from(!server.draining),
         check: CHECKED,
@@ -278,6 +293,7 @@ mod tests {
         let running = parse_state(&text).unwrap();
         let expected = Live {
             address: "127.0.0.1:7001".parse().ok(),
+            up: true,
             admin: 8,
             weight: 0,
             check: 6,
@@ -344,8 +360,8 @@ mod tests {
                 let mut all: Vec<_> = servers.0.values_mut().flat_map(BTreeMap::values_mut).collect();
                 if !all.is_empty() {
                     let index = index.index(all.len());
-                    let address = all[index].address;
-                    *all[index] = Live { address, admin, weight, check };
+                    let Live { address, up, .. } = *all[index];
+                    *all[index] = Live { address, up, admin, weight, check };
                 }
             }
             let running = parse_state(&servers.state()).unwrap();

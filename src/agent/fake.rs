@@ -59,6 +59,7 @@ impl Servers {
                 name.to_owned(),
                 Live {
                     address: at.parse().ok(),
+                    up: true,
                     admin: 1,
                     weight,
                     check: 2,
@@ -93,6 +94,7 @@ impl Servers {
                     proxy_name(name),
                     Live {
                         address: Some(server.address),
+                        up: true,
                         admin: 0,
                         weight,
                         check: 6,
@@ -110,8 +112,9 @@ impl Servers {
         for (backend, servers) in &self.0 {
             for (name, live) in servers {
                 let at = live.address.unwrap();
-                let (admin, weight, check) = (live.admin, live.weight, live.check);
-                text.push_str(&format!("2 {backend} 1 {name} {} 2 {admin} {weight} 1 0 1 0 3 {check} 0 0 0 - {} - 0 0 - - 0\n", at.ip(), at.port()));
+                let (op, admin) = (if live.up { 2 } else { 0 }, live.admin);
+                let (weight, check) = (live.weight, live.check);
+                text.push_str(&format!("2 {backend} 1 {name} {} {op} {admin} {weight} 1 0 1 0 3 {check} 0 0 0 - {} - 0 0 - - 0\n", at.ip(), at.port()));
             }
         }
         text + "\n"
@@ -174,6 +177,16 @@ impl World {
                 live.admin = 1;
             }
         }
+    }
+
+    /// A server's check finds it down, or up again. Tells which it was, and whether it is down.
+    pub(super) fn check_turns(&mut self) -> Option<(String, bool)> {
+        let targets: Vec<_> = self.targets().into_iter().collect();
+        let target = targets.get(self.rng.usize(0..targets.len().max(1)))?;
+        let (backend, name) = target.split_once('/')?;
+        let live = self.servers.0.get_mut(backend)?.get_mut(name)?;
+        live.up ^= true;
+        Some((target.clone(), !live.up))
     }
 
     fn targets(&self) -> BTreeSet<String> {

@@ -22,6 +22,7 @@ mod haproxy;
 #[cfg(test)]
 mod judge;
 pub mod layout;
+mod leaving;
 pub mod limits;
 mod lookups;
 pub mod machine;
@@ -147,6 +148,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
     let mut agent = Agent {
         dirty: true,
         audit: started + AUDIT,
+        verdicts: started,
         telling: Telling::default(),
         table: Table::new(config.prefix.clone()),
         heard: None,
@@ -212,6 +214,8 @@ struct Agent<P> {
     dirty: bool,
     /// When HAProxy is asked for everything again.
     audit: Moment,
+    /// When HAProxy is asked again what its checks say of those that are leaving.
+    verdicts: Moment,
     telling: Telling,
     table: Table,
     /// When etcd was first heard of.
@@ -240,6 +244,7 @@ impl<P: Proxy> Agent<P> {
             self.pulse.beat();
             let time = now();
             let turn = self.systemd.turn(time);
+            self.heed_checks(time).await;
             if self.is_due(time)
                 && let Some(result) = self.pass(time).await
             {
@@ -287,9 +292,9 @@ impl<P: Proxy> Agent<P> {
             return self.may_begin.then_some(self.patience);
         }
         let times = [self.presence.next_change(), self.report.again];
-        self.trouble
-            .next()
-            .or_else(|| times.into_iter().flatten().min())
+        let times = times.into_iter().flatten();
+        let next = self.trouble.next().or_else(|| times.min());
+        next.into_iter().chain(self.next_verdicts()).min()
     }
 
     /// That update and all that wait behind it.
@@ -401,6 +406,7 @@ impl<P: Proxy> Agent<P> {
             quarantined: self.table.quarantined() + self.directory.refused(),
             refused: self.report.refusals.len(),
             held: self.presence.held(),
+            leaving: self.directory.leaving(),
         };
         let etcd_lost = *self.lost.borrow_and_update();
         let haproxy_lost = [self.trouble.since(), self.applier.behind_since()];

@@ -15,6 +15,7 @@ pub(super) struct Counts {
     pub(super) quarantined: usize,
     pub(super) refused: usize,
     pub(super) held: usize,
+    pub(super) leaving: usize,
 }
 
 /// The line.
@@ -31,6 +32,7 @@ pub(super) fn line(
         quarantined,
         refused,
         held,
+        leaving,
     } = counts;
     let mut line = if heard || *fronts > 0 {
         format!("serving {fronts} services, {servers} instances")
@@ -39,6 +41,7 @@ pub(super) fn line(
     };
     for (count, word) in [
         (held, "held"),
+        (leaving, "leaving"),
         (quarantined, "quarantined"),
         (refused, "refused"),
     ] {
@@ -76,14 +79,19 @@ mod tests {
             quarantined: 1,
             refused: 0,
             held: 3,
+            leaving: 1,
         };
         assert_eq!(
             line(&counts, true, Some(at(5)), None, at(17)),
-            "serving 2 services, 5 instances, 3 held, 1 quarantined; etcd unreachable for 12 s, retrying"
+            "serving 2 services, 5 instances, 3 held, 1 leaving, 1 quarantined; etcd unreachable for 12 s, retrying"
         );
         assert_eq!(
             line(
-                &Counts { held: 0, ..counts },
+                &Counts {
+                    held: 0,
+                    leaving: 0,
+                    ..counts
+                },
                 true,
                 Some(at(17)),
                 Some(at(17)),

@@ -30,6 +30,7 @@ mod base;
 mod both_ways;
 mod burst;
 mod crash;
+mod drain;
 mod dry_run;
 mod faults;
 mod growth;
