@@ -189,7 +189,7 @@ impl World {
         Some((target.clone(), !live.up))
     }
 
-    fn targets(&self) -> BTreeSet<String> {
+    pub(super) fn targets(&self) -> BTreeSet<String> {
         let backends = self.servers.0.iter();
         let targets = backends.flat_map(|(backend, servers)| {
             servers.keys().map(move |name| format!("{backend}/{name}"))

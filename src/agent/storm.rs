@@ -188,7 +188,7 @@ impl Scene {
             }
             42 => self.world().held ^= true,
             43 => self.world().older.clear(),
-            36 | 37 => self.blink(),
+            35..38 => self.blink(),
             38 => self.a_check_turns(),
             _ => {
                 let most = [0, 0, 50, 100][self.rng.usize(0..4)];

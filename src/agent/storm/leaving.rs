@@ -88,13 +88,12 @@ impl Scene {
         now_or_never(self.agent.heed_checks(self.now));
     }
 
-    /// None has a server whose key is gone for long enough.
+    /// No worker has a server, or connections to one, whose key is gone for long enough.
     pub(super) fn none_stays(&mut self) -> Result<(), String> {
         let there = self.leaving.there.clone();
-        let servers = self.world().servers.0.iter();
-        let mut targets = servers.flat_map(|(backend, servers)| {
-            servers.keys().map(move |name| format!("{backend}/{name}"))
-        });
+        let world = self.world();
+        let older = world.older.values().flatten().cloned();
+        let mut targets = world.targets().into_iter().chain(older);
         match targets.find(|target| !there.contains_key(target)) {
             Some(target) => Err(format!("{target} stays, and has no key")),
             None => Ok(()),
