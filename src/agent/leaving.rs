@@ -24,7 +24,9 @@ impl<P: Proxy> Agent<P> {
         let backends: BTreeSet<_> = services.map(|service| proxy_name(service)).collect();
         for (backend, server) in self.applier.down(&backends).await {
             if let (Some(service), Some(name)) = (original_name(&backend), original_name(&server)) {
-                self.dirty |= self.presence.is_down(&service, &name);
+                if self.presence.is_down(&service, &name) {
+                    self.report.again = Some(time);
+                }
             }
         }
     }

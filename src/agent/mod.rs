@@ -244,12 +244,13 @@ impl<P: Proxy> Agent<P> {
             self.pulse.beat();
             let time = now();
             let turn = self.systemd.turn(time);
-            self.heed_checks(time).await;
             if self.is_due(time)
                 && let Some(result) = self.pass(time).await
             {
                 self.passed(result, now());
             }
+            // After the pass: that an instance takes no new connections waits for no answer.
+            self.heed_checks(time).await;
             self.telling.floods(time);
             self.tell_status();
             let time = now();

@@ -220,7 +220,6 @@ impl Scene {
             self.resolve();
         }
         self.come_back(totals);
-        now_or_never(self.agent.heed_checks(self.now));
         if self.agent.is_due(self.now) {
             totals.passes += 1;
             if self.now >= self.passes.0 + Duration::from_secs(1) {
@@ -250,6 +249,7 @@ impl Scene {
             }
             self.nobody_is_cut_who_stays()?;
         }
+        now_or_never(self.agent.heed_checks(self.now));
         let next = self.agent.next(self.now).unwrap_or(Moment::MAX);
         let pause = next.saturating_sub(self.now).clamp(SHORTEST, LOOK);
         if self.world().saving.is_some() && (self.world().failing == 0 || self.rng.bool()) {
