@@ -46,7 +46,7 @@ show() {
     start_agent redis 'redis::1 redis::2'
     start_worker
     list
-    happens kill die DELETE 'key gone' 'out of HAProxy' 'redis::1'
+    happens kill die DELETE 'key gone' 'out of HAProxy' 'redis::1 redis::2(off)'
     list
     happens start start PUT 'key back' 'back in HAProxy' 'redis::1 redis::2'
 }

@@ -19,6 +19,8 @@ pub const DEFAULT_DOCKER_HOST: &str = "unix:///var/run/docker.sock";
 pub const DEFAULT_PREFIX: &str = "/services";
 /// How long a crowd that left is kept if nothing is said.
 pub const DEFAULT_HOLD: &str = "30s";
+/// How long the connections of an instance go on whose key is gone.
+pub const DEFAULT_DRAIN_TIMEOUT: &str = "30s";
 /// How long a service without any instance is remembered if nothing is said.
 pub const DEFAULT_FORGET: &str = "1h";
 
@@ -193,6 +195,16 @@ pub struct AgentArgs {
         value_name = "DURATION"
     )]
     pub forget: String,
+
+    /// How long the connections of an instance that leaves etcd go on; it takes no new ones, and they end
+    /// sooner where HAProxy's check says that it is down; 0: they end with its key
+    #[arg(
+        long,
+        env = "SIDEKICK_DRAIN_TIMEOUT",
+        default_value = DEFAULT_DRAIN_TIMEOUT,
+        value_name = "DURATION"
+    )]
+    pub drain_timeout: String,
 
     /// Print the configuration that would be written, and on stderr what is left out; change nothing
     #[arg(long)]

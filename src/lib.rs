@@ -49,7 +49,7 @@
 //!   mod.rs         wires the tasks, goes through one pass after another, and looks at HAProxy's servers between
 //!   table.rs     P  what stands in etcd → services and instances; the quarantine
 //!   limits.rs    P  how much there may be, and who is left out
-//!   presence.rs  P  who counts as there: the hold, the fronts that outlast their instances
+//!   presence.rs  P  who counts as there: the hold, those that leave, the fronts that outlast their instances
 //!   presence/service.rs P  one service with its recent past
 //!   addresses.rs P  instances and the addresses of names → servers
 //!   allow.rs     P  which addresses an instance may have: --allow, loopback, the agent's own listeners
@@ -73,6 +73,7 @@
 //!   apply.rs       one pass: adjust the worker that runs, restructure, keep the file
 //!   apply/restructure.rs what takes a reload, and the pauses between reloads
 //!   adjust.rs      the running worker's servers; connections in older workers
+//!   looks.rs       what HAProxy's worker is, and what its checks say, each second
 //!   retry.rs       one thing's backoff, and what the log says of it
 //!   names.rs       resolves host names
 //!   lookups.rs   P  which name is looked up next, and how many at once

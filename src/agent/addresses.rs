@@ -100,6 +100,8 @@ pub struct Served {
     pub port: u16,
     /// Those whose address is known, and isn't refused. The same pointer as long as nothing changes.
     pub servers: Arc<Servers>,
+    /// How many of them are leaving. A service with no other serves no client.
+    pub leaving: usize,
     /// The `create_revision` of its oldest key.
     pub oldest: i64,
     /// The ports that its instances have, or lately had, on this machine: HAProxy would keep an
@@ -122,6 +124,7 @@ pub struct Directory {
     /// The addresses' `changes` when last looked.
     changes: u64,
     shape: u64,
+    ends: u64,
 }
 
 impl Directory {
@@ -173,6 +176,8 @@ impl Directory {
             self.untold.extend(untold);
             if let Some(before) = before {
                 other_hosts |= self.hosts.go(&before.made_of);
+                let goes = |name| !now.servers.contains_key(name);
+                self.ends += u64::from(before.servers.keys().any(goes));
                 self.shape += u64::from(before.becomes(now));
             } else {
                 new.push((service.clone(), now));
@@ -181,7 +186,7 @@ impl Directory {
         }
         self.services.extend(new);
         if names.len() < self.services.len() {
-            self.shape += 1;
+            (self.shape, self.ends) = (self.shape + 1, self.ends + 1);
             self.services.retain(|service, served| {
                 let stays = names.binary_search(&service).is_ok();
                 other_hosts |= !stays && self.hosts.go(&served.made_of);
@@ -208,8 +213,20 @@ impl Directory {
         &self.services
     }
 
-    /// The same as long as no service comes, goes, has another port, gets its first server or loses its
-    /// last, or has an instance at another port of this machine.
+    /// How many servers are leaving.
+    #[must_use]
+    pub fn leaving(&self) -> usize {
+        self.services.values().map(|it| it.leaving).sum()
+    }
+
+    /// The same as long as no server goes.
+    #[must_use]
+    pub const fn ends(&self) -> u64 {
+        self.ends
+    }
+
+    /// The same as long as no service comes, goes, has another port, begins to serve or serves no more,
+    /// or has an instance at another port of this machine.
     #[must_use]
     pub const fn shape(&self) -> u64 {
         self.shape
@@ -261,9 +278,15 @@ fn hosts(instances: &Instances) -> impl Iterator<Item = &String> {
 }
 
 impl Served {
+    /// Whether it has a server that isn't leaving.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.servers.len() > self.leaving
+    }
+
     /// Is that from now on. Tells whether it may listen elsewhere now.
     fn becomes(&mut self, now: Self) -> bool {
-        let differs = self.port != now.port || self.servers.is_empty() != now.servers.is_empty();
+        let differs = self.port != now.port || self.serves() != now.serves();
         let is_elsewhere = !now.ports_here.is_subset(&self.ports_here);
         self.ports_here.extend(&now.ports_here);
         let most = PORTS_REMEMBERED.max(now.ports_here.len());
@@ -276,6 +299,7 @@ impl Served {
             self.servers = now.servers;
         }
         self.port = now.port;
+        self.leaving = now.leaving;
         self.oldest = now.oldest;
         self.refused = now.refused;
         self.is_here = now.is_here;
@@ -288,6 +312,7 @@ impl Served {
 fn served(wanted: Wanted, addresses: &Addresses, admission: &Admission) -> Served {
     let (mut servers, mut refused) = (Servers::new(), BTreeMap::new());
     let (mut ports_here, mut is_here) = (BTreeSet::new(), false);
+    let mut leaving = 0;
     for (name, it) in &*wanted.instances {
         let Some(server) = server(it, addresses) else {
             continue;
@@ -301,12 +326,15 @@ fn served(wanted: Wanted, addresses: &Addresses, admission: &Admission) -> Serve
         if here {
             ports_here.insert(server.address.port());
         }
+        leaving += usize::from(it.leaving);
         servers.insert(name.clone(), server);
     }
-    let oldest = wanted.instances.values().map(|it| it.create_revision).min();
+    let stay = wanted.instances.values().filter(|it| !it.leaving);
+    let oldest = stay.map(|it| it.create_revision).min();
     Served {
         port: wanted.port,
         servers: Arc::new(servers),
+        leaving,
         oldest: oldest.unwrap_or(i64::MAX),
         ports_here,
         refused,
@@ -322,91 +350,10 @@ fn server(it: &Instance, addresses: &Addresses) -> Option<Server> {
     };
     Some(Server {
         address: SocketAddr::new(ip, it.port.get()),
-        draining: it.draining,
+        draining: it.draining || it.leaving,
         host,
     })
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use crate::endpoint::Endpoint;
-    use proptest::prelude::*;
-
-    /// What stands in etcd at one key.
-    pub(in crate::agent) fn instance(host: &str, port: u16) -> Instance {
-        let value = format!(r#"{{"host":"{host}","port":{port}}}"#);
-        Instance::new(Endpoint::decode(value.as_bytes()).unwrap(), 1)
-    }
-
-    fn wanted(port: u16, hosts: &[&str]) -> Wanted {
-        let all = hosts.iter().enumerate();
-        let all = all.map(|(n, host)| (format!("i{n}"), instance(host, port)));
-        Wanted {
-            port,
-            instances: Arc::new(all.collect()),
-        }
-    }
-
-    /// A service's servers, `-` for one without an address.
-    fn shows(directory: &Directory, service: &str) -> String {
-        let servers = &directory.services()[service].servers;
-        let all = servers.iter();
-        let all = all.map(|(name, server)| format!("{name}={}", server.address));
-        all.collect::<Vec<_>>().join(" ")
-    }
-
-    #[test]
-    fn a_name_without_an_address_has_no_server_yet() {
-        let (mut directory, mut addresses) = (Directory::default(), Addresses::default());
-        let all = BTreeMap::from([("a".to_owned(), wanted(80, &["db1", "10.0.0.1"]))]);
-        let list = || all.iter().map(|(name, wanted)| (name, wanted.clone()));
-        assert!(directory.update(list(), &addresses));
-        assert_eq!(shows(&directory, "a"), "i1=10.0.0.1:80");
-        addresses.insert("db1".to_owned(), "10.0.0.9".parse().unwrap());
-        assert!(!directory.update(list(), &addresses));
-        assert_eq!(shows(&directory, "a"), "i0=10.0.0.9:80 i1=10.0.0.1:80");
-    }
-
-    proptest! {
-        /// What is kept is what a directory that was never used before would work out, and a
-        /// pointer stays the same if and only if nothing has changed.
-        #[test]
-        fn nothing_that_is_kept_is_stale(
-            steps in prop::collection::vec((0..6u8, 0..3u8, prop::collection::vec(0..5u8, 0..3), 1..3u16), 1..30)
-        ) {
-            let (mut directory, mut addresses) = (Directory::default(), Addresses::default());
-            let mut all: BTreeMap<String, Wanted> = BTreeMap::new();
-            let mut hosts: Vec<String> = Vec::new();
-            for (what, service, at, port) in steps {
-                let service = format!("s{service}");
-                match what {
-                    0 => drop(all.remove(&service)),
-                    1 => addresses.insert(format!("h{}", at.len()), IpAddr::from([10, 0, 0, service.as_bytes()[1]])),
-                    _ => {
-                        let at: Vec<_> = at.iter().map(|n| if *n < 3 { format!("h{n}") } else { format!("10.1.0.{n}") }).collect();
-                        let at: Vec<_> = at.iter().map(String::as_str).collect();
-                        all.insert(service, wanted(port, &at));
-                    }
-                }
-                let list = || all.iter().map(|(name, wanted)| (name, wanted.clone()));
-                let (before, shape) = (directory.services().clone(), directory.shape());
-                let told = directory.update(list(), &addresses);
-                let mut fresh = Directory::default();
-                fresh.update(list(), &addresses);
-                let plain = |d: &Directory| d.services().iter().map(|(n, s)| (n.clone(), s.port, s.servers.clone())).collect::<Vec<_>>();
-                prop_assert_eq!(plain(&directory), plain(&fresh));
-                prop_assert!(directory.hosts().eq(fresh.hosts()));
-                prop_assert_eq!(told, !directory.hosts().eq(hosts.iter()));
-                hosts = directory.hosts().cloned().collect();
-                let ports = |all: &BTreeMap<String, Served>| all.iter().map(|(n, s)| (n.clone(), s.port, s.servers.is_empty())).collect::<Vec<_>>();
-                prop_assert_eq!(shape == directory.shape(), ports(&before) == ports(directory.services()));
-                for (service, now) in directory.services() {
-                    if let Some(before) = before.get(service) {
-                        prop_assert_eq!(Arc::ptr_eq(&before.servers, &now.servers), before.servers == now.servers);
-                    }
-                }
-            }
-        }
-    }
-}
+pub(super) mod tests;

@@ -1,7 +1,7 @@
 //! Brings the servers of the running worker to what is wanted for them, and ends the connections in the
 //! workers of before the last reload that have no server any more. Needs no reload and no file.
 
-use super::addresses::Servers;
+use super::addresses::{Directory, Servers};
 use super::beside::beside;
 use super::diff::{Running, Verb, agreeing, diff};
 use super::layout::Model;
@@ -19,8 +19,8 @@ pub(super) struct Known {
     agreed: BTreeMap<String, Arc<Servers>>,
     /// Backends that have to be looked at, as it has them.
     running: Running,
-    /// Whether the older workers have no connection to a server that was removed.
-    swept: bool,
+    /// The directory's `ends` when the older workers had no connection to a server that was removed.
+    swept: Option<u64>,
 }
 
 impl Known {
@@ -29,22 +29,26 @@ impl Known {
             worker,
             agreed: BTreeMap::new(),
             running,
-            swept: false,
+            swept: None,
         }
     }
 
     /// Puts right those servers about which the worker and `model` may disagree; tells how many changes
-    /// that took. `model` has the services that the worker listens for, and no other.
+    /// that took. `model` has the services that the worker listens for, and no other: one that it listened
+    /// for before the last reload may be in the directory alone.
     pub(super) async fn agree<P: Proxy>(
         &mut self,
         proxy: &P,
         model: &Model,
+        directory: &Directory,
     ) -> Result<usize, Trouble> {
         let told = self.tell(proxy, model).await;
-        if matches!(told, Ok(_) | Err(Trouble::Disagrees(..))) && !self.swept {
-            let is_over = |backend: &str, server: &str| is_over(model, backend, server);
+        if matches!(told, Ok(_) | Err(Trouble::Disagrees(..)))
+            && self.swept != Some(directory.ends())
+        {
+            let is_over = |backend: &str, server: &str| is_over(model, directory, backend, server);
             proxy.end_connections(&self.worker.older, is_over).await?;
-            self.swept = true;
+            self.swept = Some(directory.ends());
         }
         told
     }
@@ -68,7 +72,9 @@ impl Known {
         let rest = |running: &Running| diff(open.iter().map(|(s, it)| (*s, &***it)), running);
         let commands = rest(running);
         if !commands.is_empty() {
-            *swept &= commands.iter().all(|command| command.verb != Verb::Remove);
+            if commands.iter().any(|command| command.verb == Verb::Remove) {
+                *swept = None;
+            }
             let complaint = proxy.tell(worker, &commands).await?;
             let backends: BTreeSet<_> = commands
                 .iter()
@@ -93,11 +99,15 @@ impl Known {
     }
 }
 
-/// Whether that server is one of a service in `model`, and isn't wanted any more.
-fn is_over(model: &Model, backend: &str, server: &str) -> bool {
-    let front = original_name(backend).and_then(|service| model.fronts.get(&service));
-    let is_wanted = |servers: &Servers| {
+/// Whether that server is one of a service that is known, and isn't wanted any more.
+fn is_over(model: &Model, directory: &Directory, backend: &str, server: &str) -> bool {
+    let Some(service) = original_name(backend) else {
+        return false;
+    };
+    let front = model.fronts.get(&service).map(|front| &front.servers);
+    let known = directory.services().get(&service).map(|it| &it.servers);
+    let is_wanted = |servers: &Arc<Servers>| {
         original_name(server).is_some_and(|instance| servers.contains_key(&instance))
     };
-    front.is_some_and(|front| !is_wanted(&front.servers))
+    front.or(known).is_some_and(|servers| !is_wanted(servers))
 }

@@ -40,7 +40,7 @@ pub struct Report {
     pub again: Option<Moment>,
     /// What it is now.
     pub fronts: usize,
-    /// What it is now.
+    /// What it is now, without those that are leaving.
     pub servers: usize,
 }
 
@@ -228,8 +228,11 @@ impl<P: Proxy> Applier<P> {
         if let Some(bound) = &mut self.bound {
             bound.model.follow(directory.services());
         }
-        (report.fronts, report.servers) = (laid.model.fronts.len(), laid.model.servers());
-        let result = self.carry_out(&laid, now, &mut report).await;
+        report.fronts = laid.model.fronts.len();
+        let leaving = |service| directory.services().get(service).map_or(0, |it| it.leaving);
+        let leaving: usize = laid.model.fronts.keys().map(leaving).sum();
+        report.servers = laid.model.servers().saturating_sub(leaving);
+        let result = self.carry_out(&laid, directory, now, &mut report).await;
         if result.as_ref().is_err_and(is_lost) {
             self.known = None;
         }
@@ -242,10 +245,11 @@ impl<P: Proxy> Applier<P> {
     async fn carry_out(
         &mut self,
         laid: &Laid,
+        directory: &Directory,
         now: Moment,
         report: &mut Report,
     ) -> Result<usize, Trouble> {
-        let mut told = self.adjust().await;
+        let mut told = self.adjust(directory).await;
         if told.as_ref().is_err_and(is_lost) {
             return told;
         }
@@ -253,7 +257,7 @@ impl<P: Proxy> Applier<P> {
         if !runs {
             self.restructure(laid, now, report).await?;
             if report.reloaded {
-                let more = self.adjust().await;
+                let more = self.adjust(directory).await;
                 told = more.map(|more| more + told.unwrap_or_default());
             }
         }
@@ -377,9 +381,9 @@ impl<P: Proxy> Applier<P> {
     }
 
     /// The servers that are wanted, in the worker that runs: those of the services that it listens for.
-    async fn adjust(&mut self) -> Result<usize, Trouble> {
+    async fn adjust(&mut self, directory: &Directory) -> Result<usize, Trouble> {
         match (&mut self.known, &self.bound) {
-            (Some(known), Some(bound)) => known.agree(&self.proxy, &bound.model).await,
+            (Some(known), Some(bound)) => known.agree(&self.proxy, &bound.model, directory).await,
             _ => Ok(0),
         }
     }

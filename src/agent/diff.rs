@@ -130,7 +130,7 @@ pub enum Verb {
     Check,
     /// It takes connections and shouldn't, or the other way round.
     Take(Intake),
-    /// It shouldn't be there. Its connections are cut: the key is gone, so the container is.
+    /// It shouldn't be there. Its connections are cut: its time to leave is over, or it is down.
     Remove,
 }
 
@@ -199,7 +199,7 @@ impl Command {
 }
 
 /// What to do so that the servers of those fronts are as wanted; nothing if they are. Whatever comes
-/// precedes whatever goes, so that a service that changes altogether is never empty. Backends that
+/// precedes whatever drains or goes, so that a service that changes altogether is never empty. Backends that
 /// aren't asked about may be the operator's, and are let alone.
 #[must_use]
 pub fn diff<'a>(
@@ -230,6 +230,8 @@ pub fn diff<'a>(
             verb: Verb::Remove,
         }));
     }
+    // A stable sort: what is done to one server stays in its order.
+    coming.sort_by_key(|command| command.verb == Verb::Take(Intake::Drain));
     coming.extend(going);
     coming
 }

@@ -192,7 +192,17 @@ impl World {
         }
     }
 
-    fn targets(&self) -> BTreeSet<String> {
+    /// A server's check finds it down, or up again. Tells which it was, and whether it is down.
+    pub(super) fn check_turns(&mut self) -> Option<(String, bool)> {
+        let targets: Vec<_> = self.targets().into_iter().collect();
+        let target = targets.get(self.rng.usize(0..targets.len().max(1)))?;
+        let (backend, name) = target.split_once('/')?;
+        let live = self.servers.0.get_mut(backend)?.get_mut(name)?;
+        live.down ^= true;
+        Some((target.clone(), live.down))
+    }
+
+    pub(super) fn targets(&self) -> BTreeSet<String> {
         let backends = self.servers.0.iter();
         let targets = backends.flat_map(|(backend, servers)| {
             servers.keys().map(move |name| format!("{backend}/{name}"))

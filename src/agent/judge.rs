@@ -190,7 +190,7 @@ proptest! {
             let value = if raw { host } else { json.to_string().into_bytes() };
             table.put(Item { key: &key, value: &value, create_revision: 0 });
         }
-        let settings = Settings { hold: <_>::default(), forget: <_>::default() };
+        let settings = Settings { hold: <_>::default(), forget: <_>::default(), drain: <_>::default() };
         let now = Moment::from_secs(1);
         let mut presence = Presence::new(settings, BTreeMap::new(), now);
         presence.observe(table.services(), now);

@@ -121,7 +121,7 @@ pub struct Rules {
 /// it has.
 ///
 /// Of several that want one address the first of these has it: who was told so by `--bind`; who has
-/// servers; who is bound there; whose oldest key is older; whose name is smaller. So a newcomer evicts
+/// servers that aren't leaving; who is bound there; whose oldest key is older; whose name is smaller. So a newcomer evicts
 /// nobody who serves, and an empty service keeps nothing from another. A service that was told nothing
 /// doesn't get a port that an instance on this machine has, or lately had.
 #[must_use]
@@ -155,7 +155,7 @@ pub fn lay_out(
     let unasked = services.iter().filter_map(|(service, it)| {
         let bind = Bind::Everywhere(NonZeroU16::new(it.port)?);
         let is_bound = bound.get(service) == Some(&bind);
-        let rank = (it.servers.is_empty(), !is_bound, it.oldest, service);
+        let rank = (!it.serves(), !is_bound, it.oldest, service);
         (!rules.binds.contains_key(service)).then_some((rank, bind, &it.servers))
     });
     let mut unasked: Vec<_> = unasked.collect();

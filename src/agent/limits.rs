@@ -11,6 +11,9 @@ pub const MAX_SERVICES: usize = 4_096;
 /// The most instances in all: each is a server with a check of its own every 2 s.
 pub const MAX_IN_ALL: usize = 32_768;
 
+/// The most instances that have left etcd and still have their connections.
+pub const MAX_LEAVING: usize = MAX_INSTANCES;
+
 /// Service and instance of those that there is no room for, and why: the latest comers. So a flood doesn't push anybody out.
 #[must_use]
 pub fn surplus(services: &Services) -> BTreeMap<(String, String), &'static str> {

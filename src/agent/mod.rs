@@ -24,8 +24,9 @@ pub mod health;
 mod judge;
 pub mod layout;
 pub mod limits;
-mod lock;
 mod local;
+mod lock;
+mod looks;
 mod lookups;
 pub mod machine;
 mod master;
@@ -246,7 +247,10 @@ impl<P: Proxy> Agent<P> {
             {
                 self.passed(result, now());
             }
-            self.look_at_servers().await;
+            // After the pass: that an instance takes no new connections waits for no answer.
+            if self.look_at_servers(time).await {
+                self.health.looked(time, now());
+            }
             self.telling.floods(time);
             self.tell_status();
             let time = now();
@@ -288,9 +292,8 @@ impl<P: Proxy> Agent<P> {
             return self.may_begin.then_some(self.patience);
         }
         let times = [self.presence.next_change(), self.report.again];
-        self.trouble
-            .next()
-            .or_else(|| times.into_iter().flatten().min())
+        let times = times.into_iter().flatten();
+        self.trouble.next().or_else(|| times.min())
     }
 
     /// That update and all that wait behind it.
@@ -331,22 +334,6 @@ impl<P: Proxy> Agent<P> {
     fn happened(&mut self, happening: Happening, time: Moment) {
         let again = self.applier.happened(happening, time);
         self.report.again = self.report.again.into_iter().chain(again).min();
-    }
-
-    async fn look(&mut self, time: Moment) {
-        self.dirty |= self.has_begun(time) && self.applier.has_changed().await;
-    }
-
-    /// Which servers HAProxy's checks have down.
-    async fn look_at_servers(&mut self) {
-        let began = now();
-        if began < self.health.next() {
-            return;
-        }
-        if let Some(running) = self.applier.servers().await {
-            self.telling.turns(self.health.observe(&running, now()));
-        }
-        self.health.looked(began, now());
     }
 
     /// `None`: it is too early for one.
@@ -421,6 +408,7 @@ impl<P: Proxy> Agent<P> {
             refused: self.report.refusals.len(),
             held: self.presence.held(),
             down: self.health.down(),
+            leaving: self.directory.leaving(),
         };
         let etcd_lost = *self.lost.borrow_and_update();
         let haproxy_lost = [self.trouble.since(), self.applier.behind_since()];

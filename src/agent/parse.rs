@@ -80,6 +80,7 @@ fn instance(server: &Server) -> Option<Instance> {
         host,
         port: server.address.port().try_into().ok()?,
         draining: server.draining,
+        leaving: false,
         create_revision: 0,
     })
 }

@@ -1,13 +1,15 @@
-//! Who counts as there: the table, and for a while those who left it in a crowd. Pure.
+//! Who counts as there: the table, and for a while those who left it. Pure.
 //!
-//! One instance that leaves is believed at once. Half of a service, or several services, that leave
+//! One instance that leaves takes no new connection from then on. Its key may come back in a moment (an
+//! announcer that is restarted, a lease that was lost), so its connections end only some time later, or when
+//! HAProxy's check says that it is down. Half of a service, or several services, that leave
 //! within two seconds look like an etcd that was emptied, or a network cut in two, and not like
-//! that many containers dying: those are kept for a while, and HAProxy's own checks decide.
+//! that many containers dying: those go on serving for a while, and HAProxy's own checks decide.
 
 mod service;
 
 use super::beside::beside;
-use super::limits::MAX_SERVICES;
+use super::limits::{MAX_LEAVING, MAX_SERVICES};
 use super::table::{Instances, Services};
 use crate::clock::Moment;
 use service::{Places, Service, Stamp};
@@ -28,6 +30,8 @@ pub struct Settings {
     pub hold: Duration,
     /// How long the front of a service without any instance stays bound.
     pub forget: Duration,
+    /// How long after its key an instance's connections end; zero: with the key.
+    pub drain: Duration,
 }
 
 /// Something worth a loud line.
@@ -49,7 +53,7 @@ pub struct Wanted {
     /// Where clients dial it unless the operator said otherwise: the lowest port among its
     /// instances when it was first seen, and never another one while it is known.
     pub port: u16,
-    /// Those that are there, and those that are held. The same pointer as long as nothing changes.
+    /// Those that are there, those that are held, and those that are leaving. The same pointer as long as nothing changes.
     pub instances: Arc<Instances>,
 }
 
@@ -104,25 +108,29 @@ impl Presence {
             self.release(&arrived);
             self.hold(now);
         }
+        if changed {
+            self.end_surplus();
+        }
         changed
     }
 
     /// Who is to be served at `now`, by name. Lets those go whose time is up.
     pub fn wanted(&mut self, now: Moment) -> impl Iterator<Item = (&String, Wanted)> {
-        let forget = self.settings.forget;
+        let Settings { forget, drain, .. } = self.settings;
         let notes = &mut self.notes;
         self.services.retain(|name, service| {
-            let before = service.held.len();
-            service.held.retain(|_, (_, _, until)| *until > now);
-            if service.held.len() < before {
-                notes.push(Note::LetGo(name.clone(), before - service.held.len()));
+            let let_go = service.let_go(now);
+            if let_go > 0 {
+                notes.push(Note::LetGo(name.clone(), let_go));
             }
+            service.end_old(now, drain);
             service.forget_old(now);
             if !service.here.is_empty() || !service.held.is_empty() {
                 return true;
             }
             let since = *service.empty_since.get_or_insert(now);
-            let stays = now.saturating_sub(since) < forget || !service.left.is_empty();
+            let goes = !service.left.is_empty() || !service.leaving.is_empty();
+            let stays = now.saturating_sub(since) < forget || goes;
             if !stays {
                 notes.push(Note::Forgotten(name.clone()));
             }
@@ -153,6 +161,7 @@ impl Presence {
     /// When [`Presence::wanted`] will change by itself.
     #[must_use]
     pub fn next_change(&self) -> Option<Moment> {
+        let drain = self.settings.drain;
         let held = self
             .services
             .values()
@@ -160,9 +169,25 @@ impl Presence {
         let empty = self.services.values().filter_map(|service| {
             let forgotten = service.empty_since? + self.settings.forget;
             let left = service.left.values().map(|it| it.left.0 + CROWD);
-            left.chain([forgotten]).max()
+            let leaving = service.leaving.values().map(|(_, left)| *left + drain);
+            left.chain(leaving).chain([forgotten]).max()
         });
-        held.chain(empty).min()
+        let services = self.services.values();
+        let leaving = services.flat_map(|it| it.leaving.values().map(|(_, left)| *left + drain));
+        held.chain(empty).chain(leaving).min()
+    }
+
+    /// Services and instances whose keys are gone, and whose connections aren't yet.
+    pub fn leaving(&self) -> impl Iterator<Item = (&String, &String)> {
+        let services = self.services.iter();
+        services.flat_map(|(service, it)| it.leaving.keys().map(move |name| (service, name)))
+    }
+
+    /// HAProxy's check says that this instance is down. One that is leaving is gone with that. Tells
+    /// whether it was one.
+    pub fn is_down(&mut self, service: &str, name: &str) -> bool {
+        let service = self.services.get_mut(service);
+        service.is_some_and(|service| service.end(name))
     }
 
     /// How long a crowd is held.
@@ -195,6 +220,25 @@ impl Presence {
                 self.notes.push(Note::Held(name.clone(), left));
                 service.hold(now + self.settings.hold);
             }
+        }
+    }
+
+    /// Instances that leave faster than their time passes are no more in all than there may be of one
+    /// service: those end first that left first.
+    fn end_surplus(&mut self) {
+        let surplus = self.leaving().count().saturating_sub(MAX_LEAVING);
+        if surplus == 0 {
+            return;
+        }
+        let services = self.services.iter();
+        let all = services.flat_map(|(service, it)| {
+            let leaving = it.leaving.iter();
+            leaving.map(move |(name, (_, left))| (*left, service.clone(), name.clone()))
+        });
+        let mut all: Vec<_> = all.collect();
+        all.sort_unstable();
+        for (_, service, name) in all.into_iter().take(surplus) {
+            self.is_down(&service, &name);
         }
     }
 

@@ -286,6 +286,24 @@ fn an_instance_that_ends_loses_its_connections_in_old_workers_too() {
     assert_eq!(left, ["redis/b"]);
 }
 
+/// What it listened for is another service's by then.
+#[test]
+fn an_instance_that_was_leaving_when_its_service_lost_its_port_loses_its_connections_too() {
+    let mut scene = Scene::new(1);
+    scene.world().held = true;
+    scene.put("a", 80, "i", "");
+    scene.put("b", 80, "j", "");
+    scene.settle();
+    let instances = &mut scene.wanted.get_mut("a").unwrap().instances;
+    Arc::make_mut(instances).get_mut("i").unwrap().leaving = true;
+    scene.settle();
+    assert!(scene.world().servers.0.keys().eq(["b"]), "a serves none");
+    assert_eq!(scene.world().older.len(), 1);
+    scene.remove("a", "i");
+    scene.settle();
+    assert!(scene.world().older.is_empty());
+}
+
 #[test]
 fn a_port_that_is_seen_to_be_in_use_costs_no_reload() {
     let mut scene = Scene::new(1);

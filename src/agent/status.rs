@@ -16,6 +16,7 @@ pub(super) struct Counts {
     pub(super) refused: usize,
     pub(super) held: usize,
     pub(super) down: usize,
+    pub(super) leaving: usize,
 }
 
 /// The line.
@@ -33,6 +34,7 @@ pub(super) fn line(
         refused,
         held,
         down,
+        leaving,
     } = counts;
     let mut line = if heard || *fronts > 0 {
         format!("serving {fronts} services, {servers} instances")
@@ -42,6 +44,7 @@ pub(super) fn line(
     for (count, word) in [
         (down, "down by HAProxy's checks"),
         (held, "held"),
+        (leaving, "leaving"),
         (quarantined, "quarantined"),
         (refused, "refused"),
     ] {
@@ -80,16 +83,18 @@ mod tests {
             refused: 0,
             held: 3,
             down: 2,
+            leaving: 1,
         };
         assert_eq!(
             line(&counts, true, Some(at(5)), None, at(17)),
-            "serving 2 services, 5 instances, 2 down by HAProxy's checks, 3 held, 1 quarantined; etcd unreachable for 12 s, retrying"
+            "serving 2 services, 5 instances, 2 down by HAProxy's checks, 3 held, 1 leaving, 1 quarantined; etcd unreachable for 12 s, retrying"
         );
         assert_eq!(
             line(
                 &Counts {
                     held: 0,
                     down: 0,
+                    leaving: 0,
                     ..counts
                 },
                 true,

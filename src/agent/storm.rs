@@ -3,6 +3,7 @@
 //! `Agent::run`, and nobody wakes it but what wakes it there.
 
 mod etcd;
+mod leaving;
 mod settling;
 
 use super::fake::{Fake, Listening, World, now_or_never};
@@ -12,11 +13,13 @@ use super::presence::Settings;
 use super::*;
 use crate::endpoint::Host;
 use etcd::Etcd;
+use leaving::Leaving;
 use std::collections::BTreeMap;
 
 const KEEPING: Settings = Settings {
     hold: Duration::from_secs(30),
     forget: Duration::from_secs(120),
+    drain: Duration::from_secs(20),
 };
 
 /// The agent's own machine.
@@ -34,6 +37,8 @@ struct Scene {
     now: Moment,
     /// Servers of services that left at a blow, where they are, and until when they have to stay.
     held: BTreeMap<String, (Host, u16, Moment)>,
+    /// What has left, and what blinks.
+    leaving: Leaving,
     /// Since when, and how many.
     passes: (Moment, usize),
     /// When somebody changed a server behind our back, which only an audit sees.
@@ -53,6 +58,8 @@ struct Totals {
     torn: u32,
     /// Times at which no file could be written, or no reload could succeed.
     stuck: usize,
+    /// Keys that came back while their instance was leaving, at the same address.
+    blinks: usize,
     /// Runs of which the end was timed.
     timed: usize,
     /// From the end of all faults until HAProxy had what etcd said, in the worst case.
@@ -109,6 +116,7 @@ impl Scene {
             resolve_at: now,
             now,
             held: BTreeMap::new(),
+            leaving: Leaving::default(),
             passes: (now, 0),
             meddled: None,
             crowded: false,
@@ -180,6 +188,8 @@ impl Scene {
             }
             42 => self.world().held ^= true,
             43 => self.world().older.clear(),
+            35..38 => self.blink(),
+            38 => self.a_check_turns(),
             _ => {
                 let most = [0, 0, 50, 100][self.rng.usize(0..4)];
                 self.world().failing = self.rng.u8(0..=most);
@@ -209,6 +219,7 @@ impl Scene {
         if self.now >= self.resolve_at {
             self.resolve();
         }
+        self.come_back(totals);
         if self.agent.is_due(self.now) {
             totals.passes += 1;
             if self.now >= self.passes.0 + Duration::from_secs(1) {
@@ -235,6 +246,7 @@ impl Scene {
             self.no_reload_evicts_who_serves(&before)?;
             self.nobody_is_cut_who_stays()?;
         }
+        self.look_at_servers();
         let next = self.agent.next(self.now).unwrap_or(Moment::MAX);
         let pause = next.saturating_sub(self.now).clamp(SHORTEST, LOOK);
         if self.world().saving.is_some() && (self.world().failing == 0 || self.rng.bool()) {
@@ -259,7 +271,7 @@ impl Scene {
         }
         for (service, bind) in &before.binds {
             let served = self.agent.directory.services().get(service);
-            let serves = served.is_some_and(|it| it.port == bind.port() && !it.servers.is_empty());
+            let serves = served.is_some_and(|it| it.port == bind.port() && it.serves());
             if serves && now.binds.get(service) != Some(bind) {
                 return Err(format!(
                     "{service} serves, and lost {bind}: {:?}",
@@ -298,6 +310,12 @@ impl Scene {
             let held = self.held.get(&target);
             if held.is_some_and(|(host, port, _)| !may_go(host, *port)) {
                 return Err(format!("{target} was removed and is to be held"));
+            }
+            let leaves = self.leaving.has_time(&target, now);
+            if leaves.is_some_and(|(host, port)| !may_go(host, port)) {
+                return Err(format!(
+                    "{target} was removed before its time to leave is over"
+                ));
             }
         }
         Ok(())
@@ -354,6 +372,7 @@ fn whatever_happens_around_it_the_agent_comes_to_etcds_truth_and_empties_nothing
         totals.torn as usize,
         totals.timed,
         totals.stuck,
+        totals.blinks,
     ];
     assert!(
         runs < 100 || each.iter().all(|n| *n > runs / 20),

@@ -19,6 +19,8 @@ pub struct Instance {
     pub port: NonZeroU16,
     /// Takes no new connections.
     pub draining: bool,
+    /// Its key is gone: it takes no new connections, and its old ones end soon. A key never says so.
+    pub leaving: bool,
     /// When its key came to be: who was there first keeps its place where places run out.
     pub create_revision: i64,
 }
@@ -31,6 +33,7 @@ impl Instance {
             host: endpoint.host,
             port: endpoint.port,
             draining: endpoint.status == Some(Status::Draining),
+            leaving: false,
             create_revision,
         }
     }

@@ -116,6 +116,7 @@ impl AgentConfig {
             keeping: presence::Settings {
                 hold: duration("--hold", &args.hold)?,
                 forget: duration("--forget", &args.forget)?,
+                drain: duration("--drain-timeout", &args.drain_timeout)?,
             },
             allow: allow(&args.allow)?,
             dry_run: args.dry_run,

@@ -64,6 +64,7 @@ fn haproxy_takes_whatever_is_rendered() {
         let settings = Settings {
             hold: Duration::ZERO,
             forget: Duration::ZERO,
+            drain: Duration::ZERO,
         };
         let mut presence = Presence::new(settings, BTreeMap::new(), now);
         presence.observe(table.services(), now);

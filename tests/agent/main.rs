@@ -31,6 +31,7 @@ mod both_ways;
 mod burst;
 mod conversation;
 mod crash;
+mod drain;
 mod dry_run;
 mod faults;
 mod flapping;

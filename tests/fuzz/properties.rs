@@ -166,6 +166,7 @@ fn model_of(dump: &[u8]) -> Model {
     let settings = Settings {
         hold: Moment::ZERO,
         forget: Moment::ZERO,
+        drain: Moment::ZERO,
     };
     let now = Moment::from_secs(1);
     let mut presence = Presence::new(settings, BTreeMap::new(), now);

@@ -7,6 +7,7 @@ use crate::endpoint::Host;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[derive(Debug, Default)]
 pub(super) struct Service {
@@ -19,8 +20,10 @@ pub(super) struct Service {
     /// Gone, and kept until the second moment.
     pub(super) held: BTreeMap<String, (Instance, Stamp, Moment)>,
     pub(super) empty_since: Option<Moment>,
-    /// Those here and those held, as last told; `None` while nobody is held.
-    pub(super) both: Option<Arc<Instances>>,
+    /// Their keys are gone since that moment: they take no new connections, and still have their old ones.
+    pub(super) leaving: BTreeMap<String, (Instance, Moment)>,
+    /// Those here, those held and those leaving, as last told; `None` if that isn't what there is now.
+    pub(super) all: Option<Arc<Instances>>,
 }
 
 /// An instance that left, and was there in the time between.
@@ -52,12 +55,14 @@ impl Service {
         if same {
             return false;
         }
+        self.all = None;
         let before = std::mem::replace(&mut self.here, here.cloned().unwrap_or_default());
         for (name, instance) in &*before {
             if self.here.contains_key(name) {
                 continue;
             }
             let came = self.came.remove(name).unwrap_or_default();
+            self.leaving.insert(name.clone(), (instance.clone(), now.0));
             // One that was draining said that it would go.
             if !instance.draining {
                 let instance = instance.clone();
@@ -73,11 +78,13 @@ impl Service {
         for (name, instance) in &*self.here {
             let left = self.left.remove(name).map(|it| it.instance);
             let held = self.held.remove(name).map(|(it, ..)| it);
+            let leaving = self.leaving.remove(name).map(|(it, _)| it);
             if !before.contains_key(name) {
                 self.came.insert(name.clone(), now);
             }
             // One that comes back as it was has taken no other's place.
-            let known = before.get(name).or(left.as_ref()).or(held.as_ref());
+            let known = before.get(name).or(left.as_ref());
+            let known = known.or(held.as_ref()).or(leaving.as_ref());
             if known.is_none_or(|it| (&it.host, it.port) != (&instance.host, instance.port)) {
                 arrived.insert((instance.host.clone(), instance.port));
             }
@@ -94,22 +101,71 @@ impl Service {
     }
 
     pub(super) fn wanted(&mut self) -> Wanted {
-        let instances = if self.held.is_empty() {
-            self.both = None;
+        let instances = if self.held.is_empty() && self.leaving.is_empty() {
+            self.all = None;
             self.here.clone()
         } else {
-            let held = self.held.iter();
-            let held = held.map(|(name, (instance, ..))| (name.clone(), instance.clone()));
-            let mut both: Instances = held.collect();
-            both.extend((*self.here).clone());
-            let before = self.both.take().filter(|before| **before == both);
-            let both = before.unwrap_or_else(|| Arc::new(both));
-            self.both.insert(both).clone()
+            self.all.get_or_insert_with(|| {
+                let leaving = self.leaving.iter().map(|(name, (instance, _))| {
+                    let instance = instance.clone();
+                    let leaving = true;
+                    (
+                        name.clone(),
+                        Instance {
+                            leaving,
+                            ..instance
+                        },
+                    )
+                });
+                let mut all: Instances = leaving.collect();
+                let held = self.held.iter();
+                all.extend(held.map(|(name, (instance, ..))| (name.clone(), instance.clone())));
+                all.extend((*self.here).clone());
+                Arc::new(all)
+            });
+            self.all.clone().unwrap_or_default()
         };
         Wanted {
             port: self.port,
             instances,
         }
+    }
+
+    /// Those whose hold is over serve no more, and are leaving since they left. Tells how many.
+    pub(super) fn let_go(&mut self, now: Moment) -> usize {
+        self.release_if(|(.., until)| *until <= now)
+    }
+
+    /// Those are gone that left as long ago as `drain`.
+    pub(super) fn end_old(&mut self, now: Moment, drain: Duration) {
+        let before = self.leaving.len();
+        self.leaving.retain(|_, (_, left)| *left + drain > now);
+        if self.leaving.len() < before {
+            self.all = None;
+        }
+    }
+
+    /// That one is gone, if it was leaving; tells whether it was.
+    pub(super) fn end(&mut self, name: &str) -> bool {
+        let ends = self.leaving.remove(name).is_some();
+        if ends {
+            self.all = None;
+        }
+        ends
+    }
+
+    fn release_if(&mut self, ends: impl Fn(&(Instance, Stamp, Moment)) -> bool) -> usize {
+        let held = std::mem::take(&mut self.held).into_iter();
+        let (ended, held): (BTreeMap<_, _>, _) = held.partition(|(_, it)| ends(it));
+        self.held = held;
+        if !ended.is_empty() {
+            self.all = None;
+        }
+        let count = ended.len();
+        let ended = ended.into_iter();
+        self.leaving
+            .extend(ended.map(|(name, (it, left, _))| (name, (it, left.0))));
+        count
     }
 
     pub(super) fn forget_old(&mut self, now: Moment) {
@@ -150,20 +206,24 @@ impl Service {
         times.filter(|_| self.here.is_empty())
     }
 
-    /// Those that left are kept until then.
+    /// Those that left go on serving until then.
     pub(super) fn hold(&mut self, until: Moment) {
-        let crowd = std::mem::take(&mut self.left).into_iter();
-        let crowd = crowd.map(|(name, it)| (name, (it.instance, it.left, until)));
-        self.held.extend(crowd);
+        self.all = None;
+        for (name, it) in std::mem::take(&mut self.left) {
+            self.leaving.remove(&name);
+            self.held.insert(name, (it.instance, it.left, until));
+        }
     }
 
-    /// Those that left go for good where a key has arrived since that announces their address. Tells
+    /// Those that left serve no more where a key has arrived since that announces their address. Tells
     /// how many of them were held.
+    ///
+    /// Their old connections go on for the time of any that leaves: they lead to the process that the key
+    /// was about, be it announced by another name now, or to one that is dead, and then they are dead too.
+    /// The one that has the address now gets none of them.
     pub(super) fn release(&mut self, arrived: &Places) -> usize {
-        let stays = |it: &Instance| !arrived.contains(&(it.host.clone(), it.port));
-        self.left.retain(|_, it| stays(&it.instance));
-        let before = self.held.len();
-        self.held.retain(|_, (it, ..)| stays(it));
-        before - self.held.len()
+        let goes = |it: &Instance| arrived.contains(&(it.host.clone(), it.port));
+        self.left.retain(|_, it| !goes(&it.instance));
+        self.release_if(|(it, ..)| goes(it))
     }
 }

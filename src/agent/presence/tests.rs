@@ -11,15 +11,20 @@ fn at(seconds: f64) -> Moment {
     Moment::from_secs_f64(1000.0 + seconds)
 }
 
+/// Connections end with their key, unless a test says otherwise.
+const KEEPING: Settings = Settings {
+    hold: HOLD,
+    forget: FORGET,
+    drain: Duration::ZERO,
+};
+
 fn presence() -> Presence {
-    Presence::new(
-        Settings {
-            hold: HOLD,
-            forget: FORGET,
-        },
-        BTreeMap::new(),
-        at(0.0),
-    )
+    Presence::new(KEEPING, BTreeMap::new(), at(0.0))
+}
+
+fn draining_for(drain: f64) -> Presence {
+    let drain = Duration::from_secs_f64(drain);
+    Presence::new(Settings { drain, ..KEEPING }, BTreeMap::new(), at(0.0))
 }
 
 /// `redis:1,2 web:1` with 1 → port 6001; a `d` after the number: draining.
@@ -46,10 +51,15 @@ fn table(text: &str) -> Services {
     services
 }
 
+/// A `-` after an instance: it is leaving.
 fn shows(presence: &mut Presence, seconds: f64) -> String {
     let wanted = presence.wanted(at(seconds));
     let services = wanted.map(|(name, wanted)| {
-        let instances: Vec<_> = wanted.instances.keys().map(String::as_str).collect();
+        let word = |it: &Instance| if it.leaving { "-" } else { "" };
+        let instances = wanted.instances.iter();
+        let instances: Vec<_> = instances
+            .map(|(name, it)| format!("{name}{}", word(it)))
+            .collect();
         format!("{name}:{}", instances.join(","))
     });
     services.collect::<Vec<_>>().join(" ")
@@ -195,14 +205,7 @@ fn what_was_served_last_is_part_of_the_crowd() {
         .wanted(at(0.0))
         .map(|(name, wanted)| (name.clone(), wanted));
     let last = last.collect();
-    let mut p = Presence::new(
-        Settings {
-            hold: HOLD,
-            forget: FORGET,
-        },
-        last,
-        at(10.0),
-    );
+    let mut p = Presence::new(KEEPING, last, at(10.0));
     p.observe(&table(""), at(11.0));
     assert_eq!(shows(&mut p, 11.0), "a:1 b:1");
 }
@@ -230,7 +233,15 @@ fn an_empty_service_keeps_its_front_and_its_port_until_forgotten() {
 fn one_that_comes_and_goes_between_two_looks_is_empty_from_then_on() {
     for forget in [FORGET, Duration::ZERO] {
         let hold = Duration::ZERO;
-        let mut p = Presence::new(Settings { hold, forget }, BTreeMap::new(), at(0.0));
+        let mut p = Presence::new(
+            Settings {
+                hold,
+                forget,
+                ..KEEPING
+            },
+            BTreeMap::new(),
+            at(0.0),
+        );
         p.observe(&table("redis:1,2"), at(0.0));
         p.observe(&table(""), at(1.0));
         assert_eq!(shows(&mut p, 1.0), "redis:");
@@ -256,4 +267,87 @@ fn services_that_come_and_go_do_not_pile_up() {
     let wanted: BTreeMap<_, _> = p.wanted(at(820.0)).collect();
     assert_eq!(wanted.len(), MAX_SERVICES);
     assert!(wanted.contains_key(&"steady".to_owned()) && wanted.contains_key(&last));
+}
+
+/// A key that was gone for 0.2 s cut all connections of a healthy instance.
+#[test]
+fn a_key_that_blinks_ends_nothing() {
+    let mut p = draining_for(30.0);
+    p.observe(&table("redis:1,2"), at(0.0));
+    p.observe(&table("redis:2"), at(1.0));
+    assert_eq!(shows(&mut p, 1.0), "redis:1-,2");
+    assert_eq!(p.next_change(), Some(at(31.0)));
+    p.observe(&table("redis:1,2"), at(1.2));
+    assert_eq!(shows(&mut p, 1.2), "redis:1,2");
+    assert_eq!((p.leaving().count(), p.next_change()), (0, None));
+    // One that drained, too; and it drains for its time, not for ever.
+    p.observe(&table("redis:1d,2"), at(2.0));
+    p.observe(&table("redis:2"), at(3.0));
+    assert_eq!(shows(&mut p, 32.9), "redis:1-,2");
+    assert_eq!(shows(&mut p, 33.0), "redis:2");
+    assert_eq!(p.take_notes(), []);
+}
+
+#[test]
+fn one_that_is_leaving_is_gone_when_its_check_says_that_it_is_down() {
+    let mut p = draining_for(30.0);
+    p.observe(&table("redis:1,2"), at(0.0));
+    assert!(!p.is_down("redis", "1"), "it isn't leaving");
+    p.observe(&table(""), at(1.0));
+    assert_eq!(shows(&mut p, 1.0), "redis:1-,2-");
+    assert!(p.is_down("redis", "1") && !p.is_down("redis", "1"));
+    assert_eq!(shows(&mut p, 2.0), "redis:2-");
+    assert_eq!(shows(&mut p, 31.0), "redis:");
+}
+
+#[test]
+fn a_crowd_that_is_held_serves_and_what_is_left_of_its_time_it_drains() {
+    let mut p = draining_for(40.0);
+    p.observe(&table("redis:1,2,3,4"), at(0.0));
+    p.observe(&table("redis:2,3,4"), at(1.0));
+    assert_eq!(shows(&mut p, 1.0), "redis:1-,2,3,4");
+    p.observe(&table("redis:4"), at(2.0));
+    assert_eq!(shows(&mut p, 2.0), "redis:1,2,3,4");
+    assert_eq!(shows(&mut p, 32.0), "redis:1-,2-,3-,4");
+    assert_eq!(shows(&mut p, 41.0), "redis:2-,3-,4");
+    assert_eq!(shows(&mut p, 42.0), "redis:4");
+    assert_eq!(p.next_change(), None);
+}
+
+/// Its clients would reach what has the address now; those that it has are where they were.
+#[test]
+fn one_that_was_held_and_whose_address_another_key_announces_drains() {
+    let mut p = draining_for(10.0);
+    p.observe(&table("a:1 b:2"), at(0.0));
+    p.observe(&table(""), at(1.0));
+    assert_eq!(shows(&mut p, 1.0), "a:1 b:2");
+    p.observe(&table("b:1"), at(2.0));
+    assert_eq!(shows(&mut p, 2.0), "a:1- b:1,2");
+    assert_eq!(shows(&mut p, 11.0), "a: b:1,2");
+}
+
+/// A service that is empty but for those is forgotten after them.
+#[test]
+fn those_that_are_leaving_are_not_forgotten_with_their_service() {
+    let mut p = draining_for(30.0);
+    p.settings.forget = Duration::ZERO;
+    p.observe(&table("redis:1"), at(0.0));
+    p.observe(&table(""), at(1.0));
+    assert_eq!(shows(&mut p, 1.0), "redis:1-");
+    assert_eq!(p.next_change(), Some(at(31.0)));
+    assert_eq!(shows(&mut p, 31.0), "");
+}
+
+/// Keys that come and go under ever new names.
+#[test]
+fn those_that_are_leaving_do_not_pile_up() {
+    let mut p = draining_for(1e6);
+    p.settings.hold = Duration::ZERO;
+    for n in 0..MAX_LEAVING + 10 {
+        let when = n as f64 / 100.0;
+        p.observe(&table(&format!("redis:9 s{}:{n}", n % 7)), at(when));
+        p.observe(&table("redis:9"), at(when));
+    }
+    let first = p.leaving().map(|(_, name)| name.parse::<usize>().unwrap());
+    assert_eq!((first.min(), p.leaving().count()), (Some(10), MAX_LEAVING));
 }

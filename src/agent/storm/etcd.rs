@@ -46,7 +46,7 @@ impl Scene {
             }
         }
         if !told.is_empty() {
-            self.agent.observe(self.now);
+            self.observe();
             self.release();
         }
     }
@@ -58,7 +58,7 @@ impl Scene {
         self.agent
             .table
             .replace(stands.map(|(key, stands)| item_of(key, stands)));
-        self.agent.observe(self.now);
+        self.observe();
         self.etcd.untold = Some(Vec::new());
         let stands: BTreeSet<_> = self.etcd.stands.keys().filter_map(|k| target(k)).collect();
         self.held.retain(|target, _| !stands.contains(target));

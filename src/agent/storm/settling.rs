@@ -11,6 +11,7 @@ use super::super::render::{proxy_name, render};
 use super::super::{AUDIT, Directory, LOOK, Model, Table};
 use super::etcd::item_of;
 use super::{KEEPING, Scene, Totals};
+use crate::clock::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,7 @@ impl Scene {
         let nothing = Settings {
             hold: Duration::ZERO,
             forget: Duration::ZERO,
+            drain: Duration::ZERO,
         };
         let mut presence = Presence::new(nothing, BTreeMap::new(), self.now);
         presence.observe(table.services(), self.now);
@@ -41,12 +43,12 @@ impl Scene {
         let holds = self.agent.presence.held() > 0;
         for (name, known) in self.agent.directory.services() {
             let mut empty = known.clone();
-            empty.servers = Arc::default();
+            (empty.servers, empty.leaving) = (Arc::default(), 0);
             let served = services.entry(name.clone()).or_insert(empty);
             served.port = known.port;
             served.ports_here.extend(&known.ports_here);
             if holds && served.servers.is_empty() {
-                served.servers = known.servers.clone();
+                (served.servers, served.leaving) = (known.servers.clone(), known.leaving);
             }
         }
         let (nothing, listening) = (BTreeMap::new(), &self.agent.applier.listening);
@@ -64,6 +66,11 @@ impl Scene {
         world.worker.is_some()
             && fronts.all(|service| servers.contains_key(&proxy_name(service)))
             && commands.all(|command| command.verb == Verb::Remove)
+    }
+
+    /// A port that was taken is tried again late, and what is meddled with is seen by an audit.
+    fn is_timed(&self, start: Moment) -> bool {
+        !self.crowded && self.meddled.is_none_or(|at| at + AUDIT < start)
     }
 
     /// Nowhere does HAProxy dial itself.
@@ -96,16 +103,20 @@ impl Scene {
         // Looked up every 30 s, which isn't what is timed here.
         self.resolve_at = start;
         let end = start + TRY_AGAIN_AT_MOST + KEEPING.forget + AUDIT;
-        let mut all_at = None;
+        let (mut all_at, mut left) = (None, false);
+        let gone_at = start + KEEPING.hold.max(KEEPING.drain) + limit;
         while self.now < end {
             self.round(LOOK, totals)?;
             if all_at.is_none() && self.has_all() {
                 all_at = Some(self.now);
             }
+            if !left && self.now >= gone_at && self.is_timed(start) {
+                left = true;
+                self.none_stays()?;
+            }
         }
         let took = all_at.ok_or("it never has all servers")? - start;
-        // A port that was taken is tried again late, and what is meddled with is seen by an audit.
-        if !self.crowded && self.meddled.is_none_or(|at| at + AUDIT < start) {
+        if self.is_timed(start) {
             totals.timed += 1;
             totals.slowest = totals.slowest.max(took);
             if took > limit {

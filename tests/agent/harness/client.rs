@@ -41,6 +41,11 @@ impl Backend {
         format!(r#"{{"host":"{}","port":{}}}"#, host(), self.port)
     }
 
+    /// It takes no new connection any more, as after a crash; its old ones carry on all the same.
+    pub fn stops_listening(&self) {
+        self.task.abort();
+    }
+
     pub fn draining(&self) -> String {
         format!(
             r#"{{"host":"{}","port":{},"status":"draining"}}"#,

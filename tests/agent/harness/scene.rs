@@ -123,8 +123,10 @@ impl Scene {
             .arg("--haproxy-config")
             .arg(self.file())
             .arg(format!("--bind=redis=:{}", self.port));
-        // Unless the test says otherwise.
-        for default in ["--stats=off".to_owned(), format!("--haproxy={HAPROXY}")] {
+        // Unless the test says otherwise. Whatever isn't about leaving expects a deleted instance to be gone.
+        let defaults = ["--stats=off", "--drain-timeout=0"].map(str::to_owned);
+        let haproxy = format!("--haproxy={HAPROXY}");
+        for default in defaults.into_iter().chain([haproxy]) {
             let (option, _) = default.split_once('=').unwrap();
             let given = format!("{option}=");
             if !self.arguments.iter().any(|it| it.starts_with(&given)) {
