@@ -23,10 +23,10 @@ impl<P: Proxy> Agent<P> {
         let services = self.presence.leaving().map(|(service, _)| service);
         let backends: BTreeSet<_> = services.map(|service| proxy_name(service)).collect();
         for (backend, server) in self.applier.down(&backends).await {
-            if let (Some(service), Some(name)) = (original_name(&backend), original_name(&server)) {
-                if self.presence.is_down(&service, &name) {
-                    self.report.again = Some(time);
-                }
+            if let (Some(service), Some(name)) = (original_name(&backend), original_name(&server))
+                && self.presence.is_down(&service, &name)
+            {
+                self.report.again = Some(time);
             }
         }
     }
