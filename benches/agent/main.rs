@@ -1,6 +1,6 @@
 //! `make bench BENCH=agent`: the agent beside the same commands by hand, and beside the article's
 //! way, a poll of etcd every five seconds and `haproxy -sf`. Prints; asserts nothing about speed.
-//! `cargo bench --features real --bench agent -- latency` (or `load`) runs one half of it.
+//! `cargo bench --features real --bench agent -- latency` (or `load`) runs one half of it, `-- agrees` a change's own row alone.
 
 #![allow(
     clippy::expect_used,
@@ -12,6 +12,7 @@
     unreachable_pub
 )]
 
+mod agrees;
 mod article;
 mod changes;
 // The tests' own, of which this takes a part.
@@ -57,6 +58,11 @@ async fn main() {
     if part.as_deref().is_none_or(|part| part == "latency") {
         latencies_and_rest().await;
     }
+    if part.as_deref() == Some("agrees") {
+        let small = Stage::start(SMALL).await;
+        println!("{SMALL}; one more comes and goes\n{}", header());
+        agrees::measure(&small).await;
+    }
     if part.as_deref().is_none_or(|part| part == "load") {
         under_load().await;
     }
@@ -68,6 +74,7 @@ async fn latencies_and_rest() {
     let small = Stage::start(SMALL).await;
     println!("{SMALL}; one more comes and goes\n{}", header());
     latency::measure(&small).await;
+    agrees::measure(&small).await;
 
     let mut large = Stage::set(LARGE).await;
     println!("{LARGE}; one more comes and goes\n{}", header());

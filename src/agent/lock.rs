@@ -36,8 +36,8 @@ impl Locks {
     /// # Errors
     /// Another agent has one of the locks, or one can't be had.
     pub(super) fn take(config: &Path, way: &Way) -> Result<Self, LockError> {
-        let _config = lock(config, "file with --haproxy-config")?;
-        let _socket = match way {
+        let file = lock(config, "file with --haproxy-config")?;
+        let socket_lock = match way {
             // Its default is beside the file.
             Way::Supervise(socket) => Some(lock(
                 socket,
@@ -60,7 +60,10 @@ impl Locks {
                 lock => Some(lock?),
             },
         };
-        Ok(Self { _config, _socket })
+        Ok(Self {
+            _config: file,
+            _socket: socket_lock,
+        })
     }
 }
 
