@@ -1,6 +1,6 @@
 //! The stage of nearly every test: etcd, HAProxy, the agent.
 
-use super::haproxy::{HAPROXY, Servers, ask, boots, running_at, servers_in};
+use super::haproxy::{Servers, ask, boots, haproxy, running_at, servers_in};
 use super::{Etcd, SOON, becomes, eventually};
 use super::{Notifications, free_port};
 use nix::sys::signal::Signal;
@@ -92,7 +92,7 @@ impl Scene {
 
     /// As Debian's haproxy.service does.
     pub async fn start_haproxy(&mut self) {
-        let mut haproxy = Command::new(HAPROXY);
+        let mut haproxy = Command::new(haproxy());
         haproxy
             .arg("-Ws")
             .arg("-f")
@@ -124,7 +124,7 @@ impl Scene {
             .arg(self.file())
             .arg(format!("--bind=redis=:{}", self.port));
         // Unless the test says otherwise.
-        for default in ["--stats=off".to_owned(), format!("--haproxy={HAPROXY}")] {
+        for default in ["--stats=off".to_owned(), format!("--haproxy={}", haproxy())] {
             let (option, _) = default.split_once('=').unwrap();
             let given = format!("{option}=");
             if !self.arguments.iter().any(|it| it.starts_with(&given)) {
