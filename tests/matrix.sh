@@ -22,10 +22,10 @@ readonly PODMAN=(podman runc netavark aardvark-dns iptables iproute2 procps)
 readonly ENGINE_TESTS=(lifecycle:: docker_wire:: engine_outage:: explain::)
 # What Podman can do; why not the others is said in docs/matrix.md.
 readonly PODMAN_TESTS=(lifecycle::)
-readonly NOT_ON_PODMAN=(
-    --skip only_a_healthy_container_is_announced
-    --skip a_container_that_was_paused_before_is_not_announced_at_all
-    --skip a_start_and_a_death_are_a_line_each
+readonly NOT_ON_PODMAN=(--skip only_a_healthy_container_is_announced)
+readonly NOT_ON_PODMAN_4=(
+    --skip docker_commit_changes_nothing
+    --skip an_oom_kill_withdraws
 )
 # Of both, what depends on etcd's words.
 readonly ETCD_TESTS=(etcd_outage:: ownership:: login:: tls:: reading:: faults::)
@@ -102,6 +102,7 @@ run() {
     case $1 in
     haproxy-*) targets=(--test agent) ;;
     docker-*) targets=(--test real) tests=(${brief:+"${ENGINE_TESTS[@]}"}) ;;
+    podman-4.3) targets=(--test real) tests=("${PODMAN_TESTS[@]}" "${NOT_ON_PODMAN[@]}" "${NOT_ON_PODMAN_4[@]}") ;;
     podman-*) targets=(--test real) tests=("${PODMAN_TESTS[@]}" "${NOT_ON_PODMAN[@]}") ;;
     etcd-*) targets=(--test real --test agent) tests=(${brief:+"${ETCD_TESTS[@]}"}) ;;
     esac
