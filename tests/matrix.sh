@@ -81,7 +81,9 @@ prepare() {
     local version
     version=$(version_of "$1") || return
     echo "matrix version: $version"
-    [[ $version == *"${1#*-}"* ]] || { echo "matrix: this is no $1" >&2 && return 1; }
+    # What Debian sid has moves on without us, and its newest is what is wanted; the table tells which that was.
+    [[ $1 == @(haproxy-3.2|docker-28.5) || $version == *"${1#*-}"* ]] ||
+        { echo "matrix: this is no $1" >&2 && return 1; }
     export SIDEKICK_TEST_HAPROXY SIDEKICK_TEST_ENGINE SIDEKICK_TEST_ENGINE_TREE SIDEKICK_TEST_ETCD
 }
 
