@@ -13,7 +13,7 @@ as_root := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env)
 cluster_program = $(as_root) "$$(cargo test --locked --features cluster --test cluster --no-run \
 	--message-format=json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\/cluster-[^"]*\)".*/\1/p')"
 
-.PHONY: build demo test check deny simulate fuzz soak units image cluster cluster-test chaos bench clean help cargo
+.PHONY: build demo test matrix check deny simulate fuzz soak units image cluster cluster-test chaos bench clean help cargo
 .NOTPARALLEL:
 
 build: cargo ## the release binary, target/release/sidekick
@@ -34,10 +34,14 @@ test: check units build $(worker) ## everything that .ci/run runs: needs root or
 	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat debootstrap
 	@rm -f $(CARGO_TARGET_DIR)/tmp/promises
 	SIDEKICK_SIM_SEEDS=5000 RUST_TEST_THREADS=8 $(cargo_as_root) test --locked --features real
-	RUST_TEST_THREADS=8 cargo --config 'target."cfg(unix)".runner="tests/newer_haproxy.sh"' test --locked --features real --test agent
+	RUST_TEST_THREADS=8 tests/matrix.sh $(cargo_as_root) -- newest
 	DEMO_SECONDS=0 demo/demo.sh $(sidekick) $(worker)
 	@$(MAKE) --no-print-directory cluster-test image chaos
 	@sort -V $(CARGO_TARGET_DIR)/tmp/promises
+
+matrix: cargo ## tests/agent and tests/real on every version in reach, some 40 minutes; ROWS="haproxy-3.0 podman-4.3": those alone
+	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli haproxy debootstrap
+	RUST_TEST_THREADS=4 tests/matrix.sh $(cargo_as_root) -- $(or $(ROWS),all)
 
 chaos: cargo ## everything real, and everything wrong by a seed, for MINUTES=3; SEED=N plays that one again
 	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli haproxy faketime

@@ -1,6 +1,6 @@
 //! What ten thousand instances cost: a full start, and memory and CPU at rest.
 
-use crate::harness::HAPROXY;
+use crate::harness::haproxy;
 use crate::samples::Samples;
 use crate::stage::Stage;
 use crate::usage::Usage;
@@ -30,7 +30,7 @@ pub async fn full_start(stage: &mut Stage) {
         stage.stop_agent().await;
 
         let begun = Instant::now();
-        let mut haproxy = Command::new(HAPROXY)
+        let mut haproxy = Command::new(haproxy())
             .arg("-db")
             .arg("-f")
             .arg(stage.scene.file())

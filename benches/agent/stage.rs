@@ -1,6 +1,6 @@
 //! An agent with its etcd and its HAProxy, and as many services as are asked for.
 
-use crate::harness::{HAPROXY, Scene, Way, free_port, host};
+use crate::harness::{Scene, Way, free_port, haproxy, host};
 use crate::log::Log;
 use crate::view::View;
 use etcd_client::{Client, Txn, TxnOp};
@@ -53,7 +53,7 @@ impl fmt::Display for Table {
 
 /// Such as 2.6.12.
 pub async fn haproxy_version() -> String {
-    let output = Command::new(HAPROXY).arg("-v").output().await;
+    let output = Command::new(haproxy()).arg("-v").output().await;
     let output = output.expect("haproxy can't be started; is it installed?");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let version = text.split_whitespace().nth(2).unwrap_or_default();

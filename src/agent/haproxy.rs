@@ -299,7 +299,7 @@ impl Proxy for Haproxy {
                     said
                 }));
             }
-            if self.master.processes().await.is_ok() {
+            if self.master.is_ready().await {
                 if self.ends.since().is_none() || self.ends.recovered(now()).is_some() {
                     info!("HAProxy runs");
                 }

@@ -39,6 +39,9 @@ const LONGEST_LINE: usize = 8 << 10;
 /// failed, a socket that isn't a master's `> `.
 const PROMPTS: [&str; 3] = ["master> ", "master[ReloadFailed]> ", "\n> "];
 
+/// What the master answers in the place of a worker that it can't reach.
+const NO_SUCH_WORKER: &str = "Can't find the target";
+
 /// The master's socket.
 #[derive(Debug)]
 pub(super) struct Master {
@@ -70,9 +73,23 @@ impl Master {
         Processes::parse(&text).ok_or_else(|| Trouble::Down("it has no worker".to_owned()))
     }
 
-    /// One command to one worker. A worker that is gone is an error, never another worker.
+    /// One command to one worker. A worker that is gone is an error, never another worker. So is one that
+    /// still starts: from HAProxy 3.1 on `show proc` lists it before it has read its file.
     pub(super) async fn ask_worker(&self, pid: u32, command: &str) -> Result<String, Trouble> {
-        self.ask(&format!("@!{pid} {command}"), 1).await
+        let answer = self.ask(&format!("@!{pid} {command}"), 1).await?;
+        if answer.starts_with(NO_SUCH_WORKER) {
+            return Err(Trouble::Down(format!("its worker {pid} doesn't answer")));
+        }
+        Ok(answer)
+    }
+
+    /// Whether there is a worker that answers.
+    pub(super) async fn is_ready(&self) -> bool {
+        let Ok(processes) = self.processes().await else {
+            return false;
+        };
+        let question = format!("show env {MARK}");
+        self.ask_worker(processes.worker, &question).await.is_ok()
     }
 
     /// A worker's connections, behind the mark of what it was started from.
@@ -110,7 +127,7 @@ impl Master {
         let end = Instant::now() + ANEW;
         while Instant::now() < end {
             self.hang_up();
-            if self.processes().await.is_ok() {
+            if self.is_ready().await {
                 return Ok(Reload::Done);
             }
             sleep(LOOK).await;

@@ -50,12 +50,24 @@ impl Processes {
                     // While a new one comes there may be two: the younger has seen fewer reloads.
                     worker = worker.into_iter().chain([found]).min();
                 }
-                [pid, "worker", ..] if section == "old workers" => older.push(pid.parse().ok()?),
+                [pid, "worker", reloads, .., version] if section == "old workers" => older.push((
+                    reloads.parse::<u32>().ok()?,
+                    pid.parse().ok()?,
+                    self::version(version),
+                )),
                 _ => {}
             }
         }
         let (master, reloads, failed) = master?;
+        // From HAProxy 3.1 on, a reload that failed once the new worker was there leaves no current worker: the
+        // one before it goes on taking connections, and is listed as old.
+        if worker.is_none() && failed > 0 {
+            let serving = older.iter().filter(|(.., version)| *version >= (3, 1));
+            worker = serving.copied().min();
+        }
         let (_, worker, version) = worker?;
+        let older = older.into_iter().map(|(_, pid, _)| pid);
+        let older = older.filter(|pid| *pid != worker).collect();
         Some(Self {
             master,
             reloads,
@@ -81,6 +93,20 @@ fn version(text: &str) -> (u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn after_a_failed_reload_of_3_2_the_youngest_old_worker_is_the_one_that_serves() {
+        let text = "#<PID>          <type>          <reloads>       <uptime>        <version>      \n\
+                    8133            master          3 [failed: 1]   0d00h00m07s     3.2.26-1       \n\
+                    # workers\n\
+                    # old workers\n\
+                    8100            worker          2               0d00h00m09s     3.2.26-1       \n\
+                    8137            worker          1               0d00h00m07s     3.2.26-1       \n";
+        let read = Processes::parse(text).expect("it has a worker");
+        assert_eq!((read.worker, read.older), (8137, vec![8100]));
+        // Without a failure there is none that serves.
+        assert_eq!(Processes::parse(&text.replace(" [failed: 1]", "")), None);
+    }
 
     #[test]
     fn what_2_6_says_is_read() {

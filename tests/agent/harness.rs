@@ -24,7 +24,7 @@ pub use apart::apart;
 pub use client::{Backend, Connection, host};
 pub use disk::Disk;
 pub use etcd::Etcd;
-pub use haproxy::{HAPROXY, Servers, fresh_haproxy_on, listener_maxconn, servers_in};
+pub use haproxy::{Servers, fresh_haproxy_on, haproxy, listener_maxconn, servers_in};
 pub use load::Load;
 pub use real::notify::Notifications;
 pub use real::ports::free as free_port;

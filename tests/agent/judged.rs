@@ -1,6 +1,6 @@
 //! `haproxy -c` judges a sample of what the property tests in `render.rs` judge word by word.
 
-use crate::harness::HAPROXY;
+use crate::harness::haproxy;
 use sidekick::agent::addresses::Directory;
 use sidekick::agent::layout::{Rules, lay_out};
 use sidekick::agent::presence::{Presence, Settings};
@@ -90,7 +90,7 @@ fn haproxy_takes_whatever_is_rendered() {
         };
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), render(&frame, &model)).unwrap();
-        let check = std::process::Command::new(HAPROXY)
+        let check = std::process::Command::new(haproxy())
             .arg("-c")
             .arg("-f")
             .arg(file.path())

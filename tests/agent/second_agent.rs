@@ -53,7 +53,7 @@ async fn a_second_agent_on_the_same_file_ends_at_once_and_harms_nothing(way: Way
         "--haproxy-config",
         &other,
         "--stats=off",
-        &format!("--haproxy={HAPROXY}"),
+        &format!("--haproxy={}", haproxy()),
     ]);
     if way == Way::Attached {
         through.args(["--haproxy-master", &socket]);

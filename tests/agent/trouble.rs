@@ -238,7 +238,8 @@ async fn a_haproxy_that_dies_is_started_again_and_again_but_ever_more_slowly() {
     let dir = tempfile::tempdir().unwrap();
     let (program, well) = (dir.path().join("haproxy"), dir.path().join("well"));
     let script = format!(
-        "#!/bin/sh\n[ \"$1\" = -c ] || [ -e {well} ] || {{ echo x >>{starts}; exit 1; }}\nexec {HAPROXY} \"$@\"\n",
+        "#!/bin/sh\n[ \"$1\" = -c ] || [ -e {well} ] || {{ echo x >>{starts}; exit 1; }}\nexec {haproxy} \"$@\"\n",
+        haproxy = haproxy(),
         well = well.display(),
         starts = dir.path().join("starts").display(),
     );

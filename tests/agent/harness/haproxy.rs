@@ -10,7 +10,10 @@ use tokio::net::UnixStream;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-pub const HAPROXY: &str = "/usr/sbin/haproxy";
+/// The HAProxy of these tests: this machine's own, or the path in `SIDEKICK_TEST_HAPROXY`.
+pub fn haproxy() -> &'static str {
+    real::program("SIDEKICK_TEST_HAPROXY", "/usr/sbin/haproxy")
+}
 
 /// How many connections a listener takes in a file with the built-in base.
 pub fn listener_maxconn() -> u32 {
@@ -24,7 +27,7 @@ pub type Servers = BTreeMap<String, String>;
 
 /// Whether `haproxy -c` takes the file; what it said if not.
 pub async fn boots(file: &Path) -> Result<(), String> {
-    let mut check = Command::new(HAPROXY);
+    let mut check = Command::new(haproxy());
     let check = check.arg("-c").arg("-f").arg(file).output().await.unwrap();
     let said = String::from_utf8_lossy(&check.stderr).into_owned();
     if check.status.success() {
@@ -56,7 +59,20 @@ pub async fn ask(socket: &Path, line: &str) -> String {
 
 /// What `show servers state` says. A weight of 0 is how a file says `drain`.
 pub async fn running_at(socket: &Path) -> Servers {
-    let text = ask(socket, "@1 show servers state").await;
+    let mut text = ask(socket, "@1 show servers state").await;
+    if text.starts_with("Can't find the target") {
+        // HAProxy 3.2 after a reload that failed: the worker that serves is listed as an old one.
+        let processes = ask(socket, "show proc").await;
+        let old = processes
+            .lines()
+            .skip_while(|line| *line != "# old workers");
+        let pid = old.skip(1).find_map(|line| line.split_whitespace().next());
+        text = ask(
+            socket,
+            &format!("@!{} show servers state", pid.unwrap_or("0")),
+        )
+        .await;
+    }
     let rows = text
         .lines()
         .skip(2)
@@ -115,7 +131,7 @@ pub async fn fresh_haproxy_on(text: &str) -> Servers {
     });
     let (file, socket) = (dir.path().join("cfg"), dir.path().join("master"));
     std::fs::write(&file, lines.collect::<String>()).unwrap();
-    let mut haproxy = Command::new(HAPROXY);
+    let mut haproxy = Command::new(haproxy());
     haproxy.args(["-W", "-db", "-S"]).arg(&socket).arg("-f");
     let haproxy = haproxy.arg(file).stderr(Stdio::null()).kill_on_drop(true);
     let mut haproxy = haproxy.spawn().unwrap();

@@ -1,6 +1,6 @@
 //! The stage of nearly every test: etcd, HAProxy, the agent.
 
-use super::haproxy::{HAPROXY, Servers, ask, boots, running_at, servers_in};
+use super::haproxy::{Servers, ask, boots, haproxy, running_at, servers_in};
 use super::{Etcd, SOON, becomes, eventually};
 use super::{Notifications, free_port};
 use nix::sys::signal::Signal;
@@ -92,7 +92,7 @@ impl Scene {
 
     /// As Debian's haproxy.service does.
     pub async fn start_haproxy(&mut self) {
-        let mut haproxy = Command::new(HAPROXY);
+        let mut haproxy = Command::new(haproxy());
         haproxy
             .arg("-Ws")
             .arg("-f")
@@ -125,7 +125,7 @@ impl Scene {
             .arg(format!("--bind=redis=:{}", self.port));
         // Unless the test says otherwise. Whatever isn't about leaving expects a deleted instance to be gone.
         let defaults = ["--stats=off", "--drain-timeout=0"].map(str::to_owned);
-        let haproxy = format!("--haproxy={HAPROXY}");
+        let haproxy = format!("--haproxy={}", haproxy());
         for default in defaults.into_iter().chain([haproxy]) {
             let (option, _) = default.split_once('=').unwrap();
             let given = format!("{option}=");

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use etcd_client::MemberAddOptions;
 use tokio::sync::OnceCell;
 
-use super::etcd::{ETCD, Etcd, Member};
+use super::etcd::{Etcd, Member, etcd};
 use super::patience::{eventually, secs};
 use super::peers::Peers;
 use super::ports;
@@ -25,7 +25,7 @@ impl Cluster {
     pub async fn start(size: usize) -> Cluster {
         let ports: Vec<u16> = (0..size).map(|_| ports::free()).collect();
         let ports: Vec<(u16, u16)> = ports.into_iter().map(|port| (port, port)).collect();
-        Cluster::found(ETCD, &ports, &[], None).await
+        Cluster::found(etcd(), &ports, &[], None).await
     }
 
     /// Two members of etcd 3.5, and before them in the list a learner, which has all of their data and no vote.
@@ -80,7 +80,7 @@ impl Cluster {
             format!("--auth-token-ttl={token_seconds}"),
             "--bcrypt-cost=4".to_owned(),
         ];
-        let mut cluster = Cluster::found(ETCD, &ports, &options, Some(peers)).await;
+        let mut cluster = Cluster::found(etcd(), &ports, &options, Some(peers)).await;
         let (first, others) = cluster.members.split_first_mut().expect("it has members");
         first.lock_down().await;
         for other in others {

@@ -72,6 +72,8 @@ impl<'e> Run<'e> {
         let mut words = verb.to_vec();
         words.push(&name);
         words.extend(self.options.iter().map(String::as_str));
+        let parent = self.engine.cgroup_parent();
+        words.extend(parent.as_deref());
         words.push(IMAGE);
         words.extend(self.arguments.iter().map(String::as_str));
         let id = self.engine.docker(&words).await;

@@ -14,6 +14,9 @@ use super::patience::{eventually, secs};
 use super::warden::{Charge, Warden, require};
 
 /// A dockerd in namespaces of its own (network, mounts, pids, host name), reached by its Unix socket alone.
+///
+/// `SIDEKICK_TEST_ENGINE_TREE` names the directory of another Debian whose engine it is (`scripts/debian-tree`), and
+/// `SIDEKICK_TEST_ENGINE=podman` has Podman serve Docker's API in dockerd's place.
 pub struct Engine {
     warden: Warden,
     shared: bool,
@@ -138,6 +141,21 @@ impl Engine {
         self.warden.kill_process(pid);
     }
 
+    /// Whether the engine is Podman.
+    pub fn is_podman() -> bool {
+        match std::env::var("SIDEKICK_TEST_ENGINE").as_deref() {
+            Err(_) | Ok("" | "docker") => false,
+            Ok("podman") => true,
+            Ok(other) => panic!("SIDEKICK_TEST_ENGINE={other}: docker or podman"),
+        }
+    }
+
+    /// What `docker run` needs besides, so that the janitor finds the container's control groups.
+    pub(super) fn cgroup_parent(&self) -> Option<String> {
+        let directory = self.warden.directory();
+        Engine::is_podman().then(|| format!("--cgroup-parent=/{}", file_name(directory)))
+    }
+
     /// Runs the docker command against this engine; fails the test where it fails.
     pub async fn docker(&self, arguments: &[&str]) -> String {
         self.try_docker(arguments)
@@ -213,8 +231,8 @@ impl Engine {
     }
 
     fn planned(restore: Restore) -> Engine {
-        let programs = [
-            "dockerd",
+        let podman = Engine::is_podman();
+        let tools = [
             "docker",
             "redis-server",
             "redis-cli",
@@ -222,24 +240,14 @@ impl Engine {
             "ip",
             "setpriv",
         ];
+        let own_dockerd = (!podman && !another_debian()).then_some("dockerd");
+        let programs: Vec<&str> = tools.into_iter().chain(own_dockerd).collect();
         let directory = Warden::directory_for("dockerd", &programs);
-        let path = |name: &str| directory.join(name).display().to_string();
-        // Else dockerd would read a user's /etc/docker/daemon.json.
-        fs::write(directory.join("daemon.json"), "{}")
-            .expect("dockerd's configuration cannot be written");
-        let mut server = vec![
-            "dockerd".to_owned(),
-            format!("--config-file={}", path("daemon.json")),
-            format!("--data-root={}", path("data")),
-            format!("--exec-root={}", path("exec")),
-            format!("--pidfile={}", path("pid")),
-            format!("--host=unix://{}", path("docker.sock")),
-            // Named after the directory, so that the janitor finds what is left of it.
-            format!("--cgroup-parent=/{}", file_name(&directory)),
-        ];
-        if restore == Restore::Live {
-            server.push("--live-restore".to_owned());
-        }
+        let server = if podman {
+            podman_server(&directory)
+        } else {
+            docker_server(&directory, restore)
+        };
         let surroundings = [
             "unshare",
             "--net",
@@ -273,6 +281,51 @@ impl Engine {
 
 /// The image's name on every test engine.
 pub const IMAGE: &str = "sidekick-test/redis";
+
+/// Whether the engine is that of another Debian.
+fn another_debian() -> bool {
+    std::env::var_os("SIDEKICK_TEST_ENGINE_TREE").is_some_and(|tree| !tree.is_empty())
+}
+
+fn docker_server(directory: &Path, restore: Restore) -> Vec<String> {
+    let path = |name: &str| directory.join(name).display().to_string();
+    // Else dockerd would read a user's /etc/docker/daemon.json.
+    fs::write(directory.join("daemon.json"), "{}")
+        .expect("dockerd's configuration cannot be written");
+    let mut server = vec![
+        "dockerd".to_owned(),
+        format!("--config-file={}", path("daemon.json")),
+        format!("--data-root={}", path("data")),
+        format!("--exec-root={}", path("exec")),
+        format!("--pidfile={}", path("pid")),
+        format!("--host=unix://{}", path("docker.sock")),
+        // Named after the directory, so that the janitor finds what is left of it.
+        format!("--cgroup-parent=/{}", file_name(directory)),
+    ];
+    if restore == Restore::Live {
+        server.push("--live-restore".to_owned());
+    }
+    server
+}
+
+fn podman_server(directory: &Path) -> Vec<String> {
+    let path = |name: &str| directory.join(name).display().to_string();
+    fs::write(directory.join("podman.conf"), include_str!("podman.conf"))
+        .expect("Podman's configuration cannot be written");
+    vec![
+        "env".to_owned(),
+        format!("CONTAINERS_CONF={}", path("podman.conf")),
+        "podman".to_owned(),
+        format!("--root={}", path("data")),
+        format!("--runroot={}", path("exec")),
+        format!("--tmpdir={}", path("libpod")),
+        "--storage-driver=overlay".to_owned(),
+        "system".to_owned(),
+        "service".to_owned(),
+        "--time=0".to_owned(),
+        format!("unix://{}", path("docker.sock")),
+    ]
+}
 
 fn file_name(directory: &Path) -> String {
     directory

@@ -12,7 +12,7 @@ use super::authority::Authority;
 use super::patience::{eventually, secs};
 use super::ports;
 use super::store::Store;
-use super::warden::{Charge, Warden};
+use super::warden::{Charge, Warden, program};
 
 /// An etcd process on free ports with a data directory of its own; what stands in it is its [`Store`].
 pub struct Etcd {
@@ -21,8 +21,10 @@ pub struct Etcd {
     url: String,
 }
 
-/// This machine's own etcd.
-pub(super) const ETCD: &str = "etcd";
+/// The etcd of these tests: this machine's own, or the path in `SIDEKICK_TEST_ETCD`.
+pub(super) fn etcd() -> &'static str {
+    program("SIDEKICK_TEST_ETCD", "etcd")
+}
 
 /// The name and the password of who may everything.
 const ROOT: &str = "root";
@@ -274,7 +276,7 @@ impl Plan {
                 name: "alone".to_owned(),
                 dialled: port,
                 behind: port,
-                program: ETCD.to_owned(),
+                program: etcd().to_owned(),
                 cluster: format!("alone=http://127.0.0.1:{port}"),
                 options: Vec::new(),
             },

@@ -43,5 +43,7 @@ pub use socket_proxy::SocketProxy;
 pub use stand_in::{Manner, StandIn};
 pub use store::Entry;
 pub use value::Value;
+#[allow(unused_imports, reason = "for tests/agent")]
+pub use warden::program;
 pub use warden::{Charge, Warden};
 pub use wire::Wire;

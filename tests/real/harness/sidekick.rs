@@ -15,7 +15,7 @@ use super::container::Container;
 use super::engine::Engine;
 use super::etcd::Etcd;
 use super::notify::Notifications;
-use super::patience::{SOON, eventually};
+use super::patience::{SOON, eventually, secs};
 use super::unread::full_pipe;
 
 /// A running `sidekick announce`; killed when dropped, and with its test in any case.
@@ -212,11 +212,16 @@ impl Sidekick {
             .count()
     }
 
-    /// Waits until a log line holds these words.
+    /// Waits until a log line holds these words. More than [`SOON`]: before its first line sidekick asks for
+    /// `/version` and `/info`, each of which Podman takes up to two seconds to answer where the machine is busy.
     #[track_caller]
     pub fn logs(&self, words: &str) -> impl Future<Output = ()> {
-        eventually(SOON, format!("sidekick logs {words:?}"), async move || {
-            self.times_logged(words) > 0
+        let what = format!("sidekick logs {words:?}");
+        eventually(secs(15), what, async move || {
+            match self.times_logged(words) {
+                0 => Err(self.log().join("\n")),
+                _ => Ok(()),
+            }
         })
     }
 

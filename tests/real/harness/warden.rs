@@ -146,6 +146,14 @@ pub fn require(program: &str) -> PathBuf {
         })
 }
 
+/// A program that an environment variable of the tests names by its path, else this machine's own.
+pub fn program(variable: &str, own: &'static str) -> &'static str {
+    match std::env::var(variable) {
+        Ok(path) if !path.is_empty() => Box::leak(path.into_boxed_str()),
+        _ => own,
+    }
+}
+
 /// Debian's servers live in sbin, which a user's PATH may lack.
 fn search_path() -> String {
     format!(
