@@ -33,6 +33,7 @@ pub mod processes;
 pub mod proxy;
 pub mod render;
 mod retry;
+pub mod server_defaults;
 mod sessions;
 mod status;
 #[cfg(test)]
@@ -121,7 +122,13 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
         }
         result => result?,
     }
-    let haproxy = Haproxy::new(file, socket, ours, pulse.clone());
+    let haproxy = Haproxy::new(
+        file,
+        socket,
+        ours,
+        config.server_defaults.clone(),
+        pulse.clone(),
+    );
 
     let members = Arc::new(Members::new(&config.etcd)?);
     let last = text.as_deref().and_then(parse).unwrap_or_default();

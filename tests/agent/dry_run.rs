@@ -84,7 +84,7 @@ listen redis
     mode tcp
     balance roundrobin
     maxconn {maxconn}
-    server redis::1 10.255.255.1:6379 check inter 2s rise 3 fall 2
+    server redis::1 10.255.255.1:6379 check inter 1s fastinter 500ms downinter 1s rise 3 fall 2
 "
     );
     assert_eq!(format!("{before}{after}"), expected);
