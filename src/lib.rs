@@ -62,6 +62,7 @@
 //!   parse.rs     P  haproxy.cfg, if it is ours → what was served
 //!   bound.rs     P  what the running worker listens on, with the servers wanted for it
 //!   diff.rs      P  fronts × what runs → commands for the socket
+//!   server_defaults.rs  P  the base file's `default-server` → the words of each `add server`
 //!   sessions.rs  P  `show sess` → which connections have to end
 //!   processes.rs P  what HAProxy's master says of its processes
 //!   status.rs    P  how it stands, in one line
