@@ -64,6 +64,7 @@
 //!   diff.rs      P  fronts × what runs → commands for the socket
 //!   health.rs    P  which servers HAProxy's checks have down, since when, and what is worth a line of it
 //!   local.rs       what the HAProxy on this machine says of its servers, for `list`
+//!   server_defaults.rs P the base file's `default-server` → the words of each `add server`
 //!   sessions.rs  P  `show sess` → which connections have to end
 //!   processes.rs P  what HAProxy's master says of its processes
 //!   status.rs    P  how it stands, in one line

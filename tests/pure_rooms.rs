@@ -31,6 +31,7 @@ const ROOMS: &[&str] = &[
     "agent/presence/service.rs",
     "agent/processes.rs",
     "agent/render.rs",
+    "agent/server_defaults.rs",
     "agent/sessions.rs",
     "agent/status.rs",
     "agent/table.rs",

@@ -11,7 +11,7 @@ while :; do
         printf '\nlisten redis\n    bind :::%s v4v6\n    mode tcp\n    balance roundrobin\n' "$1"
         # A line with the key, a line with the value.
         etcdctl get --prefix /services/redis/ | paste - - |
-            sed -nE 's|^.*/([^/	]*)	.*"host":"([^"]*)","port":([0-9]+).*|    server \1 \2:\3 check inter 2s rise 3 fall 2|p'
+            sed -nE 's|^.*/([^/	]*)	.*"host":"([^"]*)","port":([0-9]+).*|    server \1 \2:\3 check inter 1s fastinter 500ms downinter 1s rise 3 fall 2|p'
     } >haproxy.cfg.new
     if ! cmp -s haproxy.cfg.new haproxy.cfg; then
         mv haproxy.cfg.new haproxy.cfg

@@ -68,7 +68,7 @@ async fn by_hand(stage: &Stage, backend: &Backend, view: &mut View) -> [Samples;
     let mut latencies = latencies("by hand");
     let mut hand = stage.view();
     let come = format!(
-        "add server {server} {address}:{} check inter 2s rise 3 fall 2; enable health {server}; enable server {server}",
+        "add server {server} {address}:{} check inter 1s fastinter 500ms downinter 1s rise 3 fall 2; enable health {server}; enable server {server}",
         backend.port
     );
     let go = format!("set server {server} state maint; shutdown sessions server {server}");

@@ -6,6 +6,7 @@
 
 use super::addresses::{Server, Servers};
 use super::render::{CHECK, proxy_name};
+use super::server_defaults::ServerDefaults;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -146,18 +147,18 @@ pub enum Intake {
 impl Command {
     /// The lines for HAProxy's socket. `can_wait`: it knows `wait … srv-removable` (3.0 and later).
     #[must_use]
-    pub fn lines(&self, can_wait: bool) -> Vec<String> {
-        let it = &self.target;
+    pub fn lines(&self, defaults: &ServerDefaults, can_wait: bool) -> Vec<String> {
+        let (it, more) = (&self.target, defaults.words());
         match self.verb {
             // Arrives in maintenance and unchecked. Enabled, it takes connections at once, and the
             // first failed check takes it out. Weight 0: not even for the moment before it drains.
             Verb::Add(address, Intake::Ready) => vec![
-                format!("add server {it} {address} {CHECK}"),
+                format!("add server {it} {address} {more}{CHECK}"),
                 format!("enable health {it}"),
                 format!("enable server {it}"),
             ],
             Verb::Add(address, Intake::Drain) => vec![
-                format!("add server {it} {address} {CHECK} weight 0"),
+                format!("add server {it} {address} {more}{CHECK} weight 0"),
                 format!("enable health {it}"),
                 format!("enable server {it}"),
                 format!("set server {it} state drain"),
@@ -174,7 +175,7 @@ impl Command {
             Verb::Check => vec![format!("enable health {it}")],
             Verb::Take(Intake::Ready) => {
                 vec![
-                    format!("set server {it} weight 1"),
+                    format!("set server {it} weight {}", defaults.weight()),
                     format!("set server {it} state ready"),
                 ]
             }
@@ -338,9 +339,10 @@ mod tests {
         };
         let running = Servers::boot(&model("a@1")).0;
         let commands = diff_all(&model("b@1"), &running);
-        let lines: Vec<_> = commands.iter().flat_map(|c| c.lines(true)).collect();
+        let none = ServerDefaults::default();
+        let lines: Vec<_> = commands.iter().flat_map(|c| c.lines(&none, true)).collect();
         let expected = [
-            "add server web/b::1 10.0.0.1:80 check inter 2s rise 3 fall 2",
+            "add server web/b::1 10.0.0.1:80 check inter 1s fastinter 500ms downinter 1s rise 3 fall 2",
             "enable health web/b::1",
             "enable server web/b::1",
             "set server web/a::1 state maint",
@@ -349,7 +351,7 @@ mod tests {
             "del server web/a::1",
         ];
         assert_eq!(lines, expected);
-        assert_eq!(commands[1].lines(false).len(), 3);
+        assert_eq!(commands[1].lines(&none, false).len(), 3);
     }
 
     proptest! {
@@ -373,7 +375,7 @@ mod tests {
                 }
             }
             let running = parse_state(&servers.state()).unwrap();
-            for line in diff_all(&to, &running).iter().flat_map(|c| c.lines(false)) {
+            for line in diff_all(&to, &running).iter().flat_map(|c| c.lines(&ServerDefaults::default(), false)) {
                 prop_assert!(!line.contains([';', '\n', '"', '$', '\\', '|', '<']), "{}", line);
                 prop_assert_eq!(servers.command(&line), Ok(()), "{}", line);
             }

@@ -7,6 +7,7 @@ use super::layout::{Bind, Model};
 use super::parse::{mark_of, parse};
 use super::proxy::{Happening, Proxy, Reload, Trouble, Worker};
 use super::render::{CHECK, proxy_name};
+use super::server_defaults::ServerDefaults;
 use super::text::Text;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -314,7 +315,7 @@ impl Proxy for Fake {
             if command.verb == Verb::Remove {
                 world.removed.push(command.target.clone());
             }
-            for line in command.lines(false) {
+            for line in command.lines(&ServerDefaults::default(), false) {
                 if world.fails() {
                     world.torn += u32::from(done > 0);
                     // Or it dies of it, and somebody starts another.

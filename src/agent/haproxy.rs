@@ -7,6 +7,7 @@ use super::layout::{Bind, sockets};
 use super::master::{ANEW, Master, RELOAD};
 use super::proxy::{Happening, Proxy, Reload, Trouble, Worker};
 use super::render::MARK;
+use super::server_defaults::ServerDefaults;
 use super::sessions::endings;
 use super::text::Text;
 use crate::backoff::{Outage, Repeats};
@@ -46,6 +47,8 @@ pub(super) struct Haproxy {
     master: Master,
     /// Whether it is ours to start and to stop.
     ours: bool,
+    /// What the base file says of each server.
+    defaults: ServerDefaults,
     child: Option<Child>,
     /// Its ends, as far as the log is concerned: one that crashes crashes every two seconds.
     ends: Outage,
@@ -65,12 +68,19 @@ type Saving = (Text, JoinHandle<(Result<(), Trouble>, Duration)>);
 
 impl Haproxy {
     /// `ours`: to be supervised. Starts nothing yet.
-    pub(super) fn new(file: ConfigFile, socket: PathBuf, ours: bool, pulse: Pulse) -> Self {
+    pub(super) fn new(
+        file: ConfigFile,
+        socket: PathBuf,
+        ours: bool,
+        defaults: ServerDefaults,
+        pulse: Pulse,
+    ) -> Self {
         let master = Master::new(socket);
         Self {
             file,
             master,
             ours,
+            defaults,
             child: None,
             ends: Outage::default(),
             alerts: Arc::default(),
@@ -245,7 +255,7 @@ impl Proxy for Haproxy {
         self.pulse.beat();
         let lines = commands
             .iter()
-            .flat_map(|command| command.lines(worker.can_wait));
+            .flat_map(|command| command.lines(&self.defaults, worker.can_wait));
         self.master.tell_worker(worker.pid, lines).await
     }
 

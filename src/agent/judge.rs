@@ -4,7 +4,7 @@ use super::addresses::{Addresses, Directory, Server};
 use super::layout::{Front, Model, lay_out};
 use super::parse::parse;
 use super::presence::{Presence, Settings};
-use super::render::{BASE, Frame, REJECT, SERVICES, render};
+use super::render::{BASE, CHECK, Frame, REJECT, SERVICES, render};
 use super::table::{Item, Table};
 use crate::clock::Moment;
 use crate::endpoint::{Host, check_part};
@@ -142,32 +142,11 @@ pub(in crate::agent) fn tokenize_strictly(text: &str) -> Result<(), String> {
             ["mworker-max-reloads", "2147483647"] | ["stats", "enable"] | ["stats", "uri", "/"] => {
                 true
             }
-            [
-                "server",
-                name,
-                at,
-                "check",
-                "inter",
-                "2s",
-                "rise",
-                "3",
-                "fall",
-                "2",
-            ]
-            | [
-                "server",
-                name,
-                at,
-                "check",
-                "inter",
-                "2s",
-                "rise",
-                "3",
-                "fall",
-                "2",
-                "weight",
-                "0",
-            ] => is_name(name) && is_address(at),
+            ["server", name, at, words @ ..] => {
+                let words = words.join(" ");
+                let flags = words.strip_prefix(CHECK);
+                is_name(name) && is_address(at) && matches!(flags, Some("" | " weight 0"))
+            }
             [""] => true,
             _ => format!("{line}\n") == format!("{SERVICES}\n"),
         };

@@ -1,9 +1,10 @@
-//! What the agent looks at in HAProxy though etcd has said nothing: its worker, and what its checks say.
+//! What the agent looks at in HAProxy though etcd has said nothing, its worker and what its checks say; and what
+//! it tells systemd of all that.
 
-use super::Agent;
 use super::parse::original_name;
 use super::proxy::Proxy;
-use crate::clock::Moment;
+use super::{Agent, status};
+use crate::clock::{Moment, now};
 
 impl<P: Proxy> Agent<P> {
     /// Whether HAProxy is still the one that is known.
@@ -33,5 +34,29 @@ impl<P: Proxy> Agent<P> {
             }
         }
         true
+    }
+
+    /// How it all stands, for systemd.
+    pub(super) fn tell_status(&mut self) {
+        let counts = status::Counts {
+            fronts: self.report.fronts,
+            servers: self.report.servers,
+            quarantined: self.table.quarantined() + self.directory.refused(),
+            refused: self.report.refusals.len(),
+            held: self.presence.held(),
+            down: self.health.down(),
+            leaving: self.directory.leaving(),
+        };
+        let etcd_lost = *self.lost.borrow_and_update();
+        let haproxy_lost = [self.trouble.since(), self.applier.behind_since()];
+        let haproxy_lost = haproxy_lost.into_iter().flatten();
+        let line = status::line(
+            &counts,
+            self.heard.is_some(),
+            etcd_lost,
+            haproxy_lost.min(),
+            now(),
+        );
+        self.systemd.status(line);
     }
 }

@@ -37,6 +37,7 @@ pub mod processes;
 pub mod proxy;
 pub mod render;
 mod retry;
+pub mod server_defaults;
 mod sessions;
 mod status;
 #[cfg(test)]
@@ -130,7 +131,13 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
         }
         result => result?,
     }
-    let haproxy = Haproxy::new(file, socket, ours, pulse.clone());
+    let haproxy = Haproxy::new(
+        file,
+        socket,
+        ours,
+        config.server_defaults.clone(),
+        pulse.clone(),
+    );
 
     let members = Arc::new(Members::new(&config.etcd)?);
     let last = text.as_deref().and_then(parse).unwrap_or_default();
@@ -398,28 +405,5 @@ impl<P: Proxy> Agent<P> {
         } else if let Some(notice) = self.trouble.failed(time) {
             warn!("{trouble} (try {}); retrying", notice.failures);
         }
-    }
-
-    fn tell_status(&mut self) {
-        let counts = status::Counts {
-            fronts: self.report.fronts,
-            servers: self.report.servers,
-            quarantined: self.table.quarantined() + self.directory.refused(),
-            refused: self.report.refusals.len(),
-            held: self.presence.held(),
-            down: self.health.down(),
-            leaving: self.directory.leaving(),
-        };
-        let etcd_lost = *self.lost.borrow_and_update();
-        let haproxy_lost = [self.trouble.since(), self.applier.behind_since()];
-        let haproxy_lost = haproxy_lost.into_iter().flatten();
-        let line = status::line(
-            &counts,
-            self.heard.is_some(),
-            etcd_lost,
-            haproxy_lost.min(),
-            now(),
-        );
-        self.systemd.status(line);
     }
 }

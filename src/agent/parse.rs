@@ -3,7 +3,7 @@
 use super::addresses::{Addresses, Server, Servers};
 use super::layout::{Bind, Front};
 use super::presence::Wanted;
-use super::render::{CHECK, MARK, OURS, REJECT, SERVICES};
+use super::render::{CHECK, FORMER_CHECK, MARK, OURS, REJECT, SERVICES};
 use super::table::Instance;
 use crate::endpoint::{Host, check_part};
 use std::collections::BTreeMap;
@@ -105,7 +105,8 @@ fn parse_bind(words: &[&str]) -> Option<Bind> {
 
 fn parse_server(address: &str, rest: &str) -> Option<Server> {
     let address: SocketAddr = address.parse().ok()?;
-    let rest = rest.strip_prefix(CHECK)?;
+    let mut checks = [CHECK, FORMER_CHECK].into_iter();
+    let rest = checks.find_map(|check| rest.strip_prefix(check))?;
     let (flags, host) = match rest.split_once(" # ") {
         Some((flags, host)) => (flags, Some(host)),
         None => (rest, None),

@@ -19,7 +19,16 @@ pub const OURS: &str = "# Written by sidekick agent, and written anew whenever e
 pub(super) const SERVICES: &str = "# The services that stand in etcd.";
 
 /// How each server is checked: what the file and the `add server` command have in common.
-pub const CHECK: &str = "check inter 2s rise 3 fall 2";
+///
+/// A host that doesn't answer is down after 3.5 s at most, plus HAProxy's own delays: the next check
+/// begins after up to `inter`, and waits for the connection as long as `inter` (or `timeout connect`,
+/// where that is less); the second one begins after `fastinter`, and waits as long. `timeout check` changes
+/// nothing of that (HAProxy's configuration manual, "timeout check", "inter"; seen with 2.6 and 3.0).
+/// All three are written, so that no `default-server` of the operator's changes them.
+pub const CHECK: &str = "check inter 1s fastinter 500ms downinter 1s rise 3 fall 2";
+
+/// How each server was checked up to version 0.1: a file of such an agent is read too.
+pub(super) const FORMER_CHECK: &str = "check inter 2s rise 3 fall 2";
 
 /// A client of a service that has no instance that it could be sent to is sent a RST, and not a FIN that looks
 /// like an empty answer. HAProxy asks this at each connection, so that no reload is needed when instances come
@@ -33,7 +42,8 @@ pub const MARK: &str = "SIDEKICK_STRUCTURE";
 ///
 /// fd-hard-limit: in containers the limit may be a thousand million, and HAProxy would make a table
 /// of it. hard-stop-after: a connection that outlives a reload is served by the old worker, for so
-/// long at most. redispatch: a server that refuses costs the client nothing while there is another.
+/// long at most. redispatch: a server that refuses costs the client nothing while there is another, and
+/// one that doesn't answer costs it `timeout connect`, in which one lost SYN is sent again (after 1 s).
 pub const BASE: &str = "\
 global
     fd-hard-limit 100000
@@ -41,7 +51,7 @@ global
 
 defaults
     mode tcp
-    timeout connect 5s
+    timeout connect 2s
     timeout client 50s
     timeout server 50s
     retries 3
@@ -76,11 +86,15 @@ pub fn proxy_name(name: &str) -> String {
 }
 
 /// What a reload would be needed for, as a number: the same for two models that differ only in
-/// their servers. (FNV-1a, 64 bits; <http://www.isthe.com/chongo/tech/comp/fnv/>)
+/// their servers. How servers are checked is part of it: a running server's check can't be changed. (FNV-1a, 64 bits; <http://www.isthe.com/chongo/tech/comp/fnv/>)
 #[must_use]
 pub fn structure(frame: &Frame, model: &Model) -> String {
     let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
-    let _ = write!(hash, "{}{:?}{REJECT}", frame.base, frame.listener_maxconn);
+    let _ = write!(
+        hash,
+        "{}{:?}{REJECT}{CHECK}",
+        frame.base, frame.listener_maxconn
+    );
     for (name, bind) in model.binds() {
         let _ = writeln!(hash, "{name} {}", Words(frame, bind));
     }
@@ -279,8 +293,8 @@ listen redis
     balance roundrobin
     tcp-request connection reject if {{ nbsrv eq 0 }}
     maxconn 25000
-    server redis::1 10.0.0.7:6379 check inter 2s rise 3 fall 2
-    server redis::2 [fd00::8]:6379 check inter 2s rise 3 fall 2 weight 0 # db2.example.com
+    server redis::1 10.0.0.7:6379 check inter 1s fastinter 500ms downinter 1s rise 3 fall 2
+    server redis::2 [fd00::8]:6379 check inter 1s fastinter 500ms downinter 1s rise 3 fall 2 weight 0 # db2.example.com
 "
         );
         assert_eq!(render(&frame(), &model), expected);

@@ -7,6 +7,7 @@ use crate::agent::base::{occupied, sections};
 use crate::agent::layout::{self, Bind};
 use crate::agent::presence;
 use crate::agent::render::BASE;
+use crate::agent::server_defaults::ServerDefaults;
 use crate::cli::AgentArgs;
 use crate::endpoint::check_part;
 use crate::etcd::EtcdConfig;
@@ -46,6 +47,8 @@ pub struct AgentConfig {
     pub rules: layout::Rules,
     /// The global and defaults sections.
     pub base: String,
+    /// What they say of each server.
+    pub server_defaults: ServerDefaults,
     /// The program: to be run, or to check files with.
     pub haproxy: PathBuf,
     /// By whom it is run.
@@ -83,6 +86,8 @@ impl AgentConfig {
                 .map_err(|e| unusable_file("--haproxy-base", format!("can't read {path}: {e}")))
         });
         let base = base.transpose()?;
+        let server_defaults = ServerDefaults::of(base.as_deref().unwrap_or(BASE))
+            .map_err(|why| unusable_file("--haproxy-base", why))?;
         let stats = match (args.stats.as_deref(), &base) {
             (None, Some(_)) | (Some("off"), _) => None,
             (text, _) => Some(
@@ -110,6 +115,7 @@ impl AgentConfig {
                 occupied,
             },
             base: base.unwrap_or_else(|| BASE.to_owned()),
+            server_defaults,
             haproxy: program(args.haproxy, args.dry_run)?,
             way,
             file,

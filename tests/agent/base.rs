@@ -3,6 +3,7 @@
 use crate::harness::*;
 use std::io::Write;
 use tempfile::NamedTempFile;
+use tokio::net::TcpListener;
 
 fn file(text: &str) -> (NamedTempFile, String) {
     let mut base = NamedTempFile::new().unwrap();
@@ -122,4 +123,52 @@ async fn a_base_file_that_is_not_there_is_said_in_a_line() {
         log.contains("--haproxy-base") && log.lines().count() == 1,
         "{log}"
     );
+}
+
+/// `default-server` held for the servers of the file, and not for those that came without a reload.
+#[tokio::test]
+async fn default_server_of_the_base_file_holds_for_servers_added_later() {
+    let (_base, option) = file(
+        "defaults
+    mode tcp
+    timeout connect 1s
+    timeout client 1m
+    timeout server 1m
+    default-server maxconn 77 weight 20 # as the operator likes it
+    default-server send-proxy init-addr last,none
+",
+    );
+    let scene = Scene::start(Way::Supervised, &[&option]).await;
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let at = |draining: &str| format!(r#"{{"host":"{}","port":{port}{draining}}}"#, host());
+    scene.says("1 services, 0 instances").await;
+    let reloads = scene.reloads().await;
+    scene.put("redis", "redis@1", &at("")).await;
+    scene.serves(&[("redis/redis::1", port.to_string())]).await;
+    assert_eq!(scene.reloads().await, reloads, "it came without a reload");
+    assert_eq!(scene.stat("redis", "redis::1", "slim").await, "77");
+    assert_eq!(scene.stat("redis", "redis::1", "weight").await, "20");
+    // One that drained takes its share again.
+    scene
+        .put("redis", "redis@1", &at(r#","status":"draining""#))
+        .await;
+    scene
+        .serves(&[("redis/redis::1", format!("{port} drain"))])
+        .await;
+    scene.put("redis", "redis@1", &at("")).await;
+    scene.serves(&[("redis/redis::1", port.to_string())]).await;
+    assert_eq!(scene.stat("redis", "redis::1", "weight").await, "20");
+}
+
+#[tokio::test]
+async fn a_default_server_that_add_server_does_not_take_ends_it_with_a_word() {
+    let (_base, option) = file("defaults\n    mode tcp\n    default-server tcp-ut 5s\n");
+    let mut scene = Scene::start(Way::Supervised, &[&option]).await;
+    assert_eq!(scene.agent_ends().await, Some(1));
+    let log = scene.log();
+    let words = ["--haproxy-base", "default-server", "tcp-ut", "add server"];
+    assert!(words.iter().all(|word| log.contains(word)), "{log}");
+    assert_eq!(log.lines().count(), 1, "{log}");
+    assert!(!scene.file().exists());
 }

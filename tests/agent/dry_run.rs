@@ -85,7 +85,7 @@ listen redis
     balance roundrobin
     tcp-request connection reject if {{ nbsrv eq 0 }}
     maxconn {maxconn}
-    server redis::1 10.255.255.1:6379 check inter 2s rise 3 fall 2
+    server redis::1 10.255.255.1:6379 check inter 1s fastinter 500ms downinter 1s rise 3 fall 2
 "
     );
     assert_eq!(format!("{before}{after}"), expected);

@@ -119,7 +119,9 @@ async fn server(name: &str, scene: &Scene, backend: &Backend) -> String {
     let at = scene.running().await[&format!("redis/{name}")].replace(' ', ":");
     let host = host();
     assert!(at.ends_with(&format!(":{}", backend.port)), "{at}");
-    format!("    server {name} {at} check inter 2s rise 3 fall 2 # {host}\n")
+    format!(
+        "    server {name} {at} check inter 1s fastinter 500ms downinter 1s rise 3 fall 2 # {host}\n"
+    )
 }
 
 #[tokio::test]

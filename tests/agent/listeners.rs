@@ -3,8 +3,22 @@
 
 use crate::harness::*;
 use rustix::process::{Resource, Rlimit, setrlimit};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
+
+/// Drops every packet to that address and port, or lets them pass again.
+fn silences(ip: &str, port: u16, silent: bool) {
+    let what = if silent { "--insert" } else { "--delete" };
+    let port = port.to_string();
+    let status = std::process::Command::new("iptables")
+        .args([what, "OUTPUT", "--destination", ip, "--protocol", "tcp"])
+        .args(["--dport", &port, "--jump", "DROP"])
+        .status();
+    assert!(
+        status.expect("iptables can be run").success(),
+        "no rule for {ip}"
+    );
+}
 
 async fn answers(ip: &str, port: u16) -> bool {
     TcpStream::connect((ip, port)).await.is_ok()
@@ -193,5 +207,60 @@ fn with_allow_only_those_networks_are_served() {
         })
         .await;
         scene.serves(&served).await;
+    });
+}
+
+/// It took 6.2 to 7.7 s, and the README said 4.
+#[test]
+fn a_host_that_falls_silent_is_out_within_four_seconds() {
+    let test = "listeners::a_host_that_falls_silent_is_out_within_four_seconds";
+    apart(test, async {
+        let mut scene = Scene::start(Way::Supervised, &[]).await;
+        let (a, b) = (
+            Backend::at("10.5.0.7:0", "a").await,
+            Backend::at("10.5.0.8:0", "b").await,
+        );
+        scene.put("redis", "a", &at("10.5.0.7", a.port)).await;
+        scene.put("redis", "b", &at("10.5.0.8", b.port)).await;
+        let served = [
+            ("redis/a", a.port.to_string()),
+            ("redis/b", b.port.to_string()),
+        ];
+        scene.serves(&served).await;
+        // Right after a check, which is the worst moment: the next one is far. At last one of the file's.
+        for round in 0..4 {
+            eventually("HAProxy's check says that it is up", async || {
+                scene.stat("redis", "b", "status").await == "UP"
+            })
+            .await;
+            if round == 3 {
+                scene.kill_haproxy().await;
+                eventually("HAProxy is there again", async || {
+                    scene.stat("redis", "b", "check_status").await == "L4OK"
+                })
+                .await;
+            }
+            silences("10.5.0.8", b.port, true);
+            let since = Instant::now();
+            let limit = Duration::from_secs(4);
+            becomes_within(
+                limit,
+                "what HAProxy's check says of the silent host",
+                "DOWN".to_owned(),
+                async || scene.stat("redis", "b", "status").await,
+            )
+            .await;
+            measured::took(
+                7,
+                "a host falls silent → HAProxy's check has it down",
+                since.elapsed(),
+                limit,
+            );
+            // Nobody but the other is asked now.
+            for _ in 0..4 {
+                assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
+            }
+            silences("10.5.0.8", b.port, false);
+        }
     });
 }

@@ -8,6 +8,7 @@ use sidekick::agent::parse::parse;
 use sidekick::agent::presence::{Presence, Settings};
 use sidekick::agent::processes::Processes;
 use sidekick::agent::render::{BASE, Frame, render};
+use sidekick::agent::server_defaults::ServerDefaults;
 use sidekick::agent::table::{Item, Table};
 use sidekick::announce::labels::services;
 use sidekick::clock::Moment;
@@ -131,7 +132,7 @@ fn commands(model: &Model, running: &Running) -> Vec<String> {
     let commands = diff(fronts, running);
     commands
         .iter()
-        .flat_map(|command| command.lines(false))
+        .flat_map(|command| command.lines(&ServerDefaults::default(), false))
         .collect()
 }
 

@@ -262,6 +262,19 @@ impl Scene {
         rows.collect()
     }
 
+    /// That server's value in the worker's statistics, by the column's name; empty if there is none.
+    pub async fn stat(&self, backend: &str, server: &str, column: &str) -> String {
+        let text = self.master("@1 show stat").await;
+        let mut rows = text.lines().map(|line| line.split(',').collect::<Vec<_>>());
+        let header = rows.find(|row| row[0] == "# pxname").unwrap_or_default();
+        let index = header.iter().position(|name| *name == column);
+        let row = rows.find(|row| row[..2] == [backend, server]);
+        let value = row
+            .zip(index)
+            .and_then(|(row, index)| row.get(index).copied());
+        value.unwrap_or_default().to_owned()
+    }
+
     /// File and running state: those servers, in both.
     pub async fn serves(&self, expected: &[(&str, String)]) {
         let expected = expected
