@@ -62,7 +62,7 @@ global
 
 defaults
     mode tcp
-    timeout connect 5s
+    timeout connect 2s
     timeout client 50s
     timeout server 50s
     retries 3

@@ -21,7 +21,7 @@ pub mod real;
 mod scene;
 
 pub use apart::apart;
-pub use client::{Backend, Connection, host};
+pub use client::{Backend, Connection, host, listens};
 pub use disk::Disk;
 pub use etcd::Etcd;
 pub use haproxy::{Servers, fresh_haproxy_on, haproxy, listener_maxconn, servers_in};

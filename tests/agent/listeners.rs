@@ -20,10 +20,6 @@ fn silences(ip: &str, port: u16, silent: bool) {
     );
 }
 
-async fn answers(ip: &str, port: u16) -> bool {
-    TcpStream::connect((ip, port)).await.is_ok()
-}
-
 fn at(host: &str, port: u16) -> String {
     format!(r#"{{"host":"{host}","port":{port}}}"#)
 }
@@ -56,7 +52,7 @@ fn the_port_of_an_instance_on_this_machine_is_never_bound_unasked() {
         throughout_for(
             Duration::from_secs(3),
             "HAProxy leaves the port alone",
-            async || !answers("127.0.0.1", its_port).await && !answers("10.5.0.7", its_port).await,
+            async || !listens("127.0.0.1", its_port).await && !listens("10.5.0.7", its_port).await,
         )
         .await;
         let _again = Backend::at(&format!("10.5.0.7:{its_port}"), "a").await;
@@ -98,7 +94,7 @@ fn an_instance_that_is_one_of_the_agents_own_listeners_is_refused() {
         scene.serves(&good).await;
         assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
         // The listener that was there first stays.
-        assert!(answers("10.5.0.7", own).await);
+        assert!(listens("10.5.0.7", own).await);
     });
 }
 

@@ -1,5 +1,6 @@
 //! Who is dialled, and who dials.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
@@ -115,5 +116,13 @@ impl Connection {
         let end = timeout(patience, self.0.read_line(&mut line)).await;
         let end = end.expect("a connection that should have ended");
         assert!(end.map_or(true, |read| read == 0), "{line:?}");
+    }
+}
+
+/// Whether there is a listener. One of a service without an instance accepts, and resets the client at once.
+pub async fn listens(ip: &str, port: u16) -> bool {
+    match TcpStream::connect((ip, port)).await {
+        Ok(_) => true,
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
     }
 }
