@@ -21,6 +21,9 @@ use tokio::process::{Child, Command};
 /// Deaths for each row.
 const ROUNDS: usize = 30;
 
+/// And of hosts that fall silent: each takes some ten seconds.
+const SILENT_ROUNDS: usize = 10;
+
 /// A request that takes longer has met a dead server: one over loopback takes well under a millisecond.
 const LATE: Duration = Duration::from_millis(50);
 
@@ -88,14 +91,25 @@ pub async fn measure(etcd: &Etcd) {
         let client = agent.client();
         let dead = victim.dies();
         let told = moments.event(mark, &victim.id, "die").await;
-        // Two seconds between checks, and two of them have to fail.
+        // A second between checks, half a second to the next one, and two of them have to fail.
         let suffered = client.ends(told + secs(5), dead).await;
         table[4].add(suffered.last);
         lost[1] += suffered.requests;
         engine.docker(&["start", &victim.name]).await;
         victim.says_its_name().await;
     }
-    for samples in &table {
+    // Its host no longer answers: the worst case, for a check waits as long as it may.
+    let mut silent = Samples::named("host silent → no request lost", "checks");
+    for _ in 0..SILENT_ROUNDS {
+        agent.serves(&["victim", "stays-up"]).await;
+        let client = agent.client();
+        victim.falls_silent(true);
+        let since = wall_clock();
+        let suffered = client.ends(since + secs(8), since).await;
+        silent.add(suffered.last);
+        victim.falls_silent(false);
+    }
+    for samples in table.iter().chain([&silent]) {
         println!("{samples}");
     }
     let each = |lost: usize| lost as f64 / ROUNDS as f64;
@@ -227,6 +241,20 @@ impl Redis {
         let mut dead = [PollFd::new(&process, PollFlags::IN)];
         poll(&mut dead, None).expect("a pidfd tells of a death");
         wall_clock()
+    }
+
+    /// Whatever comes for it is dropped, or no longer, in its own network.
+    fn falls_silent(&self, does: bool) {
+        let rule = ["INPUT", "-p", "tcp", "--dport", "6379", "-j", "DROP"];
+        let status = std::process::Command::new("nsenter")
+            .arg(format!(
+                "--net=/proc/{}/ns/net",
+                self.first_process().as_raw_nonzero()
+            ))
+            .args(["iptables", if does { "-A" } else { "-D" }])
+            .args(rule)
+            .status();
+        assert!(status.expect("nsenter").success(), "no rule");
     }
 
     /// By this machine's numbers; the engine's are those of its own namespace.

@@ -2,8 +2,11 @@
 
 use crate::harness::*;
 use std::io::Write;
+use std::time::Duration;
 use tempfile::NamedTempFile;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
 fn file(text: &str) -> (NamedTempFile, String) {
     let mut base = NamedTempFile::new().unwrap();
@@ -149,6 +152,25 @@ async fn default_server_of_the_base_file_holds_for_servers_added_later() {
     assert_eq!(scene.reloads().await, reloads, "it came without a reload");
     assert_eq!(scene.stat("redis", "redis::1", "slim").await, "77");
     assert_eq!(scene.stat("redis", "redis::1", "weight").await, "20");
+    let first_line = tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut line = String::new();
+            let read = BufReader::new(stream).read_line(&mut line).await;
+            // HAProxy's checks connect too, and say nothing.
+            if read.is_ok_and(|bytes| bytes > 0) {
+                return line;
+            }
+        }
+    });
+    let mut client = TcpStream::connect(("127.0.0.1", scene.port)).await.unwrap();
+    client.write_all(b"PING\r\n").await.unwrap();
+    let line = timeout(Duration::from_secs(10), first_line).await;
+    let line = line.expect("a client's connection arrives").unwrap();
+    assert!(
+        line.starts_with("PROXY TCP") && line.contains("127.0.0.1"),
+        "{line}"
+    );
     // One that drained takes its share again.
     scene
         .put("redis", "redis@1", &at(r#","status":"draining""#))

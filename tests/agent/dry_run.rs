@@ -83,7 +83,7 @@ listen redis
     bind :::6379 v4v6
     mode tcp
     balance roundrobin
-    tcp-request connection reject if {{ nbsrv eq 0 }}
+    tcp-request connection reject if {{ nbsrv eq 0 }} !{{ stopping }}
     maxconn {maxconn}
     server redis::1 10.255.255.1:6379 check inter 1s fastinter 500ms downinter 1s rise 3 fall 2
 "

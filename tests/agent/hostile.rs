@@ -105,7 +105,7 @@ async fn hostile_keys_and_values_are_quarantined_and_neighbours_go_on() {
     let config = scene.config();
     let (_, ours) = config.split_once("\nlisten ").unwrap();
     let expected = format!(
-        "redis\n    bind :::{} v4v6\n    mode tcp\n    balance roundrobin\n    tcp-request connection reject if {{ nbsrv eq 0 }}\n    maxconn {}\n{}{}",
+        "redis\n    bind :::{} v4v6\n    mode tcp\n    balance roundrobin\n    tcp-request connection reject if {{ nbsrv eq 0 }} !{{ stopping }}\n    maxconn {}\n{}{}",
         scene.port,
         listener_maxconn(),
         server("redis::1", &scene, &a).await,
