@@ -10,7 +10,8 @@
 //! config/          raw input → validated configs; everything that exits with 2 is found here
 //!   ignored.rs   P variables of etcdctl and docker that sidekick doesn't use, in words
 //! endpoint/     P  the contract: Key, Host, Since, Endpoint, their codec and limits
-//! backoff.rs    P  retry policies, and what to say of a failure that repeats
+//! retry.rs      P  retry policies, and when one thing is tried again
+//! log_throttle.rs P which failures that repeat are worth a line
 //! clock.rs         the one clock that policies are fed from (CLOCK_BOOTTIME)
 //! shutdown.rs      SIGINT | SIGTERM | SIGHUP → a value to wait for; the second SIGINT or SIGTERM ends the process
 //! telemetry.rs     logging: what a line looks like
@@ -75,7 +76,6 @@
 //!   apply/restructure.rs what takes a reload, and the pauses between reloads
 //!   adjust.rs      the running worker's servers; connections in older workers
 //!   looks.rs       what HAProxy's worker is, and what its checks say, each second
-//!   retry.rs       one thing's backoff, and what the log says of it
 //!   names.rs       resolves host names
 //!   lookups.rs   P  which name is looked up next, and how many at once
 //!   lock.rs        one agent per file and per HAProxy
@@ -134,7 +134,7 @@
 //! - What is remembered is of what is there, or bounded: a slot goes 10 s after its last write, with an
 //!   audit; a death with the look that was under way; a bar after its pause; an empty service after `--forget`, or where there
 //!   are more than `limits::MAX_SERVICES`; the address of a name that nobody wants where there are more
-//!   than 1,024; what was said of alerts and bad keys after ten minutes, 500 of them (`backoff::Repeats`).
+//!   than 1,024; what was said of alerts and bad keys after ten minutes, 500 of them (`log_throttle::Repeats`).
 //! - Docker's silence is never "the container is gone", etcd's silence never "the key is gone".
 //!
 //! # Where this differs from the design's map, and why
@@ -179,7 +179,6 @@
 
 pub mod agent;
 pub mod announce;
-pub mod backoff;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -187,7 +186,9 @@ pub mod endpoint;
 pub mod etcd;
 pub mod explain;
 pub mod list;
+pub mod log_throttle;
 pub mod log_writer;
+pub mod retry;
 pub mod shutdown;
 pub mod systemd;
 pub mod telemetry;

@@ -3,8 +3,8 @@
 
 pub use crate::watchdog::Pulse;
 
-use crate::backoff::Outage;
 use crate::clock::{Moment, now};
+use crate::log_throttle::LogThrottle;
 use crate::watchdog::{Feeding, Watchdog};
 use sd_notify::NotifyState;
 use std::ffi::OsStr;
@@ -28,9 +28,9 @@ pub struct Systemd {
     retry: Moment,
     watchdog: Watchdog,
     /// A loop that is stuck, as far as the log is concerned.
-    stuck: Outage,
+    stuck: LogThrottle,
     /// A socket that takes nothing, as far as the log is concerned.
-    deaf: Outage,
+    deaf: LogThrottle,
 }
 
 /// What systemd is to know, and does not yet.

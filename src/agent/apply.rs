@@ -18,10 +18,10 @@ use super::layout::{Bind, Model, Refusal, Rules, lay_out};
 use super::parse::parse;
 use super::proxy::{Happening, Proxy, Trouble, Worker};
 use super::render::{Frame, Renderer, proxy_name, structure};
-use super::retry::Retry;
 use super::text::Text;
-use crate::backoff::{FILE, RELOAD};
 use crate::clock::Moment;
+use crate::retry::Retry;
+use crate::retry::{FILE, RELOAD};
 use std::collections::{BTreeMap, BTreeSet};
 use tracing::{info, warn};
 
@@ -146,7 +146,7 @@ impl<P: Proxy> Applier<P> {
         };
         self.saving.take_if(|saving| *saving == text);
         if let Err(trouble) = result {
-            if let Some(notice) = self.saves.failed(now) {
+            if let Some(notice) = self.saves.failed(now, fastrand::f64()) {
                 warn!(
                     "{trouble} (try {}); HAProxy itself goes on being told of instances, retrying the file",
                     notice.failures

@@ -2,8 +2,8 @@
 
 use super::master::alerts;
 use super::proxy::Trouble;
-use crate::backoff::Repeats;
 use crate::clock::now;
+use crate::log_throttle::Repeats;
 use crate::shutdown::is_in_mask;
 use rustix::process::Signal;
 use std::collections::VecDeque;

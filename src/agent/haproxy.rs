@@ -10,8 +10,8 @@ use super::render::MARK;
 use super::server_defaults::ServerDefaults;
 use super::sessions::endings;
 use super::text::Text;
-use crate::backoff::{Outage, Repeats};
 use crate::clock::now;
+use crate::log_throttle::{LogThrottle, Repeats};
 use crate::systemd::Pulse;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -51,7 +51,7 @@ pub(super) struct Haproxy {
     defaults: ServerDefaults,
     child: Option<Child>,
     /// Its ends, as far as the log is concerned: one that crashes crashes every two seconds.
-    ends: Outage,
+    ends: LogThrottle,
     /// Its alerts, likewise, whichever process of it they come from.
     alerts: Arc<Mutex<Repeats>>,
     /// Master, worker, and what the worker was started from: that never changes.
@@ -82,7 +82,7 @@ impl Haproxy {
             ours,
             defaults,
             child: None,
-            ends: Outage::default(),
+            ends: LogThrottle::default(),
             alerts: Arc::default(),
             mark: RefCell::new(None),
             saving: None,

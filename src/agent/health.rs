@@ -4,8 +4,8 @@
 
 use super::diff::{DRAIN, Live, MAINTENANCE, Running};
 use super::render::proxy_name;
-use crate::backoff::Outage;
 use crate::clock::Moment;
+use crate::log_throttle::LogThrottle;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -105,7 +105,7 @@ pub(super) struct Health {
 
 #[derive(Debug, Default)]
 struct Past {
-    outage: Outage,
+    outage: LogThrottle,
     /// When it went down, if it is down.
     since: Option<Moment>,
     times: u64,

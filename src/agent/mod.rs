@@ -36,7 +36,6 @@ pub mod presence;
 pub mod processes;
 pub mod proxy;
 pub mod render;
-mod retry;
 pub mod server_defaults;
 mod sessions;
 mod status;
@@ -49,11 +48,12 @@ pub mod text;
 pub use dry_run::dry_run;
 pub use local::haproxy_on_this_machine;
 
-use crate::backoff::HAPROXY;
 use crate::clock::{Moment, now};
 use crate::config::{AgentConfig, Way};
 use crate::etcd::members::Members;
 use crate::etcd::reader::{self, Change, Update};
+use crate::retry::HAPROXY;
+use crate::retry::Retry;
 use crate::shutdown::Shutdown;
 use crate::systemd::{Pulse, Systemd};
 use addresses::{Addresses, Directory};
@@ -70,7 +70,6 @@ use parse::{parse, remembered};
 use presence::Presence;
 use proxy::{Happening, Proxy, Trouble};
 use render::render;
-use retry::Retry;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -401,8 +400,8 @@ impl<P: Proxy> Agent<P> {
         let usual =
             matches!(trouble, Trouble::Disagrees(..)) && self.trouble.failures() < USUAL_TRIES;
         if usual {
-            self.trouble.postpone(time);
-        } else if let Some(notice) = self.trouble.failed(time) {
+            self.trouble.postpone(time, fastrand::f64());
+        } else if let Some(notice) = self.trouble.failed(time, fastrand::f64()) {
             warn!("{trouble} (try {}); retrying", notice.failures);
         }
     }

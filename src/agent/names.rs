@@ -5,8 +5,8 @@ use super::addresses::Addresses;
 use super::allow::Allow;
 use super::lookups::Lookups;
 use super::machine;
-use crate::backoff::Outage;
 use crate::clock::now;
+use crate::log_throttle::LogThrottle;
 use crate::systemd::Pulse;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_secs(5);
 const UNWANTED: usize = 1024;
 
 /// Names that don't resolve, or lately didn't, as far as the log is concerned.
-type Failing = BTreeMap<String, Outage>;
+type Failing = BTreeMap<String, LogThrottle>;
 
 /// What the resolver said: addresses, or why there are none.
 type Answer = Result<Vec<IpAddr>, String>;

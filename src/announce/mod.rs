@@ -22,12 +22,12 @@ pub mod status;
 mod verdict_log;
 pub mod watcher;
 
-use crate::backoff::Outage;
 use crate::clock::{Moment, now};
 use crate::config::AnnounceConfig;
 use crate::endpoint::Key;
 use crate::etcd::members::Members;
 use crate::etcd::watch::follow;
+use crate::log_throttle::LogThrottle;
 use crate::shutdown::Shutdown;
 use crate::systemd::Systemd;
 use claims::{Claim, Judge, Judged, Outranked, Target, settle};
@@ -100,7 +100,7 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
         judged: BTreeMap::new(),
         outranked: BTreeMap::new(),
         told: VerdictLog::default(),
-        keeping: Outage::default(),
+        keeping: LogThrottle::default(),
         systemd,
     };
     announcer.systemd.ready();
@@ -140,7 +140,7 @@ struct Announcer {
     outranked: Outranked,
     told: VerdictLog,
     /// Since when something is kept only because Docker can't be asked, as far as the log is concerned.
-    keeping: Outage,
+    keeping: LogThrottle,
     systemd: Systemd,
 }
 

@@ -11,9 +11,9 @@ use super::exchange::{
 };
 use super::grant::Grants;
 use super::slot::{Leases, Seen, Slot};
-use crate::backoff::Outage;
 use crate::clock::Moment;
 use crate::endpoint::Key;
+use crate::log_throttle::LogThrottle;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -69,8 +69,8 @@ pub struct Registrar {
     left: bool,
     notes: Vec<Note>,
     /// Lost leases and lost histories, as far as the log is concerned.
-    losses: Outage,
-    resets: Outage,
+    losses: LogThrottle,
+    resets: LogThrottle,
 }
 
 impl Registrar {
@@ -97,8 +97,8 @@ impl Registrar {
             leaving: false,
             left: false,
             notes: Vec::new(),
-            losses: Outage::default(),
-            resets: Outage::default(),
+            losses: LogThrottle::default(),
+            resets: LogThrottle::default(),
         }
     }
 

@@ -3,12 +3,13 @@
 use super::exchange::{Answer, Entry, Header, Note, Op, Request, Standings, Step, Wishes};
 use super::registrar::{Registrar, Settings};
 use super::status::{Farewell, clock_warning};
-use crate::backoff::{Backoff, ETCD, Outage};
 use crate::clock::now;
 use crate::endpoint::{Key, Since};
 use crate::etcd::Fault;
 use crate::etcd::members::Members;
 use crate::etcd::watch::News;
+use crate::log_throttle::LogThrottle;
+use crate::retry::{Backoff, ETCD};
 use crate::shutdown::Shutdown;
 use crate::systemd::Pulse;
 use etcd_client::{
@@ -159,9 +160,9 @@ impl Registry {
 /// How the requests have been going.
 struct Effort {
     backoff: Backoff,
-    refusals: Outage,
+    refusals: LogThrottle,
     /// Of single keys.
-    key_refusals: Outage,
+    key_refusals: LogThrottle,
     tries: usize,
 }
 
@@ -169,8 +170,8 @@ impl Default for Effort {
     fn default() -> Self {
         Self {
             backoff: Backoff::new(ETCD),
-            refusals: Outage::default(),
-            key_refusals: Outage::default(),
+            refusals: LogThrottle::default(),
+            key_refusals: LogThrottle::default(),
             tries: 0,
         }
     }

@@ -2,9 +2,9 @@
 
 use super::exchange::{Entry, LeaseId, Note, Op, Revision, Standing, Wish};
 use super::ownership::{Holder, Verdict, contest};
-use crate::backoff::Outage;
 use crate::clock::Moment;
 use crate::endpoint::Key;
+use crate::log_throttle::LogThrottle;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ pub(super) struct Slot {
     /// When a difference made by others was put right last.
     pub(super) healed: Option<Moment>,
     /// Differences made by others, as far as the log is concerned.
-    meddled: Outage,
+    meddled: LogThrottle,
     /// When etcd refused this key alone the last time; it is asked for apart from the others until
     /// that is over.
     pub(super) refused: Option<Moment>,
@@ -104,7 +104,7 @@ impl Slot {
             touched: false,
             settled: false,
             healed: None,
-            meddled: Outage::default(),
+            meddled: LogThrottle::default(),
             refused: None,
             noted_holder: None,
             noted_junk: false,

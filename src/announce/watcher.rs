@@ -6,8 +6,9 @@ use super::container::{Sighting, View, Views};
 use super::docker::{DockerHost, connect, engine_info, inspect, list};
 use super::events::{MARKS_WAITING, Mark, Scope, read_events};
 use super::inspection::{Listed, word};
-use crate::backoff::{Backoff, DOCKER, Outage};
 use crate::clock::{Moment, now};
+use crate::log_throttle::LogThrottle;
+use crate::retry::{Backoff, DOCKER};
 use crate::systemd::Pulse;
 use bollard::Docker;
 use futures_util::StreamExt;
@@ -43,9 +44,9 @@ const CROWD_PAUSE: Duration = Duration::from_millis(20);
 /// for ever.
 pub async fn watch(host: DockerHost, scope: Scope, views: watch::Sender<Views>, pulse: Pulse) {
     let mut backoff = Backoff::new(DOCKER);
-    let mut outage = Outage::default();
-    let mut troubles = Outage::default();
-    let mut lists = Outage::default();
+    let mut outage = LogThrottle::default();
+    let mut troubles = LogThrottle::default();
+    let mut lists = LogThrottle::default();
     if let Scope::One(name) = &scope {
         let unasked = View::unasked(now());
         views.send_modify(|v| drop(v.containers.insert(name.clone(), unasked)));
@@ -90,11 +91,11 @@ pub async fn watch(host: DockerHost, scope: Scope, views: watch::Sender<Views>, 
 struct Luck<'a> {
     host: &'a DockerHost,
     backoff: &'a mut Backoff,
-    outage: &'a mut Outage,
+    outage: &'a mut LogThrottle,
     /// Of single containers.
-    troubles: &'a mut Outage,
+    troubles: &'a mut LogThrottle,
     /// Of the list alone.
-    lists: &'a mut Outage,
+    lists: &'a mut LogThrottle,
 }
 
 impl Luck<'_> {
@@ -322,7 +323,7 @@ impl<'a> Session<'a> {
     }
 
     /// Nothing is known of that one, as if the engine were gone for it alone.
-    fn trouble(&mut self, id: String, error: &anyhow::Error, troubles: &mut Outage) {
+    fn trouble(&mut self, id: String, error: &anyhow::Error, troubles: &mut LogThrottle) {
         let now = now();
         if let Some(notice) = troubles.failed(now) {
             warn!("{error:#} ({} times); retrying", notice.failures);

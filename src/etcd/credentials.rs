@@ -2,8 +2,8 @@
 //! certificates and passwords are rotated while sidekick runs.
 
 use super::{EtcdConfig, Secret, Tls};
-use crate::backoff::Outage;
 use crate::clock::{Moment, now};
+use crate::log_throttle::LogThrottle;
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 use rustls::RootCertStore;
 use rustls::crypto::ring::default_provider;
@@ -156,14 +156,14 @@ pub(super) struct Credentials {
     user: Option<(String, Secret)>,
     /// A read that has not come to its end: there never is a second one.
     reading: Option<JoinHandle<Contents>>,
-    hangs: Outage,
+    hangs: LogThrottle,
     kept: [Kept; 3],
 }
 
 /// Since when the last good content of a file is in use.
 struct Kept {
     read_at: Moment,
-    bad: Outage,
+    bad: LogThrottle,
 }
 
 impl Kept {
@@ -199,14 +199,14 @@ impl Credentials {
         let read_at = now();
         let kept = || Kept {
             read_at,
-            bad: Outage::default(),
+            bad: LogThrottle::default(),
         };
         Self {
             files: config.files.clone(),
             tls: config.tls.clone(),
             user: config.user.clone(),
             reading: None,
-            hangs: Outage::default(),
+            hangs: LogThrottle::default(),
             kept: [kept(), kept(), kept()],
         }
     }

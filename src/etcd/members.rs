@@ -6,8 +6,8 @@
 
 use super::credentials::Credentials;
 use super::{EtcdConfig, Fault};
-use crate::backoff::Outage;
 use crate::clock::{Moment, now};
+use crate::log_throttle::LogThrottle;
 use anyhow::Context as _;
 use etcd_client::{Client, ConnectOptions, Error};
 use std::future::Future;
@@ -40,7 +40,7 @@ pub struct Members {
     connection: tokio::sync::Mutex<Connection>,
     /// Counts the connections; the watch reopens when it changes.
     generation: watch::Sender<u64>,
-    outage: Mutex<Outage>,
+    outage: Mutex<LogThrottle>,
     unreachable_since: watch::Sender<Option<Moment>>,
 }
 

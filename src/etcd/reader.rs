@@ -6,8 +6,9 @@
 
 use super::Fault;
 use super::members::Members;
-use crate::backoff::{Backoff, ETCD, Outage};
 use crate::clock::now;
+use crate::log_throttle::LogThrottle;
+use crate::retry::{Backoff, ETCD};
 use crate::systemd::Pulse;
 use etcd_client::{
     Client, Error, EventType, GetOptions, KeyValue, ResponseHeader, WatchOptions, WatchStream,
@@ -105,11 +106,11 @@ pub async fn read(
         pulse,
         page: PAGE,
         history: None,
-        resets: Outage::default(),
-        compactions: Outage::default(),
+        resets: LogThrottle::default(),
+        compactions: LogThrottle::default(),
     };
     let mut backoff = Backoff::new(ETCD);
-    let mut refusals = Outage::default();
+    let mut refusals = LogThrottle::default();
     loop {
         reader.pulse.beat();
         let generation = *reader.members.changes().borrow();
@@ -158,8 +159,8 @@ struct Reader {
     page: i64,
     history: Option<History>,
     /// Other histories and compactions, as far as the log is concerned.
-    resets: Outage,
-    compactions: Outage,
+    resets: LogThrottle,
+    compactions: LogThrottle,
 }
 
 impl Reader {

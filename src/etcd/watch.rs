@@ -8,9 +8,10 @@
 
 use super::Fault;
 use super::members::{CALL_DEADLINE, Members};
-use crate::backoff::{Backoff, ETCD, Outage};
 use crate::clock::{Moment, now};
 use crate::endpoint::Key;
+use crate::log_throttle::LogThrottle;
+use crate::retry::{Backoff, ETCD};
 use etcd_client::{Error, EventType, KeyValue, WatchResponse, WatchStream};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
@@ -71,7 +72,7 @@ pub async fn follow<V>(
 ) {
     let mut changes = members.changes();
     let mut backoff = Backoff::new(ETCD);
-    let mut refusals = Outage::default();
+    let mut refusals = LogThrottle::default();
     let mut denied = Denied::default();
     loop {
         let generation = *changes.borrow_and_update();

@@ -55,7 +55,7 @@ impl<P: Proxy> Applier<P> {
             }
             Err(trouble) if running.is_none() => return Err(trouble),
             Err(trouble) => {
-                if let Some(notice) = self.reloads.failed(now) {
+                if let Some(notice) = self.reloads.failed(now, fastrand::f64()) {
                     warn!(
                         "{trouble} (try {}); instances of the services that HAProxy has come and go all the same, retrying the rest",
                         notice.failures

@@ -1,101 +1,7 @@
-//! Retry policies: named, capped, never-ending. Pure: the jitter comes in as a number.
-//!
-//! There is no "give up": a daemon that stops trying is a daemon that somebody has to restart.
+//! Which failures that repeat are worth a line in the log. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// How the pauses between tries grow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
-    /// The pause after the first failure.
-    pub first: Duration,
-    /// No pause is longer than this.
-    pub cap: Duration,
-}
-
-/// Tries against etcd. The cap is one second because a key has to be back within two seconds of
-/// etcd's return: one pause, one connect, and a grant, a put and a read have to fit.
-pub const ETCD: Policy = Policy {
-    first: Duration::from_millis(50),
-    cap: Duration::from_secs(1),
-};
-
-/// Tries against the Docker Engine. A restarted engine is asked again within a second; asking is
-/// one `connect(2)` on a local socket.
-pub const DOCKER: Policy = Policy {
-    first: Duration::from_millis(50),
-    cap: Duration::from_secs(1),
-};
-
-/// Passes at HAProxy. The first pause is what a connection needs to end after it was shut down; the
-/// cap is what a HAProxy that can't start may cost in processes.
-pub const HAPROXY: Policy = Policy {
-    first: Duration::from_millis(10),
-    cap: Duration::from_secs(2),
-};
-
-/// Reloads of a HAProxy that runs on without them. The first pause is what lies between two reloads
-/// anyway; the cap leaves room for a try that comes last within the 5 s of promise 7.
-pub const RELOAD: Policy = Policy {
-    first: Duration::from_secs(1),
-    cap: Duration::from_secs(3),
-};
-
-/// Writing HAProxy's file beside what it is told. Each try takes a `haproxy -c`.
-pub const FILE: Policy = Policy {
-    first: Duration::from_millis(100),
-    cap: Duration::from_secs(3),
-};
-
-/// Counts consecutive failures of one thing and tells how long to wait before the next try.
-#[derive(Debug, Clone)]
-pub struct Backoff {
-    policy: Policy,
-    failures: u32,
-}
-
-impl Backoff {
-    /// No failure yet.
-    #[must_use]
-    pub const fn new(policy: Policy) -> Self {
-        Self {
-            policy,
-            failures: 0,
-        }
-    }
-
-    /// Consecutive failures so far.
-    #[must_use]
-    pub const fn failures(&self) -> u32 {
-        self.failures
-    }
-
-    /// It worked: the next failure starts from the first pause again.
-    pub const fn reset(&mut self) {
-        self.failures = 0;
-    }
-
-    /// One more failure: the pause before the next try, between half of the step and the whole of
-    /// it, never above the policy's cap. `jitter` is a random number in `0.0..=1.0`; anything else
-    /// is brought into that range.
-    pub fn next_pause(&mut self, jitter: f64) -> Duration {
-        // 2^20 first pauses are far above any cap, and the shift can't overflow.
-        let doublings = self.failures.min(20);
-        self.failures = self.failures.saturating_add(1);
-        let step = self
-            .policy
-            .first
-            .saturating_mul(1 << doublings)
-            .min(self.policy.cap);
-        let jitter = if jitter.is_finite() {
-            jitter.clamp(0.0, 1.0)
-        } else {
-            1.0
-        };
-        step.mul_f64(0.5 + jitter / 2.0)
-    }
-}
 
 /// What to say of a failure that repeats: the first time at once, then with a count and at growing
 /// intervals, so that an hour of etcd's absence is ten lines and not ten thousand.
@@ -103,7 +9,7 @@ impl Backoff {
 /// One that is over and back again within [`LAST_REPEAT`] is the same one still: it is told at growing
 /// intervals too, so that what comes and goes is no thousand lines either.
 #[derive(Debug, Clone, Default)]
-pub struct Outage {
+pub struct LogThrottle {
     began: Option<Duration>,
     /// When it was over last, as long as that matters.
     ended: Option<Duration>,
@@ -130,7 +36,22 @@ pub struct Notice {
 const FIRST_REPEAT: Duration = Duration::from_secs(10);
 const LAST_REPEAT: Duration = Duration::from_secs(600);
 
-impl Outage {
+impl LogThrottle {
+    /// Nothing has failed yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            began: None,
+            ended: None,
+            told: false,
+            told_at: Duration::ZERO,
+            next_line: Duration::ZERO,
+            interval: Duration::ZERO,
+            quiet: Duration::ZERO,
+            failures: 0,
+        }
+    }
+
     /// It failed at `now` (any clock that doesn't go back). `Some`: say so.
     pub fn failed(&mut self, now: Duration) -> Option<Notice> {
         let began = self.began.unwrap_or_else(|| self.begin(now));
@@ -203,11 +124,11 @@ fn grown(interval: Duration) -> Duration {
 /// ten minutes the rest is a number.
 #[derive(Debug, Default)]
 pub struct Repeats {
-    said: BTreeMap<String, Outage>,
+    said: BTreeMap<String, LogThrottle>,
     unsaid: u64,
     unsaid_since: Option<Duration>,
     /// Numbers that were told, as far as the log is concerned.
-    floods: Outage,
+    floods: LogThrottle,
 }
 
 /// So many different things are told one by one.
@@ -278,11 +199,10 @@ impl Allowance {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn an_hour_of_failures_is_a_handful_of_lines() {
-        let mut outage = Outage::default();
+        let mut outage = LogThrottle::default();
         let lines: Vec<_> = (0..3600)
             .filter_map(|s| outage.failed(Duration::from_secs(s)))
             .collect();
@@ -295,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_second_outage_is_told_at_once_again() {
-        let mut outage = Outage::default();
+        let mut outage = LogThrottle::default();
         assert!(outage.failed(Duration::from_secs(1)).is_some());
         assert!(outage.failed(Duration::from_secs(2)).is_none());
         outage.recovered(Duration::from_secs(3));
@@ -314,7 +234,7 @@ mod tests {
     #[test]
     fn an_hour_of_coming_and_going_is_a_handful_of_lines() {
         for (every, lasts) in [(1, 0), (11, 1), (30, 1), (60, 30), (400, 300), (599, 1)] {
-            let mut outage = Outage::default();
+            let mut outage = LogThrottle::default();
             let (mut told, mut over, mut failures) = (Vec::new(), 0, 0);
             for second in 0..3600 {
                 let now = Duration::from_secs(second);
@@ -365,7 +285,7 @@ mod tests {
 
     #[test]
     fn after_a_long_outage_the_next_one_is_told_at_once() {
-        let mut outage = Outage::default();
+        let mut outage = LogThrottle::default();
         for s in 0..3600 {
             outage.failed(Duration::from_secs(s));
         }
@@ -384,22 +304,5 @@ mod tests {
             (0..50).filter(|_| allowance.take(later)).count(),
             BURST as usize
         );
-    }
-
-    proptest! {
-        #[test]
-        fn a_pause_never_exceeds_the_cap_and_never_vanishes(
-            first in 1u64..5_000, cap in 1u64..10_000, tries in 1usize..100, jitter in any::<f64>()
-        ) {
-            let policy = Policy { first: Duration::from_millis(first), cap: Duration::from_millis(cap) };
-            let mut backoff = Backoff::new(policy);
-            for _ in 0..tries {
-                let pause = backoff.next_pause(jitter);
-                prop_assert!(pause <= policy.cap);
-                prop_assert!(pause >= policy.first.min(policy.cap) / 2);
-            }
-            backoff.reset();
-            prop_assert!(backoff.next_pause(1.0) <= policy.first);
-        }
     }
 }
