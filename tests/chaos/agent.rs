@@ -18,7 +18,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts it, with these fronts and members. No instance is held or drains: what leaves etcd leaves HAProxy.
+    /// Starts it, with these fronts and members. No instance is held: what leaves etcd drains, as is usual.
     pub fn start(
         fronts: &[(&str, u16)],
         members: &str,
@@ -28,7 +28,7 @@ impl Agent {
         let directory = tempfile::tempdir().expect("no temporary directory can be made");
         let mut words = surroundings;
         words.extend([env!("CARGO_BIN_EXE_sidekick"), "agent"].map(str::to_owned));
-        words.extend(["--stats=off", "--hold=0", "--drain-timeout=0"].map(str::to_owned));
+        words.extend(["--stats=off", "--hold=0"].map(str::to_owned));
         words.push(format!("--etcd-endpoints={members}"));
         words.push(format!("--etcd-user={}", Login::NAME));
         words.push(format!("--etcd-password-file={}", password.display()));

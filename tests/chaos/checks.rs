@@ -335,16 +335,29 @@ fn a_connection_is_cut_for_a_reason_of_its_own() {
         .cut(30_000)
         .keeps_all();
     quiet()
-        .deletes(29_900)
-        .by_hand()
-        .puts(29_950, 0, EARLY, 1)
-        .cut(30_000)
-        .keeps_all();
-    quiet()
         .turns(0, 29_800, None)
         .deletes(29_850)
         .cut(30_000)
         .keeps_all();
+}
+
+/// It drains meanwhile, which cuts nobody before `--drain-timeout`.
+#[test]
+fn a_key_that_blinks_is_no_reason_to_cut() {
+    quiet()
+        .deletes(29_900)
+        .by_hand()
+        .puts(29_950, 0, EARLY, 1)
+        .cut(30_000)
+        .breaks(7);
+    quiet().deletes(29_900).by_hand().cut(30_000).breaks(7);
+    let away = quiet().deletes(10_500).by_hand();
+    assert!(!cut_is_told(&away.cut(41_000)));
+}
+
+fn cut_is_told(history: &History) -> bool {
+    let violations = check(&history.0).violations;
+    violations.iter().any(|(promise, ..)| *promise == 7)
 }
 
 /// Found by `SEED=4`: a server that moved away keeps the connections that it has, until it goes.

@@ -173,18 +173,16 @@ pub async fn ask(socket: &Path, line: &str) -> Option<String> {
     timeout(Duration::from_secs(1), ask).await.ok().flatten()
 }
 
-/// `service/server` → port, with a word where it isn't up for use.
+/// `service/server` → port of each that may be given a new connection, with a word where it isn't up for use.
 fn servers(text: &str) -> BTreeMap<String, String> {
     let rows = text
         .lines()
         .skip(2)
         .map(|line| line.split(' ').collect::<Vec<_>>());
-    let servers = rows.filter(|row| row.len() > 18).map(|row| {
-        let admin = match row[6] {
-            "0" => "",
-            "8" => " drain",
-            _ => " maint",
-        };
+    // One that drains has left etcd, and keeps only the connections that it has.
+    let serving = rows.filter(|row| row.len() > 18 && row[6] != "8");
+    let servers = serving.map(|row| {
+        let admin = if row[6] == "0" { "" } else { " maint" };
         (
             format!("{}/{}", row[1], row[3]),
             format!("{}{admin}", row[18]),

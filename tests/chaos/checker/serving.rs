@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const AGENT_REACTION: Ms = 1000;
 
 /// Of a connection's past, what may explain that it broke: the longest that an agent is away, and
-/// its recovery.
+/// its recovery. Less than `--drain-timeout`, whose default the run's agent has.
 const MEMORY: Ms = 20_000;
 
 impl Checker<'_> {
@@ -132,10 +132,10 @@ impl Checker<'_> {
                 .flat_map(|table| table.iter().filter(led_there).map(|(name, _)| name))
                 .collect();
             let tables = self.tables(past);
+            // An instance that was away for less than `--drain-timeout` finds its connections again.
             let unchanged = |name: &&String| {
-                tables
-                    .windows(2)
-                    .all(|p| p[0].get(*name) == p[1].get(*name))
+                let ports: BTreeSet<_> = tables.iter().filter_map(|it| it.get(*name)).collect();
+                ports.len() == 1
             };
             let steady = servers.iter().all(unchanged);
             self.number("client connections that broke, for a reason or not", 0);
