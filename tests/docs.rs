@@ -146,11 +146,14 @@ fn options(text: &str) -> BTreeSet<String> {
     words.filter(option).map(str::to_owned).collect()
 }
 
-/// What `--help` of a command shows; its environment variables too, as `[env: NAME=]`.
+/// What `--help` of a command offers: the lines that begin with an option, and each `[env: NAME=]`.
 fn help(command: &str) -> BTreeSet<String> {
     let mut sidekick = Command::new(env!("CARGO_BIN_EXE_sidekick"));
     let output = sidekick.args([command, "--help"]).output().unwrap();
-    let help = options(&String::from_utf8(output.stdout).unwrap());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines = text.lines().map(str::trim_start);
+    let lines = lines.filter(|line| line.starts_with('-') || line.starts_with("[env: "));
+    let help: BTreeSet<String> = lines.flat_map(options).collect();
     assert!(help.contains("--etcd-endpoints") && help.contains("ETCDCTL_ENDPOINTS"));
     &help - &BTreeSet::from(["-h", "--help"].map(str::to_owned))
 }
