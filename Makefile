@@ -13,7 +13,7 @@ as_root := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env)
 cluster_program = $(as_root) "$$(cargo test --locked --features cluster --test cluster --no-run \
 	--message-format=json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\/cluster-[^"]*\)".*/\1/p')"
 
-.PHONY: build demo test matrix check deny simulate fuzz soak units image cluster cluster-test chaos bench clean help cargo
+.PHONY: build demo picture quick test matrix check deny simulate fuzz soak units image cluster cluster-test chaos bench clean help cargo
 .NOTPARALLEL:
 
 build: cargo ## the release binary, target/release/sidekick
@@ -29,6 +29,21 @@ $(worker): examples/worker.rs | cargo
 demo: build $(worker) ## the whole loop on real parts, one Redis killed; until Ctrl-C, or for DEMO_SECONDS=N
 	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat
 	@exec demo/demo.sh $(sidekick) $(worker)
+
+picture: build $(worker) ## docs/demo.svg anew, from a run of the demo
+	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat
+	demo/picture.sh $(sidekick) $(worker) >$(CARGO_TARGET_DIR)/demo.svg
+	mv $(CARGO_TARGET_DIR)/demo.svg docs/demo.svg
+
+# What needs no server, and of the tests with real parts those that a change breaks first and that take seconds. One set of features
+# for both, so that nothing is compiled twice. All the rest is for `make test`.
+offline_tests = $(basename $(notdir $(wildcard tests/*.rs))) cli fuzz chaos_checker
+quick_tests = lifecycle:: ownership:: explain:: address:: both_ways:: reading::
+
+quick: check ## formatting, clippy, and the tests that take seconds: under 3 minutes on 2 cores, once all is built
+	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy
+	SIDEKICK_SIM_SEEDS=200 cargo test --locked --features real --lib --bins $(addprefix --test ,$(offline_tests))
+	RUST_TEST_THREADS=8 $(cargo_as_root) test --locked --features real --test real --test agent -- $(quick_tests)
 
 test: check units build $(worker) ## everything that .ci/run runs: needs root or sudo, some 30 minutes on 2 cores
 	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat debootstrap

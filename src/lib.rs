@@ -93,89 +93,51 @@
 //!
 //! # The tasks of `announce`
 //!
-//! All on one thread (tokio's `current_thread`), so that no two policies race. Beside it are the log's
-//! thread, of both jobs (256 KiB of lines wait; more are lost, and counted), and those that look names up,
-//! whom no exit waits for.
+//! All run on one thread (tokio's `current_thread`), so that no two policies race. Beside it run the
+//! thread that writes the log, for both jobs (256 KiB of lines wait; further lines are lost, and counted),
+//! and threads that resolve names, which no exit waits for. docs/architecture.md has the same as a diagram.
 //!
 //! | task | reads | writes | ends |
 //! |---|---|---|---|
-//! | `watcher::watch` | Docker's API, `mpsc<Mark>` | `watch<Views>`: the latest word on each container | aborted at shutdown |
-//! | its event reader | Docker's /events | `mpsc<Mark>`, 1024 deep: "look again", deaths, networks; full: all is looked at again | with its connection |
-//! | `etcd::watch::follow` | etcd's watches, the keys of `watch<Wishes>` | `mpsc<News>`, 64 deep; more waits in etcd | aborted at shutdown |
-//! | `Registry::run` | `watch<Wishes>`, `mpsc<News>` | **the only writer to etcd**; `watch<Standings>` | last: after the lease is revoked, or 4.5 s |
-//! | `announce::run` | `watch<Views>`, `watch<Standings>` | `watch<Wishes>`; systemd | on a signal, or when a task ended that never should |
+//! | the container watcher | Docker's API; which containers to inspect again | a `watch` channel: the latest state of each container | aborted at shutdown |
+//! | the event reader | Docker's /events | `mpsc`, 1024 deep: "inspect again", deaths, networks; when it is full, all containers are inspected again | with its connection |
+//! | the etcd watcher | etcd's watches on the keys that are wished for | `mpsc`, 64 deep; further changes wait in etcd | aborted at shutdown |
+//! | the executor | the wishes; the etcd watcher's changes | **the only writer to etcd**; a `watch` channel: the state of each key | last: after the lease is revoked, or after 4.5 s |
+//! | `announce::run` | the state of each container and of each key | a `watch` channel: the wishes; systemd | on a signal, or when a task ended that never should |
 //!
 //! # The tasks of `agent`
 //!
 //! | task | reads | writes | ends |
 //! |---|---|---|---|
-//! | `etcd::reader::read` | etcd | `mpsc<Update>`, 1024 deep; more waits in etcd | with the runtime |
-//! | `names::resolve` | `watch` of names; the resolver, in threads of its own, 224 at most; the kernel's list of addresses | `watch<Addresses>` | with the runtime |
-//! | `file.write` | a text | **haproxy.cfg**; one at a time, the latest text next | when it is written |
-//! | the child's listener | HAProxy's stderr | the log | with HAProxy |
-//! | `agent::run` | `mpsc<Update>`, `watch<Addresses>` | **the only one to speak to HAProxy**; systemd | on a signal, or when a task ended that never should |
-//!
-//! - Nothing that etcd says reaches the file or the socket but as a checked name, number or address.
-//! - A pass asks, tells and reads back on one connection to the master, which ends with the pass, so
-//!   that it needn't outlast a reload by hand.
-//! - A pass is over when `show servers state` agrees, not when a command was sent.
-//! - What HAProxy was started from is read from HAProxy itself (`show env`), never remembered.
-//! - Commands go to a worker by its process id: one that is gone is an error, never another worker.
-//! - A pass costs what has changed: table, presence, addresses and render hand on by pointer what
-//!   hasn't, and who compares pointers holds one, so that nothing is changed in place behind them.
+//! | the etcd reader | everything below the prefix | `mpsc`, 1024 deep; further changes wait in etcd | with the runtime |
+//! | the resolver | a `watch` channel of names; DNS, in threads of its own, 224 at most; the kernel's list of addresses | a `watch` channel: the addresses | with the runtime |
+//! | the file's write | a text | **haproxy.cfg**; one write at a time, then the latest text | when it is written |
+//! | the reader of HAProxy's stderr | the HAProxy that the agent started | the log | with HAProxy |
+//! | `agent::run` | etcd's changes, the addresses | **the only one to speak to HAProxy**; systemd | on a signal, or when a task ended that never should |
 //!
 //! # Invariants
 //!
-//! - Only `registry::effect` builds a put, and it always hangs it on a lease.
-//! - Every write carries the condition under which it is right (`registry::conditions`); the
-//!   registrar's beliefs may be wrong, its writes can't be.
+//! - The executor builds puts in one place, and hangs each on a lease.
+//! - Every write to etcd carries the condition under which it is right; what the registrar believes of etcd
+//!   may be wrong, its writes can't be.
 //! - One request to etcd is under way at a time; after a failure the key's state is unknown, not assumed.
-//! - Every await on Docker or etcd has a deadline; every queue is a latest value or bounded.
-//! - What is remembered is of what is there, or bounded: a slot goes 10 s after its last write, with an
-//!   audit; a death with the look that was under way; a bar after its pause; an empty service after `--forget`, or where there
-//!   are more than `limits::MAX_SERVICES`; the address of a name that nobody wants where there are more
-//!   than 1,024; what was said of alerts and bad keys after ten minutes, 500 of them (`log_throttle::Repeats`).
+//! - Every await on Docker or etcd has a deadline; every queue holds the latest value, or is bounded.
 //! - Docker's silence is never "the container is gone", etcd's silence never "the key is gone".
+//! - Nothing that etcd says reaches HAProxy's file or socket except a checked name, number or address.
+//! - A pass of the agent asks, commands and reads back on one connection to HAProxy's master, which ends with
+//!   the pass, so that it never has to outlast a reload by hand.
+//! - A pass is over when `show servers state` agrees, not when a command was sent.
+//! - What HAProxy was started from is read from HAProxy itself (`show env`), never remembered.
+//! - Commands go to a worker by its process id: a worker that is gone is an error, never another worker.
+//! - A pass costs what has changed: the agent's stages hand on by pointer what hasn't, and a stage that compares
+//!   pointers holds one, so that nothing is changed in place meanwhile.
+//! - What is remembered belongs to what exists, or is bounded. A key's state goes 10 s after its last write,
+//!   with an audit; a death with the inspect that was under way; a bind's backoff one pause after its retry time;
+//!   an empty service after `--forget`, or where there are more than `limits::MAX_SERVICES`; the address of a name
+//!   that no instance uses where there are more than 1,024; what was logged of alerts and quarantined keys after
+//!   ten minutes, 500 of them (`log_throttle::Repeats`).
 //!
-//! # Where this differs from the design's map, and why
-//!
-//! - `registrar.rs` is cut in four (exchange, ownership, slot, registrar): one room each.
-//! - One container at one key is the case of one of `--all`: the same watcher, judge and registrar.
-//! - The announcer watches its keys one by one on one stream, not their prefix: of the changes on all
-//!   other machines it hears nothing, and it needs no right to read their keys.
-//! - The announcer's watch tells what it sees and asks for an audit whenever it reopened, rather than
-//!   tracking revisions: an audit is one read, and it is needed after every interruption anyway.
-//! - Renewal opens a short keep-alive stream at each third of the TTL instead of holding one open: a held
-//!   stream that broke would be found out a renewal later.
-//! - The lease's id is our own: a grant whose answer was lost is asked for again by the same id, and leaves
-//!   no second lease. `lease already exists` means that an earlier try was done; without one, that the
-//!   id is another's.
-//! - A condition names the lease as well as `mod_revision`: after an etcd that was emptied behind our
-//!   back a revision alone can be another's write (found by the simulation).
-//! - The agent's hold and forget rules are a room of their own (presence), and so is who gets which
-//!   address (layout): they are policies, and the table is bookkeeping.
-//! - A changed instance is told to HAProxy first and saved beside it: `haproxy -c` takes some 40 ms,
-//!   the command one. Structure goes the other way: nothing is reloaded that wasn't checked.
-//! - A `die` event is believed, and withdraws the key before the container is inspected: the engine
-//!   answers no inspect until it has cleaned up behind a dead container (150 ms in the bench, against
-//!   a few for the withdrawal). An inspect follows all the same; whether its answer is about the life
-//!   that has ended is told by whether it began after the event was heard, and by no clock.
-//! - A pause counts once it has lasted for a second: `docker commit` pauses for some 60 ms.
-//! - A value without a lease is taken over whatever it says: no sidekick put it, and it would stay
-//!   for ever (found by the simulation, seed 2684).
-//! - Of two sidekicks on the same life of a container the overtaken one stands by; by rule 3 alone
-//!   ("same container: take over") they would overwrite each other for ever.
-//! - Of two lives of one container the later wins, as between two containers: by rule 3 alone a second
-//!   sidekick that can't see the restart (Docker's wire to it is dead) would overwrite the new life with
-//!   the old. What tells the lives apart is StartedAt. Where the machine's clock was set back between
-//!   them the new life looks like the older one: on our own lease it is written all the same; what a
-//!   killed sidekick has left stands until its lease ends, a TTL at most; and a sidekick that can't see
-//!   the restart keeps the key until it can, or until its `--docker-grace` is over. Nobody can tell those
-//!   from a rival that lives, and each of them ends without a fight.
-//! - What was cleared away and is put back is left in peace: another sidekick lives, and can't see yet
-//!   that the container is down.
-//! - `--etcd-user U:P` is refused on the command line: whoever lists processes would read the password.
-//!   It comes from a file or from the environment.
+//! Why it is so, where the code can't show it: docs/adr/.
 
 pub mod agent;
 pub mod announce;

@@ -72,7 +72,7 @@ start_etcd_and_redis() {
     await 'etcd' docker exec etcd etcdctl endpoint health
 }
 
-# As the README has it, with etcd under a name that only DNS knows.
+# As docs/deploying.md has it, with etcd under a name that only DNS knows.
 finds_etcd_by_dns() {
     docker run --detach --name sidekick --network names --volume /var/run/docker.sock:/var/run/docker.sock \
         sidekick announce redis1 --key "$KEY" --host somewhere --etcd-endpoints http://etcd:2379 >/dev/null
@@ -113,7 +113,7 @@ start_worker() {
     await "worker's error" worker_prints 'haproxy:80: *'
 }
 
-# As the README has it.
+# As docs/deploying.md has it.
 the_whole_loop() {
     local gateway
     gateway=$(docker network inspect --format '{{(index .IPAM.Config 0).Gateway}}' names)

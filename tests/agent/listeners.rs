@@ -206,7 +206,7 @@ fn with_allow_only_those_networks_are_served() {
     });
 }
 
-/// It took 6.2 to 7.7 s, and the README said 4.
+/// It took 6.2 to 7.7 s, and the documentation said 4.
 #[test]
 fn a_host_that_falls_silent_is_out_within_four_seconds() {
     let test = "listeners::a_host_that_falls_silent_is_out_within_four_seconds";

@@ -1,7 +1,7 @@
 //! For how long which trouble excuses what. Pure.
 //!
 //! The times are the promises' own, plus what two busy cores need: nothing is excused for longer
-//! than the README says that it takes.
+//! than the pages in docs/ say that it takes.
 
 use crate::record::{Record, What};
 use crate::schedule::EVERY;

@@ -43,21 +43,21 @@ pub fn attached_to_debians_haproxy(cluster: &Cluster) {
     cluster.worker1.start("redis@1");
 }
 
-/// The drop-in that the README shows, which keeps Debian's own global and defaults sections.
+/// The drop-in that docs/deploying.md shows, which keeps Debian's own global and defaults sections.
 pub fn attached_with_debians_own_sections(cluster: &Cluster) {
     let (machine, began) = (&cluster.haproxy, Instant::now());
-    let readme = std::fs::read_to_string("README.md").expect("the README is there");
-    let block = readme
+    let page = std::fs::read_to_string("docs/deploying.md").expect("the page is there");
+    let block = page
         .split_once("attach.conf <<'END'\n")
         .and_then(|(_, rest)| rest.split_once("END\n"));
-    let (drop_in, _) = block.expect("the README shows a drop-in");
+    let (drop_in, _) = block.expect("the page shows a drop-in");
     machine.run(&[
         "cp",
         "/etc/haproxy/haproxy.cfg.before-sidekick",
         "/etc/haproxy/base.cfg",
     ]);
     machine.write(
-        "/etc/systemd/system/sidekick-agent.service.d/readme.conf",
+        "/etc/systemd/system/sidekick-agent.service.d/docs.conf",
         drop_in,
     );
     restart_the_agent(cluster);
@@ -69,7 +69,7 @@ pub fn attached_with_debians_own_sections(cluster: &Cluster) {
     ]);
     machine.run(&[
         "rm",
-        "/etc/systemd/system/sidekick-agent.service.d/readme.conf",
+        "/etc/systemd/system/sidekick-agent.service.d/docs.conf",
     ]);
     restart_the_agent(cluster);
     assert_eq!(
