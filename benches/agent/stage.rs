@@ -1,10 +1,10 @@
 //! An agent with its etcd and its HAProxy, and as many services as are asked for.
 
-use crate::harness::{Scene, Way, free_port, haproxy, host};
 use crate::log::Log;
 use crate::view::View;
 use etcd_client::{Client, Txn, TxnOp};
 use sidekick::agent::render::BASE;
+use sidekick_harness::agent::{Scene, Way, free_port, haproxy, host};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs};
@@ -87,7 +87,7 @@ impl Stage {
         let base_option = format!("--haproxy-base={}", base_file.display());
         let binds_option = format!("--bind={}", binds.join(","));
         let scene = Scene::new(Way::Supervised, &[&base_option, &binds_option]).await;
-        let mut etcd = scene.etcd.client().await;
+        let mut etcd = scene.etcd.client().clone();
         fill(&mut etcd, table).await;
         Self {
             scene,

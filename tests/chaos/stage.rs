@@ -4,12 +4,12 @@
 use crate::agent::Agent;
 use crate::clock::Clock;
 use crate::excuses::{INTERVAL, TTL};
-use crate::harness::{Cluster, Container, Engine, Login, NameServer, Proxy, Sidekick, free_port};
 use crate::record::{Claim, Event, Life, Log, Record, SERVICES, Turn, What};
 use crate::schedule::{AGENT, CONTAINERS, EVERY, MEMBERS, SIDEKICKS};
 use crate::spans::{Ms, Span};
 use crate::tls::Tls;
 use crate::watchers::{Seen, client, haproxy, history, stalls};
+use sidekick_harness::{Cluster, Container, Engine, Login, NameServer, Proxy, Sidekick, free_port};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -295,7 +295,7 @@ impl<'e> Stage<'e> {
             && let Some(told) = Life::of(&put.value)
         {
             let mut lives = self.record.turns.iter().filter_map(|turn| turn.up.as_ref());
-            if let Some(life) = lives.find(|life| life.is_shifted(&told)) {
+            if let Some(life) = lives.find(|life| is_shifted(life, &told)) {
                 let second =
                     |life: &Life| life.since.split('.').next().unwrap_or_default().to_owned();
                 put.value = put.value.replace(&second(&told), &second(life));
@@ -344,4 +344,10 @@ pub fn name(container: usize) -> String {
 fn urls(wires: &[Proxy]) -> String {
     let urls: Vec<String> = wires.iter().map(Proxy::url).collect();
     urls.join(",")
+}
+
+/// Whether both are one life, told by clocks that differ by whole seconds.
+fn is_shifted(one: &Life, other: &Life) -> bool {
+    let fraction = |life: &Life| life.since.split_once('.').map(|(_, it)| it.to_owned());
+    one.id == other.id && fraction(one) == fraction(other)
 }

@@ -1,10 +1,10 @@
 //! `announce --all`: every container with a label, at a key of its own, by one process.
 
-use crate::harness::{
+use etcd_client::{Permission, PermissionType, RoleRevokePermissionOptions};
+use sidekick_harness::{
     Announce, Container, Engine, Entry, Etcd, HOST, Login, Run, Sidekick, eventually, never_for,
     secs,
 };
-use etcd_client::{Permission, PermissionType, RoleRevokePermissionOptions};
 
 /// One announcer for a whole engine, which other tests use too: it announces their containers as
 /// well, to an etcd where nobody looks for them.

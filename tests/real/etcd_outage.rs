@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{AlarmAction, AlarmType};
 
-use crate::harness::{
+use sidekick_harness::{
     Announce, Container, Engine, Etcd, HOST, KEY, Proxy, Scene, Sidekick, Wire, eventually,
     measured, millis, never_for, secs,
 };

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::harness::{
+use sidekick_harness::{
     Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, eventually, measured, millis, never_for, secs,
 };
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{
+use sidekick_harness::{
     Announce, Container, Engine, Etcd, HOST, KEY, Login, Sidekick, never_for, secs,
 };
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::harness::{
+use sidekick_harness::{
     Cluster, Container, Engine, Etcd, HOST, KEY, Proxy, SOON, Sidekick, eventually, measured,
     never_for, secs,
 };

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::harness::{Engine, Etcd, HOST, Scene, Sidekick, Value, eventually, measured, secs};
+use sidekick_harness::{Engine, Etcd, HOST, Scene, Sidekick, Value, eventually, measured, secs};
 
 /// Issue 11, item 7: it was found by the next relist.
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::harness::{
+use sidekick_harness::{
     Container, Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, Value, eventually, measured,
     never_for, secs,
 };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::harness::{
+use sidekick_harness::{
     Announce, Charge, Container, Engine, Etcd, HOST, KEY, Login, Sidekick, SocketProxy, Warden,
     eventually, free_port, measured, never_for, secs,
 };

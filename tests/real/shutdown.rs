@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use etcd_client::{AlarmAction, AlarmType};
 
-use crate::harness::{
+use sidekick_harness::{
     Engine, Etcd, HOST, KEY, Login, NameServer, Proxy, SOON, Scene, Sidekick, Wire, eventually,
     measured, millis, never_for, secs,
 };

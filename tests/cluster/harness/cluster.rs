@@ -4,15 +4,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::SOON;
 use super::engine::Engine;
 use super::etcd::Etcd;
 use super::furniture::{MACHINES, files, write_files};
 use super::history::{Change, History};
 use super::images::{Parts, make_images};
 use super::machine::Machine;
-use super::patience::{SOON, deadline};
 use super::reader::Reader;
 use super::worker::Worker;
+use sidekick_harness::blocking::eventually;
 
 /// The key of redis@1.
 pub const KEY: &str = "/services/redis/redis@1";
@@ -79,7 +80,7 @@ impl Cluster {
             .enable_all()
             .build();
         let etcd = Etcd::at(&endpoints(&members), runtime.expect("a runtime"));
-        deadline(SOON, "etcd answers", || etcd.answers());
+        eventually(SOON, "etcd answers", || etcd.answers());
         haproxy.systemctl("enable", "sidekick-agent");
         haproxy.start("sidekick-agent");
         Cluster {
@@ -105,14 +106,14 @@ impl Cluster {
     #[track_caller]
     pub fn is_as_it_was(&self) {
         let began = Instant::now();
-        deadline(SOON, "all members of etcd are there", || {
+        eventually(SOON, "all members of etcd are there", || {
             (0..self.members.len()).all(|member| {
                 self.etcd
                     .status(member)
                     .is_some_and(|status| status.leader() != 0)
             })
         });
-        deadline(SOON, "worker1 announces its redis1", || {
+        eventually(SOON, "worker1 announces its redis1", || {
             self.announced_by(&self.worker1)
         });
         assert!(
@@ -123,7 +124,7 @@ impl Cluster {
             self.haproxy.is_active("sidekick-agent"),
             "no sidekick-agent on haproxy"
         );
-        deadline(SOON, "the worker prints bar", || {
+        eventually(SOON, "the worker prints bar", || {
             self.worker.bar_since(began)
         });
     }

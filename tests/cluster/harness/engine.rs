@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::patience::{deadline, secs};
+use sidekick_harness::blocking::eventually;
+use sidekick_harness::secs;
 
 const MARK: &str = "SIDEKICK_CLUSTER_PREPARED";
 
@@ -63,7 +64,7 @@ impl Engine {
             process: Arc::new(Mutex::new(Some(child))),
         };
         engine.end_on_signals();
-        deadline(secs(60), "the Docker Engine answers", || {
+        eventually(secs(60), "the Docker Engine answers", || {
             engine.try_docker(&["version"]).ok()
         });
         engine

@@ -10,7 +10,8 @@ use etcd_client::{
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-use super::patience::{SOON, deadline};
+use super::SOON;
+use sidekick_harness::blocking::eventually;
 
 /// For one answer of one member.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -217,7 +218,7 @@ impl Etcd {
     /// Which of the members leads; asks those in `among`.
     #[track_caller]
     pub fn leader(&self, among: &[usize]) -> usize {
-        deadline(SOON, "there is a leader", || {
+        eventually(SOON, "there is a leader", || {
             among.iter().copied().find(|&member| {
                 self.status(member).is_some_and(|status| {
                     let own = status.header().map(|header| header.member_id());
@@ -241,7 +242,7 @@ impl Etcd {
     #[track_caller]
     fn ask<T>(&self, what: &str, question: impl AsyncFn(Client) -> Result<T, Error>) -> T {
         let what = format!("etcd answers the question for {what}");
-        deadline(SOON, &what, || {
+        eventually(SOON, &what, || {
             self.runtime.block_on(async {
                 for client in self.clients() {
                     if let Ok(Ok(answer)) = timeout(PATIENCE, question(client)).await {

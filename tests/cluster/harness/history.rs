@@ -6,8 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use etcd_client::{Client, EventType, WatchOptions};
 
+use super::SOON;
 use super::etcd::Etcd;
-use super::patience::{SOON, deadline};
+use sidekick_harness::blocking::eventually;
 
 /// Just behind /services/…, in what is watched and in nobody's way.
 const SENTINEL: &str = "/services~";
@@ -45,7 +46,7 @@ impl History {
     #[track_caller]
     pub fn of_key(&self, etcd: &Etcd, key: &str, after: i64) -> Vec<Change> {
         let now = etcd.put(SENTINEL, b"").expect("etcd takes a sentinel");
-        deadline(SOON, "the history is complete", || {
+        eventually(SOON, "the history is complete", || {
             let changes = self.lock();
             changes
                 .last_key_value()

@@ -7,7 +7,6 @@ mod furniture;
 mod history;
 mod images;
 mod machine;
-mod patience;
 mod reader;
 mod worker;
 
@@ -16,4 +15,9 @@ pub use engine::enter_own_network;
 pub use furniture::TTL;
 pub use images::{Parts, debian_root};
 pub use machine::Machine;
-pub use patience::{SOON, deadline, never_for, secs};
+
+use sidekick_harness::secs;
+use std::time::Duration;
+
+/// For what is to happen by itself, and takes a few seconds on a quiet machine: restarting docker.service, say.
+pub const SOON: Duration = secs(40);

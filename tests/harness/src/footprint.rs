@@ -102,7 +102,6 @@ impl Footprints {
         self.looks.push(look);
     }
 
-    #[allow(dead_code, reason = "for `make soak`")]
     /// The last one's numbers, in the order of [`Footprints::HEAD`].
     pub fn row(&self) -> String {
         let look = self.looks.last().expect("there was a look");
@@ -110,7 +109,6 @@ impl Footprints {
         format!("{} {:>8}", numbers.join(" "), look.lines)
     }
 
-    #[allow(dead_code, reason = "for `make soak`")]
     /// What the columns of a row are.
     pub const HEAD: &str = "     KiB    files  threads    tasks children    lines";
 

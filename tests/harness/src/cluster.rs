@@ -1,22 +1,20 @@
 //! Three etcd members of a test's own.
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use etcd_client::MemberAddOptions;
 use tokio::sync::OnceCell;
 
 use super::etcd::{Etcd, Member, etcd};
-use super::patience::{eventually, secs};
 use super::peers::Peers;
 use super::ports;
+use super::wait::{eventually, secs};
 
 /// Members that form one cluster.
 pub struct Cluster {
     /// The members, all alike; who leads is theirs to say.
     pub members: Vec<Etcd>,
     /// The wires between them, where there are any.
-    #[allow(dead_code, reason = "for `make chaos`")]
     pub peers: Option<Peers>,
 }
 
@@ -29,7 +27,6 @@ impl Cluster {
     }
 
     /// Two members of etcd 3.5, and before them in the list a learner, which has all of their data and no vote.
-    #[allow(dead_code, reason = "not for `make chaos`")]
     pub async fn start_with_a_learner_first() -> Cluster {
         let program = newer_etcd().await;
         let [one, two, third] = [ports::free(), ports::free(), ports::free()];
@@ -71,7 +68,6 @@ impl Cluster {
 
     /// The same with a wire before each peer URL, and a login whose tokens die after so many seconds
     /// without use.
-    #[allow(dead_code, reason = "for `make chaos`")]
     pub async fn start_with_wires_and_login(size: usize, token_seconds: u32) -> Cluster {
         let peers = Peers::new(size).await;
         let ports: Vec<(u16, u16)> = (0..size).map(|n| peers.ports(n)).collect();
@@ -121,12 +117,11 @@ impl Cluster {
 }
 
 /// The path of Debian 13's etcd, 3.5; made by the first test that asks.
-#[allow(dead_code, reason = "not for `make chaos`")]
 async fn newer_etcd() -> &'static str {
     static MADE: OnceCell<String> = OnceCell::const_new();
     MADE.get_or_init(|| async {
         let make = || {
-            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/debian-program");
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/debian-program");
             Command::new(script)
                 .args(["trixie", "etcd-server", "usr/bin/etcd"])
                 .stderr(Stdio::inherit())

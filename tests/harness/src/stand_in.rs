@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
@@ -248,9 +250,8 @@ impl Fake {
 
     fn since(&self) -> String {
         let nanos = i128::try_from(self.started.as_nanos()).expect("a moment of this age");
-        sidekick::endpoint::Since::from_unix_nanos(nanos)
-            .expect("a moment of this age")
-            .to_string()
+        let since = OffsetDateTime::from_unix_timestamp_nanos(nanos).expect("a moment of this age");
+        since.format(&Rfc3339).expect("a moment of this age")
     }
 
     fn event(&self, action: &str) -> String {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 
-use super::patience::{SOON, eventually};
+use super::wait::{SOON, eventually};
 
 /// Everything that a service has sent to its NOTIFY_SOCKET, as single assignments in their order.
 pub struct Notifications {

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use etcd_client::{
     Certificate, Client, ConnectOptions, DeleteOptions, Error, GetOptions, Identity, PutOptions,
-    TlsOptions,
+    TlsOptions, Txn, TxnOp,
 };
 use tokio::time::timeout;
 
 use super::Value;
 use super::authority::Authority;
-use super::patience::{SOON, eventually};
+use super::wait::{SOON, eventually, secs};
 use super::watch::WatchLog;
 
 /// A test's own view of one etcd member, apart from sidekick's.
@@ -106,6 +106,25 @@ impl Store {
         put.header().expect("an answer has a header").revision()
     }
 
+    /// Puts all of them, in as few transactions as etcd's limits allow: 125 keys each.
+    pub async fn put_all(&self, pairs: &[(String, String)]) {
+        for batch in pairs.chunks(125) {
+            let puts = batch
+                .iter()
+                .map(|(key, value)| TxnOp::put(key.as_str(), value.as_str(), None));
+            let txn = Txn::new().and_then(puts.collect::<Vec<_>>());
+            self.ask("many puts", self.client.kv_client().txn(txn))
+                .await;
+        }
+    }
+
+    /// Whether etcd takes a put within a second.
+    pub async fn takes(&self, key: &str, value: &str) -> bool {
+        let mut client = self.client.kv_client();
+        let put = timeout(secs(1), client.put(key, value, None));
+        put.await.is_ok_and(|put| put.is_ok())
+    }
+
     /// Puts a value on a lease of its own, as another sidekick would; returns the lease.
     pub async fn put_leased(&self, key: &str, value: &str, ttl: Duration) -> i64 {
         let seconds = ttl.as_secs() as i64;
@@ -132,6 +151,21 @@ impl Store {
             1,
             "{key} was to be deleted, and isn't there"
         );
+    }
+
+    /// Deletes everything that begins so, in one revision.
+    pub async fn delete_all(&self, prefix: &str) {
+        let options = Some(DeleteOptions::new().with_prefix());
+        self.ask("deletes", self.client.kv_client().delete(prefix, options))
+            .await;
+    }
+
+    /// Forgets the history before now.
+    pub async fn compact(&self) {
+        let revision = self.revision().await;
+        let mut client = self.client.kv_client();
+        self.ask("a compaction", client.compact(revision, None))
+            .await;
     }
 
     /// Revokes a lease.
@@ -212,4 +246,4 @@ impl Store {
 }
 
 /// For one answer from an etcd on this machine; two busy cores may well need one second.
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = secs(4);

@@ -8,13 +8,13 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::wire::Way;
+use super::wire::Direction;
 
 const SECOND: i128 = 1_000_000_000;
 
 /// Which stamps the engine's clock would have made: the true ones, off by whole seconds.
 #[derive(Clone, Debug, Default)]
-pub struct EngineClock {
+pub(crate) struct EngineClock {
     /// Since when by the true clock it is off by how many seconds, the earliest first.
     steps: Vec<(Duration, i64)>,
 }
@@ -56,21 +56,21 @@ const SINCE: [(&[u8], Form); 1] = [(b"since=", Form::Seconds)];
 
 impl EngineClock {
     /// It is stepped by so many seconds at `now`, the true time since 1970.
-    pub fn step(&mut self, now: Duration, seconds: i64) {
+    pub(crate) fn step(&mut self, now: Duration, seconds: i64) {
         let before = self.steps.last().map_or(0, |(_, off)| *off);
         self.steps.push((now, before + seconds));
     }
 
     /// Rewrites what is on its way. Returns how many bytes are ready; the rest is the beginning of a stamp
     /// and waits for what follows.
-    pub fn shift(&self, way: Way, bytes: &mut [u8]) -> usize {
+    pub(crate) fn shift(&self, way: Direction, bytes: &mut [u8]) -> usize {
         let Some((_, off_now)) = self.steps.last() else {
             return bytes.len();
         };
         match way {
             // The engine compares it with its clock of now.
-            Way::Up => shift(bytes, &SINCE, |_| -off_now),
-            Way::Down => shift(bytes, &STAMPS, |at| {
+            Direction::Up => shift(bytes, &SINCE, |_| -off_now),
+            Direction::Down => shift(bytes, &STAMPS, |at| {
                 let made = |(from, _): &&(Duration, i64)| from.as_nanos() as i128 <= at;
                 let step = self.steps.iter().rev().find(made);
                 step.map_or(0, |(_, off)| *off)

@@ -1,6 +1,6 @@
 //! What a HAProxy says of its servers, and what a file says of them, in one form.
 
-use super::{SOON, real};
+use crate::{PATIENCE, eventually};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
@@ -12,21 +12,14 @@ use tokio::time::timeout;
 
 /// The HAProxy of these tests: this machine's own, or the path in `SIDEKICK_TEST_HAPROXY`.
 pub fn haproxy() -> &'static str {
-    real::program("SIDEKICK_TEST_HAPROXY", "/usr/sbin/haproxy")
-}
-
-/// How many connections a listener takes in a file with the built-in base.
-pub fn listener_maxconn() -> u32 {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let files = limit.maximum.unwrap_or(u64::MAX);
-    sidekick::agent::base::listener_maxconn(sidekick::agent::render::BASE, files).unwrap()
+    crate::program("SIDEKICK_TEST_HAPROXY", "/usr/sbin/haproxy")
 }
 
 /// `backend/server` → its address, and ` drain` or ` maint` if it is.
 pub type Servers = BTreeMap<String, String>;
 
 /// Whether `haproxy -c` takes the file; what it said if not.
-pub async fn boots(file: &Path) -> Result<(), String> {
+pub(super) async fn boots(file: &Path) -> Result<(), String> {
     let mut check = Command::new(haproxy());
     let check = check.arg("-c").arg("-f").arg(file).output().await.unwrap();
     let said = String::from_utf8_lossy(&check.stderr).into_owned();
@@ -38,7 +31,7 @@ pub async fn boots(file: &Path) -> Result<(), String> {
 }
 
 /// One line at a master's socket; empty if nobody answers.
-pub async fn ask(socket: &Path, line: &str) -> String {
+pub(super) async fn ask(socket: &Path, line: &str) -> String {
     let ask = async {
         let mut stream = UnixStream::connect(socket).await.ok()?;
         stream
@@ -58,7 +51,7 @@ pub async fn ask(socket: &Path, line: &str) -> String {
 }
 
 /// What `show servers state` says. A weight of 0 is how a file says `drain`.
-pub async fn running_at(socket: &Path) -> Servers {
+pub(super) async fn running_at(socket: &Path) -> Servers {
     let mut text = ask(socket, "@1 show servers state").await;
     if text.starts_with("Can't find the target") {
         // HAProxy 3.2 after a reload that failed: the worker that serves is listed as an old one.
@@ -136,7 +129,7 @@ pub async fn fresh_haproxy_on(text: &str) -> Servers {
     haproxy.args(["-W", "-db", "-S"]).arg(&socket).arg("-f");
     let haproxy = haproxy.arg(file).stderr(Stdio::null()).kill_on_drop(true);
     let mut haproxy = haproxy.spawn().unwrap();
-    real::eventually(SOON, "a fresh HAProxy answers", async || {
+    eventually(PATIENCE, "a fresh HAProxy answers", async || {
         ask(&socket, "@1 show info").await.contains("Uptime")
     })
     .await;

@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::patience::eventually;
+use super::wait::eventually;
 
 /// One server, started and stopped at will, in a directory of its own that goes when the warden goes.
 ///
@@ -137,7 +137,7 @@ impl Drop for Warden {
 }
 
 /// Fails with a sentence that says what to install, where a program is missing.
-pub fn require(program: &str) -> PathBuf {
+pub(crate) fn require(program: &str) -> PathBuf {
     std::env::split_paths(&search_path())
         .map(|directory| directory.join(program))
         .find(|candidate| candidate.is_file())

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::time::Duration;
 
+/// A row of the table: how long each try took.
 pub struct Samples {
     title: String,
     who: &'static str,
     millis: Vec<f64>,
 }
 
+/// The table's first line.
 pub fn header() -> String {
     format!(
         "{:<36}{:<12}{:>5}{:>10}{:>10}{:>10}{:>10}",
@@ -17,6 +19,7 @@ pub fn header() -> String {
 }
 
 impl Samples {
+    /// No tries yet of `title`, done by `who`.
     pub fn named(title: &str, who: &'static str) -> Self {
         Self {
             title: title.to_owned(),
@@ -25,15 +28,18 @@ impl Samples {
         }
     }
 
+    /// One try more.
     pub fn add(&mut self, sample: Duration) {
         self.millis.push(sample.as_secs_f64() * 1000.0);
         self.millis.sort_by(f64::total_cmp);
     }
 
+    /// The row under another title.
     pub fn called(&self, title: &str) -> String {
         self.row(title)
     }
 
+    /// In milliseconds.
     pub fn median(&self) -> f64 {
         self.quantile(0.5)
     }

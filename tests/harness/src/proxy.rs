@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::engine_clock::EngineClock;
 use super::ports;
-use super::wire::{Way, Wire, mirrored};
+use super::wire::{Direction, Wire, mirrored};
 
 /// A proxy before one server, TCP or unix on either side.
 pub struct Proxy {
@@ -31,7 +31,7 @@ pub(super) type Clock = Arc<Mutex<EngineClock>>;
 
 /// Where somebody listens.
 #[derive(Clone, Debug)]
-pub enum Address {
+pub(crate) enum Address {
     /// `HOST:PORT`
     Tcp(String),
     /// A socket's path.
@@ -57,7 +57,6 @@ impl Proxy {
     }
 
     /// A proxy on all addresses of this machine before a server on a socket.
-    #[allow(dead_code, reason = "for `make chaos`")]
     pub fn published(port: u16, socket: PathBuf) -> Proxy {
         let own = Address::Tcp(format!("{}:{port}", Ipv4Addr::UNSPECIFIED));
         Proxy::between(own, Address::Unix(socket), None)
@@ -251,14 +250,14 @@ async fn between(
     while !(client_ended && server_ended) {
         // A read that is not ready has taken nothing; a wire's change is seen at the next turn.
         let (way, length) = tokio::select! {
-            read = client.read(&mut up), if !client_ended => (Way::Up, read?),
-            read = server.read(&mut down), if !server_ended => (Way::Down, read?),
+            read = client.read(&mut up), if !client_ended => (Direction::Up, read?),
+            read = server.read(&mut down), if !server_ended => (Direction::Down, read?),
             changed = wire.changed() => {
                 let now = *wire.borrow_and_update();
                 if now == Wire::Reset {
                     client.reset();
                 }
-                let hole = now.swallows(Way::Up) || now.swallows(Way::Down);
+                let hole = now.swallows(Direction::Up) || now.swallows(Direction::Down);
                 if changed.is_err() || matches!(now, Wire::Reset | Wire::Refuse) || lost && !hole {
                     return Ok(());
                 }
@@ -266,7 +265,7 @@ async fn between(
             }
         };
         let now = *wire.borrow();
-        let ended = if way == Way::Up {
+        let ended = if way == Direction::Up {
             &mut client_ended
         } else {
             &mut server_ended
@@ -282,14 +281,14 @@ async fn between(
         }
         if length == 0 {
             match way {
-                Way::Up => server.shutdown().await?,
-                Way::Down => client.shutdown().await?,
+                Direction::Up => server.shutdown().await?,
+                Direction::Down => client.shutdown().await?,
             }
             continue;
         }
         let (held, read) = match way {
-            Way::Up => (&mut held_up, &up[..length]),
-            Way::Down => (&mut held_down, &down[..length]),
+            Direction::Up => (&mut held_up, &up[..length]),
+            Direction::Down => (&mut held_down, &down[..length]),
         };
         held.extend_from_slice(read);
         let ready = clock
@@ -298,7 +297,7 @@ async fn between(
             .shift(way, held);
         let mut chunk: Vec<u8> = held.drain(..ready).collect();
         let length = chunk.len();
-        let is_request = way == Way::Up && chunk.starts_with(b"GET ");
+        let is_request = way == Direction::Up && chunk.starts_with(b"GET ");
         if is_request {
             listening = find(&chunk, b"/events").is_some();
         }
@@ -313,14 +312,16 @@ async fn between(
                 last = true;
             }
             Wire::Status500 if is_request => return client.write_all(ANSWER_500).await,
-            Wire::StrangeState if way == Way::Down => rename_state(&mut chunk),
-            Wire::CutEvent if way == Way::Down && listening => {
+            Wire::StrangeState if way == Direction::Down => rename_state(&mut chunk),
+            Wire::CutEvent if way == Direction::Down && listening => {
                 if let Some(start) = find(&chunk, b"{\"") {
                     chunk.truncate((start + length) / 2);
                     last = true;
                 }
             }
-            Wire::StrangeEvent if way == Way::Down && listening && chunk.ends_with(b"}\n\r\n") => {
+            Wire::StrangeEvent
+                if way == Direction::Down && listening && chunk.ends_with(b"}\n\r\n") =>
+            {
                 let length = format!("{:x}\r\n", STRANGE_EVENT.len());
                 chunk.extend([length.as_bytes(), STRANGE_EVENT, b"\r\n"].concat());
             }
@@ -329,7 +330,7 @@ async fn between(
         if matches!(*wire.borrow(), Wire::Reset | Wire::Refuse) {
             return Ok(());
         }
-        let to: &mut dyn Stream = if way == Way::Up {
+        let to: &mut dyn Stream = if way == Direction::Up {
             &mut server
         } else {
             &mut client

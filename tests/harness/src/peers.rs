@@ -47,7 +47,6 @@ impl Peers {
     }
 
     /// From now on all wires to and from a member, with this id of etcd's, are so.
-    #[allow(dead_code, reason = "for `make chaos`")]
     pub fn set(&self, member: usize, id: u64, wire: Wire) {
         let wires = self.wires.lock().unwrap_or_else(PoisonError::into_inner);
         for ((dialled, caller), sender) in wires.iter() {

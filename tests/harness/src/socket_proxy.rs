@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::engine::Engine;
-use super::patience::{eventually, secs};
 use super::ports;
+use super::wait::{eventually, secs};
 use super::warden::{Charge, Warden};
 
 /// Lets through the GETs that sidekick needs, and keeps a list of all that was asked for.

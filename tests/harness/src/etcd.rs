@@ -9,9 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::authority::Authority;
-use super::patience::{eventually, secs};
 use super::ports;
 use super::store::Store;
+use super::wait::{eventually, secs};
 use super::warden::{Charge, Warden, program};
 
 /// An etcd process on free ports with a data directory of its own; what stands in it is its [`Store`].
@@ -170,6 +170,16 @@ impl Etcd {
         counts
             .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
             .sum()
+    }
+
+    /// How many reads it has answered, by its own count.
+    pub async fn reads(&self) -> f64 {
+        let metrics = self.metrics().await;
+        let mut lines = metrics.lines().filter(|line| {
+            line.starts_with("grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Range\"")
+        });
+        let count = lines.next().and_then(|line| line.split(' ').next_back());
+        count.map_or(0.0, |count| count.parse().expect("a metric is a number"))
     }
 
     /// Starts it, for the first time or again with the same data on the same ports, and waits until it answers.

@@ -41,7 +41,7 @@ pub enum Wire {
 
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     /// To the server.
     Up,
     /// To the client.
@@ -50,10 +50,10 @@ pub enum Way {
 
 impl Wire {
     /// Whether what goes that way is lost.
-    pub fn swallows(self, way: Way) -> bool {
+    pub fn swallows(self, way: Direction) -> bool {
         self == Wire::BlackHole
-            || self == Wire::DeafServer && way == Way::Up
-            || self == Wire::MuteServer && way == Way::Down
+            || self == Wire::DeafServer && way == Direction::Up
+            || self == Wire::MuteServer && way == Direction::Down
     }
 }
 

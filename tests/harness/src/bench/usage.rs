@@ -7,7 +7,9 @@ use tokio::process::Command;
 /// A key that goes again by its lease.
 pub const COST_KEY: &str = "/services/bench/cost";
 
+/// A process's CPU time and memory.
 pub struct Usage {
+    /// Since it started.
     pub cpu: Duration,
     /// KiB.
     pub resident: u64,
@@ -16,6 +18,7 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Of that process, now.
     pub fn of(pid: u32) -> Self {
         Self {
             cpu: cpu(&format!("/proc/{pid}/schedstat")),
@@ -84,8 +87,9 @@ pub fn peak_of_etcdctl(url: &str) -> u64 {
     (0..10).map(peak).max().unwrap_or_default()
 }
 
+/// Of the program under test, in bytes.
 pub fn size_of_binary() -> u64 {
-    fs::metadata(env!("CARGO_BIN_EXE_sidekick"))
+    fs::metadata(crate::binary())
         .map(|m| m.len())
         .unwrap_or_default()
 }

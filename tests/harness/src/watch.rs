@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use etcd_client::{Client, EventType, WatchOptions};
 use tokio::task::JoinHandle;
 
-use super::patience::{SOON, eventually};
+use super::wait::{SOON, eventually};
 
 /// Everything that happened to one key, in order, since the record was opened.
 pub struct WatchLog {

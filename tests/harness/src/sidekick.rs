@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,8 +16,8 @@ use super::container::Container;
 use super::engine::Engine;
 use super::etcd::Etcd;
 use super::notify::Notifications;
-use super::patience::{SOON, eventually, secs};
 use super::unread::full_pipe;
+use super::wait::{SOON, eventually, secs};
 
 /// A running `sidekick announce`; killed when dropped, and with its test in any case.
 pub struct Sidekick {
@@ -170,7 +171,6 @@ impl Sidekick {
     }
 
     /// From now on its log is full, and nothing reads it.
-    #[allow(dead_code, reason = "for `make chaos`")]
     pub fn stop_reading_log(&self) {
         self.reads.store(false, Ordering::Relaxed);
         let writer = self
@@ -183,7 +183,6 @@ impl Sidekick {
     }
 
     /// From now on its log is read again.
-    #[allow(dead_code, reason = "for `make chaos`")]
     pub fn go_on_reading_log(&self) {
         self.reads.store(true, Ordering::Relaxed);
     }
@@ -326,7 +325,7 @@ impl Announce {
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(directory.path(), open).expect("it is ours");
         let copy = directory.path().join("sidekick");
-        std::fs::copy(env!("CARGO_BIN_EXE_sidekick"), copy).expect("sidekick can be copied");
+        std::fs::copy(binary(), copy).expect("sidekick can be copied");
         self.user = Some(Nobody { group, directory });
         self
     }
@@ -424,10 +423,7 @@ impl Announce {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]);
         match &self.user {
-            None => command
-                .arg("--")
-                .args(&self.surroundings)
-                .arg(env!("CARGO_BIN_EXE_sidekick")),
+            None => command.arg("--").args(&self.surroundings).arg(binary()),
             Some(user) => command
                 .args(["--reuid=65534", "--regid=65534", "--no-new-privs"])
                 .args(["--inh-caps=-all", "--bounding-set=-all"])
@@ -447,6 +443,17 @@ impl Announce {
     }
 }
 
+/// The program under test, of the same build as the test or bench that runs: cargo (1.94 and later) says where it is;
+/// before that it lies in `target/debug` or `target/release`, with the test in `deps` beside it.
+pub fn binary() -> PathBuf {
+    let said = std::env::var_os("CARGO_BIN_EXE_sidekick").map(PathBuf::from);
+    said.unwrap_or_else(|| {
+        let test = std::env::current_exe().expect("this program has a path");
+        let build = test.ancestors().nth(2).expect("it is in target/debug/deps");
+        build.join("sidekick")
+    })
+}
+
 /// So that a container can stand where its name is wanted.
 impl AsRef<str> for Container<'_> {
     fn as_ref(&self) -> &str {
@@ -459,7 +466,7 @@ fn collect(stderr: PipeReader, log: &Arc<Mutex<Vec<String>>>, reads: &Arc<Atomic
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
             while !reads.load(Ordering::Relaxed) {
-                std::thread::sleep(super::patience::millis(10));
+                std::thread::sleep(super::wait::millis(10));
             }
             if line.is_empty() {
                 continue;

@@ -3,10 +3,18 @@
 
 use std::fmt::Display;
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
-/// Emptied by `make test`.
-const LIST: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/promises");
+use super::sidekick::binary;
+
+/// `target/tmp/promises`, emptied by `make test`.
+fn list() -> PathBuf {
+    let target = binary().ancestors().nth(2).map(|target| target.join("tmp"));
+    let directory = target.expect("sidekick is in target/debug");
+    std::fs::create_dir_all(&directory).expect("target/ is ours");
+    directory.join("promises")
+}
 
 /// Writes down how long something took, and fails the test where that is longer than promised.
 ///
@@ -31,13 +39,13 @@ pub fn counted(promise: u8, what: impl Display, count: usize, limit: usize) {
 }
 
 /// One write, so that tests beside each other don't mix their lines.
-#[allow(clippy::print_stdout)]
 fn note(line: &str) {
     println!("{line}");
+    let path = list();
     let list = std::fs::File::options()
         .create(true)
         .append(true)
-        .open(LIST);
+        .open(&path);
     let written = list.and_then(|mut list| list.write_all(format!("{line}\n").as_bytes()));
-    written.unwrap_or_else(|error| panic!("{LIST}: {error}"));
+    written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }

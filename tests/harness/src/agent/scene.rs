@@ -1,7 +1,7 @@
 //! The stage of nearly every test: etcd, HAProxy, the agent.
 
 use super::haproxy::{Servers, ask, boots, haproxy, running_at, servers_in};
-use super::{Etcd, SOON, becomes, eventually};
+use super::{Etcd, PATIENCE, becomes, eventually};
 use super::{Notifications, free_port};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
@@ -12,22 +12,28 @@ use tempfile::{NamedTempFile, TempDir};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+/// How the agent comes by its HAProxy.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Way {
+    /// The agent starts it.
     Supervised,
+    /// It runs already, and the agent is told its master socket.
     Attached,
 }
 
 /// An agent with its etcd and its HAProxy.
 pub struct Scene {
+    /// The etcd that the agent reads.
     pub etcd: Etcd,
     /// What the agent is told of etcd; changed before it starts.
     pub endpoints: String,
     /// What systemd is told by the agent.
     pub systemd: Notifications,
+    /// Where HAProxy's file and sockets are.
     pub dir: TempDir,
     /// Apart, so that it is written where the directory is on a full disk.
     log: NamedTempFile,
+    /// Where the service `redis` is bound.
     pub port: u16,
     way: Way,
     arguments: Vec<String>,
@@ -78,14 +84,17 @@ impl Scene {
         self.start_agent();
     }
 
+    /// HAProxy's configuration file.
     pub fn file(&self) -> PathBuf {
         self.dir.path().join("haproxy.cfg")
     }
 
+    /// What is in the configuration file; empty where there is none.
     pub fn config(&self) -> String {
         std::fs::read_to_string(self.file()).unwrap_or_default()
     }
 
+    /// HAProxy's master socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("haproxy-master.sock")
     }
@@ -101,14 +110,15 @@ impl Scene {
             .arg(self.socket());
         let haproxy = haproxy.stderr(Stdio::null()).kill_on_drop(true).spawn();
         self.haproxy = Some(haproxy.expect("haproxy can't be started; is it installed?"));
-        eventually("HAProxy answers", async || {
+        eventually(PATIENCE, "HAProxy answers", async || {
             self.master("show proc").await.contains("worker")
         })
         .await;
     }
 
+    /// A subcommand of sidekick that is told this etcd, not yet run.
     pub fn command(&self, job: &str) -> Command {
-        let mut sidekick = Command::new(env!("CARGO_BIN_EXE_sidekick"));
+        let mut sidekick = Command::new(crate::binary());
         sidekick
             .arg(job)
             .args(["--etcd-endpoints", &self.endpoints])
@@ -140,6 +150,7 @@ impl Scene {
         agent
     }
 
+    /// Starts the agent, for the first time or again.
     pub fn start_agent(&mut self) {
         let log = std::fs::File::options()
             .append(true)
@@ -150,13 +161,14 @@ impl Scene {
         self.agent = Some(agent.spawn().unwrap());
     }
 
+    /// What every agent of this scene has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log.path()).unwrap_or_default()
     }
 
     /// Waits until the agent has said so.
     pub async fn says(&self, words: &str) {
-        eventually(&format!("the agent says {words:?}"), async || {
+        eventually(PATIENCE, &format!("the agent says {words:?}"), async || {
             self.log().contains(words)
         })
         .await;
@@ -208,7 +220,7 @@ impl Scene {
     /// SIGTERM; returns the exit status.
     pub async fn stop_agent(&mut self) -> Option<i32> {
         signal(self.agent_pid(), Signal::SIGTERM);
-        timeout(SOON, self.agent.as_mut().unwrap().wait())
+        timeout(PATIENCE, self.agent.as_mut().unwrap().wait())
             .await
             .expect("the agent doesn't stop")
             .unwrap()
@@ -217,19 +229,21 @@ impl Scene {
 
     /// The exit status of an agent that ends by itself.
     pub async fn agent_ends(&mut self) -> Option<i32> {
-        timeout(SOON, self.agent.as_mut().unwrap().wait())
+        timeout(PATIENCE, self.agent.as_mut().unwrap().wait())
             .await
             .expect("the agent goes on")
             .unwrap()
             .code()
     }
 
+    /// Puts an instance's key.
     pub async fn put(&self, service: &str, instance: &str, value: &str) {
         self.etcd
             .put(&format!("/services/{service}/{instance}"), value)
             .await;
     }
 
+    /// Deletes an instance's key.
     pub async fn delete(&self, service: &str, instance: &str) {
         self.etcd
             .delete(&format!("/services/{service}/{instance}"))
@@ -287,19 +301,26 @@ impl Scene {
 
     /// The same without trying the file.
     pub async fn serves_all(&self, expected: &Servers) {
-        becomes("HAProxy's servers", expected.clone(), async || {
-            self.servers().await
-        })
+        becomes(
+            PATIENCE,
+            "HAProxy's servers",
+            expected.clone(),
+            async || self.servers().await,
+        )
         .await;
         // And the file says the same: names, addresses and who drains.
         let running = self.running().await;
-        becomes("the file's servers", running.clone(), async || {
-            servers_in(&self.config())
-        })
+        becomes(
+            PATIENCE,
+            "the file's servers",
+            running.clone(),
+            async || servers_in(&self.config()),
+        )
         .await;
         assert_eq!(ports_of(running), *expected);
     }
 
+    /// Fails the test where `haproxy -c` refuses the configuration file.
     pub async fn file_boots(&self) {
         if let Err(said) = boots(&self.file()).await {
             panic!("{said}");
@@ -328,6 +349,7 @@ impl Scene {
         old.lines().filter(|line| line.contains("worker")).count()
     }
 
+    /// The process id of HAProxy's master.
     pub async fn master_pid(&self) -> u32 {
         self.of_master(0).await
     }
@@ -335,7 +357,7 @@ impl Scene {
     /// One that is just reloading doesn't answer for a moment.
     async fn of_master(&self, column: usize) -> u32 {
         let mut found = None;
-        eventually("HAProxy's master answers", async || {
+        eventually(PATIENCE, "HAProxy's master answers", async || {
             found = self.column("master", column).await;
             found.is_some()
         })
@@ -372,7 +394,7 @@ impl Scene {
         };
         let Some(child) = child else { return false };
         child.start_kill().unwrap();
-        timeout(SOON, child.wait()).await.unwrap().unwrap();
+        timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
         true
     }
 }
@@ -380,6 +402,7 @@ impl Scene {
 /// Who can be killed.
 #[derive(Clone, Copy, Debug)]
 pub enum Victim {
+    /// `sidekick agent`.
     Agent,
     /// HAProxy's.
     Master,

@@ -13,11 +13,13 @@ pub fn host() -> String {
 
 /// Says its name to whoever connects, then echoes.
 pub struct Backend {
+    /// Where it listens.
     pub port: u16,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Backend {
+    /// At a free port of every address of this machine.
     pub async fn start(name: &'static str) -> Backend {
         Backend::at("0.0.0.0:0", name).await
     }
@@ -38,6 +40,7 @@ impl Backend {
         Backend { port, task }
     }
 
+    /// The value of an instance that is this backend.
     pub fn value(&self) -> String {
         format!(r#"{{"host":"{}","port":{}}}"#, host(), self.port)
     }
@@ -47,6 +50,7 @@ impl Backend {
         self.task.abort();
     }
 
+    /// The same, with `"status":"draining"`.
     pub fn draining(&self) -> String {
         format!(
             r#"{{"host":"{}","port":{},"status":"draining"}}"#,
@@ -88,7 +92,7 @@ impl Connection {
     /// One that `name` answers, dialled as often as it takes.
     pub async fn to_backend(port: u16, name: &str) -> Connection {
         let mut found = None;
-        super::eventually(&format!("{name} answers"), async || {
+        super::eventually(super::PATIENCE, &format!("{name} answers"), async || {
             let dialled = Connection::dial(port).await;
             found = dialled.filter(|(_, who)| who == name);
             found.is_some()

@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::libc::O_NONBLOCK;
 
 /// The two ends of a pipe that is full: the next write into it waits until something reads.
-pub fn full_pipe() -> (PipeReader, PipeWriter) {
+pub(crate) fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, writer) = std::io::pipe().expect("no pipe can be made");
     // Opened anew, for O_NONBLOCK would be sidekick's too.
     let filler = OpenOptions::new()

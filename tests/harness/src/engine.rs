@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use super::container::Run;
-use super::patience::{eventually, secs};
+use super::wait::{eventually, secs};
 use super::warden::{Charge, Warden, require};
 
 /// A dockerd in namespaces of its own (network, mounts, pids, host name), reached by its Unix socket alone.
@@ -280,7 +280,7 @@ impl Engine {
 }
 
 /// The image's name on every test engine.
-pub const IMAGE: &str = "sidekick-test/redis";
+pub(crate) const IMAGE: &str = "sidekick-test/redis";
 
 /// Whether the engine is that of another Debian.
 fn another_debian() -> bool {

@@ -1,6 +1,16 @@
-//! The language in which the tests are written.
+//! The language in which the tests and benches are written. It knows sidekick as a program, from outside.
 
+// A scene that can't be set, or that goes another way than the test says, ends the test.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used
+)]
+
+pub mod agent;
 mod authority;
+pub mod bench;
 mod cluster;
 mod container;
 mod engine;
@@ -10,7 +20,6 @@ mod footprint;
 pub mod measured;
 mod name_server;
 pub mod notify;
-mod patience;
 mod peers;
 pub mod ports;
 mod proxy;
@@ -21,12 +30,12 @@ mod stand_in;
 mod store;
 mod unread;
 mod value;
+mod wait;
 mod warden;
 mod watch;
 mod wire;
 
 pub use authority::Authority;
-#[allow(unused_imports, reason = "not for `make chaos`")]
 pub use authority::Mounted;
 pub use cluster::Cluster;
 pub use container::{Container, Run};
@@ -34,16 +43,17 @@ pub use engine::Engine;
 pub use etcd::{Etcd, Login};
 pub use footprint::{Footprint, Footprints};
 pub use name_server::NameServer;
-pub use patience::{SOON, eventually, millis, never_for, secs};
 pub use ports::free as free_port;
 pub use proxy::Proxy;
 pub use scene::{HOST, KEY, Scene};
-pub use sidekick::{Announce, Explained, Sidekick};
+pub use sidekick::{Announce, Explained, Sidekick, binary};
 pub use socket_proxy::SocketProxy;
 pub use stand_in::{Manner, StandIn};
 pub use store::Entry;
 pub use value::Value;
-#[allow(unused_imports, reason = "for tests/agent")]
+pub use wait::{
+    A_WHILE, PATIENCE, SOON, becomes, blocking, eventually, millis, never_for, secs, throughout,
+};
 pub use warden::program;
 pub use warden::{Charge, Warden};
-pub use wire::Wire;
+pub use wire::{Wire, mirrored};

@@ -17,7 +17,7 @@ pub struct Authority {
 
 impl Authority {
     /// A new authority, which nobody else trusts.
-    pub fn new() -> Authority {
+    pub fn generate() -> Authority {
         let directory = tempfile::tempdir().expect("no temporary directory can be made");
         let mut params = CertificateParams::new(Vec::new()).expect("an authority needs no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -37,7 +37,7 @@ impl Authority {
 
     /// Becomes another authority, which trusts and issues nothing of the old one: new files at the same paths.
     pub fn rotate(&mut self) {
-        let fresh = Authority::new();
+        let fresh = Authority::generate();
         for name in FILES {
             write(
                 &self.directory.path().join(name),
@@ -112,10 +112,8 @@ const FILES: [&str; 3] = ["ca.crt", "client.crt", "client.key"];
 
 /// A client's files as Kubernetes mounts a secret: links into `..data`, itself a link, which is renamed over
 /// the old one when the secret changes.
-#[allow(dead_code, reason = "not for `make chaos`")]
 pub struct Mounted(TempDir);
 
-#[allow(dead_code, reason = "not for `make chaos`")]
 impl Mounted {
     /// With what the authority has issued.
     pub fn of(authority: &Authority) -> Mounted {
