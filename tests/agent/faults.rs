@@ -119,7 +119,7 @@ async fn a_member_of_three_frozen(way: Way) {
 }
 
 async fn a_member_of_three_behind_a_black_hole(way: Way) {
-    let members = Cluster::start(3).await.members;
+    let members = EtcdCluster::start(3).await.members;
     let wire = Proxy::before(members[0].url()).await;
     let (served, _others) = of_three(members, &wire.url(), way).await;
     wire.black_hole();
@@ -128,7 +128,7 @@ async fn a_member_of_three_behind_a_black_hole(way: Way) {
 }
 
 async fn one_of_three(way: Way) -> (Served, [Etcd; 2]) {
-    let members = Cluster::start(3).await.members;
+    let members = EtcdCluster::start(3).await.members;
     let first = members[0].url().to_owned();
     of_three(members, &first, way).await
 }

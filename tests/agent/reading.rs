@@ -139,7 +139,7 @@ async fn many_keys_and_large_values_are_read_in_full() {
 
 #[tokio::test]
 async fn a_member_in_a_black_hole_and_a_frozen_one_are_left_for_the_next() {
-    let mut members = Cluster::start(3).await.members;
+    let mut members = EtcdCluster::start(3).await.members;
     let third = members.pop().unwrap();
     let (first, second) = (&members[0], &members[1]);
     let wire = Proxy::before(first.url()).await;

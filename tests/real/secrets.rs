@@ -116,11 +116,7 @@ async fn the_key_of_a_certificate_is_in_no_log() {
         .host(HOST)
         .option("--log-level", "trace")
         .spawn();
-    etcd.shows(
-        KEY,
-        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
-    )
-    .await;
+    etcd.shows(KEY, &redis.value().await).await;
     sidekick.leaves().await;
     let (_, key) = authority.client_pem();
     let lines: Vec<_> = key.lines().filter(|line| !line.contains("-----")).collect();

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use sidekick_harness::{
-    Announce, Authority, Container, Engine, Etcd, HOST, KEY, Mounted, Sidekick, eventually,
-    measured, never_for, secs,
+    Announce, Authority, Container, Engine, Etcd, KEY, Mounted, eventually, measured, never_for,
+    secs,
 };
 
 #[tokio::test]
@@ -18,11 +18,7 @@ async fn a_client_certificate_opens_the_door() {
         .option("--etcd-cacert", text(&authority.certificate()))
         .times(3, 1)
         .spawn();
-    etcd.shows(
-        KEY,
-        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
-    )
-    .await;
+    etcd.shows(KEY, &redis.value().await).await;
 
     never_for(secs(4), "the key expires", async || {
         etcd.get(KEY).await.is_none()
@@ -42,11 +38,7 @@ async fn certificates_may_stand_in_etcdctls_variables() {
         .environment("ETCDCTL_CERT", text(&authority.client_certificate()))
         .environment("ETCDCTL_KEY", text(&authority.client_key()))
         .spawn();
-    etcd.shows(
-        KEY,
-        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
-    )
-    .await;
+    etcd.shows(KEY, &redis.value().await).await;
 }
 
 #[tokio::test]
@@ -183,18 +175,8 @@ async fn is_back(etcd: &Etcd, that: &str) {
 
 async fn beginning(etcd: &Etcd) -> (Announce, Container<'static>) {
     let engine = Engine::shared().await;
-    let redis = engine
-        .container(&engine.name("redis1"))
-        .publish("6379")
-        .run()
-        .await;
-    (
-        Sidekick::announce(redis.name(), KEY)
-            .etcd(etcd)
-            .docker(engine)
-            .host(HOST),
-        redis,
-    )
+    let redis = engine.redis().run().await;
+    (redis.announce(etcd), redis)
 }
 
 fn with_identity(announce: Announce, authority: &Authority) -> Announce {

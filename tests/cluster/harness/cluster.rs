@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::SOON;
-use super::engine::Engine;
-use super::etcd::Etcd;
+use super::etcd_members::EtcdMembers;
 use super::furniture::{MACHINES, files, write_files};
 use super::history::{Change, History};
+use super::host_engine::HostEngine;
 use super::images::{Parts, make_images};
 use super::machine::Machine;
 use super::reader::Reader;
@@ -37,7 +37,7 @@ pub struct Cluster {
     reader: Reader,
     history: History,
     /// The three members, asked from outside.
-    pub etcd: Etcd,
+    pub etcd: EtcdMembers,
     /// etcd1, etcd2, etcd3.
     pub members: Vec<Machine>,
     /// Where redis@1 runs before and after each scenario.
@@ -46,13 +46,13 @@ pub struct Cluster {
     pub worker2: Machine,
     /// Debian's haproxy.service with `sidekick agent` attached to it; the worker program dials from here.
     pub haproxy: Machine,
-    engine: Arc<Engine>,
+    engine: Arc<HostEngine>,
 }
 
 impl Cluster {
     /// Boots all machines.
     pub fn boot(parts: Parts) -> Cluster {
-        let engine = Arc::new(Engine::start());
+        let engine = Arc::new(HostEngine::start());
         make_images(&engine, &parts);
         engine.docker(&["network", "create", "--subnet", NETWORK, "cluster"]);
         write_files(engine.directory());
@@ -79,7 +79,7 @@ impl Cluster {
             .worker_threads(1)
             .enable_all()
             .build();
-        let etcd = Etcd::at(&endpoints(&members), runtime.expect("a runtime"));
+        let etcd = EtcdMembers::at(&endpoints(&members), runtime.expect("a runtime"));
         eventually(SOON, "etcd answers", || etcd.answers());
         haproxy.systemctl("enable", "sidekick-agent");
         haproxy.start("sidekick-agent");
@@ -184,7 +184,7 @@ impl Cluster {
     }
 
     /// The engine that the machines are containers of.
-    pub fn engine(&self) -> &Engine {
+    pub fn engine(&self) -> &HostEngine {
         &self.engine
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::SOON;
-use super::engine::{Engine, ip};
+use super::host_engine::{HostEngine, ip};
 use sidekick_harness::blocking::eventually;
 use sidekick_harness::secs;
 
@@ -49,13 +49,13 @@ pub struct Machine {
     pub name: &'static str,
     /// Its address in the cluster's network.
     pub address: &'static str,
-    engine: Arc<Engine>,
+    engine: Arc<HostEngine>,
 }
 
 impl Machine {
     /// Makes it, with `files` laid over its root; it has yet to be booted.
     pub fn make(
-        engine: &Arc<Engine>,
+        engine: &Arc<HostEngine>,
         (name, address): (&'static str, &'static str),
         role: Role,
         hosts: &[(&str, &str)],

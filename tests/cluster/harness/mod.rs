@@ -1,18 +1,18 @@
 //! The language in which the scenarios are written.
 
 mod cluster;
-mod engine;
-mod etcd;
+mod etcd_members;
 mod furniture;
 mod history;
+mod host_engine;
 mod images;
 mod machine;
 mod reader;
 mod worker;
 
 pub use cluster::Cluster;
-pub use engine::enter_own_network;
 pub use furniture::TTL;
+pub use host_engine::enter_own_network;
 pub use images::{Parts, debian_root};
 pub use machine::Machine;
 

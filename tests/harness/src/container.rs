@@ -3,6 +3,9 @@
 use serde_json::Value as Json;
 
 use super::engine::{Engine, IMAGE};
+use super::etcd::Etcd;
+use super::scene::{HOST, KEY};
+use super::sidekick::{Announce, Sidekick};
 use super::value::Value;
 
 /// A container that `docker run` is still to start.
@@ -106,6 +109,17 @@ impl Container<'_> {
     /// The first twelve digits of the id.
     pub fn short_id(&self) -> &str {
         &self.id[..12]
+    }
+
+    /// What announces it, in this etcd, at [`KEY`] and as on [`HOST`].
+    pub fn announce(&self, etcd: &Etcd) -> Announce {
+        let announce = Sidekick::announce(&self.name, KEY).etcd(etcd);
+        announce.docker(self.engine).host(HOST)
+    }
+
+    /// The value that is to stand in etcd for a container from [`Engine::redis`] on [`HOST`].
+    pub async fn value(&self) -> Value {
+        self.at(HOST, self.host_port("6379/tcp").await).await
     }
 
     /// The value that is to stand in etcd for it.

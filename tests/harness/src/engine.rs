@@ -94,6 +94,12 @@ impl Engine {
         format!("{base}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// A Redis container to be, by a name that no other test uses, its port published at a free one of the engine's host.
+    pub fn redis(&self) -> Run<'_> {
+        let name = self.name("redis1");
+        self.container(&name).publish("6379")
+    }
+
     /// A Redis container to be, by exactly this name.
     pub fn container<'e>(&'e self, name: &str) -> Run<'e> {
         Run::new(self, name)

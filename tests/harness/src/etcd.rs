@@ -4,7 +4,7 @@ use std::fs;
 use std::ops::Deref;
 use std::path::PathBuf;
 
-use etcd_client::{Permission, PermissionType};
+use etcd_client::{Client, Error, Permission, PermissionType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -26,9 +26,6 @@ pub(super) fn etcd() -> &'static str {
     program("SIDEKICK_TEST_ETCD", "etcd")
 }
 
-/// The name and the password of who may everything.
-const ROOT: &str = "root";
-
 /// A user who may write below `/services/` and nowhere else.
 pub struct Login;
 
@@ -39,12 +36,32 @@ impl Login {
     pub const PASSWORD: &str = "correct:horse";
     /// The user's role.
     pub const ROLE: &str = "announcer";
+    /// The name and the password of who may everything.
+    pub const ROOT: &str = "root";
     /// What the role is about.
     pub const PREFIX: &str = "/services/";
 
     /// What the role allows.
     pub fn rights() -> Permission {
         Permission::new(PermissionType::Readwrite, Login::PREFIX).with_prefix()
+    }
+
+    /// Creates root and a user with [`Login::rights`], then lets nobody in without a password.
+    ///
+    /// # Errors
+    /// etcd's.
+    pub async fn lock(client: &Client, user: &str, password: &str) -> Result<(), Error> {
+        let mut auth = client.auth_client();
+        auth.user_add(Login::ROOT, Login::ROOT, None).await?;
+        auth.role_add(Login::ROOT).await?;
+        auth.user_grant_role(Login::ROOT, Login::ROOT).await?;
+        auth.user_add(user, password, None).await?;
+        auth.role_add(Login::ROLE).await?;
+        auth.role_grant_permission(Login::ROLE, Login::rights())
+            .await?;
+        auth.user_grant_role(user, Login::ROLE).await?;
+        auth.auth_enable().await?;
+        Ok(())
     }
 }
 
@@ -229,25 +246,14 @@ impl Etcd {
 
     /// Creates root and the user of [`Login`], then lets nobody in without a password.
     pub(super) async fn lock_down(&mut self) {
-        let mut auth = self.store.client().auth_client();
-        let done = async {
-            auth.user_add(ROOT, ROOT, None).await?;
-            auth.role_add(ROOT).await?;
-            auth.user_grant_role(ROOT, ROOT).await?;
-            auth.user_add(Login::NAME, Login::PASSWORD, None).await?;
-            auth.role_add(Login::ROLE).await?;
-            auth.role_grant_permission(Login::ROLE, Login::rights())
-                .await?;
-            auth.user_grant_role(Login::NAME, Login::ROLE).await?;
-            auth.auth_enable().await
-        };
-        done.await.expect("authentication cannot be set up");
+        let locked = Login::lock(self.store.client(), Login::NAME, Login::PASSWORD);
+        locked.await.expect("authentication cannot be set up");
         self.as_root().await;
     }
 
     /// Looks at it as root from now on.
     pub(super) async fn as_root(&mut self) {
-        self.store = Store::with_login(&self.url, ROOT, ROOT).await;
+        self.store = Store::with_login(&self.url, Login::ROOT, Login::ROOT).await;
     }
 
     fn complain(&self) -> ! {

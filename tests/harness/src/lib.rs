@@ -11,11 +11,11 @@
 pub mod agent;
 mod authority;
 pub mod bench;
-mod cluster;
 mod container;
 mod engine;
 mod engine_clock;
 mod etcd;
+mod etcd_cluster;
 mod footprint;
 pub mod measured;
 mod name_server;
@@ -35,12 +35,11 @@ mod warden;
 mod watch;
 mod wire;
 
-pub use authority::Authority;
-pub use authority::Mounted;
-pub use cluster::Cluster;
+pub use authority::{Authority, Mounted};
 pub use container::{Container, Run};
 pub use engine::Engine;
 pub use etcd::{Etcd, Login};
+pub use etcd_cluster::EtcdCluster;
 pub use footprint::{Footprint, Footprints};
 pub use name_server::NameServer;
 pub use ports::free as free_port;
@@ -54,6 +53,5 @@ pub use value::Value;
 pub use wait::{
     A_WHILE, PATIENCE, SOON, becomes, blocking, eventually, millis, never_for, secs, throughout,
 };
-pub use warden::program;
-pub use warden::{Charge, Warden};
+pub use warden::{Charge, Warden, program};
 pub use wire::{Wire, mirrored};

@@ -68,10 +68,10 @@ impl<'e> Scene<'e> {
         etcd: Etcd,
         more: impl FnOnce(Announce, &Etcd) -> Announce,
     ) -> Scene<'e> {
-        let name = engine.name("redis1");
-        let redis = engine.container(&name).publish("6379").run().await;
-        let value = redis.at(HOST, redis.host_port("6379/tcp").await).await;
-        let announce = Sidekick::announce(&name, KEY).docker(engine).host(HOST);
+        let redis = engine.redis().run().await;
+        let value = redis.value().await;
+        let announce = Sidekick::announce(redis.name(), KEY);
+        let announce = announce.docker(engine).host(HOST);
         let sidekick = more(announce, &etcd).spawn();
         etcd.shows(KEY, &value).await;
         Scene {
@@ -85,10 +85,7 @@ impl<'e> Scene<'e> {
 
     /// Waits until the key holds the container's value of now.
     pub async fn is_announced(&self) -> Value {
-        let value = self
-            .redis
-            .at(HOST, self.redis.host_port("6379/tcp").await)
-            .await;
+        let value = self.redis.value().await;
         self.etcd.shows(KEY, &value).await;
         value
     }
@@ -101,7 +98,6 @@ impl<'e> Scene<'e> {
 
     /// Starts another sidekick for the same container and key.
     pub fn announce_again(&self, more: impl FnOnce(Announce) -> Announce) -> Sidekick {
-        let announce = Sidekick::announce(self.redis.name(), KEY);
-        more(announce.etcd(&self.etcd).docker(self.engine).host(HOST)).spawn()
+        more(self.redis.announce(&self.etcd)).spawn()
     }
 }

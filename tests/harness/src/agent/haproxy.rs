@@ -1,10 +1,9 @@
 //! What a HAProxy says of its servers, and what a file says of them, in one form.
 
-use crate::{PATIENCE, eventually};
+use crate::{PATIENCE, eventually, secs};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::Command;
@@ -19,7 +18,7 @@ pub fn haproxy() -> &'static str {
 pub type Servers = BTreeMap<String, String>;
 
 /// Whether `haproxy -c` takes the file; what it said if not.
-pub(super) async fn boots(file: &Path) -> Result<(), String> {
+pub async fn boots(file: &Path) -> Result<(), String> {
     let mut check = Command::new(haproxy());
     let check = check.arg("-c").arg("-f").arg(file).output().await.unwrap();
     let said = String::from_utf8_lossy(&check.stderr).into_owned();
@@ -30,8 +29,8 @@ pub(super) async fn boots(file: &Path) -> Result<(), String> {
     }
 }
 
-/// One line at a master's socket; empty if nobody answers.
-pub(super) async fn ask(socket: &Path, line: &str) -> String {
+/// What HAProxy answers to one line at its master socket, within 2 s; `None` where it doesn't.
+pub async fn ask(socket: &Path, line: &str) -> Option<String> {
     let ask = async {
         let mut stream = UnixStream::connect(socket).await.ok()?;
         stream
@@ -43,28 +42,21 @@ pub(super) async fn ask(socket: &Path, line: &str) -> String {
         stream.read_to_string(&mut answer).await.ok()?;
         Some(answer)
     };
-    timeout(Duration::from_secs(2), ask)
-        .await
-        .ok()
-        .flatten()
-        .unwrap_or_default()
+    timeout(secs(2), ask).await.ok().flatten()
 }
 
 /// What `show servers state` says. A weight of 0 is how a file says `drain`.
 pub(super) async fn running_at(socket: &Path) -> Servers {
-    let mut text = ask(socket, "@1 show servers state").await;
+    let ask = async |line: &str| ask(socket, line).await.unwrap_or_default();
+    let mut text = ask("@1 show servers state").await;
     if text.starts_with("Can't find the target") {
         // HAProxy 3.2 after a reload that failed: the worker that serves is listed as an old one.
-        let processes = ask(socket, "show proc").await;
+        let processes = ask("show proc").await;
         let old = processes
             .lines()
             .skip_while(|line| *line != "# old workers");
         let pid = old.skip(1).find_map(|line| line.split_whitespace().next());
-        text = ask(
-            socket,
-            &format!("@!{} show servers state", pid.unwrap_or("0")),
-        )
-        .await;
+        text = ask(&format!("@!{} show servers state", pid.unwrap_or("0"))).await;
     }
     let rows = text
         .lines()
@@ -130,7 +122,8 @@ pub async fn fresh_haproxy_on(text: &str) -> Servers {
     let haproxy = haproxy.arg(file).stderr(Stdio::null()).kill_on_drop(true);
     let mut haproxy = haproxy.spawn().unwrap();
     eventually(PATIENCE, "a fresh HAProxy answers", async || {
-        ask(&socket, "@1 show info").await.contains("Uptime")
+        let said = ask(&socket, "@1 show info").await;
+        said.is_some_and(|said| said.contains("Uptime"))
     })
     .await;
     let servers = running_at(&socket).await;

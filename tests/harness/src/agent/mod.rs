@@ -3,13 +3,13 @@
 mod apart;
 mod client;
 mod disk;
-mod haproxy;
+pub mod haproxy;
 mod load;
 mod scene;
 
 pub use crate::{
-    A_WHILE, Cluster, Etcd, Footprint, Footprints, PATIENCE, Proxy, becomes, eventually, free_port,
-    measured, millis, never_for, notify::Notifications, secs, throughout,
+    A_WHILE, Etcd, EtcdCluster, Footprint, Footprints, PATIENCE, Proxy, becomes, eventually,
+    free_port, measured, millis, never_for, notify::Notifications, secs, throughout,
 };
 pub use apart::apart;
 pub use client::{Backend, Connection, host, listens};

@@ -252,7 +252,7 @@ impl Scene {
 
     /// One line at the master's socket; empty if nobody answers.
     pub async fn master(&self, line: &str) -> String {
-        ask(&self.socket(), line).await
+        ask(&self.socket(), line).await.unwrap_or_default()
     }
 
     /// What runs, with addresses.

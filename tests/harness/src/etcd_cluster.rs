@@ -11,28 +11,29 @@ use super::ports;
 use super::wait::{eventually, secs};
 
 /// Members that form one cluster.
-pub struct Cluster {
+pub struct EtcdCluster {
     /// The members, all alike; who leads is theirs to say.
     pub members: Vec<Etcd>,
     /// The wires between them, where there are any.
     pub peers: Option<Peers>,
 }
 
-impl Cluster {
+impl EtcdCluster {
     /// Starts this many members and waits until each of them answers.
-    pub async fn start(size: usize) -> Cluster {
+    pub async fn start(size: usize) -> EtcdCluster {
         let ports: Vec<u16> = (0..size).map(|_| ports::free()).collect();
         let ports: Vec<(u16, u16)> = ports.into_iter().map(|port| (port, port)).collect();
-        Cluster::found(etcd(), &ports, &[], None).await
+        EtcdCluster::found(etcd(), &ports, &[], None).await
     }
 
     /// Two members of etcd 3.5, and before them in the list a learner, which has all of their data and no vote.
-    pub async fn start_with_a_learner_first() -> Cluster {
+    pub async fn start_with_a_learner_first() -> EtcdCluster {
         let program = newer_etcd().await;
         let [one, two, third] = [ports::free(), ports::free(), ports::free()];
         // Else they have to have seen each other for 5 s before they take a third.
         let options = ["--strict-reconfig-check=false".to_owned()];
-        let mut cluster = Cluster::found(program, &[(one, one), (two, two)], &options, None).await;
+        let mut cluster =
+            EtcdCluster::found(program, &[(one, one), (two, two)], &options, None).await;
         let peer = |port: u16| format!("http://127.0.0.1:{port}");
         let mut client = cluster.members[0].client().cluster_client();
         let as_learner = MemberAddOptions::new().with_is_learner();
@@ -68,7 +69,7 @@ impl Cluster {
 
     /// The same with a wire before each peer URL, and a login whose tokens die after so many seconds
     /// without use.
-    pub async fn start_with_wires_and_login(size: usize, token_seconds: u32) -> Cluster {
+    pub async fn start_with_wires_and_login(size: usize, token_seconds: u32) -> EtcdCluster {
         let peers = Peers::new(size).await;
         let ports: Vec<(u16, u16)> = (0..size).map(|n| peers.ports(n)).collect();
         // Tokens are made often; their hashes need not be dear.
@@ -76,7 +77,7 @@ impl Cluster {
             format!("--auth-token-ttl={token_seconds}"),
             "--bcrypt-cost=4".to_owned(),
         ];
-        let mut cluster = Cluster::found(etcd(), &ports, &options, Some(peers)).await;
+        let mut cluster = EtcdCluster::found(etcd(), &ports, &options, Some(peers)).await;
         let (first, others) = cluster.members.split_first_mut().expect("it has members");
         first.lock_down().await;
         for other in others {
@@ -91,7 +92,7 @@ impl Cluster {
         ports: &[(u16, u16)],
         options: &[String],
         peers: Option<Peers>,
-    ) -> Cluster {
+    ) -> EtcdCluster {
         let dialled = ports.iter().enumerate();
         let list: Vec<String> = dialled
             .map(|(number, (dialled, _))| format!("member{number}=http://127.0.0.1:{dialled}"))
@@ -112,7 +113,7 @@ impl Cluster {
         for member in &members {
             member.until_it_answers().await;
         }
-        Cluster { members, peers }
+        EtcdCluster { members, peers }
     }
 }
 

@@ -34,14 +34,17 @@ pub fn ip(arguments: &[&str]) -> String {
 }
 
 /// A running engine; everything of it ends with this value, with this process, or with a SIGINT or SIGTERM to it.
-pub struct Engine {
+///
+/// Not the harness's: that one has a network of its own and its data in a small /tmp, while here this process has to be on
+/// the machines' bridge, to dial them and to pull their cables. `scripts/private-engine` makes it, as for `make demo`.
+pub struct HostEngine {
     directory: tempfile::TempDir,
     process: Arc<Mutex<Option<Child>>>,
 }
 
-impl Engine {
+impl HostEngine {
     /// Starts it, and waits until it answers.
-    pub fn start() -> Engine {
+    pub fn start() -> HostEngine {
         // /var/tmp: /tmp may be a small tmpfs, and the layers of all machines go here.
         let base = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
         let directory = tempfile::Builder::new()
@@ -59,7 +62,7 @@ impl Engine {
             .process_group(0)
             .spawn()
             .expect("scripts/private-engine can't be started");
-        let engine = Engine {
+        let engine = HostEngine {
             directory,
             process: Arc::new(Mutex::new(Some(child))),
         };
@@ -133,7 +136,7 @@ impl Engine {
     }
 }
 
-impl Drop for Engine {
+impl Drop for HostEngine {
     fn drop(&mut self) {
         take_down(&self.process);
     }

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use etcd_client::{
     AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, ConnectOptions, Error,
-    GetOptions, Permission, PermissionType, StatusResponse,
+    GetOptions, StatusResponse,
 };
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use super::SOON;
+use sidekick_harness::Login;
 use sidekick_harness::blocking::eventually;
 
 /// For one answer of one member.
@@ -20,22 +21,18 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const NO_SPACE: &str = "database space exceeded";
 
 /// The cluster's etcd, as this program sees it.
-pub struct Etcd {
+pub struct EtcdMembers {
     runtime: Runtime,
     endpoints: Vec<String>,
     /// Others while etcd is locked.
     clients: Mutex<Vec<Client>>,
 }
 
-/// Who may do everything, and the role of those who may read and write below /services/.
-const ROOT: &str = "root";
-const ROLE: &str = "services";
-
-impl Etcd {
+impl EtcdMembers {
     /// One client for each member; nobody is asked yet. What observes runs in `runtime`.
-    pub fn at(endpoints: &[String], runtime: Runtime) -> Etcd {
+    pub fn at(endpoints: &[String], runtime: Runtime) -> EtcdMembers {
         let clients = connect(&runtime, endpoints, None);
-        Etcd {
+        EtcdMembers {
             runtime,
             endpoints: endpoints.to_vec(),
             clients: Mutex::new(clients),
@@ -49,25 +46,15 @@ impl Etcd {
     }
 
     /// From now on nobody is let in without a password. There are root, whom we are, and a user who may read and write
-    /// below /services/ and nothing else. What observes sees nothing until [`Etcd::unlock`].
+    /// below /services/ and nothing else. What observes sees nothing until [`EtcdMembers::unlock`].
     pub fn lock(&self, user: &str, password: &str) {
-        let mut auth = self.clients()[0].auth_client();
-        let done = async {
-            auth.user_add(ROOT, ROOT, None).await?;
-            auth.role_add(ROOT).await?;
-            auth.user_grant_role(ROOT, ROOT).await?;
-            auth.user_add(user, password, None).await?;
-            auth.role_add(ROLE).await?;
-            let below = Permission::new(PermissionType::Readwrite, "/services/").with_prefix();
-            auth.role_grant_permission(ROLE, below).await?;
-            auth.user_grant_role(user, ROLE).await?;
-            auth.auth_enable().await
-        };
-        self.runtime.block_on(done).expect("etcd can be locked");
-        self.change_to(Some((ROOT, ROOT)));
+        let client = &self.clients()[0];
+        let locked = Login::lock(client, user, password);
+        self.runtime.block_on(locked).expect("etcd can be locked");
+        self.change_to(Some((Login::ROOT, Login::ROOT)));
     }
 
-    /// As it was before [`Etcd::lock`].
+    /// As it was before [`EtcdMembers::lock`].
     pub fn unlock(&self, user: &str) {
         let unlocked = self.runtime.block_on(self.clients()[0].auth_disable());
         unlocked.expect("etcd can be unlocked");
@@ -75,9 +62,9 @@ impl Etcd {
         let mut auth = self.clients()[0].auth_client();
         let done = async {
             auth.user_delete(user).await?;
-            auth.user_delete(ROOT).await?;
-            auth.role_delete(ROLE).await?;
-            auth.role_delete(ROOT).await
+            auth.user_delete(Login::ROOT).await?;
+            auth.role_delete(Login::ROLE).await?;
+            auth.role_delete(Login::ROOT).await
         };
         let done = self.runtime.block_on(done);
         done.expect("users and roles can be deleted");
