@@ -19,6 +19,8 @@ RUN command -v protoc >/dev/null || { \
         apt-get update && apt-get install --yes --no-install-recommends protobuf-compiler libprotobuf-dev; }
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
+# A member of the workspace: cargo reads what it is made of, and builds nothing of it.
+COPY tests/harness/Cargo.toml tests/harness/
 COPY src src
 # Static with glibc rather than musl: no second target to fetch, the same code on amd64 and arm64, and the resolver that
 # the rest of the machine has. Since 2.34 glibc's static getaddrinfo reads /etc/hosts and asks DNS without loading

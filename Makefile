@@ -68,7 +68,7 @@ bench: cargo ## the numbers, beside what sidekick replaces and the floor (BENCH=
 
 check: cargo ## formatting, and clippy with warnings denied
 	@scripts/install cc protoc
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo clippy --locked --all-targets --all-features -- -D warnings
 
 deny: cargo ## cargo-deny: licences, duplicates, sources, advisories; what is missing of it takes minutes to build

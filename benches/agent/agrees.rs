@@ -2,10 +2,10 @@
 //! floor, the same commands by hand. Looked at without a pause and without a client that dials, so that less than
 //! a look (the floor has one too) goes by unseen.
 
-use crate::harness::Backend;
-use crate::samples::Samples;
 use crate::stage::{Stage, address};
 use crate::view::View;
+use sidekick_harness::agent::Backend;
+use sidekick_harness::bench::Samples;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 

@@ -1,14 +1,14 @@
 //! The article's way under the same load: a poll every five seconds, and `haproxy -sf`.
 
 use crate::changes::{CHANGING, STAYING, key, several};
-use crate::harness::{Backend, Etcd, eventually, free_port};
 use crate::load::{Load, Outcome, resident};
 use crate::log::Log;
-use crate::samples::Samples;
 use crate::stage::{base, log_socket, worker_socket};
 use crate::view::View;
 use etcd_client::Client;
 use nix::sys::signal::{Signal, killpg};
+use sidekick_harness::agent::{Backend, Etcd, PATIENCE, eventually, free_port};
+use sidekick_harness::bench::Samples;
 use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(5);
 /// The losses, and how long a put and a delete took.
 pub async fn measure() -> (Outcome, [Samples; 2]) {
     let etcd = Etcd::start().await;
-    let mut client = etcd.client().await;
+    let mut client = etcd.client().clone();
     let staying = several("staying", STAYING).await;
     let leaving = several("changing", CHANGING).await;
     let coming = several("changing", CHANGING).await;
@@ -33,11 +33,17 @@ pub async fn measure() -> (Outcome, [Samples; 2]) {
     let port = free_port();
     let poller = Poller::start(&etcd, port);
     let has = |n| move |servers: BTreeMap<_, _>| servers.len() == n;
-    eventually("HAProxy has them", async || has(STAYING)(poller.servers())).await;
+    eventually(PATIENCE, "HAProxy has them", async || {
+        has(STAYING)(poller.servers())
+    })
+    .await;
     let load = Load::start(port).await;
     put_all(&mut client, "leaving", &leaving).await;
     let both = has(STAYING + CHANGING);
-    eventually("HAProxy has them", async || both(poller.servers())).await;
+    eventually(PATIENCE, "HAProxy has them", async || {
+        both(poller.servers())
+    })
+    .await;
 
     let (before, begun) = (poller.started().len(), Instant::now());
     let latencies = poller.change(&mut client, &coming).await;

@@ -1,9 +1,9 @@
 //! A thousand changes of instances under load.
 
-use crate::harness::{Backend, eventually};
 use crate::load::{Load, Outcome, resident};
 use crate::stage::{Stage, Table};
 use etcd_client::Client;
+use sidekick_harness::agent::{Backend, PATIENCE, eventually};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval};
@@ -51,7 +51,7 @@ pub async fn measure() -> (Outcome, String) {
     stage.has(STAYING).await;
     // When its worker runs, the master starts itself anew, and hangs up on who asks meanwhile.
     let answers = async || !stage.haproxies().await.is_empty();
-    eventually("HAProxy's master answers", answers).await;
+    eventually(PATIENCE, "HAProxy's master answers", answers).await;
     let mut slots = Slot::several().await;
     let reloads = stage.scene.reloads().await;
     let load = Load::start(stage.scene.port).await;

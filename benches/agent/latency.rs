@@ -1,9 +1,9 @@
 //! From a change in etcd to HAProxy's having it, and the floor: the same commands by hand.
 
-use crate::harness::Backend;
-use crate::samples::Samples;
 use crate::stage::{Stage, address};
 use crate::view::{Seen, View, dial, watch};
+use sidekick_harness::agent::Backend;
+use sidekick_harness::bench::Samples;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 

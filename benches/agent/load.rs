@@ -2,7 +2,7 @@
 //! Counts what broke.
 
 use crate::log::Log;
-use crate::usage::Usage;
+use sidekick_harness::bench::usage::Usage;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

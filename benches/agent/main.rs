@@ -7,7 +7,6 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::unwrap_used,
-    dead_code,
     missing_docs,
     unreachable_pub
 )]
@@ -15,22 +14,14 @@
 mod agrees;
 mod article;
 mod changes;
-// The tests' own, of which this takes a part.
-#[allow(unused_imports)]
-#[path = "../../tests/agent/harness.rs"]
-mod harness;
 mod latency;
 mod load;
 mod log;
-#[path = "../samples.rs"]
-mod samples;
 mod scale;
 mod stage;
-#[path = "../usage.rs"]
-mod usage;
 mod view;
 
-use samples::header;
+use sidekick_harness::bench::{header, usage};
 use stage::{Stage, Table};
 use std::time::Instant;
 

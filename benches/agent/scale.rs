@@ -1,9 +1,9 @@
 //! What ten thousand instances cost: a full start, and memory and CPU at rest.
 
-use crate::harness::haproxy;
-use crate::samples::Samples;
 use crate::stage::Stage;
-use crate::usage::Usage;
+use sidekick_harness::agent::haproxy;
+use sidekick_harness::bench::Samples;
+use sidekick_harness::bench::usage::Usage;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::process::Command;

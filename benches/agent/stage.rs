@@ -1,10 +1,10 @@
 //! An agent with its etcd and its HAProxy, and as many services as are asked for.
 
-use crate::harness::{Scene, Way, free_port, haproxy, host};
 use crate::log::Log;
 use crate::view::View;
-use etcd_client::{Client, Txn, TxnOp};
+use etcd_client::Client;
 use sidekick::agent::render::BASE;
+use sidekick_harness::agent::{Etcd, Scene, Way, free_port, haproxy, host};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs};
@@ -17,9 +17,6 @@ use tokio::time::sleep;
 
 /// Ports for a thousand fronts: above those that the tests' servers take, below the kernel's own.
 const FRONTS: RangeInclusive<u16> = 30_000..=32_767;
-
-/// etcd takes 128 operations at once unless told otherwise.
-const BATCH: usize = 100;
 
 /// For a start with ten thousand instances, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -87,12 +84,11 @@ impl Stage {
         let base_option = format!("--haproxy-base={}", base_file.display());
         let binds_option = format!("--bind={}", binds.join(","));
         let scene = Scene::new(Way::Supervised, &[&base_option, &binds_option]).await;
-        let mut etcd = scene.etcd.client().await;
-        fill(&mut etcd, table).await;
+        fill(&scene.etcd, table).await;
         Self {
+            etcd: scene.etcd.client().clone(),
             scene,
             table,
-            etcd,
             byhand,
             log: Log::listen(&log_socket(dir.path())),
             dir,
@@ -177,22 +173,16 @@ fn service(i: usize) -> String {
 }
 
 /// All instances are one listener that takes connections and hangs up: HAProxy's checks need no more.
-async fn fill(etcd: &mut Client, table: Table) {
+async fn fill(etcd: &Etcd, table: Table) {
     let listener = TcpListener::bind("0.0.0.0:0").expect("a port");
     let port = listener.local_addr().expect("bound").port();
     // Ends with the bench.
     std::thread::spawn(move || listener.incoming().for_each(drop));
     let value = format!(r#"{{"host":"{}","port":{port}}}"#, host());
-    let keys: Vec<_> = (0..table.instances())
-        .map(|i| format!("/services/{}/instance@{i}", service(i / table.each)))
-        .collect();
-    for batch in keys.chunks(BATCH) {
-        let puts = batch
-            .iter()
-            .map(|key| TxnOp::put(key.as_str(), value.as_str(), None));
-        let all = Txn::new().and_then(puts.collect::<Vec<_>>());
-        etcd.txn(all).await.expect("etcd takes it");
-    }
+    let keys = (0..table.instances())
+        .map(|i| format!("/services/{}/instance@{i}", service(i / table.each)));
+    let pairs: Vec<_> = keys.map(|key| (key, value.clone())).collect();
+    etcd.put_all(&pairs).await;
 }
 
 /// This machine's IPv4 address, for commands by hand.

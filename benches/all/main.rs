@@ -6,26 +6,17 @@
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    dead_code,
     missing_docs,
-    unreachable_pub,
-    unused_imports
+    unreachable_pub
 )]
-
-#[path = "../../tests/real/harness/mod.rs"]
-mod harness;
-#[path = "../samples.rs"]
-mod samples;
-#[path = "../usage.rs"]
-mod usage;
 
 use etcd_client::{EventType, WatchOptions};
 use futures_util::{StreamExt, stream};
-use harness::{Announce, Engine, Etcd, Sidekick, StandIn, eventually, secs};
-use samples::{Samples, header};
+use sidekick_harness::bench::usage::{self, Usage};
+use sidekick_harness::bench::{Samples, header};
+use sidekick_harness::{Engine, Etcd, Sidekick, StandIn, eventually, secs};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use usage::Usage;
 
 /// Rounds of a death and a start among the others.
 const ROUNDS: u16 = 30;

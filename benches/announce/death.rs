@@ -4,12 +4,12 @@
 //! The containers' ports are published on this machine, so that HAProxy and a client reach them: the engine is
 //! the one that `make demo` uses.
 
-use crate::floor::{Floor, connect};
-use crate::harness::{Etcd, Sidekick, eventually, free_port, millis, secs};
-use crate::samples::Samples;
+use crate::floor::Floor;
 use crate::{Moments, wall_clock};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use sidekick_harness::bench::Samples;
+use sidekick_harness::{Etcd, Sidekick, eventually, free_port, millis, secs};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::Stdio;

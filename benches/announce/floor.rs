@@ -1,11 +1,11 @@
 //! The floor: the least that anything can do on a Docker event. One inspect and one put for a start, one
 //! delete for a death; no ownership, no audit, no retry, no deadline.
 
-use crate::harness::Etcd;
 use bollard::query_parameters::{EventsOptionsBuilder, InspectContainerOptions};
 use bollard::{API_DEFAULT_VERSION, Docker};
 use etcd_client::{PutOptions, Txn, TxnOp};
 use futures_util::StreamExt;
+use sidekick_harness::Etcd;
 use std::collections::HashMap;
 use tokio::task::JoinHandle;
 

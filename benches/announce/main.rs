@@ -11,30 +11,22 @@
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    dead_code,
     missing_docs,
-    unreachable_pub,
-    unused_imports
+    unreachable_pub
 )]
 
 mod death;
 mod floor;
-#[path = "../../tests/real/harness/mod.rs"]
-mod harness;
-#[path = "../samples.rs"]
-mod samples;
-#[path = "../usage.rs"]
-mod usage;
 
 use floor::Floor;
 use futures_util::StreamExt;
-use harness::{Container, Engine, Etcd, Sidekick, eventually, secs};
-use samples::{Samples, header};
+use sidekick_harness::bench::usage::{self, Usage};
+use sidekick_harness::bench::{Samples, header};
+use sidekick_harness::{Container, Engine, Etcd, Sidekick, eventually, secs};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::process::Command;
-use usage::Usage;
 
 /// Rounds of death and start for sidekick and for the floor each.
 const ROUNDS: usize = 100;

@@ -1,6 +1,6 @@
 //! Where clients dial, and whom HAProxy dials for them.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 use std::time::Duration;
 
 /// This machine, by addresses of its own (see [`apart`]).
@@ -60,7 +60,7 @@ fn a_host_name_is_looked_up_again_and_followed_without_a_reload() {
         assert_eq!(name, "old");
         lives_at("10.5.0.8").unwrap();
         let there = format!("10.5.0.8 {}", old.port);
-        becomes_within(
+        becomes(
             Duration::from_secs(45),
             "where the name leads",
             Some(there),

@@ -1,12 +1,19 @@
 //! The operator's own global and defaults sections, and whatever else he has there.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 use std::io::Write;
 use std::time::Duration;
 use tempfile::NamedTempFile;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+
+/// How many connections a listener takes in a file with the built-in base.
+pub fn listener_maxconn() -> u32 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let files = limit.maximum.unwrap_or(u64::MAX);
+    sidekick::agent::base::listener_maxconn(sidekick::agent::render::BASE, files).unwrap()
+}
 
 fn file(text: &str) -> (NamedTempFile, String) {
     let mut base = NamedTempFile::new().unwrap();
@@ -71,9 +78,11 @@ async fn an_operators_own_sections_stay_and_work(way: Way) {
         .await;
     assert_eq!(Connection::dial(mine).await.unwrap().1, "m");
     assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
-    eventually("the old worker is gone after its second", async || {
-        !kept.lives().await
-    })
+    eventually(
+        PATIENCE,
+        "the old worker is gone after its second",
+        async || !kept.lives().await,
+    )
     .await;
 }
 

@@ -1,6 +1,6 @@
 //! What has to hold whoever runs HAProxy.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -50,7 +50,7 @@ async fn instances_come_move_drain_and_go_without_a_reload(way: Way) {
     scene
         .serves(&[("redis/redis::1", at(&a)), ("redis/redis::2", at(&c))])
         .await;
-    eventually("c answers", async || {
+    eventually(PATIENCE, "c answers", async || {
         Connection::dial(scene.port).await.unwrap().1 == "c"
     })
     .await;
@@ -77,7 +77,7 @@ async fn instances_come_move_drain_and_go_without_a_reload(way: Way) {
     scene
         .serves(&[("redis/redis::1", at(&a)), ("redis/redis::2", at(&c))])
         .await;
-    eventually("c answers again", async || {
+    eventually(PATIENCE, "c answers again", async || {
         Connection::dial(scene.port).await.unwrap().1 == "c"
     })
     .await;
@@ -149,7 +149,7 @@ async fn an_empty_service_resets_a_client_that_waits_and_one_that_writes_first(w
             client.write_all(words).await?;
             client.read(&mut [0; 64]).await
         };
-        let refusal = tokio::time::timeout(SOON, talk).await.unwrap();
+        let refusal = tokio::time::timeout(PATIENCE, talk).await.unwrap();
         let refusal = refusal.expect_err("a client was answered").kind();
         let hard = [ConnectionReset, ConnectionRefused, BrokenPipe];
         assert!(hard.contains(&refusal), "{words:?}: {refusal:?}");
@@ -200,7 +200,7 @@ async fn an_agent_that_was_killed_picks_up_where_it_was(way: Way) {
     scene.kill_agent().await;
     scene.file_boots().await;
     scene.put("redis", "redis@2", &b.value()).await;
-    throughout("the connection lives", async || kept.lives().await).await;
+    throughout(A_WHILE, "the connection lives", async || kept.lives().await).await;
     scene.start_agent();
     scene
         .serves(&[("redis/redis::1", at(&a)), ("redis/redis::2", at(&b))])
@@ -218,9 +218,12 @@ async fn etcd_gone_changes_nothing(way: Way) {
     scene.put("redis", "redis@1", &a.value()).await;
     scene.serves(&[("redis/redis::1", at(&a))]).await;
     let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
-    scene.etcd.kill().await;
-    eventually("the agent says so", async || scene.log().contains("etcd")).await;
-    throughout("a answers", async || {
+    scene.etcd.kill9().await;
+    eventually(PATIENCE, "the agent says so", async || {
+        scene.log().contains("etcd")
+    })
+    .await;
+    throughout(A_WHILE, "a answers", async || {
         Connection::dial(scene.port)
             .await
             .is_some_and(|(_, name)| name == "a")
@@ -234,7 +237,7 @@ async fn etcd_gone_changes_nothing(way: Way) {
     }
     scene.start_agent();
     scene.serves(&[("redis/redis::1", at(&a))]).await;
-    eventually("a answers", async || {
+    eventually(PATIENCE, "a answers", async || {
         Connection::dial(scene.port)
             .await
             .is_some_and(|(_, name)| name == "a")
@@ -243,7 +246,7 @@ async fn etcd_gone_changes_nothing(way: Way) {
     if way == Way::Attached {
         assert!(kept.lives().await);
     }
-    scene.etcd.start_again().await;
+    scene.etcd.restart().await;
     let b = Backend::start("b").await;
     scene.put("redis", "redis@2", &b.value()).await;
     scene
@@ -265,7 +268,7 @@ async fn an_etcd_emptied_at_a_blow_is_not_believed_at_once(way: Way) {
     scene.serves(&expected).await;
     let gone = Instant::now();
     scene.etcd.delete_all("/services/").await;
-    eventually("it is said loudly", async || {
+    eventually(PATIENCE, "it is said loudly", async || {
         scene.log().contains("5 instances left etcd at a blow")
     })
     .await;
@@ -281,7 +284,7 @@ async fn an_etcd_emptied_at_a_blow_is_not_believed_at_once(way: Way) {
 }
 
 async fn another_cluster_in_etcds_place_is_compared_not_followed_blindly(way: Way) {
-    let mut scene = Scene::start(way, &["--hold=20s"]).await;
+    let scene = Scene::start(way, &["--hold=20s"]).await;
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     let four = ["redis/i1", "redis/i2", "redis/i3", "redis/i4"].map(|name| (name, at(&a)));
     for n in 0..20 {
@@ -292,8 +295,8 @@ async fn another_cluster_in_etcds_place_is_compared_not_followed_blindly(way: Wa
     scene.serves(&four).await;
     let reloads = scene.reloads().await;
     let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
-    scene.etcd.kill().await;
-    scene.etcd.start_empty().await;
+    scene.etcd.kill9().await;
+    scene.etcd.wipe_and_restart().await;
     scene.put("redis", "new", &b.value()).await;
     for n in 1..5 {
         scene.put("redis", &format!("i{n}"), &a.value()).await;
@@ -321,7 +324,7 @@ async fn a_thousand_changes_at_once_are_a_few_passes_and_no_reload(way: Way) {
         .map(|n| (format!("/services/redis/i{n}"), a.value()))
         .collect();
     scene.etcd.put_all(&thousand).await;
-    becomes("the servers' number", 1001, async || {
+    becomes(PATIENCE, "the servers' number", 1001, async || {
         scene.servers().await.len()
     })
     .await;

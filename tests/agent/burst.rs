@@ -1,6 +1,6 @@
 //! Much at once.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 use std::time::{Duration, Instant};
 
 /// Each is a listener, and listeners cost reloads.
@@ -25,7 +25,7 @@ fn a_thousand_new_services_at_once_are_all_there_at_one_reload_a_second_at_most(
             expected.insert(format!("s{n}/i"), port.to_string());
         }
         scene.etcd.put_all(&thousand).await;
-        becomes_within(
+        becomes(
             Duration::from_secs(60),
             "the servers' number",
             1001,

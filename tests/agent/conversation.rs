@@ -1,6 +1,6 @@
 //! What an agent says to HAProxy's master for one change, and on how many connections.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,6 +1,6 @@
 //! SIGKILL at any moment, while changes rain.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 
 both_ways! {
     after_every_change_file_and_running_state_agree
@@ -81,7 +81,7 @@ async fn killed_at_any_moment_it_leaves_a_file_that_boots_and_comes_back_to_what
     way: Way,
 ) {
     let mut scene = Scene::start(way, &["--hold=0"]).await;
-    eventually("its file is there", async || {
+    eventually(PATIENCE, "its file is there", async || {
         scene.config().contains("listen redis")
     })
     .await;

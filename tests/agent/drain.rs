@@ -1,6 +1,6 @@
 //! An instance whose key goes: no new connections at once, and its old ones for a while.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 use std::time::Instant;
 
 /// A new connection goes to no instance that is leaving after so long.
@@ -64,7 +64,7 @@ async fn a_key_that_blinks_for_200_ms_cuts_no_connection(way: Way) {
     let mut stage = Stage::start(way, &["--drain-timeout=30s"]).await;
     for _ in 0..3 {
         stage.scene.delete("redis", "a").await;
-        throughout_for(millis(200), "a carries on", async || {
+        throughout(millis(200), "a carries on", async || {
             stage.to_a.lives().await
         })
         .await;
@@ -83,7 +83,7 @@ async fn a_deleted_instance_takes_no_new_connection_and_its_old_ones_end_after_t
     let deleted = Instant::now();
     stage.scene.delete("redis", "a").await;
     let a = format!("{} drain", stage.a.port);
-    becomes_within(AT_ONCE, "a's state", Some(a), async || {
+    becomes(AT_ONCE, "a's state", Some(a), async || {
         stage.scene.servers().await.remove("redis/a")
     })
     .await;
@@ -101,7 +101,7 @@ async fn a_deleted_instance_takes_no_new_connection_and_its_old_ones_end_after_t
     assert!(stage.to_b.lives().await);
     // With none but instances that are leaving there is none to serve.
     stage.scene.delete("redis", "b").await;
-    eventually("clients are refused", async || {
+    eventually(PATIENCE, "clients are refused", async || {
         Connection::dial(stage.scene.port).await.is_none()
     })
     .await;

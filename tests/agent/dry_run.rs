@@ -1,6 +1,7 @@
 //! `sidekick agent --dry-run`.
 
-use crate::harness::*;
+use crate::base::listener_maxconn;
+use sidekick_harness::agent::*;
 use std::time::Duration;
 
 async fn run(command: &mut tokio::process::Command) -> (String, String, Option<i32>) {
@@ -38,7 +39,7 @@ async fn it_prints_what_would_be_written_to_the_letter_and_on_stderr_what_is_lef
     assert_eq!(err.matches("sidekick: ").count(), 3, "{err}");
     // And that is what is written.
     scene.start_agent();
-    becomes("the file", out, async || scene.config()).await;
+    becomes(PATIENCE, "the file", out, async || scene.config()).await;
 }
 
 /// Unless told otherwise.

@@ -1,7 +1,7 @@
 //! One fault at a time, and how long it takes until HAProxy is again what etcd says. (A member that is cut off from
 //! its peers takes machines: tests/cluster/members.rs.)
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 use std::time::{Duration, Instant};
 
 /// Promise 7: after a fault that lasts from its end, else from the change that it delays.
@@ -51,7 +51,7 @@ impl Served {
     /// There is another one; tells since when.
     async fn changes(&self) -> Instant {
         let etcd = &self.scene.etcd;
-        eventually("etcd takes a put", async || {
+        eventually(PATIENCE, "etcd takes a put", async || {
             etcd.takes("/services/redis/two", &self.a.value()).await
         })
         .await;
@@ -86,19 +86,19 @@ impl Served {
 }
 
 async fn etcd_killed_and_started_again(way: Way) {
-    let mut served = Served::new(way).await;
-    served.scene.etcd.kill().await;
-    throughout_for(LONG, "a answers", async || served.answers().await).await;
-    served.scene.etcd.start_again().await;
+    let served = Served::new(way).await;
+    served.scene.etcd.kill9().await;
+    throughout(LONG, "a answers", async || served.answers().await).await;
+    served.scene.etcd.restart().await;
     let since = served.changes().await;
     served.catches_up(since, "etcd killed and back").await;
 }
 
 async fn etcd_frozen_and_thawed(way: Way) {
     let served = Served::new(way).await;
-    served.scene.etcd.freeze(true);
-    throughout_for(LONG, "a answers", async || served.answers().await).await;
-    served.scene.etcd.freeze(false);
+    served.scene.etcd.freeze();
+    throughout(LONG, "a answers", async || served.answers().await).await;
+    served.scene.etcd.thaw();
     let since = served.changes().await;
     served.catches_up(since, "etcd frozen and thawed").await;
 }
@@ -119,7 +119,7 @@ async fn a_member_of_three_frozen(way: Way) {
 }
 
 async fn a_member_of_three_behind_a_black_hole(way: Way) {
-    let members = Cluster::start(3).await.members;
+    let members = EtcdCluster::start(3).await.members;
     let wire = Proxy::before(members[0].url()).await;
     let (served, _others) = of_three(members, &wire.url(), way).await;
     wire.black_hole();
@@ -127,19 +127,19 @@ async fn a_member_of_three_behind_a_black_hole(way: Way) {
     served.catches_up(since, "a member black-holed").await;
 }
 
-async fn one_of_three(way: Way) -> (Served, [Member; 2]) {
-    let members = Cluster::start(3).await.members;
+async fn one_of_three(way: Way) -> (Served, [Etcd; 2]) {
+    let members = EtcdCluster::start(3).await.members;
     let first = members[0].url().to_owned();
     of_three(members, &first, way).await
 }
 
 /// The agent asks `first` before the third; the test asks the third.
-async fn of_three(mut members: Vec<Member>, first: &str, way: Way) -> (Served, [Member; 2]) {
-    let third = Etcd::of(members.pop().unwrap());
+async fn of_three(mut members: Vec<Etcd>, first: &str, way: Way) -> (Served, [Etcd; 2]) {
+    let third = members.pop().unwrap();
     let mut scene = Scene::around(third, way, &["--hold=0"]);
     scene.endpoints = format!("{first},{}", scene.etcd.url());
     scene.begin().await;
-    let [first, second] = <[Member; 2]>::try_from(members).ok().unwrap();
+    let [first, second] = <[Etcd; 2]>::try_from(members).ok().unwrap();
     (Served::by(scene, way).await, [first, second])
 }
 
@@ -158,7 +158,7 @@ async fn haproxy_frozen_and_thawed(way: Way) {
     let served = Served::new(way).await;
     served.scene.freeze_haproxy(true);
     served.changes().await;
-    throughout_for(LONG, "it is frozen", async || {
+    throughout(LONG, "it is frozen", async || {
         served.scene.master("show proc").await.is_empty()
     })
     .await;
@@ -172,7 +172,7 @@ async fn the_agent_frozen_for_10_seconds_while_etcd_forgets(way: Way) {
     served.scene.freeze_agent(true);
     served.changes().await;
     served.scene.etcd.compact().await;
-    throughout_for(secs(10), "a answers", async || served.answers().await).await;
+    throughout(secs(10), "a answers", async || served.answers().await).await;
     served.scene.freeze_agent(false);
     let since = Instant::now();
     let fault = "the agent frozen for 10 s, its revision compacted";
@@ -183,7 +183,7 @@ async fn the_agent_killed_while_etcd_changes(way: Way) {
     let mut served = Served::new(way).await;
     served.scene.kill_agent().await;
     served.changes().await;
-    throughout("a answers", async || served.answers().await).await;
+    throughout(A_WHILE, "a answers", async || served.answers().await).await;
     let since = Instant::now();
     served.scene.start_agent();
     served
@@ -218,7 +218,7 @@ async fn its_file_overwritten_and_haproxy_killed() {
     let since = Instant::now();
     std::fs::write(served.scene.file(), SOMEBODYS).unwrap();
     served.scene.kill_haproxy().await;
-    eventually("a answers", async || served.answers().await).await;
+    eventually(PATIENCE, "a answers", async || served.answers().await).await;
     served.has(&["redis/one"]).await;
     served.note(since, "its file overwritten and HAProxy killed");
 }

@@ -1,6 +1,6 @@
 //! A key that comes and goes is not a flood of log lines.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 
 #[tokio::test]
 async fn a_key_that_flaps_is_a_few_lines_that_name_it_and_count() {
@@ -12,9 +12,9 @@ async fn a_key_that_flaps_is_a_few_lines_that_name_it_and_count() {
         .await;
     for _ in 0..60 {
         scene.put("redis", "redis@2", &b.value()).await;
-        becomes("servers", 2, async || scene.servers().await.len()).await;
+        becomes(PATIENCE, "servers", 2, async || scene.servers().await.len()).await;
         scene.delete("redis", "redis@2").await;
-        becomes("servers", 1, async || scene.servers().await.len()).await;
+        becomes(PATIENCE, "servers", 1, async || scene.servers().await.len()).await;
     }
     let log = scene.log();
     let lines = log

@@ -1,8 +1,7 @@
 //! That the agent doesn't grow: hundreds of changes, of connections to etcd that break, of HAProxies
 //! that die and are reloaded. The same for an hour is `make soak`.
 
-use crate::harness::real::{Footprint, Footprints};
-use crate::harness::*;
+use sidekick_harness::agent::*;
 
 /// In each instances come and go, and the connection to etcd breaks.
 const ROUNDS: usize = 150;
@@ -47,7 +46,7 @@ async fn the_agent_leaves_nothing_behind_of_what_came_and_went() {
         }
         wire.cut().await;
         let there = keys.len() + expected.len();
-        becomes("the servers' number", there, async || {
+        becomes(PATIENCE, "the servers' number", there, async || {
             scene.servers().await.len()
         })
         .await;
@@ -55,7 +54,7 @@ async fn the_agent_leaves_nothing_behind_of_what_came_and_went() {
             .put("redis", &format!("redis@{round}-0"), &another)
             .await;
         scene.etcd.delete_all("/services/redis/").await;
-        becomes("the servers", expected.clone(), async || {
+        becomes(PATIENCE, "the servers", expected.clone(), async || {
             scene.servers().await
         })
         .await;

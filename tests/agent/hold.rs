@@ -1,6 +1,6 @@
 //! Who leaves in a crowd isn't believed at once.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 
 const HELD: &str = "left etcd at a blow";
 
@@ -31,7 +31,7 @@ async fn all_of_two_services_gone_at_a_blow_are_held_but_not_who_was_draining() 
     scene.etcd.delete_all("/services/").await;
     scene.says(HELD).await;
     scene.serves_all(&held).await;
-    throughout("a answers", async || {
+    throughout(A_WHILE, "a answers", async || {
         Connection::dial(scene.port)
             .await
             .is_some_and(|c| c.1 == "a")
@@ -54,7 +54,7 @@ async fn who_is_held_is_taken_out_by_haproxys_own_checks_if_he_is_dead() {
     scene.etcd.delete_all("/services/").await;
     scene.says(HELD).await;
     drop(b);
-    eventually("HAProxy's checks have it down", async || {
+    eventually(PATIENCE, "HAProxy's checks have it down", async || {
         let stat = scene.master("@1 show stat").await;
         let mut rows = stat.lines().map(|row| row.split(',').collect::<Vec<_>>());
         rows.any(|row| row.starts_with(&["redis", "dead"]) && row[17] == "DOWN")
@@ -124,7 +124,7 @@ async fn short_lived_keys_in_turn_are_no_crowd() {
         let name = format!("short{n}");
         scene.put("redis", &name, &b.value()).await;
         let target = format!("redis/{name}");
-        eventually("it is served", async || {
+        eventually(PATIENCE, "it is served", async || {
             scene.servers().await.contains_key(&target)
         })
         .await;

@@ -1,6 +1,7 @@
 //! What stands in etcd is anybody's. None of it may reach the file or the socket as anything but data.
 
-use crate::harness::*;
+use crate::base::listener_maxconn;
+use sidekick_harness::agent::*;
 
 #[tokio::test]
 async fn hostile_keys_and_values_are_quarantined_and_neighbours_go_on() {
@@ -83,7 +84,7 @@ async fn hostile_keys_and_values_are_quarantined_and_neighbours_go_on() {
             .filter(|line| line.contains("quarantined: "))
             .count()
     };
-    becomes("each is logged once", bad.len(), async || {
+    becomes(PATIENCE, "each is logged once", bad.len(), async || {
         lines(&scene.log())
     })
     .await;

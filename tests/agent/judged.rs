@@ -1,11 +1,11 @@
 //! `haproxy -c` judges a sample of what the property tests in `render.rs` judge word by word.
 
-use crate::harness::haproxy;
 use sidekick::agent::addresses::Directory;
 use sidekick::agent::layout::{Rules, lay_out};
 use sidekick::agent::presence::{Presence, Settings};
 use sidekick::agent::render::{BASE, Frame, render};
 use sidekick::agent::table::{Item, Table};
+use sidekick_harness::agent::haproxy;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

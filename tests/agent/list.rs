@@ -1,6 +1,6 @@
 //! `sidekick list`.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
@@ -22,7 +22,7 @@ async fn what_is_registered_is_listed() {
     let (out, err, code) = run(&scene, "list", &[]).await;
     assert_eq!((out.as_str(), code), ("", Some(0)));
     assert_eq!(err, "sidekick: nothing is registered below /services\n");
-    let mut client = scene.etcd.client().await;
+    let mut client = scene.etcd.client().clone();
     let lease = client.lease_grant(60, None).await.unwrap().id();
     client
         .put(
@@ -185,7 +185,7 @@ async fn watch_follows() {
 /// Also through an etcd that goes away.
 #[tokio::test]
 async fn watch_prints_a_table_anew_for_each_change() {
-    let mut scene = Scene::new(Way::Supervised, &[]).await;
+    let scene = Scene::new(Way::Supervised, &[]).await;
     let mut list = scene
         .command("list")
         .args(["redis", "--watch"])
@@ -203,10 +203,10 @@ async fn watch_prints_a_table_anew_for_each_change() {
     }
     assert_eq!(table.len(), 2, "{table:?}");
     assert!(table[1].starts_with("redis    redis@1   10.0.0.7:6379"));
-    scene.etcd.kill().await;
-    scene.etcd.start_again().await;
+    scene.etcd.kill9().await;
+    scene.etcd.restart().await;
     scene.delete("redis", "redis@1").await;
-    eventually("it is seen to be gone", async || {
+    eventually(PATIENCE, "it is seen to be gone", async || {
         lines.next_line().await.unwrap().unwrap().is_empty()
     })
     .await;

@@ -1,8 +1,8 @@
 //! What the agent listens on, and whom it refuses to dial: tests on a machine with addresses of its own
 //! (see [`apart`]: 10.5.0.7, 10.5.0.8 and fd00:5::7).
 
-use crate::harness::*;
 use rustix::process::{Resource, Rlimit, setrlimit};
+use sidekick_harness::agent::*;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
@@ -49,7 +49,7 @@ fn the_port_of_an_instance_on_this_machine_is_never_bound_unasked() {
         let its_port = a.port;
         drop(a);
         scene.delete("cache", "here").await;
-        throughout_for(
+        throughout(
             Duration::from_secs(3),
             "HAProxy leaves the port alone",
             async || !listens("127.0.0.1", its_port).await && !listens("10.5.0.7", its_port).await,
@@ -84,7 +84,7 @@ fn an_instance_that_is_one_of_the_agents_own_listeners_is_refused() {
         scene.put("redis", "other", &at("10.5.0.7", own)).await;
         for name in ["loop", "loop6", "other"] {
             let key = format!("/services/redis/{name}");
-            eventually("each is told of", async || {
+            eventually(PATIENCE, "each is told of", async || {
                 let log = scene.log();
                 let mut lines = log.lines();
                 lines.any(|line| line.contains(&key) && line.contains("listener of this agent"))
@@ -125,7 +125,7 @@ fn one_service_cannot_take_all_of_haproxys_connections() {
         for _ in 0..290 {
             greedy.push(TcpStream::connect(("127.0.0.1", scene.port)).await.unwrap());
         }
-        eventually("as many as there may be are served", async || {
+        eventually(PATIENCE, "as many as there may be are served", async || {
             scene.sessions().await["redis/a"] >= 100
         })
         .await;
@@ -196,7 +196,7 @@ fn with_allow_only_those_networks_are_served() {
         }
         let served = ["redis/name", "redis/v4", "redis/v6"].map(|name| (name, a.port.to_string()));
         scene.serves(&served).await;
-        eventually("it is said why", async || {
+        eventually(PATIENCE, "it is said why", async || {
             let log = scene.log();
             let mut lines = log.lines();
             lines.any(|l| l.contains("/services/redis/other") && l.contains("--allow"))
@@ -225,13 +225,13 @@ fn a_host_that_falls_silent_is_out_within_four_seconds() {
         scene.serves(&served).await;
         // Right after a check, which is the worst moment: the next one is far. At last one of the file's.
         for round in 0..4 {
-            eventually("HAProxy's check says that it is up", async || {
+            eventually(PATIENCE, "HAProxy's check says that it is up", async || {
                 scene.stat("redis", "b", "status").await == "UP"
             })
             .await;
             if round == 3 {
                 scene.kill_haproxy().await;
-                eventually("HAProxy is there again", async || {
+                eventually(PATIENCE, "HAProxy is there again", async || {
                     scene.stat("redis", "b", "check_status").await == "L4OK"
                 })
                 .await;
@@ -239,7 +239,7 @@ fn a_host_that_falls_silent_is_out_within_four_seconds() {
             silences("10.5.0.8", b.port, true);
             let since = Instant::now();
             let limit = Duration::from_secs(4);
-            becomes_within(
+            becomes(
                 limit,
                 "what HAProxy's check says of the silent host",
                 "DOWN".to_owned(),

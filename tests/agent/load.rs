@@ -1,6 +1,6 @@
 //! Under a constant load nobody notices what changes beside him.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 
 both_ways! {
     two_hundred_instance_changes_cut_nobody_fail_nothing_and_reload_nothing
@@ -62,7 +62,7 @@ async fn two_hundred_instance_changes_cut_nobody_fail_nothing_and_reload_nothing
         let drained = servers(&|n| Some(format!("{} drain", there[n].port)));
         scene.serves_all(&drained).await;
         // What was asked before they drained is answered; then they are nobody's any more.
-        eventually("the last requests are over", async || {
+        eventually(PATIENCE, "the last requests are over", async || {
             let sessions = scene.sessions().await;
             let fleeting = FLEETING.map(|name| sessions.get(&format!("redis/{name}")).copied());
             fleeting.iter().all(|sessions| *sessions == Some(0))
@@ -85,13 +85,16 @@ async fn services_come_and_go_at_one_reload_each_and_cut_nobody(way: Way) {
         let value = format!(r#"{{"host":"10.255.255.1","port":{port}}}"#);
         scene.put(&service, "i", &value).await;
         let its = format!("{service}/i");
-        becomes("it is served", Some(port.to_string()), async || {
-            scene.servers().await.get(&its).cloned()
-        })
+        becomes(
+            PATIENCE,
+            "it is served",
+            Some(port.to_string()),
+            async || scene.servers().await.get(&its).cloned(),
+        )
         .await;
         assert_eq!(scene.reloads().await, reloads + 2 * n - 1);
         scene.delete(&service, "i").await;
-        becomes("its front went", reloads + 2 * n, async || {
+        becomes(PATIENCE, "its front went", reloads + 2 * n, async || {
             scene.reloads().await
         })
         .await;

@@ -36,7 +36,6 @@ mod dry_run;
 mod faults;
 mod flapping;
 mod growth;
-mod harness;
 mod hold;
 mod hostile;
 mod judged;

@@ -1,6 +1,6 @@
 //! A DNS server that doesn't answer.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -59,14 +59,14 @@ fn names_at_a_silent_dns_server_do_not_delay_an_honest_one() {
             })
             .collect();
         scene.etcd.put_all(&silent).await;
-        eventually("they are looked up", async || {
+        eventually(PATIENCE, "they are looked up", async || {
             queries.load(Ordering::Relaxed) >= 16
         })
         .await;
         let began = Instant::now();
         scene.put("redis", "honest", &value("honest.test")).await;
         let served = Some(format!("10.5.0.8 {}", a.port));
-        becomes_within(
+        becomes(
             Duration::from_secs(10),
             "where the honest name leads",
             served,

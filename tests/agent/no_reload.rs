@@ -1,6 +1,6 @@
 //! No reload can succeed, and the running worker still follows etcd.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 
 /// A new connection goes to no deleted instance after so long.
 const AT_ONCE: std::time::Duration = secs(1);
@@ -48,13 +48,13 @@ impl Stuck {
         for (gone, left, port) in [("a", "b", &b), ("b", "a", &a)] {
             scene.delete("redis", gone).await;
             let only = Servers::from([(format!("redis/{left}"), port.clone())]);
-            becomes_within(AT_ONCE, "the servers", only, async || scene.servers().await).await;
+            becomes(AT_ONCE, "the servers", only, async || scene.servers().await).await;
             for _ in 0..10 {
                 assert_eq!(Connection::dial(scene.port).await.unwrap().1, left);
             }
             let value = if gone == "a" { &self.a } else { &self.b };
             scene.put("redis", gone, &value.value()).await;
-            becomes_within(AT_ONCE, "the servers' number", 2, async || {
+            becomes(AT_ONCE, "the servers' number", 2, async || {
                 scene.servers().await.len()
             })
             .await;
@@ -63,7 +63,7 @@ impl Stuck {
         for instance in ["a", "b"] {
             scene.delete("redis", instance).await;
         }
-        becomes_within(AT_ONCE, "the servers", Servers::new(), async || {
+        becomes(AT_ONCE, "the servers", Servers::new(), async || {
             scene.servers().await
         })
         .await;
@@ -130,7 +130,10 @@ async fn on_a_full_disk_the_agent_serves_from_the_file_that_is_there() {
     stuck.scene.put("web", "w", &stuck.web).await;
     stuck.scene.start_agent();
     let only = Servers::from([("redis/b".to_owned(), stuck.b.port.to_string())]);
-    becomes("the servers", only, async || stuck.scene.servers().await).await;
+    becomes(PATIENCE, "the servers", only, async || {
+        stuck.scene.servers().await
+    })
+    .await;
     assert_eq!(Connection::dial(stuck.scene.port).await.unwrap().1, "b");
     stuck.scene.says("No space left on device").await;
     disk.free();

@@ -1,6 +1,6 @@
 //! Workers that a reload left behind, each with its connections.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 use std::time::Instant;
 
 both_ways! {
@@ -34,7 +34,7 @@ async fn an_instance_that_ends_loses_its_connections_in_old_workers_too(way: Way
     }
     // The worker of before the agent's first reload has none, and may take a moment to end.
     let old = async || scene.old_workers().await;
-    becomes("how many old workers live", 2, old).await;
+    becomes(PATIENCE, "how many old workers live", 2, old).await;
     scene.delete("redis", "a").await;
     for mut connection in to_a {
         connection.ends_within(secs(1)).await;

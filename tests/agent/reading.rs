@@ -1,11 +1,11 @@
 //! What stands in etcd is read in full and followed, whatever becomes of the watch or of a member.
 
-use crate::harness::*;
 use sidekick::etcd::EtcdConfig;
 use sidekick::etcd::credentials::Files;
 use sidekick::etcd::members::Members;
 use sidekick::etcd::reader::{self, Update};
 use sidekick::systemd::Pulse;
+use sidekick_harness::agent::*;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -30,7 +30,7 @@ async fn without_etcd_and_without_a_file_it_waits_and_says_so(way: Way) {
         assert!(scene.config().contains("listen somebodys"));
     }
     let a = Backend::start("a").await;
-    scene.etcd.start_again().await;
+    scene.etcd.restart().await;
     scene.put("redis", "redis@1", &a.value()).await;
     scene
         .serves(&[("redis/redis::1", a.port.to_string())])
@@ -96,7 +96,10 @@ async fn a_compaction_that_overtakes_the_watch_is_a_snapshot_again() {
     let reads = etcd.reads().await;
     let prefix = "/services".to_owned();
     tokio::spawn(reader::read(members, prefix, updates, Pulse::default()));
-    eventually("the snapshot was read", async || etcd.reads().await > reads).await;
+    eventually(PATIENCE, "the snapshot was read", async || {
+        etcd.reads().await > reads
+    })
+    .await;
     for value in ["1", "2"] {
         etcd.put("/services/redis/b", value).await;
     }
@@ -136,8 +139,8 @@ async fn many_keys_and_large_values_are_read_in_full() {
 
 #[tokio::test]
 async fn a_member_in_a_black_hole_and_a_frozen_one_are_left_for_the_next() {
-    let mut members = Cluster::start(3).await.members;
-    let third = Etcd::of(members.pop().unwrap());
+    let mut members = EtcdCluster::start(3).await.members;
+    let third = members.pop().unwrap();
     let (first, second) = (&members[0], &members[1]);
     let wire = Proxy::before(first.url()).await;
     let mut scene = Scene::around(third, Way::Supervised, &[]);
@@ -156,7 +159,7 @@ async fn a_member_in_a_black_hole_and_a_frozen_one_are_left_for_the_next() {
     scene.serves(&served(2)).await;
     second.freeze();
     // If it was the leader, there has to be another first.
-    eventually("the others agree", async || {
+    eventually(PATIENCE, "the others agree", async || {
         scene
             .etcd
             .takes("/services/redis/redis@3", &a.value())

@@ -1,6 +1,6 @@
 //! Two agents that were given the same file or the same HAProxy: the second changes nothing and ends.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 use std::process::Output;
 use tokio::time::timeout;
 
@@ -12,7 +12,7 @@ both_ways! {
 /// A second agent's end, by itself.
 async fn second(scene: &Scene, arguments: &[&str]) -> Output {
     let mut second = scene.agent();
-    timeout(SOON, second.args(arguments).output())
+    timeout(PATIENCE, second.args(arguments).output())
         .await
         .expect("the second agent goes on beside the first")
         .unwrap()
@@ -58,7 +58,7 @@ async fn a_second_agent_on_the_same_file_ends_at_once_and_harms_nothing(way: Way
     if way == Way::Attached {
         through.args(["--haproxy-master", &socket]);
     }
-    let through = timeout(SOON, through.output()).await.unwrap().unwrap();
+    let through = timeout(PATIENCE, through.output()).await.unwrap().unwrap();
     is_told(&scene, &through, &socket);
     assert!(!std::path::Path::new(&other).exists());
     // A dry run writes nothing, and needs no lock.

@@ -1,6 +1,6 @@
 //! HAProxy is its own process: what the agent knows of etcd is none of its business.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 use std::fs::{File, read};
 
 #[tokio::test]
@@ -14,7 +14,7 @@ async fn haproxy_is_told_nothing_of_etcds_password() {
         .env("ETCDCTL_PASSWORD", PASSWORD)
         .stderr(File::create(log).unwrap());
     let agent = agent.spawn().unwrap();
-    eventually("HAProxy answers", async || {
+    eventually(PATIENCE, "HAProxy answers", async || {
         scene.master("show proc").await.contains("worker")
     })
     .await;
@@ -35,10 +35,14 @@ async fn haproxy_is_told_nothing_of_etcds_password() {
     }
     // From HAProxy 3.1 on the master lists a worker that doesn't answer yet.
     let mut environment = String::new();
-    eventually("HAProxy's worker tells its environment", async || {
-        environment = scene.master("@1 show env").await;
-        environment.contains("PATH=")
-    })
+    eventually(
+        PATIENCE,
+        "HAProxy's worker tells its environment",
+        async || {
+            environment = scene.master("@1 show env").await;
+            environment.contains("PATH=")
+        },
+    )
     .await;
     for text in [environment, scene.config(), scene.log()] {
         assert!(!text.contains(PASSWORD), "{text}");

@@ -1,7 +1,7 @@
 //! Keys that are put again as they are, without a pause: there is nothing to tell HAProxy, and it is looked at
 //! all the same.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
@@ -33,7 +33,7 @@ async fn a_worker_replaced_by_hand_under_constant_puts_is_noticed(way: Way) {
     };
     let replaced = async {
         // A start is full of looks; two seconds later they are over.
-        eventually("there were many puts", async || puts.get() > 100).await;
+        eventually(PATIENCE, "there were many puts", async || puts.get() > 100).await;
         // From the same file but for the instance, as somebody might write it by hand.
         let ours = scene.config();
         let without = ours
@@ -43,7 +43,10 @@ async fn a_worker_replaced_by_hand_under_constant_puts_is_noticed(way: Way) {
         std::fs::write(scene.file(), without).unwrap();
         let reloads = scene.reloads().await;
         scene.master("reload").await;
-        eventually("it is reloaded", async || scene.reloads().await > reloads).await;
+        eventually(PATIENCE, "it is reloaded", async || {
+            scene.reloads().await > reloads
+        })
+        .await;
         let since = Instant::now();
         scene
             .serves(&[("redis/redis::1", a.port.to_string())])

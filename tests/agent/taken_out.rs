@@ -1,7 +1,7 @@
 //! An instance that HAProxy's checks have taken out shows in the log, in STATUS and in `sidekick list`.
 
-use crate::harness::*;
 use serde_json::Value;
+use sidekick_harness::agent::*;
 
 /// A server of the harness's own that can go away and come back at the same port.
 async fn restarted(port: u16, name: &'static str) -> Backend {

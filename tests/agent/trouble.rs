@@ -1,6 +1,6 @@
 //! Ports that are taken, files that are wrong, names that come and go.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 
 #[tokio::test]
 async fn a_port_that_is_taken_costs_nobody_else_anything() {
@@ -19,7 +19,7 @@ async fn a_port_that_is_taken_costs_nobody_else_anything() {
     scene
         .serves(&[("redis/redis::1", a.port.to_string())])
         .await;
-    eventually("it is said loudly", async || {
+    eventually(PATIENCE, "it is said loudly", async || {
         scene.log().contains("another process listens there")
     })
     .await;
@@ -52,7 +52,10 @@ async fn a_reload_that_fails_is_taken_back() {
         scene.put("a", "i", &b.value()).await;
         scene.put("b", "i", &b.value()).await;
         scene.serves(&[("b/i", b.port.to_string())]).await;
-        eventually("it is said loudly", async || scene.log().contains(words)).await;
+        eventually(PATIENCE, "it is said loudly", async || {
+            scene.log().contains(words)
+        })
+        .await;
         assert_eq!(Connection::dial(front).await.unwrap().1, "b");
         scene.file_boots().await;
     }
@@ -96,11 +99,11 @@ async fn a_service_is_forgotten_when_its_time_is_up() {
     scene.delete("web", "w").await;
     scene.serves(&[]).await;
     assert!(scene.config().contains("listen web"));
-    eventually("it is forgotten", async || {
+    eventually(PATIENCE, "it is forgotten", async || {
         !scene.config().contains("listen web")
     })
     .await;
-    eventually("the port is free", async || {
+    eventually(PATIENCE, "the port is free", async || {
         std::net::TcpListener::bind(("0.0.0.0", port)).is_ok()
     })
     .await;
@@ -113,7 +116,7 @@ async fn a_service_is_forgotten_when_its_time_is_up() {
 async fn a_file_that_somebody_wrote_is_kept() {
     let scene = Scene::start(Way::Attached, &[]).await;
     scene.serves(&[]).await;
-    eventually("ours is there", async || {
+    eventually(PATIENCE, "ours is there", async || {
         scene.config().contains("listen redis")
     })
     .await;
@@ -155,7 +158,7 @@ async fn a_name_that_does_not_resolve_waits_and_harms_nobody() {
     scene
         .serves(&[("redis/redis::1", a.port.to_string())])
         .await;
-    eventually("it is said", async || {
+    eventually(PATIENCE, "it is said", async || {
         scene.log().contains("nobody.invalid doesn't resolve")
     })
     .await;
@@ -194,7 +197,7 @@ async fn two_binds_on_one_port_the_first_by_name_has_it() {
 async fn a_bind_is_there_before_its_service_and_the_service_costs_no_reload() {
     let later = free_port();
     let scene = Scene::start(Way::Supervised, &[&format!("--bind=later=:{later}")]).await;
-    eventually("its front is there", async || {
+    eventually(PATIENCE, "its front is there", async || {
         tokio::net::TcpStream::connect(("127.0.0.1", later))
             .await
             .is_ok()
@@ -213,7 +216,7 @@ async fn a_bind_is_there_before_its_service_and_the_service_costs_no_reload() {
 async fn the_statistics_page_is_where_it_is_told_to_be() {
     let port = free_port();
     let scene = Scene::start(Way::Supervised, &[&format!("--stats=127.0.0.1:{port}")]).await;
-    eventually("the page shows redis", async || {
+    eventually(PATIENCE, "the page shows redis", async || {
         page(port).await.contains("redis")
     })
     .await;
@@ -253,10 +256,13 @@ async fn a_haproxy_that_dies_is_started_again_and_again_but_ever_more_slowly() {
         let starts = std::fs::read_to_string(dir.path().join("starts"));
         starts.map_or(0, |starts| starts.lines().count())
     };
-    eventually("it was tried again", async || starts() >= 3).await;
+    eventually(PATIENCE, "it was tried again", async || starts() >= 3).await;
     // 20 would be one every 35 ms.
     let before = starts();
-    throughout("it isn't hammered", async || starts() < before + 20).await;
+    throughout(A_WHILE, "it isn't hammered", async || {
+        starts() < before + 20
+    })
+    .await;
     std::fs::write(well, "").unwrap();
     scene
         .serves(&[("redis/redis::1", a.port.to_string())])
@@ -311,12 +317,12 @@ async fn an_alert_that_haproxy_repeats_is_told_at_growing_intervals() {
         },
     );
     for times in 1..=12 {
-        eventually("it goes down", async || happened() == times).await;
+        eventually(PATIENCE, "it goes down", async || happened() == times).await;
         let _up = tokio::net::TcpListener::bind(("127.0.0.1", port))
             .await
             .unwrap();
         let up = "Server flapping/only is UP";
-        eventually("it comes up", async || {
+        eventually(PATIENCE, "it comes up", async || {
             scene.log().matches(up).count() == times
         })
         .await;

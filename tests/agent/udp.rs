@@ -1,6 +1,6 @@
 //! A service over UDP: HAProxy can't carry it.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 
 const DNS: &str = r#"{"host":"10.0.0.7","port":53,"protocol":"udp"}"#;
 
@@ -17,7 +17,7 @@ async fn a_udp_service_is_refused_loudly_and_never_becomes_a_tcp_listener() {
         .says("quarantined: the instance speaks UDP, which HAProxy in TCP mode can't carry")
         .await;
     let redis = [("redis/redis::1", a.port.to_string())];
-    throughout("dns is not served", async || {
+    throughout(A_WHILE, "dns is not served", async || {
         !scene.config().contains("dns") && scene.servers().await.len() == redis.len()
     })
     .await;

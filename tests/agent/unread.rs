@@ -1,6 +1,6 @@
 //! Commands whose stderr is read by no process, or no longer: they do their work and end.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -29,7 +29,7 @@ fn full() -> (Option<UnixStream>, OwnedFd) {
 async fn ends(mut command: Command, stderr: OwnedFd) -> Output {
     let command = command.stdout(Stdio::piped()).stderr(stderr);
     let output = command.spawn().unwrap().wait_with_output();
-    timeout(SOON, output)
+    timeout(PATIENCE, output)
         .await
         .expect("it doesn't end")
         .unwrap()
@@ -60,7 +60,7 @@ async fn list_and_a_dry_run_end_well_where_stderr_is_a_broken_pipe_or_full() {
 #[tokio::test]
 async fn a_list_loses_no_line_of_ten_thousand_bad_keys() {
     let scene = Scene::new(Way::Supervised, &[]).await;
-    let mut client = scene.etcd.client().await;
+    let mut client = scene.etcd.client().clone();
     for hundred in 0..100 {
         let put = |n| {
             let key = format!("/services/redis/bad-{hundred}-{n}");

@@ -1,6 +1,6 @@
 //! examples/worker.rs through HAProxy, with a real Redis: what the whole is for.
 
-use crate::harness::*;
+use sidekick_harness::agent::*;
 use std::path::Path;
 use std::process::Stdio;
 use tokio::process::{Child, Command};
@@ -45,7 +45,7 @@ impl Worker {
     /// Until the next few lines are all like that.
     async fn goes_on_with(&self, what: &str, is: fn(&str) -> bool) {
         let before = self.lines().len();
-        eventually(what, async || {
+        eventually(PATIENCE, what, async || {
             let lines = self.lines();
             lines.len() >= before + 5 && lines[lines.len() - 5..].iter().all(|line| is(line))
         })

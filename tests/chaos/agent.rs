@@ -1,9 +1,9 @@
 //! The agent and its HAProxy.
 
-use crate::harness::{Login, eventually, secs};
 use crate::watchers::ask;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sidekick_harness::{Login, eventually, secs};
 use std::fs::{File, Permissions as Mode};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

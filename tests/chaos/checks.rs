@@ -1,5 +1,5 @@
 //! The checker of `make chaos`, held against small histories, good and bad.
-#![allow(dead_code, missing_docs, unreachable_pub, clippy::expect_used)]
+#![allow(missing_docs, unreachable_pub, clippy::expect_used)]
 
 mod checker;
 mod excuses;
@@ -7,11 +7,6 @@ mod logs;
 mod record;
 mod schedule;
 mod spans;
-#[path = "../real/harness/wire.rs"]
-mod wire;
-mod harness {
-    pub use crate::wire::Wire;
-}
 
 use checker::check;
 use record::{Claim, Cut, Event, Life, Log, NOWHERE, Put, Record, Sample, Trouble, Turn, What};
@@ -451,7 +446,7 @@ fn a_seed_deals_the_same_faults_again() {
 #[test]
 fn a_wire_that_reorders_lets_the_last_comer_of_a_window_go_first() {
     let millis = Duration::from_millis;
-    let goes = |came| millis(came) + wire::mirrored(millis(came), millis(100));
+    let goes = |came| millis(came) + sidekick_harness::mirrored(millis(came), millis(100));
     assert_eq!(goes(100), millis(300));
     assert_eq!(goes(130), millis(270));
     assert_eq!(goes(199), millis(201));

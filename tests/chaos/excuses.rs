@@ -16,9 +16,6 @@ pub const INTERVAL: Ms = 2000;
 /// keep changing is put right only once a second (HEAL_PAUSE).
 pub const REACTION: Ms = 1500;
 
-/// A pause counts once it has lasted for so long.
-pub const PAUSE_COUNTS_AFTER: Ms = 1000;
-
 /// From the end of a trouble to the truth: 2 s by the second promise, and half a second because the
 /// run itself keeps both cores busy.
 pub const RECOVERY: Ms = 2500;

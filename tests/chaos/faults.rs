@@ -1,18 +1,21 @@
 //! Does what the schedule says, and undoes it. What it did is noted as trouble, when it did it.
 
 use crate::agent::Agent;
-use crate::excuses::PAUSE_COUNTS_AFTER;
-use crate::harness::{Login, eventually, secs};
 use crate::record::What;
 use crate::schedule::{AGENT, CONTAINERS, EVERY, Fault, MEMBERS, SIDEKICKS};
+use crate::spans::Ms;
 use crate::stage::{Stage, name};
 use etcd_client::{
     AlarmAction, AlarmOptions, AlarmType, AuthClient, Client, Error, RoleRevokePermissionOptions,
 };
 use nix::sys::signal::Signal;
+use sidekick_harness::{Login, eventually, secs};
 use std::future::Future;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
+
+/// A pause counts once it has lasted for so long.
+const PAUSE_COUNTS_AFTER: Ms = 1000;
 
 /// A fault that was begun: what it takes to undo it.
 #[derive(Debug, Default)]
@@ -112,7 +115,7 @@ impl Stage<'_> {
             }
             DockerWire(client, wire) => {
                 // A strange event excuses nothing.
-                if wire != crate::harness::Wire::StrangeEvent {
+                if wire != sidekick_harness::Wire::StrangeEvent {
                     begun
                         .troubles
                         .push(self.seen.trouble(What::Docker(client), from));
@@ -273,7 +276,7 @@ impl Stage<'_> {
                 match fault {
                     MemberKilled(_) | LeaderKilled => self.cluster.members[member].launch(),
                     MemberCutOff(..) | LeaderCutOff(_) => {
-                        self.peers(member, crate::harness::Wire::Whole)
+                        self.peers(member, sidekick_harness::Wire::Whole)
                     }
                     _ => self.cluster.members[member].thaw(),
                 }
@@ -352,7 +355,7 @@ impl Stage<'_> {
     }
 
     /// The wires between a member and the others are so from now on.
-    fn peers(&self, member: usize, wire: crate::harness::Wire) {
+    fn peers(&self, member: usize, wire: sidekick_harness::Wire) {
         let peers = self
             .cluster
             .peers

@@ -5,10 +5,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    dead_code,
     missing_docs,
-    unreachable_pub,
-    unused_imports
+    unreachable_pub
 )]
 
 mod agent;
@@ -16,8 +14,6 @@ mod checker;
 mod clock;
 mod excuses;
 mod faults;
-#[path = "../real/harness/mod.rs"]
-mod harness;
 mod logs;
 mod record;
 mod schedule;
@@ -26,10 +22,10 @@ mod stage;
 mod tls;
 mod watchers;
 
-use crate::harness::{Engine, eventually, secs};
 use crate::schedule::{REST, Round, Schedule, Step, title};
 use crate::spans::Ms;
 use crate::stage::Stage;
+use sidekick_harness::{Engine, eventually, secs};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;

@@ -135,12 +135,6 @@ pub struct Life {
 }
 
 impl Life {
-    /// The same life, told by a clock that is off by whole seconds.
-    pub fn is_shifted(&self, other: &Life) -> bool {
-        let fraction = |life: &Life| life.since.split_once('.').map(|(_, it)| it.to_owned());
-        self.id == other.id && fraction(self) == fraction(other)
-    }
-
     /// RFC 3339 in UTC; Docker and sidekick differ in trailing zeros.
     pub fn new(id: &str, since: &str) -> Life {
         let since = since.trim_end_matches('Z');

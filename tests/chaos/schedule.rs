@@ -1,8 +1,8 @@
 //! Which faults, when, and for how long: all from one seed. Pure.
 
-use crate::harness::Wire;
 use crate::spans::Ms;
 use fastrand::Rng;
+use sidekick_harness::Wire;
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -4,12 +4,14 @@
 use crate::agent::Agent;
 use crate::clock::Clock;
 use crate::excuses::{INTERVAL, TTL};
-use crate::harness::{Cluster, Container, Engine, Login, NameServer, Proxy, Sidekick, free_port};
 use crate::record::{Claim, Event, Life, Log, Record, SERVICES, Turn, What};
 use crate::schedule::{AGENT, CONTAINERS, EVERY, MEMBERS, SIDEKICKS};
 use crate::spans::{Ms, Span};
 use crate::tls::Tls;
-use crate::watchers::{Seen, client, haproxy, history, stalls};
+use crate::watchers::{Seen, client, history, serving, stalls};
+use sidekick_harness::{
+    Container, Engine, EtcdCluster, Login, NameServer, Proxy, Sidekick, free_port,
+};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -33,7 +35,7 @@ const TOKEN_LIFE: u32 = 1;
 /// See the module's text.
 pub struct Stage<'e> {
     pub engine: &'e Engine,
-    pub cluster: Cluster,
+    pub cluster: EtcdCluster,
     pub containers: Vec<Container<'e>>,
     /// Nothing where one was killed.
     pub sidekicks: Vec<Option<Sidekick>>,
@@ -66,7 +68,7 @@ pub struct Stage<'e> {
 impl<'e> Stage<'e> {
     /// Sets everything up; all of it goes when the stage goes.
     pub async fn set(engine: &'e Engine) -> Stage<'e> {
-        let cluster = Cluster::start_with_wires_and_login(MEMBERS, TOKEN_LIFE).await;
+        let cluster = EtcdCluster::start_with_wires_and_login(MEMBERS, TOKEN_LIFE).await;
         let mut member_ids = Vec::new();
         for member in &cluster.members {
             let status = member.client().maintenance_client().status().await;
@@ -112,7 +114,7 @@ impl<'e> Stage<'e> {
             watchers.spawn(history(seen.clone(), member.client().clone()));
         }
         watchers.spawn(stalls(seen.clone()));
-        watchers.spawn(haproxy(seen.clone(), agent.socket(), agent.file()));
+        watchers.spawn(serving(seen.clone(), agent.socket(), agent.file()));
         for (service, port) in fronts.into_iter().chain(fronts) {
             watchers.spawn(client(seen.clone(), service, port));
         }
@@ -295,7 +297,7 @@ impl<'e> Stage<'e> {
             && let Some(told) = Life::of(&put.value)
         {
             let mut lives = self.record.turns.iter().filter_map(|turn| turn.up.as_ref());
-            if let Some(life) = lives.find(|life| life.is_shifted(&told)) {
+            if let Some(life) = lives.find(|life| is_shifted(life, &told)) {
                 let second =
                     |life: &Life| life.since.split('.').next().unwrap_or_default().to_owned();
                 put.value = put.value.replace(&second(&told), &second(life));
@@ -344,4 +346,10 @@ pub fn name(container: usize) -> String {
 fn urls(wires: &[Proxy]) -> String {
     let urls: Vec<String> = wires.iter().map(Proxy::url).collect();
     urls.join(",")
+}
+
+/// Whether both are one life, told by clocks that differ by whole seconds.
+fn is_shifted(one: &Life, other: &Life) -> bool {
+    let fraction = |life: &Life| life.since.split_once('.').map(|(_, it)| it.to_owned());
+    one.id == other.id && fraction(one) == fraction(other)
 }

@@ -1,11 +1,11 @@
 //! etcd by TLS, as the sidekicks see it: a relay before each wire that asks for a client's certificate, and whose
 //! certificates can be replaced while it runs.
 
-use crate::harness::{Authority, free_port};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
+use sidekick_harness::{Authority, free_port};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub struct Tls {
 impl Tls {
     /// No relay yet.
     pub fn new() -> Tls {
-        let (authority, directory) = (Authority::new(), tempfile::tempdir());
+        let (authority, directory) = (Authority::generate(), tempfile::tempdir());
         let directory = directory.expect("no temporary directory can be made");
         let config = config(&authority, &directory);
         Tls {

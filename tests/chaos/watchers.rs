@@ -3,13 +3,13 @@
 use crate::record::{Cut, Event, Put, Sample, Trouble, What};
 use crate::spans::{Ms, Span};
 use etcd_client::{Client, EventType, WatchOptions};
+use sidekick_harness::agent::haproxy;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 /// What has been seen so far, for all watchers together.
@@ -137,7 +137,7 @@ pub async fn stalls(seen: Seen) {
 }
 
 /// Looks at what HAProxy serves four times a second, and lets HAProxy check each new file.
-pub async fn haproxy(seen: Seen, socket: PathBuf, file: PathBuf) {
+pub async fn serving(seen: Seen, socket: PathBuf, file: PathBuf) {
     let mut checked = String::new();
     loop {
         let at = seen.now();
@@ -159,18 +159,8 @@ pub async fn haproxy(seen: Seen, socket: PathBuf, file: PathBuf) {
 
 /// One line to HAProxy's master; nothing where it doesn't answer.
 pub async fn ask(socket: &Path, line: &str) -> Option<String> {
-    let ask = async {
-        let mut stream = UnixStream::connect(socket).await.ok()?;
-        stream
-            .write_all(format!("{line}\n").as_bytes())
-            .await
-            .ok()?;
-        stream.shutdown().await.ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.ok()?;
-        Some(answer)
-    };
-    timeout(Duration::from_secs(1), ask).await.ok().flatten()
+    let answer = haproxy::ask(socket, line);
+    timeout(Duration::from_secs(1), answer).await.ok().flatten()
 }
 
 /// `service/server` → port of each that may be given a new connection, with a word where it isn't up for use.
@@ -195,17 +185,7 @@ fn servers(text: &str) -> BTreeMap<String, String> {
 async fn boots(text: &str, file: &Path) -> Result<(), String> {
     let copy = file.with_extension("checked");
     std::fs::write(&copy, text).map_err(|error| error.to_string())?;
-    let check = Command::new("/usr/sbin/haproxy")
-        .arg("-c")
-        .arg("-f")
-        .arg(&copy)
-        .output();
-    let check = check.await.map_err(|error| error.to_string())?;
-    if check.status.success() {
-        Ok(())
-    } else {
-        Err(String::from_utf8_lossy(&check.stderr).into_owned())
-    }
+    haproxy::boots(&copy).await
 }
 
 /// A client that dials a service, asks who answers, and holds on to the connection while it lasts.

@@ -3,8 +3,10 @@
 
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use crate::harness::{Cluster, Machine, SOON, deadline, never_for, secs};
+use crate::harness::{Cluster, Machine, SOON};
 use crate::login::is_nobody;
+use sidekick_harness::blocking::{eventually, never_for};
+use sidekick_harness::secs;
 
 /// What `docker stop -t 10` takes where Redis ignores its SIGTERM, as it does until it handles signals.
 const STOP_TIMEOUT: Duration = secs(10);
@@ -21,7 +23,7 @@ pub fn docker_restart_costs_no_stop_timeout(cluster: &Cluster) {
         let container = worker.container("redis1");
         // May be told that the container is being removed: redis@1 is as quick as that.
         drop(worker.try_run(&["docker", "restart", "redis1"]));
-        deadline(SOON, "another container answers", || {
+        eventually(SOON, "another container answers", || {
             let now = worker.container("redis1");
             now.is_some() && now != container && worker.ping("127.0.0.1", 6379).is_ok()
         });
@@ -34,7 +36,7 @@ pub fn docker_restart_costs_no_stop_timeout(cluster: &Cluster) {
         );
         assert!(outage < STOP_TIMEOUT, "an outage of {outage:?}");
         longest = longest.max(outage);
-        deadline(SOON, "the key is there", || cluster.announced_by(worker));
+        eventually(SOON, "the key is there", || cluster.announced_by(worker));
     }
     println!(
         "    docker restart: another Redis answers after {:.1} s at most, n {RESTARTS}",
@@ -64,7 +66,7 @@ pub fn stop_in_any_phase_leaves_no_container(cluster: &Cluster) {
         });
         assert_eq!(cluster.key(), None, "the key outlived systemctl stop");
         worker.start("redis@1");
-        deadline(SOON, "the key is there", || cluster.announced_by(worker));
+        eventually(SOON, "the key is there", || cluster.announced_by(worker));
     }
     let at_once = "systemctl start redis@1; systemctl stop redis@1";
     worker.stop("redis@1");
@@ -73,7 +75,7 @@ pub fn stop_in_any_phase_leaves_no_container(cluster: &Cluster) {
         worker.container("redis1").is_some()
     });
     worker.start("redis@1");
-    deadline(SOON, "the key is there", || cluster.announced_by(worker));
+    eventually(SOON, "the key is there", || cluster.announced_by(worker));
 }
 
 /// DynamicUser= takes a user of its name where the machine has one: Debian's redis-server brings `redis`.
@@ -86,7 +88,7 @@ pub fn no_unit_takes_the_user_of_a_package(cluster: &Cluster) {
     redis.start("redis@1");
     all.start("sidekick");
     let docker = Some("docker");
-    deadline(SOON, "the key is there", || cluster.announced_by(redis));
+    eventually(SOON, "the key is there", || cluster.announced_by(redis));
     is_nobody(redis, "redis@1", docker, "0000000000000000");
     is_nobody(redis, "redis-discovery@1", docker, "0000000000000000");
     is_nobody(all, "sidekick", docker, "0000000000000000");
@@ -102,14 +104,14 @@ pub fn masked_stays_out_while_redis_restarts(cluster: &Cluster) {
     let worker = &cluster.worker1;
     worker.stop("redis-discovery@1");
     worker.systemctl("restart", "redis@1");
-    deadline(SOON, "it is back", || cluster.announced_by(worker));
+    eventually(SOON, "it is back", || cluster.announced_by(worker));
 
     let said = commands_of_the_comment();
     let [mask, back] = [&said[0], &said[1]];
     worker.run(&["bash", "-c", mask]);
     stays_out_while_redis_restarts(cluster);
     worker.run(&["bash", "-c", back]);
-    deadline(SOON, "it is back", || cluster.announced_by(worker));
+    eventually(SOON, "it is back", || cluster.announced_by(worker));
 }
 
 /// As fleet does it (coreos/fleet, systemd/manager.go): a unit that is loaded is a file of its own, enabled and linked in
@@ -130,14 +132,14 @@ pub fn unloaded_from_fleet_stays_out_while_redis_restarts(cluster: &Cluster) {
     worker.run(&["mkdir", "-p", "/run/fleet/units"]);
     worker.run(&["mv", template, "/run/fleet/template"]);
     worker.run(&["bash", "-ec", load]);
-    deadline(SOON, "it is back", || cluster.announced_by(worker));
+    eventually(SOON, "it is back", || cluster.announced_by(worker));
     worker.stop("redis-discovery@1"); // fleetctl stop
     worker.systemctl("restart", "redis@1");
-    deadline(SOON, "it is back", || cluster.announced_by(worker));
+    eventually(SOON, "it is back", || cluster.announced_by(worker));
     worker.run(&["bash", "-ec", unload]);
     stays_out_while_redis_restarts(cluster);
     worker.run(&["bash", "-ec", load]);
-    deadline(SOON, "it is back", || cluster.announced_by(worker));
+    eventually(SOON, "it is back", || cluster.announced_by(worker));
     worker.run(&["bash", "-ec", unload]);
     worker.run(&["mv", "/run/fleet/template", template]);
     worker.run(&["systemctl", "daemon-reload"]);
@@ -187,7 +189,7 @@ pub fn wrong_option_is_said_once(cluster: &Cluster) {
 fn stays_out_while_redis_restarts(cluster: &Cluster) {
     let worker = &cluster.worker1;
     let another = |than: Option<String>| {
-        deadline(SOON, "there is another container", || {
+        eventually(SOON, "there is another container", || {
             let now = worker.container("redis1");
             now.is_some() && now != than
         });

@@ -5,7 +5,9 @@ use std::time::{Instant, UNIX_EPOCH};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::harness::{Cluster, Machine, SOON, TTL, deadline, never_for, secs};
+use crate::harness::{Cluster, Machine, SOON, TTL};
+use sidekick_harness::blocking::{eventually, never_for};
+use sidekick_harness::secs;
 
 const KEYS: [&str; 2] = ["/services/redis/redis@2", "/services/cache/two@worker2"];
 
@@ -33,7 +35,7 @@ pub fn one_sidekick_for_a_whole_host(cluster: &Cluster) {
     println!("    {}", machine.property("sidekick", "StatusText"));
 
     machine.run(&["docker", "stop", "two"]);
-    deadline(secs(5), "its key is gone, and only its", || {
+    eventually(secs(5), "its key is gone, and only its", || {
         there(cluster) == KEYS[..1]
     });
     machine.run(&["docker", "start", "two"]);
@@ -41,7 +43,7 @@ pub fn one_sidekick_for_a_whole_host(cluster: &Cluster) {
 
     let from = cluster.etcd.revision();
     machine.signal("sidekick", "KILL");
-    deadline(SOON, "it has taken both over", || {
+    eventually(SOON, "it has taken both over", || {
         KEYS.iter()
             .all(|key| !cluster.history_of(key, from).is_empty())
     });
@@ -58,7 +60,7 @@ pub fn one_sidekick_for_a_whole_host(cluster: &Cluster) {
     gone_before_it_ended(cluster, machine, from);
 
     machine.run(&["docker", "rm", "--force", "one", "two"]);
-    deadline(secs(5), "both keys are gone", || there(cluster).is_empty());
+    eventually(secs(5), "both keys are gone", || there(cluster).is_empty());
     machine.stop("sidekick");
     machine.systemctl("disable", "sidekick");
 }
@@ -86,7 +88,7 @@ fn there(cluster: &Cluster) -> Vec<&'static str> {
 
 #[track_caller]
 fn announced(cluster: &Cluster, keys: &[&str]) {
-    deadline(SOON, "each key names worker2", || {
+    eventually(SOON, "each key names worker2", || {
         let values = keys
             .iter()
             .map(|key| cluster.etcd.get(key).unwrap_or_default());

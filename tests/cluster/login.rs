@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use crate::harness::{Cluster, Machine, SOON, deadline, never_for, secs};
+use crate::harness::{Cluster, Machine, SOON};
+use sidekick_harness::blocking::{eventually, never_for};
+use sidekick_harness::secs;
 
 /// As the units' comments have it.
 const USER: &str = "sidekick";
@@ -44,12 +46,12 @@ pub fn every_unit_logs_in_with_a_password_that_only_root_may_read(cluster: &Clus
     for (machine, unit, _) in units {
         machine.systemctl("restart", unit); // returns when it said READY=1
     }
-    deadline(SOON, "the key is there", || cluster.announced_by(announcer));
-    deadline(SOON, "so is the labelled container's", || {
+    eventually(SOON, "the key is there", || cluster.announced_by(announcer));
+    eventually(SOON, "so is the labelled container's", || {
         cluster.etcd.get(LABELLED)
     });
     for machine in [attached, agent] {
-        deadline(SOON, "the agent serves both", || {
+        eventually(SOON, "the agent serves both", || {
             let status = machine.property("sidekick-agent", "StatusText");
             status.contains(" 2 instances")
         });
@@ -68,11 +70,11 @@ pub fn every_unit_logs_in_with_a_password_that_only_root_may_read(cluster: &Clus
     announcer.stop("redis-discovery@1");
     assert_eq!(cluster.key(), None, "the key outlived its sidekick");
     let gone = Instant::now();
-    deadline(secs(5), "the worker is refused", || {
+    eventually(secs(5), "the worker is refused", || {
         !cluster.worker().complaints(gone).is_empty()
     });
     announcer.start("redis-discovery@1");
-    deadline(SOON, "the worker prints bar", || {
+    eventually(SOON, "the worker prints bar", || {
         cluster.worker().bar_since(Instant::now() - secs(1))
     });
 

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use crate::harness::{Cluster, SOON, TTL, deadline, never_for, secs};
+use crate::harness::{Cluster, SOON, TTL};
+use sidekick_harness::blocking::{eventually, never_for};
+use sidekick_harness::secs;
 
 /// What may pass between the end of a lease and its expiry: etcd looks twice a second.
 const SLACK: u64 = 2;
@@ -34,7 +36,7 @@ pub fn cut_off_lets_the_key_go_with_its_ttl(cluster: &Cluster) {
     gone_with_its_ttl(cluster);
     worker.reconnect();
     let back = Instant::now();
-    deadline(SOON, "the key is back", || cluster.key());
+    eventually(SOON, "the key is back", || cluster.key());
     println!(
         "    key back {:.1} s after the cable",
         back.elapsed().as_secs_f32()
@@ -53,7 +55,7 @@ pub fn cut_off_and_back_it_stands_by_and_removes_nothing(cluster: &Cluster) {
     });
     lost.reconnect();
     let from = cluster.etcd.revision();
-    deadline(SOON, "worker1 stands by", || {
+    eventually(SOON, "worker1 stands by", || {
         let status = lost.property("redis-discovery@1", "StatusText");
         status
             .contains("standing by")
@@ -75,7 +77,7 @@ pub fn cut_off_and_back_it_stands_by_and_removes_nothing(cluster: &Cluster) {
 #[track_caller]
 fn gone_with_its_ttl(cluster: &Cluster) {
     let lost = Instant::now();
-    deadline(TTL + secs(SLACK), "the key is gone", || {
+    eventually(TTL + secs(SLACK), "the key is gone", || {
         cluster.key().is_none()
     });
     println!(
@@ -89,7 +91,7 @@ fn gone_with_its_ttl(cluster: &Cluster) {
 fn takes_over_at_once(cluster: &Cluster, from: i64) {
     let (other, asked) = (&cluster.worker2, Instant::now());
     other.start("redis@1");
-    deadline(SOON, "worker2 has the key", || cluster.announced_by(other));
+    eventually(SOON, "worker2 has the key", || cluster.announced_by(other));
     let history = cluster.history(from);
     let [taken] = &history[..] else {
         panic!("one change was to be: {history:?}")

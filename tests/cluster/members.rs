@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use crate::harness::{Cluster, Machine, SOON, TTL, deadline, never_for, secs};
+use crate::harness::{Cluster, Machine, SOON, TTL};
+use sidekick_harness::blocking::{eventually, never_for};
+use sidekick_harness::secs;
 
 /// Longer than the lease lives unless it is renewed.
 const LONGER_THAN_A_LEASE: u64 = TTL.as_secs() + 3;
@@ -49,7 +51,7 @@ pub fn the_first_member_cut_off_from_its_peers(cluster: &Cluster) {
     let put = cluster.etcd.put(PUT_MEANWHILE, value);
     put.expect("two members of three take a put");
     let began = Instant::now();
-    deadline(secs(5), "the agent serves what the others took", || {
+    eventually(secs(5), "the agent serves what the others took", || {
         let grep = ["grep", "-q", "meanwhile", "/etc/haproxy/haproxy.cfg"];
         haproxy.try_run(&grep).is_ok()
     });
@@ -78,8 +80,8 @@ pub fn two_of_three_gone_for_30_seconds(cluster: &Cluster) {
             scope.spawn(|| member.start("etcd"));
         }
     });
-    deadline(SOON, "etcd answers", || cluster.etcd.answers());
-    deadline(secs(2), "the key is back", || cluster.key());
+    eventually(SOON, "etcd answers", || cluster.etcd.answers());
+    eventually(secs(2), "the key is back", || cluster.key());
     let gap: std::time::Duration = cluster.reader().gaps(began).into_iter().sum();
     assert!(secs(2) >= gap, "readers missed the key for {gap:?}");
 }
@@ -101,15 +103,15 @@ pub fn a_members_disk_full(cluster: &Cluster) {
 
     let container = worker.container("redis1");
     worker.run(&["docker", "kill", "redis1"]);
-    deadline(secs(5), "the key of a dead container is gone", || {
+    eventually(secs(5), "the key of a dead container is gone", || {
         cluster.key().is_none()
     });
-    deadline(SOON, "Redis is back", || {
+    eventually(SOON, "Redis is back", || {
         worker
             .container("redis1")
             .is_some_and(|now| Some(now) != container)
     });
-    deadline(SOON, "its sidekick is back", || {
+    eventually(SOON, "its sidekick is back", || {
         worker.is_active("redis-discovery@1")
     });
     never_for(secs(2), "a put passes in spite of the alarm", || {
@@ -124,7 +126,7 @@ pub fn a_members_disk_full(cluster: &Cluster) {
     cluster.etcd.defragment(2);
     cluster.etcd.disarm();
     let room = Instant::now();
-    deadline(secs(2), "the key is back", || cluster.key());
+    eventually(secs(2), "the key is back", || cluster.key());
     println!(
         "    key back {:.1} s after there was room again",
         room.elapsed().as_secs_f32()
@@ -134,7 +136,7 @@ pub fn a_members_disk_full(cluster: &Cluster) {
 /// Puts the same key until the third member's quota is reached, which is told by an alarm to all.
 fn fill(cluster: &Cluster) {
     let megabyte = vec![b'x'; 1 << 20];
-    deadline(SOON, "etcd is full", || {
+    eventually(SOON, "etcd is full", || {
         cluster.etcd.put("/fill", &megabyte).is_err()
     });
 }
@@ -160,7 +162,7 @@ fn goes_on_without(cluster: &Cluster, member: usize, lose: impl FnOnce()) {
 
     let (worker, container) = (&cluster.worker1, cluster.worker1.container("redis1"));
     worker.run(&["docker", "kill", "redis1"]);
-    deadline(SOON, "another container is announced", || {
+    eventually(SOON, "another container is announced", || {
         worker.container("redis1") != container && cluster.announced_by(worker)
     });
     assert!(cluster.was_gone(from), "the key outlived its container");
@@ -169,5 +171,5 @@ fn goes_on_without(cluster: &Cluster, member: usize, lose: impl FnOnce()) {
 /// It stays dead: Restart=no.
 fn kill(member: &Machine) {
     member.signal("etcd", "KILL");
-    deadline(SOON, "etcd is dead", || !member.is_active("etcd"));
+    eventually(SOON, "etcd is dead", || !member.is_active("etcd"));
 }

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use crate::harness::{Cluster, Machine, SOON, deadline, never_for, secs};
+use crate::harness::{Cluster, Machine, SOON};
+use sidekick_harness::blocking::{eventually, never_for};
+use sidekick_harness::secs;
 
 /// The drop-in that the comment in sidekick-agent.service shows. HAProxy runs without the agent, the agent through
 /// HAProxy's restarts.
@@ -12,14 +14,14 @@ pub fn attached_to_debians_haproxy(cluster: &Cluster) {
 
     machine.stop("sidekick-agent");
     let stopped = Instant::now();
-    deadline(SOON, "the worker prints bar without the agent", || {
+    eventually(SOON, "the worker prints bar without the agent", || {
         cluster.worker().bar_since(stopped + secs(1))
     });
     machine.start("sidekick-agent");
 
     let process = machine.property("sidekick-agent", "MainPID");
     machine.signal("sidekick-agent", "KILL");
-    deadline(SOON, "there is another agent", || {
+    eventually(SOON, "there is another agent", || {
         let now = machine.property("sidekick-agent", "MainPID");
         now != "0" && now != process && machine.is_active("sidekick-agent")
     });
@@ -31,13 +33,13 @@ pub fn attached_to_debians_haproxy(cluster: &Cluster) {
 
     machine.systemctl("restart", "haproxy");
     let restarted = Instant::now();
-    deadline(SOON, "the worker prints bar again", || {
+    eventually(SOON, "the worker prints bar again", || {
         cluster.worker().bar_since(restarted)
     });
     // It is the agent that finds out: what changes now reaches the new HAProxy.
     cluster.worker1.stop("redis@1");
     let stopped = Instant::now();
-    deadline(SOON, "the worker is refused", || {
+    eventually(SOON, "the worker is refused", || {
         !cluster.worker().complaints(stopped).is_empty()
     });
     cluster.worker1.start("redis@1");
@@ -83,7 +85,7 @@ pub fn attached_with_debians_own_sections(cluster: &Cluster) {
 fn restart_the_agent(cluster: &Cluster) {
     cluster.haproxy.run(&["systemctl", "daemon-reload"]);
     cluster.haproxy.systemctl("restart", "sidekick-agent");
-    deadline(SOON, "the agent serves redis", || {
+    eventually(SOON, "the agent serves redis", || {
         let status = cluster.haproxy.property("sidekick-agent", "StatusText");
         status.contains("serving") && !status.contains(" 0 instances")
     });
@@ -106,13 +108,13 @@ pub fn supervised_by_its_own_unit(cluster: &Cluster) {
     );
 
     machine.run(&["systemctl", "kill", "--signal=KILL", "sidekick-agent"]);
-    deadline(SOON, "it is back", || {
+    eventually(SOON, "it is back", || {
         machine.is_active("sidekick-agent") && haproxies(machine).len() == 2
     });
     answers(cluster);
 
     machine.signal("sidekick-agent", "KILL");
-    deadline(SOON, "it is back", || {
+    eventually(SOON, "it is back", || {
         machine.is_active("sidekick-agent") && haproxies(machine).len() == 2
     });
     answers(cluster);
@@ -142,7 +144,7 @@ pub fn supervised_by_its_own_unit(cluster: &Cluster) {
 #[track_caller]
 fn answers(cluster: &Cluster) {
     let machine = &cluster.members[1];
-    deadline(SOON, "Redis answers at port 80", || {
+    eventually(SOON, "Redis answers at port 80", || {
         cluster
             .haproxy
             .ping(machine.name, 80)

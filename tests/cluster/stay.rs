@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use crate::harness::{Cluster, secs};
+use crate::harness::Cluster;
+use sidekick_harness::secs;
 
 /// Says how to look around, and stays until Ctrl-C, or for CLUSTER_SECONDS.
 pub fn stay(cluster: &Cluster) {

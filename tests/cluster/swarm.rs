@@ -7,7 +7,9 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::harness::{Cluster, Machine, SOON, deadline, secs};
+use crate::harness::{Cluster, Machine, SOON};
+use sidekick_harness::blocking::eventually;
+use sidekick_harness::secs;
 
 /// Instances of redis, whoever announces them.
 const REDIS: &str = "/services/redis/";
@@ -19,7 +21,7 @@ pub fn swarm_moves_redis_and_its_key_follows(cluster: &Cluster) {
     form_a_swarm(cluster, manager);
     deploy(cluster, manager);
     let workers = [&cluster.worker1, &cluster.worker2];
-    let (key, lost) = deadline(SOON, "one of the workers announces Redis", || {
+    let (key, lost) = eventually(SOON, "one of the workers announces Redis", || {
         announced_by(cluster, &workers)
     });
     println!("    {key} {}", cluster.etcd.get(&key).unwrap_or_default());
@@ -35,11 +37,11 @@ pub fn swarm_moves_redis_and_its_key_follows(cluster: &Cluster) {
         "--format={{.Status.State}}",
         lost.name,
     ];
-    deadline(secs(90), "Swarm sees that it is down", || {
+    eventually(secs(90), "Swarm sees that it is down", || {
         manager.run(&state) == "down"
     });
     let seen = off.elapsed();
-    let (key, _) = deadline(SOON, "the other worker announces Redis", || {
+    let (key, _) = eventually(SOON, "the other worker announces Redis", || {
         announced_by(cluster, &[other])
     });
     let since = member(&cluster.etcd.get(&key).unwrap_or_default(), "since");
@@ -57,13 +59,13 @@ pub fn swarm_moves_redis_and_its_key_follows(cluster: &Cluster) {
         put.as_secs_f32(),
         cluster.worker().longest_without_bar(off).as_secs_f32(),
     );
-    deadline(SOON, "the lost worker's key is gone", || {
+    eventually(SOON, "the lost worker's key is gone", || {
         cluster.etcd.keys(REDIS) == [key.as_str()]
     });
 
     lost.power_on();
     disband(cluster, manager);
-    deadline(SOON, "no key is left", || {
+    eventually(SOON, "no key is left", || {
         cluster.etcd.keys(REDIS).is_empty()
     });
     cluster.worker1.start("redis@1");
@@ -111,7 +113,7 @@ fn deploy(cluster: &Cluster, manager: &Machine) {
 fn disband(cluster: &Cluster, manager: &Machine) {
     manager.run(&["docker", "stack", "rm", "redis"]);
     for worker in [&cluster.worker1, &cluster.worker2] {
-        deadline(SOON, "its containers are gone", || {
+        eventually(SOON, "its containers are gone", || {
             worker.run(&["docker", "ps", "--quiet"]).is_empty()
         });
         worker.run(&["docker", "swarm", "leave", "--force"]);
@@ -130,7 +132,7 @@ fn announced_by<'m>(cluster: &Cluster, machines: &[&'m Machine]) -> Option<(Stri
 
 #[track_caller]
 fn bar(cluster: &Cluster, since: Instant) {
-    deadline(SOON, "the worker prints bar", || {
+    eventually(SOON, "the worker prints bar", || {
         cluster.worker().bar_since(since)
     });
 }

@@ -2,7 +2,9 @@
 
 use std::time::{Instant, UNIX_EPOCH};
 
-use crate::harness::{Cluster, Machine, SOON, deadline, never_for, secs};
+use crate::harness::{Cluster, Machine, SOON};
+use sidekick_harness::blocking::{eventually, never_for};
+use sidekick_harness::secs;
 
 const BOTH: [&str; 2] = ["redis@1", "redis-discovery@1"];
 
@@ -25,8 +27,8 @@ pub fn sidekick_pulls_in_its_redis_and_nothing_else(cluster: &Cluster) {
     worker.stop("redis@1");
     let before = active_services(worker);
     worker.start("redis-discovery@1");
-    deadline(SOON, "both are active", || both_active(worker));
-    deadline(SOON, "the key is there", || cluster.announced_by(worker));
+    eventually(SOON, "both are active", || both_active(worker));
+    eventually(SOON, "the key is there", || cluster.announced_by(worker));
     let mut new = active_services(worker);
     new.retain(|unit| !before.contains(unit));
     assert_eq!(
@@ -43,8 +45,8 @@ pub fn starts_both(cluster: &Cluster) {
     assert_eq!(cluster.key(), None, "the key outlived systemctl stop");
     let from = cluster.etcd.revision();
     worker.start("redis@1");
-    deadline(SOON, "both are active", || both_active(worker));
-    deadline(SOON, "the key is there", || cluster.announced_by(worker));
+    eventually(SOON, "both are active", || both_active(worker));
+    eventually(SOON, "the key is there", || cluster.announced_by(worker));
     println!(
         "    {}; {}",
         cluster.key().unwrap_or_default(),
@@ -134,14 +136,14 @@ pub fn takes_its_own_key_over_after_sigkill(cluster: &Cluster) {
     let (from, began) = (cluster.etcd.revision(), Instant::now());
     let process = worker.property("redis-discovery@1", "MainPID");
     worker.signal("redis-discovery@1", "KILL");
-    deadline(SOON, "there is another process", || {
+    eventually(SOON, "there is another process", || {
         let now = worker.property("redis-discovery@1", "MainPID");
         now != "0" && now != process
     });
-    deadline(SOON, "it is ready", || {
+    eventually(SOON, "it is ready", || {
         worker.is_active("redis-discovery@1")
     });
-    deadline(SOON, "it has put the key", || {
+    eventually(SOON, "it has put the key", || {
         !cluster.history(from).is_empty()
     });
     assert!(cluster.announced_by(worker), "the key is another's");
@@ -178,12 +180,12 @@ pub fn comes_back_while_etcd_is_out_of_reach(cluster: &Cluster) {
     let container = worker.container("redis1");
     worker.cut_off();
     worker.run(&["docker", "kill", "redis1"]);
-    deadline(SOON, "there is another container", || {
+    eventually(SOON, "there is another container", || {
         worker
             .container("redis1")
             .is_some_and(|now| Some(now) != container)
     });
-    deadline(SOON, "both are active", || both_active(worker));
+    eventually(SOON, "both are active", || both_active(worker));
     worker.reconnect();
     announces_another(cluster, container);
 }
@@ -201,13 +203,13 @@ pub fn comes_back_after_a_reboot(cluster: &Cluster) {
 #[track_caller]
 fn announces_another(cluster: &Cluster, than: Option<String>) {
     let worker = &cluster.worker1;
-    deadline(SOON, "there is another container", || {
+    eventually(SOON, "there is another container", || {
         worker
             .container("redis1")
             .is_some_and(|now| Some(now) != than)
     });
-    deadline(SOON, "its key is there", || cluster.announced_by(worker));
-    deadline(SOON, "both are active", || both_active(worker));
+    eventually(SOON, "its key is there", || cluster.announced_by(worker));
+    eventually(SOON, "both are active", || both_active(worker));
 }
 
 fn both_active(machine: &Machine) -> bool {

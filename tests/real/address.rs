@@ -1,6 +1,6 @@
 //! Which port and which host are announced, and why none is.
 
-use crate::harness::{
+use sidekick_harness::{
     Announce, Container, Engine, Etcd, HOST, KEY, Run, Sidekick, millis, never_for,
 };
 

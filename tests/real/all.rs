@@ -1,10 +1,10 @@
 //! `announce --all`: every container with a label, at a key of its own, by one process.
 
-use crate::harness::{
+use etcd_client::{Permission, PermissionType, RoleRevokePermissionOptions};
+use sidekick_harness::{
     Announce, Container, Engine, Entry, Etcd, HOST, Login, Run, Sidekick, eventually, never_for,
     secs,
 };
-use etcd_client::{Permission, PermissionType, RoleRevokePermissionOptions};
 
 /// One announcer for a whole engine, which other tests use too: it announces their containers as
 /// well, to an etcd where nobody looks for them.
@@ -323,9 +323,7 @@ async fn an_engine_that_is_restarted_is_followed() {
         run("gone", "no").run().await,
     );
     let shows = async |container: &Container<'_>| {
-        let value = container
-            .at(HOST, container.host_port("6379/tcp").await)
-            .await;
+        let value = container.value().await;
         etcd.shows(
             &format!("/services/redis/{}@{HOST}", container.name()),
             &value,
@@ -423,7 +421,7 @@ async fn a_service_that_etcd_gives_no_right_to_does_not_hold_up_the_others() {
     let sidekick = announce.environment("ETCDCTL_USER", &user).spawn();
     let key = |redis: &Container<'_>| format!("/services/{service}/{}@{HOST}", redis.name());
     let shows = async |redis: &Container<'_>| {
-        let value = redis.at(HOST, redis.host_port("6379/tcp").await).await;
+        let value = redis.value().await;
         etcd.shows(&key(redis), &value).await
     };
 

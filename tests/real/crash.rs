@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::harness::{HOST, KEY, Scene, eventually, measured, never_for, secs};
+use sidekick_harness::{HOST, KEY, Scene, eventually, measured, never_for, secs};
 
 #[tokio::test]
 async fn who_comes_back_before_the_lease_ends_leaves_no_gap() {

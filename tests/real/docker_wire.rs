@@ -1,6 +1,6 @@
 //! What comes from Docker is late, cut, or nothing that anybody ever heard of.
 
-use crate::harness::{Engine, KEY, Proxy, Scene, Wire, eventually, millis, never_for, secs};
+use sidekick_harness::{Engine, KEY, Proxy, Scene, Wire, eventually, millis, never_for, secs};
 
 #[tokio::test]
 async fn an_event_cut_in_the_middle_of_its_json_costs_nothing() {

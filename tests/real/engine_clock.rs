@@ -1,6 +1,6 @@
 //! The clock of the engine's machine is stepped back: NTP after a drift, a restored snapshot of a machine.
 
-use crate::harness::{
+use sidekick_harness::{
     Container, Engine, Etcd, HOST, KEY, Proxy, SOON, Scene, Sidekick, eventually, never_for, secs,
 };
 

@@ -1,6 +1,8 @@
 //! Docker goes and comes back.
 
-use crate::harness::{Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, eventually, never_for, secs};
+use sidekick_harness::{
+    Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, eventually, never_for, secs,
+};
 
 #[tokio::test]
 async fn an_engine_that_is_down_at_the_start_is_waited_for() {
@@ -66,7 +68,7 @@ async fn an_engine_that_restarts_its_containers_has_them_announced_again() {
 #[tokio::test]
 async fn a_container_that_lives_on_without_its_engine_is_kept_for_ever_if_so_asked() {
     let engine = Engine::start_with_live_restore().await;
-    let forever = |announce: crate::harness::Announce| {
+    let forever = |announce: sidekick_harness::Announce| {
         announce.times(3, 1).option("--docker-grace", "forever")
     };
     let scene = Scene::announced_on(&engine, forever).await;

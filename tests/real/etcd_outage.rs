@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{AlarmAction, AlarmType};
 
-use crate::harness::{
+use sidekick_harness::{
     Announce, Container, Engine, Etcd, HOST, KEY, Proxy, Scene, Sidekick, Wire, eventually,
     measured, millis, never_for, secs,
 };
@@ -15,27 +15,15 @@ const BACK: Duration = secs(2);
 #[tokio::test]
 async fn an_etcd_that_is_down_at_the_start_is_waited_for() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::not_yet());
-    let redis = engine
-        .container(&engine.name("redis1"))
-        .publish("6379")
-        .run()
-        .await;
-    let mut sidekick = Sidekick::announce(redis.name(), KEY)
-        .etcd(&etcd)
-        .docker(engine)
-        .host(HOST)
-        .spawn();
+    let redis = engine.redis().run().await;
+    let mut sidekick = redis.announce(&etcd).spawn();
     // Long enough for the pauses between tries to have grown.
     never_for(secs(6), "sidekick exits", async || !sidekick.is_up()).await;
 
     etcd.restart().await;
 
     appears(&etcd, "was down at the start").await;
-    etcd.shows(
-        KEY,
-        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
-    )
-    .await;
+    etcd.shows(KEY, &redis.value().await).await;
 }
 
 #[tokio::test]
@@ -284,7 +272,7 @@ struct Grant {
 impl Grant {
     async fn whose_answer_is_lost() -> Grant {
         let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
-        let run = engine.container(&engine.name("redis1")).publish("6379");
+        let run = engine.redis();
         let redis = run.run().await;
         let proxy = Proxy::before(etcd.url()).await;
         proxy.set(Wire::MuteServer);

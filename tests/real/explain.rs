@@ -1,6 +1,6 @@
 //! `sidekick explain`: the same decision, read only.
 
-use crate::harness::{
+use sidekick_harness::{
     Announce, Container, Engine, Etcd, Explained, HOST, KEY, Scene, Sidekick, Value, secs,
 };
 

@@ -1,7 +1,7 @@
 //! That nothing grows: thousands of containers that come and go, hundreds of connections that break.
 //! The same for an hour, and with a real engine, is `make soak`.
 
-use crate::harness::{
+use sidekick_harness::{
     Etcd, Footprint, Footprints, HOST, Proxy, Sidekick, StandIn, Wire, eventually, secs,
 };
 

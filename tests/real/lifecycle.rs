@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::harness::{
+use sidekick_harness::{
     Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, eventually, measured, millis, never_for, secs,
 };
 
@@ -51,26 +51,14 @@ async fn a_container_that_does_not_exist_yet_is_waited_for() {
 
     let redis = engine.container(&name).publish("6379").run().await;
 
-    etcd.shows(
-        KEY,
-        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
-    )
-    .await;
+    etcd.shows(KEY, &redis.value().await).await;
 }
 
 #[tokio::test]
 async fn a_container_that_was_only_created_is_waited_for() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
-    let redis = engine
-        .container(&engine.name("redis1"))
-        .publish("6379")
-        .create()
-        .await;
-    let _sidekick = Sidekick::announce(redis.name(), KEY)
-        .etcd(&etcd)
-        .docker(engine)
-        .host(HOST)
-        .spawn();
+    let redis = engine.redis().create().await;
+    let _sidekick = redis.announce(&etcd).spawn();
     never_for(secs(1), "the key appears", async || {
         etcd.get(KEY).await.is_some()
     })
@@ -78,11 +66,7 @@ async fn a_container_that_was_only_created_is_waited_for() {
 
     redis.start().await;
 
-    etcd.shows(
-        KEY,
-        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
-    )
-    .await;
+    etcd.shows(KEY, &redis.value().await).await;
 }
 
 #[tokio::test]
@@ -145,18 +129,9 @@ async fn docker_restart_ends_in_the_new_lifes_value() {
 #[tokio::test]
 async fn a_container_that_its_restart_policy_brings_back_is_announced_again() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
-    let redis = engine
-        .container(&engine.name("redis1"))
-        .publish("6379")
-        .option("--restart=always")
-        .run()
-        .await;
-    let _sidekick = Sidekick::announce(redis.name(), KEY)
-        .etcd(&etcd)
-        .docker(engine)
-        .host(HOST)
-        .spawn();
-    let before = redis.at(HOST, redis.host_port("6379/tcp").await).await;
+    let redis = engine.redis().option("--restart=always").run().await;
+    let _sidekick = redis.announce(&etcd).spawn();
+    let before = redis.value().await;
     etcd.shows(KEY, &before).await;
 
     redis.crash().await;
@@ -167,7 +142,7 @@ async fn a_container_that_its_restart_policy_brings_back_is_announced_again() {
             .then_some(since)
     })
     .await;
-    let after = redis.at(HOST, redis.host_port("6379/tcp").await).await;
+    let after = redis.value().await;
     assert_eq!(after.since, since, "the container has come back once");
     etcd.shows(KEY, &after).await;
 }
@@ -239,7 +214,7 @@ async fn a_start_and_a_death_are_a_line_each() {
     assert_eq!(told().len(), 1, "{:#?}", told());
 
     let redis = engine.container(&name).publish("6379").run().await;
-    let value = async || redis.at(HOST, redis.host_port("6379/tcp").await).await;
+    let value = async || redis.value().await;
     etcd.shows(KEY, &value().await).await;
     assert_eq!(told().len(), 2, "{:#?}", told());
 
@@ -269,22 +244,13 @@ async fn a_start_and_a_death_are_a_line_each() {
 async fn an_oom_kill_withdraws() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
     let redis = engine
-        .container(&engine.name("redis1"))
-        .publish("6379")
+        .redis()
         .option("--memory=16m")
         .option("--memory-swap=16m")
         .run()
         .await;
-    let _sidekick = Sidekick::announce(redis.name(), KEY)
-        .etcd(&etcd)
-        .docker(engine)
-        .host(HOST)
-        .spawn();
-    etcd.shows(
-        KEY,
-        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
-    )
-    .await;
+    let _sidekick = redis.announce(&etcd).spawn();
+    etcd.shows(KEY, &redis.value().await).await;
 
     redis.eat(100_000_000).await;
 
@@ -299,18 +265,9 @@ async fn an_oom_kill_withdraws() {
 #[tokio::test]
 async fn only_a_healthy_container_is_announced() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
-    let redis = engine
-        .container(&engine.name("redis1"))
-        .publish("6379")
-        .with_health_check()
-        .run()
-        .await;
-    let _sidekick = Sidekick::announce(redis.name(), KEY)
-        .etcd(&etcd)
-        .docker(engine)
-        .host(HOST)
-        .spawn();
-    let value = redis.at(HOST, redis.host_port("6379/tcp").await).await;
+    let redis = engine.redis().with_health_check().run().await;
+    let _sidekick = redis.announce(&etcd).spawn();
+    let value = redis.value().await;
     let health = async |wanted: &str| {
         let what = format!("Docker calls it {wanted}");
         eventually(2 * SOON, &what, async || {
@@ -397,15 +354,7 @@ async fn a_container_that_takes_the_name_of_one_renamed_away_is_announced() {
 
     let successor = scene.engine.container(name).publish("6379").run().await;
 
-    scene
-        .etcd
-        .shows(
-            KEY,
-            &successor
-                .at(HOST, successor.host_port("6379/tcp").await)
-                .await,
-        )
-        .await;
+    scene.etcd.shows(KEY, &successor.value().await).await;
 }
 
 #[tokio::test]
@@ -429,11 +378,7 @@ async fn a_stranger_whose_id_begins_with_the_name_is_not_announced() {
 
     let redis = engine.container(name).publish("6379").run().await;
 
-    etcd.shows(
-        KEY,
-        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
-    )
-    .await;
+    etcd.shows(KEY, &redis.value().await).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! A log that is not read.
 
-use crate::harness::{
+use sidekick_harness::{
     Etcd, HOST, KEY, SOON, Scene, Sidekick, StandIn, eventually, measured, millis, never_for, secs,
 };
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{
+use sidekick_harness::{
     Announce, Container, Engine, Etcd, HOST, KEY, Login, Sidekick, never_for, secs,
 };
 
@@ -22,11 +22,7 @@ async fn a_key_outlives_many_tokens() {
     );
 
     etcd.delete(KEY).await;
-    etcd.shows(
-        KEY,
-        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
-    )
-    .await;
+    etcd.shows(KEY, &redis.value().await).await;
 
     never_for(secs(2), "the key goes", async || {
         etcd.get(KEY).await.is_none()
@@ -44,17 +40,9 @@ async fn an_etcd_that_forgot_all_tokens_is_logged_in_to_again() {
     etcd.kill9().await;
     etcd.restart().await;
 
-    etcd.shows(
-        KEY,
-        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
-    )
-    .await;
+    etcd.shows(KEY, &redis.value().await).await;
     etcd.delete(KEY).await;
-    etcd.shows(
-        KEY,
-        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
-    )
-    .await;
+    etcd.shows(KEY, &redis.value().await).await;
     sidekick.leaves().await;
     assert_eq!(etcd.get(KEY).await, None, "leaving takes the key away");
 }
@@ -76,11 +64,7 @@ async fn the_password_may_stand_in_a_file() {
         .option("--etcd-password-file", path)
         .spawn();
 
-    etcd.shows(
-        KEY,
-        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
-    )
-    .await;
+    etcd.shows(KEY, &redis.value().await).await;
 }
 
 #[tokio::test]
@@ -99,7 +83,7 @@ async fn a_password_that_was_changed_in_etcd_and_in_its_file_costs_no_key() {
         .option("--etcd-password-file", path)
         .times(6, 2)
         .spawn();
-    let value = redis.at(HOST, redis.host_port("6379/tcp").await).await;
+    let value = redis.value().await;
     etcd.shows(KEY, &value).await;
 
     etcd.change_password("another:one").await;
@@ -139,11 +123,7 @@ async fn the_password_may_stand_in_etcdctls_variable() {
         .environment("ETCDCTL_PASSWORD", Login::PASSWORD)
         .spawn();
 
-    etcd.shows(
-        KEY,
-        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
-    )
-    .await;
+    etcd.shows(KEY, &redis.value().await).await;
 }
 
 #[tokio::test]
@@ -166,11 +146,7 @@ async fn a_wrong_password_never_announces_and_says_why() {
 async fn a_user_who_may_not_write_the_key_says_so() {
     let etcd = Etcd::start_with_login(300).await;
     let engine = Engine::shared().await;
-    let redis = engine
-        .container(&engine.name("redis1"))
-        .publish("6379")
-        .run()
-        .await;
+    let redis = engine.redis().run().await;
     let mut sidekick = with_login(Sidekick::announce(redis.name(), "/elsewhere/redis/1"))
         .etcd(&etcd)
         .docker(engine)
@@ -190,11 +166,7 @@ async fn the_password_is_in_no_log_line() {
     let etcd = Etcd::start_with_login(300).await;
     let (sidekick, redis) = beginning(&etcd).await;
     let mut sidekick = with_login(sidekick).option("--log-level", "trace").spawn();
-    etcd.shows(
-        KEY,
-        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
-    )
-    .await;
+    etcd.shows(KEY, &redis.value().await).await;
     sidekick.leaves().await;
     assert_eq!(
         sidekick.times_logged(Login::PASSWORD),
@@ -207,28 +179,14 @@ async fn the_password_is_in_no_log_line() {
 async fn announced(etcd: &Etcd) -> (Sidekick, Container<'static>) {
     let (sidekick, redis) = beginning(etcd).await;
     let sidekick = with_login(sidekick).times(6, 3).spawn();
-    etcd.shows(
-        KEY,
-        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
-    )
-    .await;
+    etcd.shows(KEY, &redis.value().await).await;
     (sidekick, redis)
 }
 
 async fn beginning(etcd: &Etcd) -> (Announce, Container<'static>) {
     let engine = Engine::shared().await;
-    let redis = engine
-        .container(&engine.name("redis1"))
-        .publish("6379")
-        .run()
-        .await;
-    (
-        Sidekick::announce(redis.name(), KEY)
-            .etcd(etcd)
-            .docker(engine)
-            .host(HOST),
-        redis,
-    )
+    let redis = engine.redis().run().await;
+    (redis.announce(etcd), redis)
 }
 
 fn with_login(announce: Announce) -> Announce {

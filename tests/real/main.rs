@@ -20,7 +20,6 @@ mod engine_outage;
 mod etcd_outage;
 mod explain;
 mod growth;
-mod harness;
 mod lifecycle;
 mod log;
 mod login;

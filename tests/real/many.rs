@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use crate::harness::{
+use sidekick_harness::{
     Announce, Etcd, HOST, Manner, SOON, Sidekick, StandIn, eventually, measured, never_for, secs,
 };
 

@@ -2,21 +2,21 @@
 
 use std::time::Instant;
 
-use crate::harness::{
-    Cluster, Container, Engine, Etcd, HOST, KEY, Proxy, SOON, Sidekick, eventually, measured,
+use sidekick_harness::{
+    Container, Engine, Etcd, EtcdCluster, HOST, KEY, Proxy, SOON, Sidekick, eventually, measured,
     never_for, secs,
 };
 
 #[tokio::test]
 async fn a_first_member_that_is_frozen_at_the_start_is_passed_over() {
-    let cluster = Cluster::start(3).await;
+    let cluster = EtcdCluster::start(3).await;
     cluster.members[0].freeze();
     Announced::by(cluster, None).await;
 }
 
 #[tokio::test]
 async fn a_first_member_that_is_black_holed_at_the_start_is_passed_over() {
-    let cluster = Cluster::start(3).await;
+    let cluster = EtcdCluster::start(3).await;
     let proxy = Proxy::before(cluster.members[0].url()).await;
     proxy.black_hole();
     Announced::by(cluster, Some(proxy)).await;
@@ -24,14 +24,14 @@ async fn a_first_member_that_is_black_holed_at_the_start_is_passed_over() {
 
 #[tokio::test]
 async fn a_first_member_that_refuses_at_the_start_is_passed_over() {
-    let cluster = Cluster::start(3).await;
+    let cluster = EtcdCluster::start(3).await;
     cluster.members[0].kill9().await;
     Announced::by(cluster, None).await;
 }
 
 #[tokio::test]
 async fn a_member_that_freezes_leaves_no_gap() {
-    let scene = Announced::by(Cluster::start(3).await, None).await;
+    let scene = Announced::by(EtcdCluster::start(3).await, None).await;
     scene
         .goes_on_after("freezes", async || scene.cluster.members[0].freeze())
         .await;
@@ -39,7 +39,7 @@ async fn a_member_that_freezes_leaves_no_gap() {
 
 #[tokio::test]
 async fn a_member_behind_a_black_hole_leaves_no_gap() {
-    let cluster = Cluster::start(3).await;
+    let cluster = EtcdCluster::start(3).await;
     let proxy = Proxy::before(cluster.members[0].url()).await;
     let scene = Announced::by(cluster, Some(proxy)).await;
     scene
@@ -49,7 +49,7 @@ async fn a_member_behind_a_black_hole_leaves_no_gap() {
 
 #[tokio::test]
 async fn a_black_hole_that_closes_again_leaves_no_gap() {
-    let cluster = Cluster::start(3).await;
+    let cluster = EtcdCluster::start(3).await;
     let proxy = Proxy::before(cluster.members[0].url()).await;
     let scene = Announced::by(cluster, Some(proxy)).await;
     scene
@@ -66,7 +66,7 @@ async fn a_black_hole_that_closes_again_leaves_no_gap() {
 
 #[tokio::test]
 async fn a_member_whose_wire_breaks_leaves_no_gap() {
-    let cluster = Cluster::start(3).await;
+    let cluster = EtcdCluster::start(3).await;
     let proxy = Proxy::before(cluster.members[0].url()).await;
     let scene = Announced::by(cluster, Some(proxy)).await;
     scene
@@ -76,7 +76,7 @@ async fn a_member_whose_wire_breaks_leaves_no_gap() {
 
 #[tokio::test]
 async fn a_member_that_is_killed_leaves_no_gap() {
-    let scene = Announced::by(Cluster::start(3).await, None).await;
+    let scene = Announced::by(EtcdCluster::start(3).await, None).await;
     scene
         .goes_on_after("is killed", async || scene.cluster.members[0].kill9().await)
         .await;
@@ -85,7 +85,7 @@ async fn a_member_that_is_killed_leaves_no_gap() {
 /// Whatever code its version of etcd gives the answer: see `sidekick::etcd::Fault`.
 #[tokio::test]
 async fn a_first_member_that_is_a_learner_is_passed_over() {
-    let scene = Announced::by(Cluster::start_with_a_learner_first().await, None).await;
+    let scene = Announced::by(EtcdCluster::start_with_a_learner_first().await, None).await;
     let urls: Vec<&str> = scene.cluster.members.iter().map(Etcd::url).collect();
     let listed = Sidekick::list().endpoints(&urls).run().await;
     assert_eq!(listed.code, Some(0), "{}", listed.log);
@@ -98,7 +98,7 @@ async fn a_first_member_that_is_a_learner_is_passed_over() {
 
 #[tokio::test]
 async fn a_quorum_that_was_lost_and_found_has_the_key_again() {
-    let scene = Announced::by(Cluster::start(3).await, None).await;
+    let scene = Announced::by(EtcdCluster::start(3).await, None).await;
     scene.cluster.members[0].kill9().await;
     scene.cluster.members[1].kill9().await;
     never_for(secs(3), "one member of three answers", async || {
@@ -123,18 +123,14 @@ struct Announced {
     sidekick: Sidekick,
     redis: Container<'static>,
     proxy: Option<Proxy>,
-    cluster: Cluster,
+    cluster: EtcdCluster,
 }
 
 impl Announced {
     /// A proxy, if there is one, stands before the first member.
-    async fn by(cluster: Cluster, proxy: Option<Proxy>) -> Announced {
+    async fn by(cluster: EtcdCluster, proxy: Option<Proxy>) -> Announced {
         let engine = Engine::shared().await;
-        let redis = engine
-            .container(&engine.name("redis1"))
-            .publish("6379")
-            .run()
-            .await;
+        let redis = engine.redis().run().await;
         let mut urls: Vec<String> = cluster
             .members
             .iter()
@@ -150,7 +146,7 @@ impl Announced {
             .host(HOST)
             .times(6, 2)
             .spawn();
-        let value = redis.at(HOST, redis.host_port("6379/tcp").await).await;
+        let value = redis.value().await;
         let witness = &cluster.members[2];
         witness.until_it_answers().await;
         // A member that is silent may cost a deadline or two.

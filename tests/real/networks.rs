@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::harness::{Engine, Etcd, HOST, Scene, Sidekick, Value, eventually, measured, secs};
+use sidekick_harness::{Engine, Etcd, HOST, Scene, Sidekick, Value, eventually, measured, secs};
 
 /// Issue 11, item 7: it was found by the next relist.
 #[tokio::test]
@@ -49,7 +49,7 @@ async fn the_port_that_a_container_has_after_a_new_connection_is_announced_by_al
     let announce = Sidekick::announce_all().etcd(&etcd).host(HOST);
     let _sidekick = announce.docker(engine).spawn();
     let key = format!("/services/{service}/{}@{HOST}", redis.name());
-    let value = async || -> Value { redis.at(HOST, redis.host_port("6379/tcp").await).await };
+    let value = async || -> Value { redis.value().await };
     etcd.shows(&key, &value().await).await;
 
     engine

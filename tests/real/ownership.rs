@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use crate::harness::{
-    Container, Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, Value, eventually, measured,
-    never_for, secs,
+use sidekick_harness::{
+    Container, Engine, Etcd, KEY, SOON, Scene, Sidekick, Value, eventually, measured, never_for,
+    secs,
 };
 
 /// Later than any container of a test started.
@@ -86,7 +86,7 @@ async fn who_only_stood_by_says_so_when_it_stops() {
 #[tokio::test]
 async fn a_holder_with_a_fast_clock_is_stood_by_and_its_clock_is_named() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
-    let run = engine.container(&engine.name("redis1")).publish("6379");
+    let run = engine.redis();
     let redis = run.run().await;
     let an_hour_ahead = std::time::SystemTime::now() + secs(3600);
     let unix = an_hour_ahead.duration_since(std::time::UNIX_EPOCH);
@@ -94,7 +94,7 @@ async fn a_holder_with_a_fast_clock_is_stood_by_and_its_clock_is_named() {
     let nanos = i128::try_from(nanos).expect("it is before 9999");
     let since = sidekick::endpoint::Since::from_unix_nanos(nanos).expect("it is a moment");
     let rival = Value::of_rival(RIVAL, &since.to_string());
-    let meeting = Meeting::at(etcd, engine, redis, &rival.text()).await;
+    let meeting = Meeting::at(etcd, redis, &rival.text()).await;
     meeting.rival_wins().await;
     meeting.sidekick.logs("ahead of this machine's clock").await;
     let log = meeting.sidekick.log();
@@ -165,13 +165,9 @@ async fn a_rival_whose_lease_runs_out_is_succeeded() {
 #[tokio::test]
 async fn of_two_containers_that_started_together_the_greater_id_wins() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
-    let redis = engine
-        .container(&engine.name("redis1"))
-        .publish("6379")
-        .run()
-        .await;
+    let redis = engine.redis().run().await;
     let smaller = Value::of_rival("000000000000", &redis.since().await);
-    let meeting = Meeting::at(etcd, engine, redis, &smaller.text()).await;
+    let meeting = Meeting::at(etcd, redis, &smaller.text()).await;
     meeting.sidekick_wins().await;
 
     let greater = Value::of_rival("ffffffffffff", &meeting.redis.since().await);
@@ -339,20 +335,13 @@ struct Meeting {
 impl Meeting {
     async fn with(held: &str) -> Meeting {
         let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
-        let redis = engine
-            .container(&engine.name("redis1"))
-            .publish("6379")
-            .run()
-            .await;
-        Meeting::at(etcd, engine, redis, held).await
+        let redis = engine.redis().run().await;
+        Meeting::at(etcd, redis, held).await
     }
 
-    async fn at(etcd: Etcd, engine: &Engine, redis: Container<'static>, held: &str) -> Meeting {
+    async fn at(etcd: Etcd, redis: Container<'static>, held: &str) -> Meeting {
         let rivals_lease = etcd.put_leased(KEY, held, secs(60)).await;
-        let announce = Sidekick::announce(redis.name(), KEY)
-            .etcd(&etcd)
-            .docker(engine)
-            .host(HOST);
+        let announce = redis.announce(&etcd);
         let sidekick = announce.times(3, 1).spawn();
         Meeting {
             sidekick,
@@ -364,15 +353,7 @@ impl Meeting {
     }
 
     async fn sidekick_wins(&self) {
-        self.etcd
-            .shows(
-                KEY,
-                &self
-                    .redis
-                    .at(HOST, self.redis.host_port("6379/tcp").await)
-                    .await,
-            )
-            .await;
+        self.etcd.shows(KEY, &self.redis.value().await).await;
     }
 
     async fn rival_wins(&self) {

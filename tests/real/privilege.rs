@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::harness::{
+use sidekick_harness::{
     Announce, Charge, Container, Engine, Etcd, HOST, KEY, Login, Sidekick, SocketProxy, Warden,
     eventually, free_port, measured, never_for, secs,
 };
@@ -94,7 +94,7 @@ async fn a_socket_proxy_that_ends_silent_streams_costs_neither_a_write_nor_a_log
         .option("--docker-host", &proxy.host())
         .host(HOST)
         .spawn();
-    let value = redis.at(HOST, redis.host_port("6379/tcp").await).await;
+    let value = redis.value().await;
     etcd.shows(KEY, &value).await;
     let revision = etcd.revision().await;
 
@@ -184,17 +184,10 @@ async fn sidekick_needs_no_right_but_the_group_of_the_engines_socket() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
     engine.opens_to(GROUP);
     let redis = published(engine).await;
-    let announce = Sidekick::announce(redis.name(), KEY)
-        .etcd(&etcd)
-        .docker(engine)
-        .host(HOST);
+    let announce = redis.announce(&etcd);
     let mut sidekick = announce.by_nobody_of(GROUP).spawn();
 
-    etcd.shows(
-        KEY,
-        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
-    )
-    .await;
+    etcd.shows(KEY, &redis.value().await).await;
     let status = String::from_utf8(sidekick.proc("status")).expect("the kernel writes ASCII");
     for line in [
         "Uid:\t65534\t65534",

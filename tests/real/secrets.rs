@@ -6,10 +6,10 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
-use crate::harness::{
+use crate::privilege::{balancer, published, socket_in};
+use sidekick_harness::{
     Announce, Authority, Engine, Etcd, HOST, KEY, Login, Sidekick, eventually, free_port, secs,
 };
-use crate::privilege::{balancer, published, socket_in};
 
 #[tokio::test]
 async fn the_password_is_in_no_log_and_no_command_line() {
@@ -102,7 +102,7 @@ async fn a_wrong_password_is_in_no_log() {
 
 #[tokio::test]
 async fn the_key_of_a_certificate_is_in_no_log() {
-    let authority = Authority::new();
+    let authority = Authority::generate();
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start_with_tls(&authority));
     let redis = published(engine).await;
     let announce = Sidekick::announce(redis.name(), KEY).docker(engine);
@@ -116,11 +116,7 @@ async fn the_key_of_a_certificate_is_in_no_log() {
         .host(HOST)
         .option("--log-level", "trace")
         .spawn();
-    etcd.shows(
-        KEY,
-        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
-    )
-    .await;
+    etcd.shows(KEY, &redis.value().await).await;
     sidekick.leaves().await;
     let (_, key) = authority.client_pem();
     let lines: Vec<_> = key.lines().filter(|line| !line.contains("-----")).collect();

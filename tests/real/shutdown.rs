@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use etcd_client::{AlarmAction, AlarmType};
 
-use crate::harness::{
+use sidekick_harness::{
     Engine, Etcd, HOST, KEY, Login, NameServer, Proxy, SOON, Scene, Sidekick, Wire, eventually,
     measured, millis, never_for, secs,
 };
@@ -282,17 +282,8 @@ async fn a_second_signal_ends_it_at_once() {
 #[tokio::test]
 async fn who_waits_for_etcd_can_be_stopped() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::not_yet());
-    let redis = engine
-        .container(&engine.name("redis1"))
-        .publish("6379")
-        .run()
-        .await;
-    let mut sidekick = Sidekick::announce(redis.name(), KEY)
-        .etcd(&etcd)
-        .docker(engine)
-        .host(HOST)
-        .under_systemd()
-        .spawn();
+    let redis = engine.redis().run().await;
+    let mut sidekick = redis.announce(&etcd).under_systemd().spawn();
     sidekick.notifications().tell("READY=1").await;
     sidekick.leaves().await;
 }

@@ -1,6 +1,6 @@
 //! While nothing changes, nothing is written.
 
-use crate::harness::{KEY, Scene, measured, never_for, secs};
+use sidekick_harness::{KEY, Scene, measured, never_for, secs};
 
 #[tokio::test]
 async fn renewing_a_key_writes_nothing() {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::harness::{
+use sidekick_harness::{
     Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, eventually, measured, never_for, secs,
 };
 
@@ -80,7 +80,7 @@ async fn the_status_tells_how_long_etcd_has_been_away() {
 #[tokio::test]
 async fn the_status_tells_who_holds_the_key_instead() {
     let scene = Scene::announced_with(|announce| announce.under_systemd()).await;
-    let rival = crate::harness::Value::of_rival("badc0ffee000", "2999-01-01T00:00:00Z");
+    let rival = sidekick_harness::Value::of_rival("badc0ffee000", "2999-01-01T00:00:00Z");
     scene.etcd.put_leased(KEY, &rival.text(), secs(60)).await;
     scene
         .sidekick

@@ -4,25 +4,21 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::harness::{
-    Announce, Authority, Container, Engine, Etcd, HOST, KEY, Mounted, Sidekick, eventually,
-    measured, never_for, secs,
+use sidekick_harness::{
+    Announce, Authority, Container, Engine, Etcd, KEY, Mounted, eventually, measured, never_for,
+    secs,
 };
 
 #[tokio::test]
 async fn a_client_certificate_opens_the_door() {
-    let authority = Authority::new();
+    let authority = Authority::generate();
     let etcd = Etcd::start_with_tls(&authority).await;
     let (announce, redis) = beginning(&etcd).await;
     let mut sidekick = with_identity(announce, &authority)
         .option("--etcd-cacert", text(&authority.certificate()))
         .times(3, 1)
         .spawn();
-    etcd.shows(
-        KEY,
-        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
-    )
-    .await;
+    etcd.shows(KEY, &redis.value().await).await;
 
     never_for(secs(4), "the key expires", async || {
         etcd.get(KEY).await.is_none()
@@ -34,7 +30,7 @@ async fn a_client_certificate_opens_the_door() {
 
 #[tokio::test]
 async fn certificates_may_stand_in_etcdctls_variables() {
-    let authority = Authority::new();
+    let authority = Authority::generate();
     let etcd = Etcd::start_with_tls(&authority).await;
     let (announce, redis) = beginning(&etcd).await;
     let _sidekick = announce
@@ -42,19 +38,15 @@ async fn certificates_may_stand_in_etcdctls_variables() {
         .environment("ETCDCTL_CERT", text(&authority.client_certificate()))
         .environment("ETCDCTL_KEY", text(&authority.client_key()))
         .spawn();
-    etcd.shows(
-        KEY,
-        &redis.at(HOST, redis.host_port("6379/tcp").await).await,
-    )
-    .await;
+    etcd.shows(KEY, &redis.value().await).await;
 }
 
 #[tokio::test]
 async fn a_wrong_authority_never_announces_and_says_why() {
-    let authority = Authority::new();
+    let authority = Authority::generate();
     let etcd = Etcd::start_with_tls(&authority).await;
     let (announce, _redis) = beginning(&etcd).await;
-    let stranger = Authority::new();
+    let stranger = Authority::generate();
     let mut sidekick = with_identity(announce, &authority)
         .option("--etcd-cacert", text(&stranger.certificate()))
         .spawn();
@@ -69,7 +61,7 @@ async fn a_wrong_authority_never_announces_and_says_why() {
 
 #[tokio::test]
 async fn who_shows_no_certificate_never_announces_and_says_so() {
-    let authority = Authority::new();
+    let authority = Authority::generate();
     let etcd = Etcd::start_with_tls(&authority).await;
     let (announce, _redis) = beginning(&etcd).await;
     let mut sidekick = announce
@@ -86,7 +78,7 @@ async fn who_shows_no_certificate_never_announces_and_says_so() {
 
 #[tokio::test]
 async fn certificates_that_were_rotated_are_read_at_the_next_connection() {
-    let mut authority = Authority::new();
+    let mut authority = Authority::generate();
     let mut etcd = Etcd::start_with_tls(&authority).await;
     let (announce, _redis) = beginning(&etcd).await;
     let mut sidekick = with_identity(announce, &authority)
@@ -107,7 +99,7 @@ async fn certificates_that_were_rotated_are_read_at_the_next_connection() {
 
 #[tokio::test]
 async fn certificates_whose_directory_is_swapped_by_a_link_are_read_too() {
-    let mut authority = Authority::new();
+    let mut authority = Authority::generate();
     let mut etcd = Etcd::start_with_tls(&authority).await;
     let mounted = Mounted::of(&authority);
     let (announce, _redis) = beginning(&etcd).await;
@@ -129,7 +121,7 @@ async fn certificates_whose_directory_is_swapped_by_a_link_are_read_too() {
 
 #[tokio::test]
 async fn a_file_that_is_half_written_keeps_what_it_held_and_says_so() {
-    let mut authority = Authority::new();
+    let mut authority = Authority::generate();
     let mut etcd = Etcd::start_with_tls(&authority).await;
     // Files that etcd doesn't read too.
     let mounted = Mounted::of(&authority);
@@ -183,18 +175,8 @@ async fn is_back(etcd: &Etcd, that: &str) {
 
 async fn beginning(etcd: &Etcd) -> (Announce, Container<'static>) {
     let engine = Engine::shared().await;
-    let redis = engine
-        .container(&engine.name("redis1"))
-        .publish("6379")
-        .run()
-        .await;
-    (
-        Sidekick::announce(redis.name(), KEY)
-            .etcd(etcd)
-            .docker(engine)
-            .host(HOST),
-        redis,
-    )
+    let redis = engine.redis().run().await;
+    (redis.announce(etcd), redis)
 }
 
 fn with_identity(announce: Announce, authority: &Authority) -> Announce {

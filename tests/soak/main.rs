@@ -3,26 +3,22 @@
 //! What both take is printed as it goes; in the end the early part is held against the late one, and
 //! the run fails where something grew. `SEED` is an environment variable too.
 
-// A scene that can't be set ends it. The harnesses are those of the tests, of which this uses a part.
+// A scene that can't be set ends it.
 #![allow(
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
     clippy::unwrap_used,
-    dead_code,
     missing_docs,
-    unreachable_pub,
-    unused_imports
+    unreachable_pub
 )]
 
-#[path = "../agent/harness.rs"]
-mod harness;
-
 use futures_util::{StreamExt, stream};
-use harness::real::{
-    Container, Engine, Footprint, Footprints, Sidekick, Wire, eventually, millis, never_for, secs,
+use sidekick_harness::agent::{Scene, Way, host};
+use sidekick_harness::{
+    Container, Engine, Footprint, Footprints, Proxy, Sidekick, Wire, eventually, free_port, millis,
+    never_for, secs,
 };
-use harness::{Etcd, Proxy, Scene, Way, free_port, host};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -207,7 +203,7 @@ impl<'e> Stage<'e> {
         let up = self.containers.iter().filter(|(_, is_up)| *is_up).count();
         let there = up + usize::from(self.fleeting);
         let numbers = async || {
-            let keys = self.scene.etcd.member().keys().await.len();
+            let keys = self.scene.etcd.keys().await.len();
             (keys, self.scene.servers().await.len())
         };
         eventually(secs(60), format!("{there} keys and servers"), async || {
@@ -258,12 +254,12 @@ impl<'e> Stage<'e> {
                 self.agents.pass();
             }
             Fault::EtcdKilled => {
-                etcd.kill().await;
-                etcd.start_again().await;
+                etcd.kill9().await;
+                etcd.restart().await;
             }
             Fault::Compacted => etcd.compact().await,
             Fault::KeyDeleted => {
-                let mut keys = etcd.member().keys().await;
+                let mut keys = etcd.keys().await;
                 keys.retain(|key| key.starts_with("/services/redis/"));
                 if let Some(key) = keys.first() {
                     etcd.delete_all(key).await;

@@ -4,15 +4,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::engine::Engine;
-use super::etcd::Etcd;
+use super::SOON;
+use super::etcd_members::EtcdMembers;
 use super::furniture::{MACHINES, files, write_files};
 use super::history::{Change, History};
+use super::host_engine::HostEngine;
 use super::images::{Parts, make_images};
 use super::machine::Machine;
-use super::patience::{SOON, deadline};
 use super::reader::Reader;
 use super::worker::Worker;
+use sidekick_harness::blocking::eventually;
 
 /// The key of redis@1.
 pub const KEY: &str = "/services/redis/redis@1";
@@ -36,7 +37,7 @@ pub struct Cluster {
     reader: Reader,
     history: History,
     /// The three members, asked from outside.
-    pub etcd: Etcd,
+    pub etcd: EtcdMembers,
     /// etcd1, etcd2, etcd3.
     pub members: Vec<Machine>,
     /// Where redis@1 runs before and after each scenario.
@@ -45,13 +46,13 @@ pub struct Cluster {
     pub worker2: Machine,
     /// Debian's haproxy.service with `sidekick agent` attached to it; the worker program dials from here.
     pub haproxy: Machine,
-    engine: Arc<Engine>,
+    engine: Arc<HostEngine>,
 }
 
 impl Cluster {
     /// Boots all machines.
     pub fn boot(parts: Parts) -> Cluster {
-        let engine = Arc::new(Engine::start());
+        let engine = Arc::new(HostEngine::start());
         make_images(&engine, &parts);
         engine.docker(&["network", "create", "--subnet", NETWORK, "cluster"]);
         write_files(engine.directory());
@@ -78,8 +79,8 @@ impl Cluster {
             .worker_threads(1)
             .enable_all()
             .build();
-        let etcd = Etcd::at(&endpoints(&members), runtime.expect("a runtime"));
-        deadline(SOON, "etcd answers", || etcd.answers());
+        let etcd = EtcdMembers::at(&endpoints(&members), runtime.expect("a runtime"));
+        eventually(SOON, "etcd answers", || etcd.answers());
         haproxy.systemctl("enable", "sidekick-agent");
         haproxy.start("sidekick-agent");
         Cluster {
@@ -105,14 +106,14 @@ impl Cluster {
     #[track_caller]
     pub fn is_as_it_was(&self) {
         let began = Instant::now();
-        deadline(SOON, "all members of etcd are there", || {
+        eventually(SOON, "all members of etcd are there", || {
             (0..self.members.len()).all(|member| {
                 self.etcd
                     .status(member)
                     .is_some_and(|status| status.leader() != 0)
             })
         });
-        deadline(SOON, "worker1 announces its redis1", || {
+        eventually(SOON, "worker1 announces its redis1", || {
             self.announced_by(&self.worker1)
         });
         assert!(
@@ -123,7 +124,7 @@ impl Cluster {
             self.haproxy.is_active("sidekick-agent"),
             "no sidekick-agent on haproxy"
         );
-        deadline(SOON, "the worker prints bar", || {
+        eventually(SOON, "the worker prints bar", || {
             self.worker.bar_since(began)
         });
     }
@@ -183,7 +184,7 @@ impl Cluster {
     }
 
     /// The engine that the machines are containers of.
-    pub fn engine(&self) -> &Engine {
+    pub fn engine(&self) -> &HostEngine {
         &self.engine
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::images::Parts;
 use super::machine::Role;
-use super::patience::secs;
+use sidekick_harness::secs;
 
 /// Short, so that waiting for it takes no minute. etcd's least is 1.5 election timeouts, 2 s.
 pub const TTL: Duration = secs(10);

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use etcd_client::{Client, EventType, WatchOptions};
 
-use super::etcd::Etcd;
-use super::patience::{SOON, deadline};
+use super::SOON;
+use super::etcd_members::EtcdMembers;
+use sidekick_harness::blocking::eventually;
 
 /// Just behind /services/…, in what is watched and in nobody's way.
 const SENTINEL: &str = "/services~";
@@ -33,7 +34,7 @@ pub struct Change {
 
 impl History {
     /// Opens the watches.
-    pub fn of(etcd: &Etcd) -> History {
+    pub fn of(etcd: &EtcdMembers) -> History {
         let changes = Arc::default();
         for client in etcd.clients() {
             etcd.runtime().spawn(follow(client, Arc::clone(&changes)));
@@ -43,9 +44,9 @@ impl History {
 
     /// What happened to a key after a revision, certainly complete: etcd has to take a put for it.
     #[track_caller]
-    pub fn of_key(&self, etcd: &Etcd, key: &str, after: i64) -> Vec<Change> {
+    pub fn of_key(&self, etcd: &EtcdMembers, key: &str, after: i64) -> Vec<Change> {
         let now = etcd.put(SENTINEL, b"").expect("etcd takes a sentinel");
-        deadline(SOON, "the history is complete", || {
+        eventually(SOON, "the history is complete", || {
             let changes = self.lock();
             changes
                 .last_key_value()

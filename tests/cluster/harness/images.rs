@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use super::engine::{Engine, finish};
+use super::host_engine::{HostEngine, finish};
 
 const PACKAGES: &[&str] = &[
     "systemd",
@@ -45,7 +45,7 @@ pub fn debian_root() -> String {
 }
 
 /// sidekick-machine: Debian. For the machines: redis, from this one's own redis-server, as redis.tar; sidekick.tar.
-pub fn make_images(engine: &Engine, parts: &Parts) {
+pub fn make_images(engine: &HostEngine, parts: &Parts) {
     engine.docker(&[
         "import",
         parts.debian.to_str().expect("a path in UTF-8"),
@@ -60,7 +60,7 @@ pub fn make_images(engine: &Engine, parts: &Parts) {
 }
 
 /// Of this machine's programs, saved for the engines of the machines.
-fn make_image(engine: &Engine, name: &str, parts: &[&str]) {
+fn make_image(engine: &HostEngine, name: &str, parts: &[&str]) {
     let mut import = engine.command(&[&["scripts/import-image", name], parts].concat());
     finish("scripts/import-image", &mut import).unwrap_or_else(|error| panic!("{error}"));
     let tar = engine.directory().join(name).with_extension("tar");

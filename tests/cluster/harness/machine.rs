@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::engine::{Engine, ip};
-use super::patience::{SOON, deadline, secs};
+use super::SOON;
+use super::host_engine::{HostEngine, ip};
+use sidekick_harness::blocking::eventually;
+use sidekick_harness::secs;
 
 /// What runs on a machine besides systemd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,13 +49,13 @@ pub struct Machine {
     pub name: &'static str,
     /// Its address in the cluster's network.
     pub address: &'static str,
-    engine: Arc<Engine>,
+    engine: Arc<HostEngine>,
 }
 
 impl Machine {
     /// Makes it, with `files` laid over its root; it has yet to be booted.
     pub fn make(
-        engine: &Arc<Engine>,
+        engine: &Arc<HostEngine>,
         (name, address): (&'static str, &'static str),
         role: Role,
         hosts: &[(&str, &str)],
@@ -109,7 +111,7 @@ impl Machine {
     pub fn power_on(&self) {
         self.engine.docker(&["start", self.name]);
         // degraded counts as up: some unit that has no business in a container failed (kernel modules, for one).
-        deadline(secs(120), "the machine is up", || {
+        eventually(secs(120), "the machine is up", || {
             let said = self.try_run(&["systemctl", "is-system-running"]);
             said.is_ok() || said.is_err_and(|error| error.contains("degraded"))
         });
@@ -238,7 +240,7 @@ impl Machine {
 
     /// Waits until its Docker Engine answers, and gives it an image that `docker save` wrote.
     pub fn load_image(&self, tar: &Path) {
-        deadline(SOON, "its Docker Engine answers", || {
+        eventually(SOON, "its Docker Engine answers", || {
             self.try_run(&["docker", "version"]).ok()
         });
         self.copy_in(tar, "/var/tmp/image.tar");

@@ -1,19 +1,23 @@
 //! The language in which the scenarios are written.
 
 mod cluster;
-mod engine;
-mod etcd;
+mod etcd_members;
 mod furniture;
 mod history;
+mod host_engine;
 mod images;
 mod machine;
-mod patience;
 mod reader;
 mod worker;
 
 pub use cluster::Cluster;
-pub use engine::enter_own_network;
 pub use furniture::TTL;
+pub use host_engine::enter_own_network;
 pub use images::{Parts, debian_root};
 pub use machine::Machine;
-pub use patience::{SOON, deadline, never_for, secs};
+
+use sidekick_harness::secs;
+use std::time::Duration;
+
+/// For what is to happen by itself, and takes a few seconds on a quiet machine: restarting docker.service, say.
+pub const SOON: Duration = secs(40);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use etcd_client::Client;
 use tokio::time::{sleep, timeout};
 
-use super::etcd::Etcd;
+use super::etcd_members::EtcdMembers;
 
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -34,7 +34,7 @@ pub struct Reader {
 
 impl Reader {
     /// Begins to read.
-    pub fn of(etcd: &Etcd, key: &'static str) -> Reader {
+    pub fn of(etcd: &EtcdMembers, key: &'static str) -> Reader {
         let changes = Arc::new(Mutex::new(vec![(Instant::now(), Seen::Silence)]));
         etcd.runtime()
             .spawn(read(etcd.clients(), key, Arc::clone(&changes)));

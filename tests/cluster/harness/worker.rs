@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::engine::Engine;
+use super::host_engine::HostEngine;
 
 /// Dials `haproxy:80` again and again, and is listened to.
 pub struct Worker {
@@ -15,7 +15,7 @@ pub struct Worker {
 
 impl Worker {
     /// Starts it; it dials every `pause` seconds.
-    pub fn start(engine: &Engine, machine: &str, pause: &str) -> Worker {
+    pub fn start(engine: &HostEngine, machine: &str, pause: &str) -> Worker {
         let mut process = engine
             .command(&[
                 "docker",

@@ -1,0 +1,57 @@
+//! The language in which the tests and benches are written. It knows sidekick as a program, from outside.
+
+// A scene that can't be set, or that goes another way than the test says, ends the test.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used
+)]
+
+pub mod agent;
+mod authority;
+pub mod bench;
+mod container;
+mod engine;
+mod engine_clock;
+mod etcd;
+mod etcd_cluster;
+mod footprint;
+pub mod measured;
+mod name_server;
+pub mod notify;
+mod peers;
+pub mod ports;
+mod proxy;
+mod scene;
+mod sidekick;
+mod socket_proxy;
+mod stand_in;
+mod store;
+mod unread;
+mod value;
+mod wait;
+mod warden;
+mod watch;
+mod wire;
+
+pub use authority::{Authority, Mounted};
+pub use container::{Container, Run};
+pub use engine::Engine;
+pub use etcd::{Etcd, Login};
+pub use etcd_cluster::EtcdCluster;
+pub use footprint::{Footprint, Footprints};
+pub use name_server::NameServer;
+pub use ports::free as free_port;
+pub use proxy::Proxy;
+pub use scene::{HOST, KEY, Scene};
+pub use sidekick::{Announce, Explained, Sidekick, binary};
+pub use socket_proxy::SocketProxy;
+pub use stand_in::{Manner, StandIn};
+pub use store::Entry;
+pub use value::Value;
+pub use wait::{
+    A_WHILE, PATIENCE, SOON, becomes, blocking, eventually, millis, never_for, secs, throughout,
+};
+pub use warden::{Charge, Warden, program};
+pub use wire::{Wire, mirrored};

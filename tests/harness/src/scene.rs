@@ -1,0 +1,103 @@
+//! Where most tests begin.
+
+use super::container::Container;
+use super::engine::Engine;
+use super::etcd::Etcd;
+use super::sidekick::{Announce, Sidekick};
+use super::value::Value;
+
+/// The key that tests announce; each test has an etcd of its own.
+pub const KEY: &str = "/services/redis/redis@1";
+
+/// The host that tests announce by `--host`.
+pub const HOST: &str = "worker-1.test";
+
+/// A container that sidekick announces, and etcd shows it.
+pub struct Scene<'e> {
+    /// The announcer.
+    pub sidekick: Sidekick,
+    /// The container, with one published port.
+    pub redis: Container<'e>,
+    /// What stands at [`KEY`] in the beginning.
+    pub value: Value,
+    /// The engine.
+    pub engine: &'e Engine,
+    /// The store.
+    pub etcd: Etcd,
+}
+
+impl Scene<'static> {
+    /// With times so long that nothing happens but by events.
+    pub async fn announced() -> Scene<'static> {
+        Scene::announced_with(|announce| announce).await
+    }
+
+    /// With a TTL and an interval in seconds.
+    pub async fn announced_every(ttl: u32, interval: u32) -> Scene<'static> {
+        Scene::announced_with(|announce| announce.times(ttl, interval)).await
+    }
+
+    /// With more options, on the shared engine.
+    pub async fn announced_with(more: impl FnOnce(Announce) -> Announce) -> Scene<'static> {
+        Scene::announced_on(Engine::shared().await, more).await
+    }
+
+    /// In this etcd, which sidekick is told to find by `how`.
+    pub async fn announced_in(
+        etcd: Etcd,
+        how: impl FnOnce(Announce, &Etcd) -> Announce,
+    ) -> Scene<'static> {
+        Scene::announced_by(Engine::shared().await, etcd, how).await
+    }
+}
+
+impl<'e> Scene<'e> {
+    /// With more options, on this engine.
+    pub async fn announced_on(
+        engine: &'e Engine,
+        more: impl FnOnce(Announce) -> Announce,
+    ) -> Scene<'e> {
+        Scene::announced_by(engine, Etcd::start().await, |announce, etcd| {
+            more(announce.etcd(etcd))
+        })
+        .await
+    }
+
+    async fn announced_by(
+        engine: &'e Engine,
+        etcd: Etcd,
+        more: impl FnOnce(Announce, &Etcd) -> Announce,
+    ) -> Scene<'e> {
+        let redis = engine.redis().run().await;
+        let value = redis.value().await;
+        let announce = Sidekick::announce(redis.name(), KEY);
+        let announce = announce.docker(engine).host(HOST);
+        let sidekick = more(announce, &etcd).spawn();
+        etcd.shows(KEY, &value).await;
+        Scene {
+            sidekick,
+            redis,
+            value,
+            engine,
+            etcd,
+        }
+    }
+
+    /// Waits until the key holds the container's value of now.
+    pub async fn is_announced(&self) -> Value {
+        let value = self.redis.value().await;
+        self.etcd.shows(KEY, &value).await;
+        value
+    }
+
+    /// Waits until the key is gone.
+    #[track_caller]
+    pub fn is_withdrawn(&self) -> impl Future<Output = ()> {
+        self.etcd.loses(KEY)
+    }
+
+    /// Starts another sidekick for the same container and key.
+    pub fn announce_again(&self, more: impl FnOnce(Announce) -> Announce) -> Sidekick {
+        more(self.redis.announce(&self.etcd)).spawn()
+    }
+}
