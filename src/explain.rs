@@ -1,14 +1,17 @@
 //! `sidekick explain`: the same decision as announcing, told to a person. Writes nothing to etcd.
 
-use crate::announce::claims::{Claim, Judge, Judged, Target, settle};
-use crate::announce::container::{Sighting, View};
-use crate::announce::docker;
-use crate::announce::exchange::Wishes;
-use crate::announce::ownership::{Holder, Verdict as Contest, contest};
-use crate::announce::reason::{Reason, health_words};
-use crate::announce::rules::{Decision, Verdict, judge};
+mod config;
+
+pub use config::{ExplainArgs, ExplainConfig};
+
+use crate::announce::docker::client;
+use crate::announce::lease::ownership::{Holder, Verdict as Contest, contest};
+use crate::announce::lease::protocol::Wishes;
+use crate::announce::policy::claims::{Claim, Judge, Judged, Target, settle};
+use crate::announce::policy::container::{Sighting, View};
+use crate::announce::policy::eligibility::{Decision, Verdict, judge};
+use crate::announce::policy::reason::{Reason, health_words};
 use crate::clock::now;
-use crate::config::ExplainConfig;
 use crate::etcd::members::Members;
 use crate::etcd::reader;
 use etcd_client::{Client, KeyValue};
@@ -37,7 +40,7 @@ pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
 
 /// Every container with labels of ours: how it is announced, or why not.
 async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
-    let everything = docker::look_at_all(&config.docker).await?;
+    let everything = client::look_at_all(&config.docker).await?;
     let target = Target::All {
         prefix: config.prefix.clone(),
     };
@@ -117,7 +120,7 @@ fn describe_claims(
             },
             (Verdict::Announce(decision), None) => {
                 let endpoint = &decision.endpoint;
-                let (port, rule) = (decision.container_port, decision.host_rule);
+                let (port, rule) = (decision.container_port, decision.host_source);
                 writeln!(text, "  {key}: yes: {endpoint} ({port}; host by {rule})")?;
                 if let Some(caveat) = &decision.caveat {
                     writeln!(text, "    warning: {caveat}")?;
@@ -137,7 +140,7 @@ fn describe_claims(
 }
 
 async fn one(config: &ExplainConfig, name: &str) -> anyhow::Result<Explanation> {
-    let view = docker::look(&config.docker, name).await?;
+    let view = client::look(&config.docker, name).await?;
     let verdict = judge(name, &view, &config.rules, None, now());
     let mut text = String::new();
     describe_container(&mut text, name, &view)?;
@@ -180,12 +183,12 @@ fn describe_container(text: &mut String, name: &str, view: &View) -> std::fmt::R
 fn describe_decision(text: &mut String, decision: &Decision) -> std::fmt::Result {
     let Decision {
         endpoint,
-        host_rule,
+        host_source,
         container_port,
         binding,
         caveat,
     } = decision;
-    writeln!(text, "{:<12}{} (by {host_rule})", "host", endpoint.host)?;
+    writeln!(text, "{:<12}{} (by {host_source})", "host", endpoint.host)?;
     match binding {
         Some(binding) => writeln!(text, "{:<12}{container_port} → {binding}", "port")?,
         None => writeln!(

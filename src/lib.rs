@@ -192,4 +192,6 @@ pub mod retry;
 pub mod shutdown;
 pub mod systemd;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod watchdog;

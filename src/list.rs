@@ -1,9 +1,12 @@
 //! `sidekick list`: what is registered, for a person or for a program. Writes nothing to etcd.
 
+mod config;
+
+pub use config::{ListArgs, ListConfig};
+
 use crate::agent::haproxy_on_this_machine;
 use crate::agent::health::{Seen, seen};
 use crate::agent::table::{Item, Table};
-use crate::config::ListConfig;
 use crate::endpoint::{Endpoint, Protocol, Status};
 use crate::etcd::Fault;
 use crate::etcd::members::Members;

@@ -1,10 +1,12 @@
 //! Parse, set up, dispatch, exit.
 
-use sidekick::cli::{Cli, Command, one_line};
-use sidekick::config::{
-    AgentConfig, AnnounceConfig, ConfigError, ExplainConfig, ListConfig, ignored_variables,
-};
-use sidekick::{agent, announce, explain, list, log_writer, shutdown, telemetry};
+use sidekick::agent::{self, AgentConfig};
+use sidekick::announce::{self, AnnounceConfig};
+use sidekick::cli::{Cli, Command, ignored_variables, one_line};
+use sidekick::config::ConfigError;
+use sidekick::explain::{self, ExplainConfig};
+use sidekick::list::{self, ListConfig};
+use sidekick::{log_writer, shutdown, telemetry};
 use std::io::{self, Write};
 use std::process::ExitCode;
 

@@ -3,7 +3,7 @@
 pub use crate::log_writer::flush;
 
 use crate::log_writer;
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::convert::Infallible;
 use std::io::IsTerminal;
@@ -20,6 +20,29 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Logging")]
+pub struct LogArgs {
+    /// error, warn, info, debug, trace or off
+    #[arg(
+        long,
+        env = "SIDEKICK_LOG_LEVEL",
+        default_value = "info",
+        value_name = "LEVEL"
+    )]
+    pub log_level: LevelFilter,
+
+    /// How a line looks
+    #[arg(
+        long,
+        env = "SIDEKICK_LOG_FORMAT",
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
+    pub log_format: LogFormat,
 }
 
 /// Sets the process's logging up, on the log's thread, which runs. Logging never waits for what reads stderr. Later

@@ -1,43 +1,32 @@
 //! `sidekick announce`: wires the tasks together and holds no policy.
 
-mod agenda;
-pub mod caveat;
-pub mod claims;
-pub mod container;
+pub mod config;
 pub mod docker;
-pub mod events;
-pub mod exchange;
-#[cfg(any(test, fuzzing))]
-pub mod fuzz;
-mod grant;
-mod inspection;
-pub mod labels;
-pub mod ownership;
-pub mod reason;
-pub mod registrar;
-pub mod registry;
-pub mod rules;
-mod slot;
+pub mod lease;
+pub mod policy;
 pub mod status;
 mod verdict_log;
-pub mod watcher;
+
+#[cfg(any(test, fuzzing))]
+pub use docker::fuzz;
+
+pub use config::{AnnounceArgs, AnnounceConfig};
 
 use crate::clock::{Moment, now};
-use crate::config::AnnounceConfig;
 use crate::endpoint::Key;
 use crate::etcd::members::Members;
 use crate::etcd::watch::follow;
 use crate::log_throttle::LogThrottle;
 use crate::shutdown::Shutdown;
 use crate::systemd::Systemd;
-use claims::{Claim, Judge, Judged, Outranked, Target, settle};
-use container::Views;
-use events::Scope;
-use exchange::{Standings, Wishes};
-use reason::Reason;
-use registrar::Settings;
-use registry::{FAREWELL, Registry};
-use rules::Verdict;
+use docker::events::Scope;
+use lease::executor::{REVOKE_DEADLINE, Registry};
+use lease::protocol::{Standings, Wishes};
+use lease::registrar::Settings;
+use policy::claims::{Claim, Judge, Judged, Outranked, Target, settle};
+use policy::container::Views;
+use policy::eligibility::Verdict;
+use policy::reason::Reason;
 use status::Outlook;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -85,7 +74,7 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
         Target::All { .. } => Scope::Labelled,
     };
     let pulse = systemd.pulse("docker");
-    watchers.spawn(watcher::watch(
+    watchers.spawn(docker::watcher::watch(
         config.docker.clone(),
         scope,
         views_tx,
@@ -119,9 +108,9 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
     announcer.systemd.stopping();
     // Nothing is wished for any more: Docker and the watch have nothing to add.
     watchers.abort_all();
-    let farewell = registry.await?;
-    let line = farewell.line(FAREWELL);
-    if farewell.revoked {
+    let report = registry.await?;
+    let line = report.line(REVOKE_DEADLINE);
+    if report.revoked {
         info!("{line}");
     } else {
         warn!("{line}");
@@ -287,7 +276,7 @@ impl Announcer {
                 info!(
                     %key,
                     container,
-                    "announcing {} (address by {})", decision.endpoint, decision.host_rule
+                    "announcing {} (address by {})", decision.endpoint, decision.host_source
                 );
                 if let Some(caveat) = &decision.caveat {
                     warn!(%key, container, "{caveat}");

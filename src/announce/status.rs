@@ -1,12 +1,11 @@
 //! How it stands, in one line for `systemctl status`. Pure.
 
-use super::claims::{Judged, Outranked};
-use super::exchange::{Standing, Standings};
-use super::ownership::Holder;
-use super::reason::Reason;
-use super::rules::Verdict;
+use super::lease::protocol::{Standing, Standings};
+use super::policy::claims::{Judged, Outranked};
+use super::policy::eligibility::Verdict;
+use super::policy::reason::Reason;
 use crate::clock::Moment;
-use crate::endpoint::{Key, Since};
+use crate::endpoint::Key;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -111,80 +110,6 @@ impl Outlook<'_> {
     }
 }
 
-/// How far in the future a container's start may seem to be before the clocks are doubted.
-const CLOCKS_DIFFER: Duration = Duration::from_secs(1);
-
-/// What to add where we stand by for `holder` and its container starts only later than `now`, by this
-/// machine's clock: as long as that holder lives, a container that started after it waits.
-#[must_use]
-pub fn clock_warning(holder: &Holder, now: Since) -> Option<String> {
-    let ahead = holder.since?.ahead_of(now)?;
-    (ahead >= CLOCKS_DIFFER).then(|| {
-        format!(
-            "; its start is {} s ahead of this machine's clock: check the clocks of both machines",
-            ahead.as_secs()
-        )
-    })
-}
-
-/// How it stood when a stop was asked for, and what came of that.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Farewell {
-    /// When the stop was asked for.
-    pub standings: Standings,
-    /// The lease is given up for certain, and the keys with it.
-    pub revoked: bool,
-}
-
-impl Farewell {
-    /// The last line of the log; `deadline` is how long etcd was given.
-    #[must_use]
-    pub fn line(&self, deadline: Duration) -> String {
-        let names = |is: fn(&Standing) -> bool| {
-            let keys = self.standings.iter().filter(move |(_, at)| is(at));
-            keys.map(|(key, _)| key.instance()).collect::<Vec<_>>()
-        };
-        let ours = names(|at| matches!(at, Standing::Announced(_)));
-        let open = names(|at| matches!(at, Standing::Pending));
-        let mut line = match (self.revoked, ours.is_empty(), open.is_empty()) {
-            (true, false, _) => format!("stopped; withdrew {}", counted(&ours)),
-            (true, true, false) => format!("stopped; withdrew {}, if it was put", counted(&open)),
-            (true, true, true) => "stopped; no key was announced".to_owned(),
-            (false, true, true) => {
-                let seconds = deadline.as_secs_f32();
-                format!("stopped; etcd didn't answer within {seconds} s; no key was announced")
-            }
-            (false, ..) => format!(
-                "stopped; etcd didn't answer within {} s: {} can stay until the TTL ends",
-                deadline.as_secs_f32(),
-                counted(&[ours, open].concat())
-            ),
-        };
-        let mut held = self.standings.iter().filter_map(|(key, at)| match at {
-            Standing::StandingBy(holder) => Some((key, holder)),
-            _ => None,
-        });
-        match (held.next(), held.count()) {
-            (Some((key, holder)), 0) => {
-                let _ = write!(line, "; {} is held by {holder}", key.instance());
-            }
-            (Some(_), more) => {
-                let _ = write!(line, "; {} keys are held by other containers", more + 1);
-            }
-            (None, _) => {}
-        }
-        line
-    }
-}
-
-/// One by its name, several by their number.
-fn counted(names: &[&str]) -> String {
-    match names {
-        [one] => (*one).to_owned(),
-        several => format!("{} keys", several.len()),
-    }
-}
-
 fn etcd_lost(since: Option<Moment>, now: Moment) -> Option<String> {
     let lost = now.saturating_sub(since?);
     (lost >= WORTH_TELLING).then(|| format!("etcd unreachable for {} s, retrying", lost.as_secs()))
@@ -231,7 +156,8 @@ pub fn line(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::announce::reason::Reason;
+    use crate::announce::lease::ownership::Holder;
+    use crate::announce::policy::reason::Reason;
     use crate::endpoint::Endpoint;
 
     const NOW: Moment = Duration::from_secs(100);
@@ -270,65 +196,6 @@ mod tests {
             shown(&keep, Some(by), None, None)
                 .starts_with("standing by: redis@1 is held by ip-172")
         );
-    }
-
-    #[test]
-    fn the_last_line_says_what_became_of_which_key() {
-        let says = |standings: &[Standing], revoked| {
-            let key = |i| format!("/services/redis/redis@{i}").parse().unwrap();
-            let standings = standings.iter().enumerate();
-            let standings = standings.map(|(i, at)| (key(i + 1), at.clone())).collect();
-            Farewell { standings, revoked }.line(Duration::from_millis(4500))
-        };
-        let ours = Standing::Announced(std::sync::Arc::new(endpoint()));
-        let by = Standing::StandingBy(Holder::from(&endpoint()));
-        let held = "redis@1 is held by ip-172-31-24-253:6379 (no container named)";
-        for (standings, revoked, line) in [
-            (vec![ours.clone()], true, "stopped; withdrew redis@1"),
-            (
-                vec![Standing::Withdrawn],
-                true,
-                "stopped; no key was announced",
-            ),
-            (
-                vec![Standing::Pending],
-                true,
-                "stopped; withdrew redis@1, if it was put",
-            ),
-            (
-                vec![ours.clone(), ours.clone(), by.clone(), by.clone()],
-                true,
-                "stopped; withdrew 2 keys; 2 keys are held by other containers",
-            ),
-            (
-                vec![ours],
-                false,
-                "stopped; etcd didn't answer within 4.5 s: redis@1 can stay until the TTL ends",
-            ),
-        ] {
-            assert_eq!(says(&standings, revoked), line);
-        }
-        let stood_by = says(std::slice::from_ref(&by), true);
-        assert_eq!(stood_by, format!("stopped; no key was announced; {held}"));
-        let mute = "stopped; etcd didn't answer within 4.5 s; no key was announced";
-        assert_eq!(says(&[by], false), format!("{mute}; {held}"));
-    }
-
-    #[test]
-    fn a_holder_whose_start_is_in_the_future_has_its_clock_named_and_no_other() {
-        let at = |text| Since::parse(text).unwrap();
-        let holder = Holder {
-            since: Some(at("2026-11-24T13:00:00Z")),
-            ..Holder::from(&endpoint())
-        };
-        let warning = clock_warning(&holder, at("2026-11-24T12:00:00Z")).unwrap();
-        assert!(warning.contains("3600 s ahead"), "{warning}");
-        for now in ["2026-11-24T12:59:59.000000001Z", "2026-11-24T13:00:01Z"] {
-            assert_eq!(clock_warning(&holder, at(now)), None, "{now}");
-        }
-        assert!(clock_warning(&holder, at("2026-11-24T12:59:59Z")).is_some());
-        let bare = Holder::from(&endpoint());
-        assert_eq!(clock_warning(&bare, at("2026-11-24T12:00:00Z")), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! When the log tells a verdict: once, and the reasons that a start passes through only where they stand.
 //! Pure.
 
-use super::rules::Verdict;
+use super::policy::eligibility::Verdict;
 use crate::clock::Moment;
 use crate::endpoint::Key;
 use std::collections::BTreeMap;
@@ -80,9 +80,10 @@ impl VerdictLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::announce::container::{ContainerPort, State};
-    use crate::announce::reason::Reason;
-    use crate::announce::rules::{Decision, HostRule};
+    use crate::announce::policy::container::{ContainerPort, State};
+    use crate::announce::policy::eligibility::Decision;
+    use crate::announce::policy::host_source::HostSource;
+    use crate::announce::policy::reason::Reason;
     use crate::endpoint::Endpoint;
     use std::sync::Arc;
 
@@ -95,7 +96,7 @@ mod tests {
         let endpoint = Endpoint::decode(br#"{"host":"worker-1","port":6379}"#).unwrap();
         Verdict::Announce(Box::new(Decision {
             endpoint: Arc::new(endpoint),
-            host_rule: HostRule::Option,
+            host_source: HostSource::Option,
             container_port: "6379".parse::<ContainerPort>().unwrap(),
             binding: None,
             caveat: None,

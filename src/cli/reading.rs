@@ -1,6 +1,7 @@
 //! Reads the command line and the environment: what is empty, and what may not be said there.
 
-use super::{Cli, Hidden};
+use super::Cli;
+use crate::etcd::Secret;
 use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -72,8 +73,9 @@ fn empty_option(name: &str, job: &ArgMatches) -> Option<String> {
 
 fn tells_password(job: &ArgMatches) -> bool {
     let typed = |id| job.value_source(id) == Some(ValueSource::CommandLine);
-    let user = job.get_one::<Hidden>("etcd_user");
-    (typed("etcd_user") && user.is_some_and(|user| user.0.contains(':'))) || typed("etcd_password")
+    let user = job.get_one::<Secret>("etcd_user");
+    (typed("etcd_user") && user.is_some_and(|user| user.0.contains(&b':')))
+        || typed("etcd_password")
 }
 
 /// clap's error without its usage text: one line that names the option.

@@ -1,0 +1,210 @@
+//! The engine's events: they mark what is to be looked at again, and tell deaths.
+
+use crate::announce::policy::container::Death;
+use crate::announce::policy::labels::PREFIX;
+use bollard::Docker;
+use bollard::models::{EventMessage, EventMessageTypeEnum};
+use bollard::query_parameters::EventsOptionsBuilder;
+use futures_util::StreamExt;
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tracing::debug;
+
+/// Marks that wait to be heard. The watcher is at them all the time; if it is not, it has to look at
+/// everything anyway.
+pub(super) const MARKS_WAITING: usize = 1024;
+
+/// What is watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// The container of this name, or with this id.
+    One(String),
+    /// All with labels of ours.
+    Labelled,
+}
+
+/// What an event says of a container. One that is watched by its name is named so, others by their id.
+#[derive(Debug)]
+pub(super) enum Mark {
+    /// This one is to be looked at again.
+    Look(String),
+    /// So is this one, and a main process has ended.
+    Died(String, Death),
+    /// So is this one, and its pause is over.
+    Unpaused(String),
+    /// The container with this id was connected to a network, or disconnected. It may be none that is
+    /// watched: such an event has neither its name nor its labels.
+    Connected(String),
+}
+
+/// Reads events and marks, from the moment `since` (by the engine's clock, since 1970) on: those that
+/// happen before the engine has subscribed us are told too. Returns why it ended.
+pub(super) async fn read_events(
+    docker: Docker,
+    scope: Scope,
+    since: Duration,
+    marks: mpsc::Sender<Mark>,
+) -> anyhow::Error {
+    let filters = HashMap::from([("type", vec!["container", "network"])]);
+    let options = EventsOptionsBuilder::default()
+        .since(&format!("{}.{:09}", since.as_secs(), since.subsec_nanos()))
+        .filters(&filters)
+        .build();
+    let mut events = std::pin::pin!(docker.events(Some(options)));
+    while let Some(event) = events.next().await {
+        let mark = match event {
+            Ok(event) => mark(event, &scope),
+            Err(error) => return anyhow::Error::from(error).context("GET /events"),
+        };
+        // Never waits: the engine keeps 256 events for a slow reader, and drops the rest.
+        match mark.map(|mark| marks.try_send(mark)) {
+            Some(Err(TrySendError::Full(_))) => {
+                return anyhow::anyhow!("GET /events: more events than can be looked after");
+            }
+            Some(Err(TrySendError::Closed(_))) => return anyhow::anyhow!("nobody listens"),
+            Some(Ok(())) | None => {}
+        }
+    }
+    anyhow::anyhow!("GET /events: the stream ended")
+}
+
+pub(super) fn mark(event: EventMessage, scope: &Scope) -> Option<Mark> {
+    if event.typ == Some(EventMessageTypeEnum::NETWORK) {
+        return connected(event).map(Mark::Connected);
+    }
+    let subject = subject(&event, scope)?;
+    debug!(action = event.action, subject, "event");
+    if event.action.as_deref() == Some("unpause") {
+        return Some(Mark::Unpaused(subject));
+    }
+    Some(match death(event) {
+        Some(death) => Mark::Died(subject, death),
+        None => Mark::Look(subject),
+    })
+}
+
+/// The id of the container that a network is told of with. Docker has it in the attributes, for the
+/// actor is the network; Podman has it for the actor.
+fn connected(event: EventMessage) -> Option<String> {
+    if !matches!(event.action.as_deref(), Some("connect" | "disconnect")) {
+        return None;
+    }
+    let actor = event.actor?;
+    let attributes = actor.attributes.unwrap_or_default();
+    attributes.get("container").cloned().or(actor.id)
+}
+
+/// What an event may be about, if it may be about what is watched.
+///
+/// What a health check's exec says comes every few seconds and changes nothing; anything else,
+/// known or not, is worth a look.
+fn subject(event: &EventMessage, scope: &Scope) -> Option<String> {
+    let action = event.action.as_deref().unwrap_or_default();
+    if action.starts_with("exec_") || action == "top" {
+        return None;
+    }
+    let actor = event.actor.as_ref();
+    let attributes = actor.and_then(|actor| actor.attributes.as_ref());
+    let id = actor.and_then(|actor| actor.id.as_ref());
+    match scope {
+        // By its name, its id, or a rename.
+        Scope::One(name) => {
+            let named = attributes.and_then(|a| a.get("name"));
+            let concerns = action == "rename"
+                || named.is_none_or(|n| n == name)
+                || id.is_none_or(|id| id.starts_with(name));
+            concerns.then(|| name.clone())
+        }
+        // An event names the container's labels. What it leaves out, a list finds.
+        Scope::Labelled => {
+            let ours = attributes?.keys().any(|key| key.starts_with(PREFIX));
+            id.filter(|_| ours).cloned()
+        }
+    }
+}
+
+fn death(event: EventMessage) -> Option<Death> {
+    let actor = event
+        .actor
+        .filter(|_| event.action.as_deref() == Some("die"))?;
+    let code = actor.attributes.as_ref().and_then(|a| a.get("exitCode"));
+    Some(Death {
+        id: actor.id?,
+        code: code.and_then(|c| c.parse().ok()).unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(action: &str, attributes: &[(&str, &str)]) -> EventMessage {
+        let attributes = attributes
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        EventMessage {
+            action: Some(action.to_owned()),
+            actor: Some(bollard::models::EventActor {
+                id: Some("593ee5d76755".repeat(5)),
+                attributes: Some(attributes.collect()),
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn execs_of_a_health_check_are_no_reason_to_look() {
+        let concerns = |event: &EventMessage, name: &str| {
+            subject(event, &Scope::One(name.to_owned())).as_deref() == Some(name)
+        };
+        let event = |action, name| event(action, &[("name", name)]);
+        assert!(!concerns(
+            &event("exec_create: redis-cli ping", "redis1"),
+            "redis1"
+        ));
+        assert!(concerns(
+            &event("health_status: unhealthy", "redis1"),
+            "redis1"
+        ));
+        assert!(concerns(&event("die", "redis1"), "redis1"));
+        assert!(concerns(&event("something_new", "redis1"), "redis1"));
+        assert!(!concerns(&event("die", "redis10"), "redis1"));
+        assert!(concerns(&event("die", "redis10"), "593ee5d76755"));
+        assert!(concerns(&event("rename", "redis10"), "redis1"));
+        assert!(concerns(&EventMessage::default(), "redis1"));
+    }
+
+    #[test]
+    fn a_connection_to_a_network_names_the_container_alone() {
+        let connected = |action: &str, attributes: &[(&str, &str)]| {
+            let typ = Some(EventMessageTypeEnum::NETWORK);
+            let event = event(action, attributes);
+            match mark(EventMessage { typ, ..event }, &Scope::Labelled) {
+                Some(Mark::Connected(id)) => Some(id),
+                other => other.map(|mark| panic!("{mark:?}")),
+            }
+        };
+        let docker = [("container", "aa"), ("name", "bridge"), ("type", "bridge")];
+        for action in ["connect", "disconnect"] {
+            assert_eq!(connected(action, &docker).as_deref(), Some("aa"));
+            let actor = "593ee5d76755".repeat(5);
+            assert_eq!(connected(action, &[("name", "podman")]), Some(actor));
+        }
+        assert_eq!(connected("destroy", &docker), None);
+    }
+
+    #[test]
+    fn of_all_containers_those_with_labels_of_ours_are_looked_at() {
+        let subject = |action, attributes: &[(&str, &str)]| {
+            subject(&event(action, attributes), &Scope::Labelled)
+        };
+        let id = "593ee5d76755".repeat(5);
+        let labelled = [("name", "redis1"), ("sidekick.6379.service", "redis")];
+        assert_eq!(subject("start", &labelled), Some(id.clone()));
+        assert_eq!(subject("rename", &labelled), Some(id));
+        assert_eq!(subject("exec_start: true", &labelled), None);
+        assert_eq!(subject("start", &[("name", "sidekick.service")]), None);
+    }
+}

@@ -1,0 +1,320 @@
+//! What `GET /containers/{name}/json` answers, as our own snapshot; and what of a list matters.
+
+use crate::announce::policy::container::{
+    Binding, ContainerPort, ContainerSnapshot, Health, Sighting, State,
+};
+use crate::announce::policy::eligibility::parse_binding;
+use crate::announce::policy::labels::PREFIX;
+use crate::endpoint::Since;
+use bollard::models::ContainerSummary;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A line of `GET /containers/json`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Listed {
+    /// The whole id.
+    pub(super) id: String,
+    /// The name, without Docker's leading slash.
+    pub(super) name: String,
+    /// In Docker's word.
+    pub(super) state: String,
+    /// Whether it has a label of ours.
+    pub(super) labelled: bool,
+}
+
+/// `None` for what has no id.
+pub(super) fn listed(container: ContainerSummary) -> Option<Listed> {
+    let names = container.names.unwrap_or_default();
+    let labels = container.labels.unwrap_or_default();
+    Some(Listed {
+        id: container.id?,
+        name: own_name(names.iter().map(String::as_str)),
+        state: container.state.map(|s| s.to_string()).unwrap_or_default(),
+        labelled: labels.keys().any(|label| label.starts_with(PREFIX)),
+    })
+}
+
+/// The same of a list that holds something unknown. `None` where it is no list at all.
+pub(super) fn listed_leniently(json: &str) -> Option<Vec<Listed>> {
+    let all: Vec<Value> = serde_json::from_str(json).ok()?;
+    let listed = all.iter().filter_map(|container| {
+        let names = container["Names"].as_array();
+        let names = names.into_iter().flatten().filter_map(|name| name.as_str());
+        let labels = container["Labels"].as_object();
+        Some(Listed {
+            id: container["Id"].as_str()?.to_owned(),
+            name: own_name(names),
+            state: match container["State"].as_str().unwrap_or_default() {
+                STOPPED => "exited".to_owned(),
+                state => state.to_owned(),
+            },
+            labelled: labels.is_some_and(|l| l.keys().any(|label| label.starts_with(PREFIX))),
+        })
+    });
+    Some(listed.collect())
+}
+
+/// Links of other containers are names too: `/web/db`.
+fn own_name<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut names = names.map(|name| name.trim_start_matches('/'));
+    names
+        .find(|name| !name.contains('/'))
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// A state in the word that a list has for it.
+pub(super) fn word(state: &State) -> &str {
+    match state {
+        State::Running => "running",
+        State::Paused => "paused",
+        State::Restarting => "restarting",
+        State::Created => "created",
+        State::Exited(_) => "exited",
+        State::Removing => "removing",
+        State::Dead => "dead",
+        State::Other(word) => word,
+    }
+}
+
+/// Podman's word for a container that has ended and isn't cleaned up behind yet.
+const STOPPED: &str = "stopped";
+
+/// `None` for what is no answer about a container. Read word by word, so that one that no bollard knows
+/// (Podman has some, and a newer engine may) says nothing of the others.
+///
+/// The engine also takes any prefix of an id for a name, so `db` might find a stranger whose id
+/// begins with db. Only the name itself, or 12 digits of the id and more, is the one we want.
+pub(super) fn sighting(answer: &Value, wanted: &str) -> Option<Sighting> {
+    let snapshot = snapshot(answer)?;
+    let by_id = wanted.len() >= 12 && snapshot.id.starts_with(wanted);
+    Some(if snapshot.name == wanted || by_id {
+        Sighting::Present(Arc::new(snapshot))
+    } else {
+        Sighting::Absent
+    })
+}
+
+fn snapshot(answer: &Value) -> Option<ContainerSnapshot> {
+    let (state, config) = (&answer["State"], &answer["Config"]);
+    let retries = config["Healthcheck"]["Retries"].as_u64();
+    let retries = retries
+        .and_then(|n| u32::try_from(n).ok())
+        // Docker's default.
+        .filter(|n| *n > 0)
+        .unwrap_or(3);
+    let labels = config["Labels"].as_object().into_iter().flatten();
+    Some(ContainerSnapshot {
+        id: answer["Id"].as_str()?.to_owned(),
+        name: answer["Name"].as_str()?.trim_start_matches('/').to_owned(),
+        health: health(&state["Health"], retries),
+        started_at: state["StartedAt"].as_str().and_then(Since::parse),
+        state: state_of(state),
+        host_network: answer["HostConfig"]["NetworkMode"] == "host",
+        ports: published(&answer["NetworkSettings"]["Ports"]),
+        labels: labels
+            .filter(|(label, _)| label.starts_with(PREFIX))
+            .filter_map(|(label, text)| Some((label.clone(), text.as_str()?.to_owned())))
+            .collect(),
+    })
+}
+
+fn state_of(state: &Value) -> State {
+    let flag = |flag: &str| state[flag].as_bool();
+    let status = state["Status"].as_str().unwrap_or_default();
+    // The flags first: the status may be older than they are, never the other way round.
+    if flag("Paused") == Some(true) || status == "paused" {
+        State::Paused
+    } else if flag("Restarting") == Some(true) || status == "restarting" {
+        State::Restarting
+    } else if flag("Dead") == Some(true) || status == "dead" {
+        State::Dead
+    } else {
+        match status {
+            "running" if flag("Running") != Some(false) => State::Running,
+            "created" => State::Created,
+            "removing" => State::Removing,
+            "exited" | STOPPED | "running" => {
+                State::Exited(state["ExitCode"].as_i64().unwrap_or_default())
+            }
+            other => State::Other(other.to_owned()),
+        }
+    }
+}
+
+fn health(health: &Value, retries: u32) -> Health {
+    let failed = health["FailingStreak"].as_u64();
+    let failed = failed
+        .and_then(|n| u32::try_from(n).ok())
+        .unwrap_or_default();
+    match health["Status"].as_str().unwrap_or_default() {
+        "" | "none" | "healthy" => Health::Good,
+        "unhealthy" => Health::Unhealthy { failed },
+        // Podman has `reset` and `stopped` too, while there is no verdict.
+        _ => Health::Starting { failed, retries },
+    }
+}
+
+fn published(ports: &Value) -> BTreeMap<ContainerPort, Vec<Binding>> {
+    let mut published = BTreeMap::new();
+    for (port, bound) in ports.as_object().into_iter().flatten() {
+        let (Ok(port), Some(bound)) = (port.parse::<ContainerPort>(), bound.as_array()) else {
+            continue;
+        };
+        let mut bindings: Vec<_> = bound
+            .iter()
+            .filter_map(|b| parse_binding(b["HostIp"].as_str(), b["HostPort"].as_str()))
+            .collect();
+        bindings.sort();
+        bindings.dedup();
+        published.insert(port, bindings);
+    }
+    published
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inspected(json: &str) -> Value {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn a_stranger_whose_id_begins_with_the_name_is_not_taken() {
+        let id = format!("db{}", "0".repeat(62));
+        let answer = inspected(&format!(r#"{{"Id":"{id}","Name":"/other"}}"#));
+        assert_eq!(sighting(&answer, "db"), Some(Sighting::Absent));
+        assert!(matches!(
+            sighting(&answer, &id[..12]),
+            Some(Sighting::Present(_))
+        ));
+        assert!(matches!(
+            sighting(&answer, "other"),
+            Some(Sighting::Present(_))
+        ));
+        for nonsense in ["{}", "[]", r#"{"Id":"aa","Name":7}"#] {
+            assert_eq!(sighting(&inspected(nonsense), "db"), None, "not gone");
+        }
+    }
+
+    #[test]
+    fn a_word_that_bollard_does_not_know_spoils_no_inspect() {
+        let shown = |state: &str| {
+            let json = format!(
+                r#"{{"Id":"aa","Name":"/db","State":{state},"Mounts":[{{"Type":"ethereal"}}]}}"#
+            );
+            match sighting(&inspected(&json), "db") {
+                Some(Sighting::Present(container)) => (container.state.clone(), container.health),
+                other => panic!("{other:?}"),
+            }
+        };
+        let no_verdict = Health::Starting {
+            failed: 0,
+            retries: 3,
+        };
+        let (good, other) = (Health::Good, |word: &str| State::Other(word.to_owned()));
+        for (json, state, health) in [
+            (
+                r#"{"Status":"stopped","ExitCode":137}"#,
+                State::Exited(137),
+                good,
+            ),
+            (r#"{"Status":"stopping"}"#, other("stopping"), good),
+            (r#"{"Status":"unknown"}"#, other("unknown"), good),
+            (
+                r#"{"Status":"running","Health":{"Status":"reset"}}"#,
+                State::Running,
+                no_verdict,
+            ),
+            (
+                r#"{"Status":"running","Health":{"Status":"stopped"}}"#,
+                State::Running,
+                no_verdict,
+            ),
+            (
+                r#"{"Status":"running","Health":{"Status":""}}"#,
+                State::Running,
+                good,
+            ),
+        ] {
+            assert_eq!(shown(json), (state, health), "{json}");
+        }
+    }
+
+    #[test]
+    fn one_container_in_an_unknown_state_spoils_no_list() {
+        let json = r#"[
+            {"Id":"aa","Names":["/web/db","/db"],"State":"running","Labels":{"sidekick.service":"db"}},
+            {"Id":"bb","Names":["/odd"],"State":"hibernating","Labels":{"sidekick.service":"odd"},
+             "Ports":[{"PrivatePort":1,"Type":"quic"}]},
+            {"Id":"cc","Names":["/plain"],"State":"exited","Labels":{}}]"#;
+        assert!(serde_json::from_str::<Vec<ContainerSummary>>(json).is_err());
+        let all = listed_leniently(json).unwrap();
+        let line = |l: &Listed| (l.id.clone(), l.name.clone(), l.state.clone(), l.labelled);
+        let shown: Vec<_> = all.iter().map(line).collect();
+        let text = str::to_owned;
+        assert_eq!(
+            shown,
+            [
+                (text("aa"), text("db"), text("running"), true),
+                (text("bb"), text("odd"), text("hibernating"), true),
+                (text("cc"), text("plain"), text("exited"), false),
+            ]
+        );
+        let strict: ContainerSummary = serde_json::from_str(
+            r#"{"Id":"aa","Names":["/web/db","/db"],"State":"running","Labels":{"sidekick.service":"db"}}"#,
+        )
+        .unwrap();
+        assert_eq!(listed(strict).as_ref(), all.first());
+        assert_eq!(listed_leniently("{}"), None);
+    }
+
+    #[test]
+    fn paused_and_restarting_count_before_running() {
+        let state = |json: &str| state_of(&inspected(json));
+        assert_eq!(
+            state(r#"{"Status":"running","Running":true}"#),
+            State::Running
+        );
+        assert_eq!(
+            state(r#"{"Status":"running","Running":true,"Paused":true}"#),
+            State::Paused
+        );
+        assert_eq!(
+            state(r#"{"Status":"paused","Running":true,"Paused":true}"#),
+            State::Paused
+        );
+        assert_eq!(
+            state(r#"{"Status":"restarting","Running":true,"Restarting":true}"#),
+            State::Restarting
+        );
+        assert_eq!(
+            state(r#"{"Status":"exited","Running":false,"ExitCode":137}"#),
+            State::Exited(137)
+        );
+        assert_eq!(
+            state(r#"{"Status":"running","Running":false,"ExitCode":1}"#),
+            State::Exited(1)
+        );
+        assert_eq!(
+            state(r#"{"Status":"stopping"}"#),
+            State::Other("stopping".to_owned())
+        );
+        assert_eq!(state("{}"), State::Other(String::new()));
+    }
+
+    #[test]
+    fn ports_that_are_exposed_and_not_published_have_no_binding() {
+        let ports = published(&inspected(
+            r#"{"6379/tcp":[{"HostIp":"::","HostPort":"32769"},{"HostIp":"0.0.0.0","HostPort":"32768"}],
+                    "80/tcp":null,"53/udp":[{"HostIp":"","HostPort":"53"}],"x":[]}"#,
+        ));
+        let shown: Vec<_> = ports.iter().map(|(p, b)| format!("{p}={b:?}")).collect();
+        assert_eq!(ports.len(), 2, "{shown:?}");
+        assert_eq!(ports[&"6379".parse().unwrap()].len(), 2);
+        assert_eq!(ports[&"53/udp".parse().unwrap()][0].port.get(), 53);
+    }
+}

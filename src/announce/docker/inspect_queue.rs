@@ -1,0 +1,272 @@
+//! Which containers are to be looked at, and when: a few at a time, and those that don't answer not
+//! in the way of the others. Pure.
+
+use crate::announce::policy::container::Death;
+use crate::clock::Moment;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Looks under way at a time: enough to keep an engine busy, few enough to leave it room for others.
+pub(super) const AT_A_TIME: usize = 8;
+
+/// Of these so many may be at containers that didn't answer the last time: an engine that hangs on
+/// ten of them answers for the rest.
+const TROUBLED_AT_A_TIME: usize = 2;
+
+/// A container that couldn't be inspected is tried again after this: its key is to be right within 2 s
+/// after whatever was wrong (`make chaos`, seed 78, found 5 s).
+const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// An event may be later than the look that shows what it tells, but no later than this.
+const EVENTS_LATENESS: Duration = Duration::from_secs(5);
+
+/// Why a container is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Why {
+    /// Time has passed.
+    Time,
+    /// An event hinted at it, or the connection is new.
+    Hint,
+}
+
+/// What became known while a container was looked at.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    /// An event had hinted at it, before the look or meanwhile.
+    pub(super) hinted: bool,
+    /// Deaths that were heard of since it began. Docker marks a container as ended before it tells of the
+    /// death (moby holds the container's lock over both, libpod too), so a look that begins after the
+    /// event shows the death or a later life; the answer of one that began before may be older.
+    pub(super) deaths: Vec<Death>,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    why: Why,
+    deaths: Vec<Death>,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(super) struct Agenda {
+    /// To be looked at.
+    waiting: BTreeMap<String, Why>,
+    /// Being looked at.
+    under_way: BTreeMap<String, UnderWay>,
+    /// Those that couldn't be inspected, and when they may be tried again.
+    troubled: BTreeMap<String, Moment>,
+    /// Those that changed without an event, and when that was seen.
+    suspects: BTreeMap<String, Moment>,
+}
+
+impl Agenda {
+    /// That one is to be looked at; once more, if it is being looked at just now.
+    pub(super) fn want(&mut self, id: String, why: Why) {
+        if why == Why::Hint {
+            self.suspects.remove(&id);
+        }
+        let known = self.waiting.entry(id).or_insert(why);
+        *known = why.max(*known);
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Those to look at now.
+    pub(super) fn begin(&mut self, now: Moment) -> Vec<String> {
+        let is_troubled = |id: &&String| self.troubled.contains_key(*id);
+        let mut troubled = self.under_way.keys().filter(is_troubled).count();
+        let mut begun = Vec::new();
+        for (id, why) in &self.waiting {
+            if self.under_way.len() + begun.len() >= AT_A_TIME {
+                break;
+            }
+            if self.under_way.contains_key(id) {
+                continue;
+            }
+            if let Some(again_at) = self.troubled.get(id) {
+                if now < *again_at || troubled >= TROUBLED_AT_A_TIME {
+                    continue;
+                }
+                troubled += 1;
+            }
+            begun.push((id.clone(), *why));
+        }
+        for (id, why) in &begun {
+            self.waiting.remove(id);
+            let begun = UnderWay {
+                why: *why,
+                deaths: Vec::new(),
+            };
+            self.under_way.insert(id.clone(), begun);
+        }
+        begun.into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// Until one that didn't answer may be tried again; `None` where none waits for that.
+    pub(super) fn pause(&self, now: Moment) -> Option<Duration> {
+        let waiting = |(id, _): &(&String, &Moment)| self.waiting.contains_key(*id);
+        let times = self.troubled.iter().filter(waiting).map(|(_, at)| *at);
+        // Those whose time has come wait for others' answers.
+        times.filter(|at| *at > now).min().map(|at| at - now)
+    }
+
+    /// A container that is looked at by this id (or name) has died. It counts against the look that is
+    /// under way, and against no later one.
+    pub(super) fn died(&mut self, id: &str, death: Death) {
+        if let Some(look) = self.under_way.get_mut(id) {
+            // Bounded by the containers that had the name during one look.
+            look.deaths.retain(|earlier| earlier.id != death.id);
+            look.deaths.push(death);
+        }
+    }
+
+    /// Whether that one is being looked at, or is to be.
+    pub(super) fn concerns(&self, id: &str) -> bool {
+        self.under_way.contains_key(id) || self.waiting.contains_key(id)
+    }
+
+    /// It answered.
+    pub(super) fn answered(&mut self, id: &str) -> Look {
+        self.troubled.remove(id);
+        let ended = self.under_way.remove(id);
+        let meanwhile = self.waiting.get(id) == Some(&Why::Hint);
+        Look {
+            hinted: meanwhile || ended.as_ref().is_none_or(|look| look.why == Why::Hint),
+            deaths: ended.map(|look| look.deaths).unwrap_or_default(),
+        }
+    }
+
+    /// It didn't, and is tried again later.
+    pub(super) fn failed(&mut self, id: String, now: Moment) {
+        let why = self
+            .under_way
+            .remove(&id)
+            .map_or(Why::Hint, |look| look.why);
+        self.troubled.insert(id.clone(), now + TROUBLE_PAUSE);
+        self.want(id, why);
+    }
+
+    /// Whether all have answered the last time.
+    pub(super) fn is_well(&self) -> bool {
+        self.troubled.is_empty()
+    }
+
+    /// It changed, and no event had said so until `now`.
+    pub(super) fn suspect(&mut self, id: String, now: Moment) {
+        self.suspects.insert(id, now);
+    }
+
+    /// Whether events are missing: a change is too old for its event to be late.
+    pub(super) fn misses_events(&self, now: Moment) -> bool {
+        let mut seen = self.suspects.values();
+        seen.any(|at| now.saturating_sub(*at) >= EVENTS_LATENESS)
+    }
+
+    /// Only these are there.
+    pub(super) fn retain(&mut self, is_there: impl Fn(&String) -> bool) {
+        self.troubled.retain(|id, _| is_there(id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Moment = Duration::from_secs(100);
+
+    fn with(ids: std::ops::Range<u32>) -> Agenda {
+        let mut agenda = Agenda::default();
+        ids.for_each(|id| agenda.want(format!("{id:03}"), Why::Time));
+        agenda
+    }
+
+    #[test]
+    fn a_few_are_looked_at_at_a_time_and_all_in_the_end() {
+        let mut agenda = with(0..100);
+        let mut seen = Vec::new();
+        loop {
+            let begun = agenda.begin(NOW);
+            assert!(agenda.begin(NOW).is_empty(), "no place is free");
+            if begun.is_empty() {
+                break;
+            }
+            assert!(begun.len() <= AT_A_TIME);
+            for id in begun {
+                agenda.answered(&id);
+                seen.push(id);
+            }
+        }
+        assert_eq!(seen.len(), 100);
+        assert!(agenda.is_empty());
+    }
+
+    #[test]
+    fn one_that_is_hinted_at_while_it_is_looked_at_is_looked_at_again() {
+        let mut agenda = with(0..1);
+        let begun = agenda.begin(NOW);
+        agenda.want("000".to_owned(), Why::Hint);
+        assert!(agenda.begin(NOW).is_empty(), "not twice at a time");
+        assert!(agenda.answered(&begun[0]).hinted, "a hint came meanwhile");
+        assert_eq!(agenda.begin(NOW), ["000"]);
+        assert!(agenda.answered("000").hinted);
+        agenda.want("000".to_owned(), Why::Time);
+        agenda.begin(NOW);
+        assert!(!agenda.answered("000").hinted);
+    }
+
+    #[test]
+    fn a_death_counts_against_the_look_that_began_before_it_was_heard_and_no_other() {
+        let death = || Death {
+            id: "aa".to_owned(),
+            code: 137,
+        };
+        let mut agenda = with(0..1);
+        agenda.died("000", death());
+        agenda.begin(NOW);
+        assert_eq!(
+            agenda.answered("000").deaths,
+            [],
+            "begun after it was heard"
+        );
+
+        agenda.want("000".to_owned(), Why::Time);
+        agenda.begin(NOW);
+        agenda.died("000", death());
+        agenda.died("000", death());
+        agenda.want("000".to_owned(), Why::Hint);
+        assert_eq!(agenda.answered("000").deaths, [death()]);
+        agenda.begin(NOW);
+        assert_eq!(agenda.answered("000").deaths, []);
+    }
+
+    #[test]
+    fn those_that_do_not_answer_leave_room_for_the_others() {
+        let mut agenda = with(0..20);
+        for _ in 0..3 {
+            for id in agenda.begin(NOW) {
+                agenda.failed(id, NOW);
+            }
+        }
+        assert_eq!(agenda.pause(NOW), Some(TROUBLE_PAUSE));
+        assert!(agenda.begin(NOW).is_empty());
+        let later = NOW + TROUBLE_PAUSE;
+        assert_eq!(agenda.begin(later).len(), TROUBLED_AT_A_TIME);
+        assert_eq!(agenda.pause(later), None, "the rest waits for a place");
+        (50..60).for_each(|id| agenda.want(id.to_string(), Why::Hint));
+        assert_eq!(agenda.begin(later).len(), AT_A_TIME - TROUBLED_AT_A_TIME);
+        assert!(!agenda.is_well());
+    }
+
+    #[test]
+    fn a_change_without_an_event_is_suspect_until_the_event_comes_late() {
+        let mut agenda = with(0..1);
+        agenda.suspect("000".to_owned(), NOW);
+        assert!(!agenda.misses_events(NOW + EVENTS_LATENESS - Duration::from_millis(1)));
+        assert!(agenda.misses_events(NOW + EVENTS_LATENESS));
+        agenda.want("000".to_owned(), Why::Hint);
+        assert!(!agenda.misses_events(NOW + EVENTS_LATENESS));
+    }
+}

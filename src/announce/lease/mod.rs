@@ -1,0 +1,9 @@
+//! The lease and its keys in etcd: decided by the registrar, done by the executor.
+
+pub mod executor;
+mod grant;
+mod key_state;
+pub mod ownership;
+pub mod protocol;
+pub mod registrar;
+pub mod shutdown_report;

@@ -1,0 +1,116 @@
+//! What became of the keys at shutdown, in one line. Pure.
+
+use super::protocol::{Standing, Standings};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// How it stood when a stop was asked for, and what came of that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShutdownReport {
+    /// When the stop was asked for.
+    pub standings: Standings,
+    /// The lease is given up for certain, and the keys with it.
+    pub revoked: bool,
+}
+
+impl ShutdownReport {
+    /// The last line of the log; `deadline` is how long etcd was given.
+    #[must_use]
+    pub fn line(&self, deadline: Duration) -> String {
+        let names = |is: fn(&Standing) -> bool| {
+            let keys = self.standings.iter().filter(move |(_, at)| is(at));
+            keys.map(|(key, _)| key.instance()).collect::<Vec<_>>()
+        };
+        let ours = names(|at| matches!(at, Standing::Announced(_)));
+        let open = names(|at| matches!(at, Standing::Pending));
+        let mut line = match (self.revoked, ours.is_empty(), open.is_empty()) {
+            (true, false, _) => format!("stopped; withdrew {}", counted(&ours)),
+            (true, true, false) => format!("stopped; withdrew {}, if it was put", counted(&open)),
+            (true, true, true) => "stopped; no key was announced".to_owned(),
+            (false, true, true) => {
+                let seconds = deadline.as_secs_f32();
+                format!("stopped; etcd didn't answer within {seconds} s; no key was announced")
+            }
+            (false, ..) => format!(
+                "stopped; etcd didn't answer within {} s: {} can stay until the TTL ends",
+                deadline.as_secs_f32(),
+                counted(&[ours, open].concat())
+            ),
+        };
+        let mut held = self.standings.iter().filter_map(|(key, at)| match at {
+            Standing::StandingBy(holder) => Some((key, holder)),
+            _ => None,
+        });
+        match (held.next(), held.count()) {
+            (Some((key, holder)), 0) => {
+                let _ = write!(line, "; {} is held by {holder}", key.instance());
+            }
+            (Some(_), more) => {
+                let _ = write!(line, "; {} keys are held by other containers", more + 1);
+            }
+            (None, _) => {}
+        }
+        line
+    }
+}
+
+/// One by its name, several by their number.
+fn counted(names: &[&str]) -> String {
+    match names {
+        [one] => (*one).to_owned(),
+        several => format!("{} keys", several.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::announce::lease::ownership::Holder;
+    use crate::endpoint::Endpoint;
+
+    fn endpoint() -> Endpoint {
+        Endpoint::decode(br#"{"host":"ip-172-31-24-253","port":6379}"#).unwrap()
+    }
+
+    #[test]
+    fn the_last_line_says_what_became_of_which_key() {
+        let says = |standings: &[Standing], revoked| {
+            let key = |i| format!("/services/redis/redis@{i}").parse().unwrap();
+            let standings = standings.iter().enumerate();
+            let standings = standings.map(|(i, at)| (key(i + 1), at.clone())).collect();
+            ShutdownReport { standings, revoked }.line(Duration::from_millis(4500))
+        };
+        let ours = Standing::Announced(std::sync::Arc::new(endpoint()));
+        let by = Standing::StandingBy(Holder::from(&endpoint()));
+        let held = "redis@1 is held by ip-172-31-24-253:6379 (no container named)";
+        for (standings, revoked, line) in [
+            (vec![ours.clone()], true, "stopped; withdrew redis@1"),
+            (
+                vec![Standing::Withdrawn],
+                true,
+                "stopped; no key was announced",
+            ),
+            (
+                vec![Standing::Pending],
+                true,
+                "stopped; withdrew redis@1, if it was put",
+            ),
+            (
+                vec![ours.clone(), ours.clone(), by.clone(), by.clone()],
+                true,
+                "stopped; withdrew 2 keys; 2 keys are held by other containers",
+            ),
+            (
+                vec![ours],
+                false,
+                "stopped; etcd didn't answer within 4.5 s: redis@1 can stay until the TTL ends",
+            ),
+        ] {
+            assert_eq!(says(&standings, revoked), line);
+        }
+        let stood_by = says(std::slice::from_ref(&by), true);
+        assert_eq!(stood_by, format!("stopped; no key was announced; {held}"));
+        let mute = "stopped; etcd didn't answer within 4.5 s; no key was announced";
+        assert_eq!(says(&[by], false), format!("{mute}; {held}"));
+    }
+}

@@ -1,0 +1,299 @@
+//! What each container claims of etcd, and who has a key that several claim. Pure.
+//!
+//! `announce CONTAINER --key` is the case of one container and one claim.
+
+use super::container::{ContainerSnapshot, Sighting, State, View};
+use super::eligibility::{
+    Rules, Verdict, as_it_counts, check_up, found_host, judge, patience, pause_counts_at, place,
+    told_host,
+};
+use super::labels::{Service, services};
+use super::reason::Reason;
+use crate::announce::lease::ownership::Holder;
+use crate::announce::lease::protocol::{Wish, Wishes};
+use crate::clock::Moment;
+use crate::endpoint::Key;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What is announced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// One container at one key.
+    One {
+        /// Its name, or 12 or more digits of its id.
+        container: String,
+        /// The key to keep.
+        key: Key,
+    },
+    /// Every container with labels that say so.
+    All {
+        /// Below which the keys stand; no slash at its end.
+        prefix: String,
+    },
+}
+
+/// One key that a container claims.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The key.
+    pub key: Key,
+    /// Whether it is to be announced there.
+    pub verdict: Verdict,
+}
+
+/// A container as it was judged.
+#[derive(Debug, Clone)]
+pub struct Judged {
+    /// Its name; its id, where nothing else is known of it.
+    pub name: String,
+    /// What it was judged by.
+    view: View,
+    /// Its claims, each at a key of its own.
+    pub claims: Vec<Claim>,
+    /// Why there are none.
+    pub refused: Option<Reason>,
+    /// When it has to be judged again, though nothing is seen.
+    pub ends: Option<Moment>,
+}
+
+/// By what containers are judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Judge<'a> {
+    /// What is announced.
+    pub target: &'a Target,
+    /// Which address and port.
+    pub rules: &'a Rules,
+    /// How long an announcement outlives Docker's answers; `None` is for ever.
+    pub grace: Option<Duration>,
+}
+
+impl Judge<'_> {
+    /// Judges the watcher's latest word on one container, which it knows by this id (or name).
+    /// `before` is what it was judged to be the last time.
+    #[must_use]
+    pub fn judge(&self, id: &str, view: &View, before: Option<&Judged>, now: Moment) -> Judged {
+        let mut judged = match self.target {
+            Target::One { container, key } => {
+                let verdict = judge(container, view, self.rules, self.grace, now);
+                Judged {
+                    name: container.clone(),
+                    view: view.clone(),
+                    ends: match verdict {
+                        Verdict::Keep(end) => end,
+                        Verdict::Announce(_) | Verdict::Withdraw(_) => None,
+                    },
+                    claims: vec![Claim {
+                        key: key.clone(),
+                        verdict,
+                    }],
+                    refused: None,
+                }
+            }
+            Target::All { prefix } => match patience(view, self.grace, now) {
+                Some(verdict) => past_asking(id, view, before, &verdict),
+                None => self.judge_labels(prefix, id, view, now),
+            },
+        };
+        let ends = [judged.ends, pause_counts_at(view, now)];
+        judged.ends = ends.into_iter().flatten().min();
+        judged
+    }
+
+    fn judge_labels(&self, prefix: &str, id: &str, view: &View, now: Moment) -> Judged {
+        let mut judged = Judged {
+            name: id.to_owned(),
+            view: view.clone(),
+            claims: Vec::new(),
+            refused: None,
+            ends: None,
+        };
+        let Sighting::Present(container) = &view.sighting else {
+            judged.refused = Some(Reason::Absent(id.to_owned()));
+            return judged;
+        };
+        judged.name.clone_from(&container.name);
+        let container = &as_it_counts(container, view, now);
+        let claims = services(&container.labels).and_then(|services| {
+            let claim = |service| self.claim(prefix, container, view, service);
+            services.iter().map(claim).collect()
+        });
+        match claims {
+            Ok(claims) => judged.claims = claims,
+            Err(reason) => judged.refused = Some(reason),
+        }
+        judged
+    }
+
+    /// # Errors
+    /// No key can be told.
+    fn claim(
+        &self,
+        prefix: &str,
+        container: &ContainerSnapshot,
+        view: &View,
+        service: &Service,
+    ) -> Result<Claim, Reason> {
+        let engine = view.engine_name.as_deref();
+        let decision = check_up(container)
+            .and_then(|()| place(container, &service.wanted, self.rules, engine));
+        let instance = match (&service.instance, &decision) {
+            (Some(instance), _) => instance.clone(),
+            (None, Ok(decision)) => format!("{}@{}", container.name, decision.endpoint.host),
+            // While nothing is published there is no binding to tell the address: that of any
+            // other container here is the best guess. If it is wrong, nothing of ours stands there.
+            (None, Err(reason)) => {
+                let told = told_host(&service.wanted, self.rules);
+                let host = told.map_or_else(|| found_host(None, self.rules, engine), Ok);
+                let (host, _) = host.map_err(|_| reason.clone())?;
+                format!("{}@{host}", container.name)
+            }
+        };
+        let suffix = service.suffix.as_deref().unwrap_or_default();
+        let key = format!("{prefix}/{}/{instance}{suffix}", service.name);
+        match key.parse() {
+            Ok(key) => Ok(Claim {
+                key,
+                verdict: decision.map_or_else(Verdict::Withdraw, |decision| {
+                    Verdict::Announce(Box::new(decision))
+                }),
+            }),
+            Err(problem) => Err(Reason::BadKey { key, problem }),
+        }
+    }
+}
+
+/// While it can't be asked about, it claims what it claimed; after that nothing.
+fn past_asking(id: &str, view: &View, before: Option<&Judged>, verdict: &Verdict) -> Judged {
+    let mut judged = Judged {
+        name: before.map_or_else(|| id.to_owned(), |before| before.name.clone()),
+        view: view.clone(),
+        claims: before
+            .map(|before| before.claims.clone())
+            .unwrap_or_default(),
+        refused: before.and_then(|before| before.refused.clone()),
+        ends: None,
+    };
+    match verdict {
+        Verdict::Keep(end) => judged.ends = *end,
+        Verdict::Withdraw(reason) if judged.claims.is_empty() => {
+            judged.refused = Some(reason.clone());
+        }
+        verdict => {
+            for claim in &mut judged.claims {
+                claim.verdict = verdict.clone();
+            }
+        }
+    }
+    judged
+}
+
+impl Judged {
+    /// Whether it would be judged the same again.
+    #[must_use]
+    pub fn stands(&self, view: &View, now: Moment) -> bool {
+        self.view == *view && self.ends.is_none_or(|end| now < end)
+    }
+
+    /// Whether the container has ended, and not only stopped to serve for a while.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let over = |state: &State| {
+            use State::{Created, Dead, Exited, Removing};
+            matches!(state, Created | Exited(_) | Removing | Dead)
+        };
+        match &self.view.sighting {
+            Sighting::Present(container) => over(&container.state),
+            Sighting::Absent | Sighting::NeverAsked => false,
+        }
+    }
+
+    /// The incarnation that is known to be down, if it is the container that is down and not our
+    /// knowledge of it.
+    fn past_life(&self, reason: &Reason) -> Option<Holder> {
+        match &self.view.sighting {
+            Sighting::Present(container) if reason.container_is_down() => Some(Holder {
+                container: container.short_id(),
+                since: container.started_at,
+                address: container.name.clone(),
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// The claims that come to nothing, by container and key, and the name of who has the key.
+pub type Outranked = BTreeMap<(String, Key), String>;
+
+/// Who has which key.
+#[derive(Debug, Default)]
+pub struct Settlement {
+    /// What ought to stand at each key.
+    pub wishes: Wishes,
+    /// Who has a key that others claim too.
+    pub outranked: Outranked,
+}
+
+/// Gives each key to the one that has the best right to it among those that claim it: what is to be
+/// announced before what isn't, then the one that started later, then the one with the greater id.
+/// (The same rule decides between machines.) `before` is what was wished for until now.
+#[must_use]
+pub fn settle(all: &BTreeMap<String, Judged>, before: &Wishes) -> Settlement {
+    let mut best: BTreeMap<Key, (Wish, &str)> = BTreeMap::new();
+    let mut settlement = Settlement::default();
+    for (id, judged) in all {
+        for claim in &judged.claims {
+            let wish = match &claim.verdict {
+                Verdict::Announce(decision) => Wish::Announce(decision.endpoint.clone()),
+                Verdict::Withdraw(reason) => Wish::Withdraw {
+                    down: judged.past_life(reason),
+                },
+                Verdict::Keep(_) => match before.get(&claim.key) {
+                    Some(wish) => wish.clone(),
+                    None => continue,
+                },
+            };
+            let Some((other, holder)) = best.get(&claim.key) else {
+                best.insert(claim.key.clone(), (wish, id));
+                continue;
+            };
+            let loser = if right(&wish) > right(other) {
+                let loser = *holder;
+                best.insert(claim.key.clone(), (wish, id));
+                loser
+            } else {
+                id
+            };
+            settlement
+                .outranked
+                .insert((loser.to_owned(), claim.key.clone()), String::new());
+        }
+    }
+    for ((_, key), winner) in &mut settlement.outranked {
+        if let Some((_, id)) = best.get(key)
+            && let Some(judged) = all.get(*id)
+        {
+            winner.clone_from(&judged.name);
+        }
+    }
+    settlement.wishes = best
+        .into_iter()
+        .map(|(key, (wish, _))| (key, wish))
+        .collect();
+    settlement
+}
+
+/// Greater is better.
+fn right(wish: &Wish) -> impl PartialOrd {
+    match wish {
+        Wish::Announce(endpoint) => (true, endpoint.since, endpoint.container.clone()),
+        Wish::Withdraw { down } => (
+            false,
+            down.as_ref().and_then(|down| down.since),
+            down.as_ref().and_then(|down| down.container.clone()),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,346 @@
+//! Snapshot and rules in, endpoint out, or the reason why not. Pure.
+//!
+//! `announce` acts on what stands here and `explain` prints it: one decision, told twice.
+
+use super::caveat::Caveat;
+use super::container::{Binding, ContainerPort, ContainerSnapshot, Health, Sighting, State, View};
+use super::host_source::HostSource;
+use super::reason::Reason;
+use crate::clock::Moment;
+use crate::endpoint::{Endpoint, Host};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The label that names the address to announce.
+pub const HOST_LABEL: &str = "sidekick.host";
+/// The label that names the container port to announce.
+pub const PORT_LABEL: &str = "sidekick.port";
+
+/// A pause counts once it has lasted for so long. `docker commit` pauses a container for some 60 ms;
+/// until then its kernel accepts connections for it, and its sessions wait.
+pub const PAUSE_COUNTS_AFTER: Duration = Duration::from_secs(1);
+
+/// What the operator asked for, and what the machine says of itself.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// `--host`.
+    pub host: Option<Host>,
+    /// `--port`.
+    pub port: Option<ContainerPort>,
+    /// This machine's host name, unless sidekick runs in a container, where it is the container's id.
+    pub hostname: Option<String>,
+}
+
+/// A container that can be announced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// What to announce.
+    pub endpoint: Arc<Endpoint>,
+    /// Which rule chose the address.
+    pub host_source: HostSource,
+    /// The port inside the container.
+    pub container_port: ContainerPort,
+    /// The binding on the host that leads to it; `None` on the host's own network.
+    pub binding: Option<Binding>,
+    /// Why clients may not reach it there; `None` where nothing is known against it.
+    pub caveat: Option<Caveat>,
+}
+
+/// What to do about a container, given the watcher's latest word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Announce it so.
+    Announce(Box<Decision>),
+    /// Take the key away.
+    Withdraw(Reason),
+    /// Docker can't be asked: leave everything as it is until this moment (`None`: for ever).
+    Keep(Option<Moment>),
+}
+
+/// Judges the watcher's latest word on the container called `name`.
+///
+/// `grace` is how long an announcement outlives Docker's answers; `None` is for ever.
+#[must_use]
+pub fn judge(
+    name: &str,
+    view: &View,
+    rules: &Rules,
+    grace: Option<Duration>,
+    now: Moment,
+) -> Verdict {
+    if let Some(verdict) = patience(view, grace, now) {
+        return verdict;
+    }
+    match &view.sighting {
+        Sighting::NeverAsked => Verdict::Withdraw(Reason::NeverAsked),
+        Sighting::Absent => Verdict::Withdraw(Reason::Absent(name.to_owned())),
+        Sighting::Present(container) => {
+            match decide(
+                &as_it_counts(container, view, now),
+                rules,
+                view.engine_name.as_deref(),
+            ) {
+                Ok(decision) => Verdict::Announce(Box::new(decision)),
+                Err(reason) => Verdict::Withdraw(reason),
+            }
+        }
+    }
+}
+
+/// When a pause comes to count; `None` where there is none, or it counts.
+#[must_use]
+pub fn pause_counts_at(view: &View, now: Moment) -> Option<Moment> {
+    let at = view.paused_since?.saturating_add(PAUSE_COUNTS_AFTER);
+    (now < at).then_some(at)
+}
+
+/// The container by which to judge: one whose pause doesn't count yet runs.
+#[must_use]
+pub fn as_it_counts(
+    container: &Arc<ContainerSnapshot>,
+    view: &View,
+    now: Moment,
+) -> Arc<ContainerSnapshot> {
+    let mut container = container.clone();
+    if container.state == State::Paused && pause_counts_at(view, now).is_some() {
+        Arc::make_mut(&mut container).state = State::Running;
+    }
+    container
+}
+
+/// The verdict on a container that can't be asked about; `None` where it can, and where a pause that was
+/// seen before has come to count.
+#[must_use]
+pub fn patience(view: &View, grace: Option<Duration>, now: Moment) -> Option<Verdict> {
+    let since = view.lost_since?;
+    if view.paused_since.is_some() && pause_counts_at(view, now).is_none() {
+        return None;
+    }
+    Some(
+        match grace.map(|grace| (grace, since.saturating_add(grace))) {
+            // Nothing has been announced yet, so there is nothing to be patient about.
+            _ if view.sighting == Sighting::NeverAsked => Verdict::Withdraw(Reason::NeverAsked),
+            Some((grace, end)) if now >= end => Verdict::Withdraw(Reason::EngineLost(grace)),
+            patience => Verdict::Keep(patience.map(|(_, end)| end)),
+        },
+    )
+}
+
+/// The endpoint to announce for `container`, by the rules of the design's section 2.
+///
+/// # Errors
+/// The first rule that says no.
+pub fn decide(
+    container: &ContainerSnapshot,
+    rules: &Rules,
+    engine_name: Option<&str>,
+) -> Result<Decision, Reason> {
+    check_up(container)?;
+    let host = match &rules.host {
+        Some(_) => None,
+        None => read_label(&container.labels, HOST_LABEL)?,
+    };
+    let port = match rules.port {
+        Some(port) => Some(port),
+        None => read_label(&container.labels, PORT_LABEL)?,
+    };
+    let wanted = Wanted {
+        host,
+        port,
+        meta: BTreeMap::new(),
+    };
+    place(container, &wanted, rules, engine_name)
+}
+
+/// What labels want of an endpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The address to announce.
+    pub host: Option<Host>,
+    /// The container port to announce.
+    pub port: Option<ContainerPort>,
+    /// The operator's own words.
+    pub meta: BTreeMap<String, String>,
+}
+
+/// That the container is up and well.
+///
+/// # Errors
+/// What it is instead.
+pub fn check_up(container: &ContainerSnapshot) -> Result<(), Reason> {
+    if container.state != State::Running {
+        return Err(Reason::NotRunning {
+            name: container.name.clone(),
+            state: container.state.clone(),
+        });
+    }
+    if container.health != Health::Good {
+        return Err(Reason::Health(container.health));
+    }
+    Ok(())
+}
+
+/// Where a container that is up is reached.
+///
+/// # Errors
+/// The first rule that says no.
+pub fn place(
+    container: &ContainerSnapshot,
+    wanted: &Wanted,
+    rules: &Rules,
+    engine_name: Option<&str>,
+) -> Result<Decision, Reason> {
+    let told = told_host(wanted, rules);
+    let host = told.as_ref().map(|told| &told.0);
+    let (container_port, binding) = choose_port(container, wanted.port, host)?;
+    let (host, host_source) = match told {
+        Some(told) => told,
+        None => found_host(binding, rules, engine_name)?,
+    };
+    // On the host's own network there is no binding to judge by.
+    let bound = binding.and(container.ports.get(&container_port));
+    Ok(Decision {
+        caveat: bound.and_then(|bound| Caveat::of(&host, container_port, bound)),
+        endpoint: Arc::new(Endpoint {
+            host,
+            port: binding.map_or(container_port.number, |b| b.port),
+            protocol: container_port.protocol,
+            container: container.short_id(),
+            since: container.started_at,
+            status: None,
+            meta: wanted.meta.clone(),
+        }),
+        host_source,
+        container_port,
+        binding,
+    })
+}
+
+/// The address that somebody named: `--host`, else the label.
+#[must_use]
+pub fn told_host(wanted: &Wanted, rules: &Rules) -> Option<(Host, HostSource)> {
+    let option = rules.host.clone().map(|host| (host, HostSource::Option));
+    option.or_else(|| wanted.host.clone().map(|host| (host, HostSource::Label)))
+}
+
+/// Reads a label that need not be there.
+///
+/// # Errors
+/// [`Reason::BadLabel`].
+pub fn read_label<T: FromStr<Err: fmt::Display>>(
+    labels: &BTreeMap<String, String>,
+    label: &str,
+) -> Result<Option<T>, Reason> {
+    let read = labels.get(label).map(|text| text.parse()).transpose();
+    read.map_err(|problem: T::Err| Reason::BadLabel {
+        label: label.to_owned(),
+        problem: problem.to_string(),
+    })
+}
+
+/// The address that nobody named: the binding's own, else Docker's name for its host, else the
+/// machine's.
+///
+/// # Errors
+/// [`Reason::NoHost`] or [`Reason::UnusableHost`].
+pub fn found_host(
+    binding: Option<Binding>,
+    rules: &Rules,
+    engine_name: Option<&str>,
+) -> Result<(Host, HostSource), Reason> {
+    if let Some(Binding { ip, .. }) = binding
+        && !ip.is_unspecified()
+        && let Ok(host) = ip.to_string().parse()
+    {
+        return Ok((host, HostSource::Binding));
+    }
+    let names = [
+        (engine_name, HostSource::EngineName),
+        (rules.hostname.as_deref(), HostSource::Hostname),
+    ];
+    let mut refusal = Reason::NoHost;
+    for (name, rule) in names {
+        match name.map(str::parse) {
+            None => {}
+            Some(Ok(host)) => return Ok((host, rule)),
+            Some(Err(problem)) => refusal = Reason::UnusableHost { rule, problem },
+        }
+    }
+    Err(refusal)
+}
+
+fn choose_port(
+    container: &ContainerSnapshot,
+    wanted: Option<ContainerPort>,
+    host: Option<&Host>,
+) -> Result<(ContainerPort, Option<Binding>), Reason> {
+    if container.host_network {
+        return match wanted {
+            Some(port) => Ok((port, None)),
+            None => Err(Reason::HostNetworkNeedsPort(container.name.clone())),
+        };
+    }
+    let published: Vec<_> = container
+        .ports
+        .iter()
+        .filter(|(_, bound)| !bound.is_empty())
+        .map(|(port, bound)| (*port, bound.clone()))
+        .collect();
+    let (port, bound) = match (wanted, published.as_slice()) {
+        (Some(wanted), all) => match all.iter().find(|(port, _)| *port == wanted) {
+            Some(found) => found.clone(),
+            None => return Err(Reason::NotPublished { wanted, published }),
+        },
+        (None, []) => return Err(Reason::NothingPublished),
+        (None, [only]) => only.clone(),
+        (None, _) => return Err(Reason::SeveralPublished(published)),
+    };
+    match choose_binding(&bound, host) {
+        Some(binding) => Ok((port, Some(binding))),
+        None => Err(Reason::LoopbackOnly { port, bound }),
+    }
+}
+
+/// Of several bindings the one that `host` leads to: bound on that very address, else on all
+/// addresses of its family, else IPv4 before IPv6 (their host ports can differ), else the lowest.
+fn choose_binding(bound: &[Binding], host: Option<&Host>) -> Option<Binding> {
+    let rank = |b: &Binding| {
+        let preferred = match host {
+            Some(Host::Ip(ip)) if b.ip == *ip => 0,
+            Some(Host::Ip(ip)) if b.ip.is_unspecified() && b.ip.is_ipv4() == ip.is_ipv4() => 1,
+            Some(_) if b.ip.is_unspecified() => 2,
+            Some(_) => 3,
+            None => 0,
+        };
+        (preferred, b.ip.is_ipv6(), b.ip.is_unspecified(), *b)
+    };
+    bound
+        .iter()
+        .filter(|b| !is_loopback(b.ip))
+        .min_by_key(|b| rank(b))
+        .copied()
+}
+
+fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+/// Reads a published port's host side; `None` for what isn't bound.
+#[must_use]
+pub fn parse_binding(ip: Option<&str>, port: Option<&str>) -> Option<Binding> {
+    let ip = match ip.unwrap_or_default() {
+        // Docker before 20.10 wrote an empty address for "all".
+        "" => IpAddr::from([0, 0, 0, 0]),
+        text => text.parse().ok()?,
+    };
+    let port = port?.parse::<NonZeroU16>().ok()?;
+    Some(Binding { ip, port })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! Why a container is not announced, in words for a person. Pure.
+
+use super::container::{Binding, ContainerPort, Health, State};
+use super::host_source::HostSource;
+use crate::endpoint::{HostError, Key, KeyError};
+use std::time::Duration;
+
+/// The first rule that says no.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// Docker has not answered yet.
+    #[error("Docker has not answered yet")]
+    NeverAsked,
+    /// Docker doesn't answer, and this grace is over.
+    #[error("Docker can't be asked, for longer than --docker-grace ({} s)", .0.as_secs())]
+    EngineLost(Duration),
+    /// There is no such container.
+    #[error("there is no container {0}")]
+    Absent(String),
+    /// It is there, and not running.
+    #[error("{name} {}", state_words(.state))]
+    NotRunning {
+        /// The container.
+        name: String,
+        /// What it does instead.
+        state: State,
+    },
+    /// Its health check has no verdict yet, or a bad one.
+    #[error("health: {}", health_words(.0))]
+    Health(Health),
+    /// The wanted port isn't published.
+    #[error("{wanted} is not published; published: {}", list(.published))]
+    NotPublished {
+        /// The container port asked for.
+        wanted: ContainerPort,
+        /// What is.
+        published: Vec<(ContainerPort, Vec<Binding>)>,
+    },
+    /// No port is published, and none was asked for.
+    #[error("no port is published; start it with -p, or say which with --port")]
+    NothingPublished,
+    /// More than one port is published, and none was asked for.
+    #[error("several ports are published, say which with --port: {}", list(.0))]
+    SeveralPublished(Vec<(ContainerPort, Vec<Binding>)>),
+    /// It is on the host's network, and no port was asked for.
+    #[error(
+        "{0} is on the host's own network, where nothing is published; say which port with --port"
+    )]
+    HostNetworkNeedsPort(String),
+    /// Published for this machine alone.
+    #[error("{port} is published on loopback only ({}); other machines can't reach it", bindings(.bound))]
+    LoopbackOnly {
+        /// The container port.
+        port: ContainerPort,
+        /// Its bindings.
+        bound: Vec<Binding>,
+    },
+    /// A label that can't be read.
+    #[error("label {label} {problem}")]
+    BadLabel {
+        /// Its name.
+        label: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// It has labels of sidekick's, and none that names a service.
+    #[error("no label names a service: sidekick.service=NAME, or sidekick.PORT.service=NAME")]
+    NoService,
+    /// The key that its labels and its name come to.
+    #[error("{key:?} {problem}; name the instance by the label sidekick.instance")]
+    BadKey {
+        /// What it would be.
+        key: String,
+        /// What is wrong with it.
+        problem: KeyError,
+    },
+    /// Another container of this machine claims the same key, with the better right.
+    #[error("{winner} has the key {key}, for it started later")]
+    Outranked {
+        /// The key.
+        key: Key,
+        /// The other container's name.
+        winner: String,
+    },
+    /// No rule told an address.
+    #[error("no address is known for this machine; pass --host")]
+    NoHost,
+    /// The last rule told an address that nobody can dial.
+    #[error("{rule} {problem}; pass --host")]
+    UnusableHost {
+        /// The rule that told it.
+        rule: HostSource,
+        /// What is wrong with it.
+        problem: HostError,
+    },
+}
+
+impl Reason {
+    /// Whether it is the container itself that isn't up, rather than something unknown or
+    /// misconfigured. Only then may a key that our own past life left behind be cleared away.
+    #[must_use]
+    pub const fn container_is_down(&self) -> bool {
+        matches!(self, Self::NotRunning { .. } | Self::Health(_))
+    }
+}
+
+fn state_words(state: &State) -> String {
+    match state {
+        State::Running => "is running".to_owned(),
+        State::Paused => "is paused".to_owned(),
+        State::Restarting => "is restarting".to_owned(),
+        State::Created => "was never started".to_owned(),
+        State::Exited(code) => format!("has exited with status {code}"),
+        State::Removing => "is being removed".to_owned(),
+        State::Dead => "is dead".to_owned(),
+        State::Other(word) => format!("is {word:?}"),
+    }
+}
+
+/// A health check's verdict in words.
+#[must_use]
+pub fn health_words(health: &Health) -> String {
+    match health {
+        Health::Good => "good".to_owned(),
+        Health::Starting { failed, retries } => format!("starting ({failed} of {retries} checks)"),
+        Health::Unhealthy { failed } => format!("unhealthy ({failed} checks failed in a row)"),
+    }
+}
+
+fn bindings(bound: &[Binding]) -> String {
+    let words: Vec<_> = bound.iter().map(Binding::to_string).collect();
+    words.join(", ")
+}
+
+fn list(published: &[(ContainerPort, Vec<Binding>)]) -> String {
+    if published.is_empty() {
+        return "nothing".to_owned();
+    }
+    let words: Vec<_> = published
+        .iter()
+        .map(|(port, bound)| format!("{port} → {}", bindings(bound)))
+        .collect();
+    words.join(", ")
+}
