@@ -24,12 +24,12 @@ use clap::{Parser, Subcommand};
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: CliCommand,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum CliCommand {
     /// Watch a container and keep its key in etcd while the container is up
     Announce(AnnounceArgs),
     /// Watch etcd and keep a HAProxy in step, so that clients dial one fixed name
@@ -47,10 +47,10 @@ impl Cli {
     #[must_use]
     pub const fn log(&self) -> &LogArgs {
         match &self.command {
-            Command::Agent(args) => &args.log,
-            Command::Announce(args) => &args.log,
-            Command::List(args) => &args.log,
-            Command::Explain(args) => &args.log,
+            CliCommand::Agent(args) => &args.log,
+            CliCommand::Announce(args) => &args.log,
+            CliCommand::List(args) => &args.log,
+            CliCommand::Explain(args) => &args.log,
         }
     }
 }

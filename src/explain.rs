@@ -5,10 +5,10 @@ mod config;
 pub use config::{ExplainArgs, ExplainConfig};
 
 use crate::announce::docker::client;
-use crate::announce::lease::ownership::{Holder, Verdict as Contest, contest};
-use crate::announce::lease::protocol::Wishes;
-use crate::announce::policy::claims::{Claim, Judge, Judged, Target, settle};
-use crate::announce::policy::container::{Sighting, View};
+use crate::announce::lease::ownership::{Holder, Precedence, precedence_of};
+use crate::announce::lease::protocol::DesiredKeys;
+use crate::announce::policy::claims::{Claim, Evaluation, Evaluator, Target, assign_keys};
+use crate::announce::policy::container::{ContainerView, Observation};
 use crate::announce::policy::eligibility::{Decision, Verdict, judge};
 use crate::announce::policy::reason::{Reason, health_words};
 use crate::clock::now;
@@ -44,7 +44,7 @@ async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     let target = Target::All {
         prefix: config.prefix.clone(),
     };
-    let judge = Judge {
+    let judge = Evaluator {
         target: &target,
         rules: &config.rules,
         grace: None,
@@ -54,7 +54,7 @@ async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     for (id, view) in everything.labelled {
         match view {
             // It went while we looked.
-            Ok(view) if view.sighting == Sighting::Absent => {}
+            Ok(view) if view.observation == Observation::Absent => {}
             Ok(view) => drop(judged.insert(id.clone(), judge.judge(&id, &view, None, now()))),
             Err(error) => {
                 refused += 1;
@@ -62,7 +62,7 @@ async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
             }
         }
     }
-    let settlement = settle(&judged, &Wishes::new());
+    let assignment = assign_keys(&judged, &DesiredKeys::new());
     let kvs = read(config).await;
     let by_key = kvs.iter().flatten().map(|kv| (kv.key(), kv));
     let by_key: BTreeMap<_, _> = by_key.collect();
@@ -73,7 +73,7 @@ async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
         writeln!(text, "{}", judged.name)?;
         let winner = |claim: &Claim| {
             let at = (id.clone(), claim.key.clone());
-            settlement.outranked.get(&at).cloned()
+            assignment.outranked.get(&at).cloned()
         };
         let stands =
             |claim: &Claim, decision: &Decision| match by_key.get(claim.key.as_str().as_bytes()) {
@@ -101,7 +101,7 @@ async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
 /// Returns whether all that it claims would be announced.
 fn describe_claims(
     text: &mut String,
-    judged: &Judged,
+    judged: &Evaluation,
     winner: impl Fn(&Claim) -> Option<String>,
     stands: impl Fn(&Claim, &Decision) -> Option<String>,
 ) -> Result<bool, std::fmt::Error> {
@@ -163,8 +163,8 @@ async fn one(config: &ExplainConfig, name: &str) -> anyhow::Result<Explanation> 
     })
 }
 
-fn describe_container(text: &mut String, name: &str, view: &View) -> std::fmt::Result {
-    let Sighting::Present(container) = &view.sighting else {
+fn describe_container(text: &mut String, name: &str, view: &ContainerView) -> std::fmt::Result {
+    let Observation::Present(container) = &view.observation else {
         return writeln!(text, "{:<12}{name}: there is none", "container");
     };
     let since = container
@@ -207,16 +207,16 @@ fn describe_decision(text: &mut String, decision: &Decision) -> std::fmt::Result
 async fn describe_etcd(
     text: &mut String,
     config: &ExplainConfig,
-    view: &View,
+    view: &ContainerView,
     decision: Option<&Decision>,
 ) -> anyhow::Result<()> {
     let kvs = match read(config).await {
         Ok(kvs) => kvs,
         Err(error) => return Ok(writeln!(text, "{:<12}{error:#}", "key")?),
     };
-    let id = match &view.sighting {
-        Sighting::Present(container) => container.short_id(),
-        Sighting::Absent | Sighting::NeverAsked => None,
+    let id = match &view.observation {
+        Observation::Present(container) => container.short_id(),
+        Observation::Absent | Observation::NeverAsked => None,
     };
     let names_it = |kv: &&KeyValue| {
         config.key.is_some()
@@ -272,8 +272,8 @@ fn outcome(kv: &KeyValue, decision: &Decision) -> &'static str {
     if kv.value() == decision.endpoint.encode().as_bytes() {
         return "stands as it should";
     }
-    match contest(&Holder::from(&*decision.endpoint), kv.value(), false) {
-        Contest::Ours | Contest::TakeOver => "announce would take it over",
-        Contest::StandBy(_) => "announce would stand by: the holder has the better right",
+    match precedence_of(&Holder::from(&*decision.endpoint), kv.value(), false) {
+        Precedence::Ours | Precedence::TakeOver => "announce would take it over",
+        Precedence::StandBy(_) => "announce would stand by: the holder has the better right",
     }
 }

@@ -8,7 +8,7 @@ use crate::agent::haproxy_on_this_machine;
 use crate::agent::health::{Seen, seen};
 use crate::agent::table::{Item, Table};
 use crate::endpoint::{Endpoint, Protocol, Status};
-use crate::etcd::Fault;
+use crate::etcd::EtcdError;
 use crate::etcd::members::Members;
 use crate::etcd::reader::{self, Change, Update};
 use crate::log_writer::{flush, say};
@@ -187,8 +187,9 @@ async fn time_left(members: &Members, leases: BTreeSet<i64>) -> BTreeMap<i64, i6
         answer.map(|answer| (lease, answer.ttl()))
     };
     let answers = stream::iter(leases).map(ask).buffer_unordered(AT_ONCE);
-    let known = answers
-        .filter_map(|answer: Result<_, Fault>| async { answer.ok().filter(|(_, ttl)| *ttl >= 0) });
+    let known = answers.filter_map(|answer: Result<_, EtcdError>| async {
+        answer.ok().filter(|(_, ttl)| *ttl >= 0)
+    });
     known.collect().await
 }
 

@@ -2,7 +2,7 @@
 
 use sidekick::agent::{self, AgentConfig};
 use sidekick::announce::{self, AnnounceConfig};
-use sidekick::cli::{Cli, Command, ignored_variables, one_line};
+use sidekick::cli::{Cli, CliCommand, ignored_variables, one_line};
 use sidekick::config::ConfigError;
 use sidekick::explain::{self, ExplainConfig};
 use sidekick::list::{self, ListConfig};
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     status
 }
 
-fn start(command: Command) -> ExitCode {
+fn start(command: CliCommand) -> ExitCode {
     let ignored = ignored_variables(&command, |name| std::env::var(name).ok());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -84,12 +84,12 @@ enum Job {
     Explain(ExplainConfig),
 }
 
-fn checked(command: Command) -> Result<Job, ConfigError> {
+fn checked(command: CliCommand) -> Result<Job, ConfigError> {
     Ok(match command {
-        Command::Agent(args) => Job::Agent(AgentConfig::new(args)?),
-        Command::List(args) => Job::List(ListConfig::new(args)?),
-        Command::Announce(args) => Job::Announce(AnnounceConfig::new(args)?),
-        Command::Explain(args) => Job::Explain(ExplainConfig::new(args)?),
+        CliCommand::Agent(args) => Job::Agent(AgentConfig::new(args)?),
+        CliCommand::List(args) => Job::List(ListConfig::new(args)?),
+        CliCommand::Announce(args) => Job::Announce(AnnounceConfig::new(args)?),
+        CliCommand::Explain(args) => Job::Explain(ExplainConfig::new(args)?),
     })
 }
 

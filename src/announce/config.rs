@@ -2,7 +2,7 @@
 
 use super::docker::client::DockerHost;
 use super::policy::claims::Target;
-use super::policy::eligibility::Rules;
+use super::policy::eligibility::AddressOptions;
 use crate::config::{Checked, check_url, duration, prefix, wrong};
 use crate::etcd::EtcdConfig;
 use crate::etcd::config::{EtcdArgs, etcd};
@@ -118,7 +118,7 @@ pub struct AnnounceConfig {
     /// Which containers, and at which keys.
     pub target: Target,
     /// Which address and port to announce.
-    pub rules: Rules,
+    pub rules: AddressOptions,
     /// The lease's time to live; whole seconds.
     pub ttl: Duration,
     /// Between two looks at the keys; shorter than `ttl`.
@@ -219,10 +219,10 @@ pub(crate) fn container(args: &ContainerArgs) -> Checked<String> {
     }
 }
 
-pub(crate) fn rules(args: &ContainerArgs) -> Checked<Rules> {
+pub(crate) fn rules(args: &ContainerArgs) -> Checked<AddressOptions> {
     let host = args.host.as_deref().map(str::parse).transpose();
     let port = args.port.as_deref().map(str::parse).transpose();
-    Ok(Rules {
+    Ok(AddressOptions {
         host: host.map_err(|e| wrong("--host", e))?,
         port: port.map_err(|e: String| wrong("--port", e))?,
         hostname: hostname(),

@@ -1,7 +1,7 @@
 //! How it stands, in one line for `systemctl status`. Pure.
 
-use super::lease::protocol::{Standing, Standings};
-use super::policy::claims::{Judged, Outranked};
+use super::lease::protocol::{KeyStatus, KeyStatuses};
+use super::policy::claims::{Evaluation, Outranked};
 use super::policy::eligibility::Verdict;
 use super::policy::reason::Reason;
 use crate::clock::Moment;
@@ -18,9 +18,9 @@ const NAMED: usize = 3;
 
 /// What is known beside the verdicts.
 #[derive(Debug, Clone, Copy)]
-pub struct Outlook<'a> {
+pub struct AnnounceStatus<'a> {
     /// How it stands in etcd.
-    pub standings: &'a Standings,
+    pub statuses: &'a KeyStatuses,
     /// Since when etcd can't be asked.
     pub etcd_lost_since: Option<Moment>,
     /// Since when Docker can't be asked.
@@ -29,16 +29,16 @@ pub struct Outlook<'a> {
     pub now: Moment,
 }
 
-impl Outlook<'_> {
+impl AnnounceStatus<'_> {
     /// The line for one container with one key.
     #[must_use]
-    pub fn of_one(&self, judged: &Judged) -> String {
+    pub fn of_one(&self, judged: &Evaluation) -> String {
         let claims = judged.claims.iter();
         let lines = claims.map(|claim| {
             line(
                 &claim.key,
                 &claim.verdict,
-                self.standings.get(&claim.key),
+                self.statuses.get(&claim.key),
                 self.etcd_lost_since,
                 self.docker_lost_since,
                 self.now,
@@ -50,7 +50,7 @@ impl Outlook<'_> {
     /// The line for many: `announcing 12 of 14 containers; redis1 is paused; …`. Containers that
     /// have ended are none of them.
     #[must_use]
-    pub fn of_all(&self, all: &BTreeMap<String, Judged>, outranked: &Outranked) -> String {
+    pub fn of_all(&self, all: &BTreeMap<String, Evaluation>, outranked: &Outranked) -> String {
         if let Some(line) = etcd_lost(self.etcd_lost_since, self.now) {
             return line;
         }
@@ -81,7 +81,7 @@ impl Outlook<'_> {
     }
 
     /// Why not all that the container claims is announced.
-    fn problem(&self, id: &str, judged: &Judged, outranked: &Outranked) -> Option<String> {
+    fn problem(&self, id: &str, judged: &Evaluation, outranked: &Outranked) -> Option<String> {
         let about = |words: String| match words.starts_with(&judged.name) {
             true => words,
             false => format!("{}: {words}", judged.name),
@@ -95,13 +95,13 @@ impl Outlook<'_> {
                 let (key, winner) = (key.clone(), winner.clone());
                 return Some(about(Reason::Outranked { key, winner }.to_string()));
             }
-            match (&claim.verdict, self.standings.get(key)) {
+            match (&claim.verdict, self.statuses.get(key)) {
                 (Verdict::Withdraw(reason), _) => Some(about(reason.to_string())),
-                (_, Some(Standing::Announced(_))) => None,
-                (_, Some(Standing::StandingBy(holder))) => {
+                (_, Some(KeyStatus::Announced(_))) => None,
+                (_, Some(KeyStatus::StandingBy(holder))) => {
                     Some(about(format!("{} is held by {holder}", key.instance())))
                 }
-                (_, Some(Standing::Refused)) => {
+                (_, Some(KeyStatus::Refused)) => {
                     Some(about(format!("etcd refuses {}", key.instance())))
                 }
                 _ => Some(about(format!("{} is about to be put", key.instance()))),
@@ -120,7 +120,7 @@ fn etcd_lost(since: Option<Moment>, now: Moment) -> Option<String> {
 pub fn line(
     key: &Key,
     verdict: &Verdict,
-    standing: Option<&Standing>,
+    status: Option<&KeyStatus>,
     etcd_lost_since: Option<Moment>,
     docker_lost_since: Option<Moment>,
     now: Moment,
@@ -129,14 +129,14 @@ pub fn line(
         return line;
     }
     let instance = key.instance();
-    let line = match (verdict, standing) {
-        (_, Some(Standing::Refused)) => format!("etcd refuses {instance}; trying again"),
-        (Verdict::Withdraw(reason), Some(Standing::Announced(_) | Standing::Pending)) => {
+    let line = match (verdict, status) {
+        (_, Some(KeyStatus::Refused)) => format!("etcd refuses {instance}; trying again"),
+        (Verdict::Withdraw(reason), Some(KeyStatus::Announced(_) | KeyStatus::Pending)) => {
             format!("withdrawing {instance}: {reason}")
         }
         (Verdict::Withdraw(reason), _) => format!("waiting: {reason}"),
-        (_, Some(Standing::Announced(endpoint))) => format!("announcing {instance} = {endpoint}"),
-        (_, Some(Standing::StandingBy(holder))) => {
+        (_, Some(KeyStatus::Announced(endpoint))) => format!("announcing {instance} = {endpoint}"),
+        (_, Some(KeyStatus::StandingBy(holder))) => {
             format!("standing by: {instance} is held by {holder}")
         }
         (Verdict::Announce(decision), _) => {
@@ -164,13 +164,13 @@ mod tests {
 
     fn shown(
         verdict: &Verdict,
-        standing: Option<Standing>,
+        status: Option<KeyStatus>,
         etcd: Option<u64>,
         docker: Option<u64>,
     ) -> String {
         let key = "/services/redis/redis@1".parse().unwrap();
         let at = |s: Option<u64>| s.map(Duration::from_secs);
-        line(&key, verdict, standing.as_ref(), at(etcd), at(docker), NOW)
+        line(&key, verdict, status.as_ref(), at(etcd), at(docker), NOW)
     }
 
     fn endpoint() -> Endpoint {
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_line_says_what_the_design_wants_it_to_say() {
-        let announced = Standing::Announced(std::sync::Arc::new(endpoint()));
+        let announced = KeyStatus::Announced(std::sync::Arc::new(endpoint()));
         let keep = Verdict::Keep(None);
         assert_eq!(
             shown(&keep, Some(announced.clone()), None, Some(90)),
@@ -187,11 +187,11 @@ mod tests {
         );
         let paused = Verdict::Withdraw(Reason::Absent("redis1".to_owned()));
         assert_eq!(
-            shown(&paused, Some(Standing::Withdrawn), None, None),
+            shown(&paused, Some(KeyStatus::Withdrawn), None, None),
             "waiting: there is no container redis1"
         );
         assert!(shown(&paused, Some(announced), None, None).starts_with("withdrawing redis@1: "));
-        let by = Standing::StandingBy(Holder::from(&endpoint()));
+        let by = KeyStatus::StandingBy(Holder::from(&endpoint()));
         assert!(
             shown(&keep, Some(by), None, None)
                 .starts_with("standing by: redis@1 is held by ip-172")

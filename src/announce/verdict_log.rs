@@ -80,7 +80,7 @@ impl VerdictLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::announce::policy::container::{ContainerPort, State};
+    use crate::announce::policy::container::{ContainerPort, ContainerState};
     use crate::announce::policy::eligibility::Decision;
     use crate::announce::policy::host_source::HostSource;
     use crate::announce::policy::reason::Reason;
@@ -103,7 +103,7 @@ mod tests {
         }))
     }
 
-    fn state(state: State) -> Verdict {
+    fn state(state: ContainerState) -> Verdict {
         let name = "redis1".to_owned();
         Verdict::Withdraw(Reason::NotRunning { name, state })
     }
@@ -114,11 +114,11 @@ mod tests {
         let mut now = Moment::from_secs(100);
         let mut told = Vec::new();
         for verdict in [
-            state(State::Created),
+            state(ContainerState::Created),
             Verdict::Withdraw(Reason::NothingPublished),
             announce(),
-            state(State::Exited(0)),
-            state(State::Restarting),
+            state(ContainerState::Exited(0)),
+            state(ContainerState::Restarting),
             announce(),
         ] {
             now += Duration::from_millis(400);
@@ -126,14 +126,17 @@ mod tests {
                 told.push(verdict);
             }
         }
-        assert_eq!(told, [announce(), state(State::Exited(0)), announce()]);
+        assert_eq!(
+            told,
+            [announce(), state(ContainerState::Exited(0)), announce()]
+        );
         assert_eq!(log.next(), None);
     }
 
     #[test]
     fn a_reason_that_stands_is_told_once() {
         let (mut log, at) = (VerdictLog::default(), at());
-        let (now, reason) = (Moment::from_secs(100), state(State::Created));
+        let (now, reason) = (Moment::from_secs(100), state(ContainerState::Created));
         assert!(!log.is_due(&at, &reason, now));
         assert_eq!(log.next(), Some(now + PASSING));
         assert_eq!(log.overdue(now + PASSING - Duration::from_nanos(1)), []);

@@ -1,7 +1,7 @@
 //! Variables of etcdctl and of docker that would mean something to those, and that sidekick doesn't use:
 //! what it does instead, a line each. Pure.
 
-use super::Command;
+use super::CliCommand;
 use crate::announce::config::{ContainerArgs, DEFAULT_DOCKER_HOST};
 use crate::etcd::config::{DEFAULT_ENDPOINTS, EtcdArgs, truth};
 use crate::etcd::members::CALL_DEADLINE;
@@ -20,15 +20,15 @@ const DEADLINES: [&str; 4] = [
 /// `variable` reads the environment.
 #[must_use]
 pub fn ignored_variables(
-    command: &Command,
+    command: &CliCommand,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Vec<String> {
     let set = |name: &str| variable(name).filter(|value| !value.is_empty());
     let (etcd, container) = match command {
-        Command::Announce(args) => (&args.etcd, Some(&args.container)),
-        Command::Explain(args) => (&args.etcd, Some(&args.container)),
-        Command::Agent(args) => (&args.etcd, None),
-        Command::List(args) => (&args.etcd, None),
+        CliCommand::Announce(args) => (&args.etcd, Some(&args.container)),
+        CliCommand::Explain(args) => (&args.etcd, Some(&args.container)),
+        CliCommand::Agent(args) => (&args.etcd, None),
+        CliCommand::List(args) => (&args.etcd, None),
     };
     let mut lines = of_etcdctl(etcd, &set);
     lines.extend(container.and_then(|container| of_docker(container, &set)));

@@ -1,6 +1,6 @@
 //! How etcd is reached: endpoints, TLS, user and password.
 
-use super::credentials::{BadFile, Files, Kind, read_ca, read_identity, read_password};
+use super::credentials::{BadFile, FileKind, Files, read_ca, read_identity, read_password};
 use super::{EtcdConfig, Secret, Tls};
 use crate::config::{Checked, ConfigError, check_url, unusable_file, wrong};
 use clap::Args;
@@ -188,10 +188,10 @@ fn user(args: &EtcdArgs, file: Option<&Path>) -> Checked<Option<(String, Secret)
 /// Under the option that names the file.
 fn bad(file: BadFile) -> ConfigError {
     let option = match file.kind {
-        Kind::Ca => "--etcd-cacert",
-        Kind::Certificate => "--etcd-cert",
-        Kind::Key => "--etcd-key",
-        Kind::Password => "--etcd-password-file",
+        FileKind::Ca => "--etcd-cacert",
+        FileKind::Certificate => "--etcd-cert",
+        FileKind::Key => "--etcd-key",
+        FileKind::Password => "--etcd-password-file",
     };
     unusable_file(option, file)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Why a call to etcd gave no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum EtcdError {
     /// No answer in time: it may have been done all the same.
     #[error("no answer within {} ms", .0.as_millis())]
     Timeout(Duration),
@@ -23,7 +23,7 @@ pub enum Fault {
     Refused(String),
 }
 
-impl Fault {
+impl EtcdError {
     /// Whether another member is worth a try.
     #[must_use]
     pub const fn is_the_members(&self) -> bool {
@@ -45,12 +45,12 @@ enum About {
 }
 
 impl About {
-    fn with(self, text: String) -> Fault {
+    fn with(self, text: String) -> EtcdError {
         match self {
-            Self::Member => Fault::Unreachable(text),
-            Self::Login => Fault::Auth(text),
-            Self::Lease => Fault::NotFound(text),
-            Self::Request => Fault::Refused(text),
+            Self::Member => EtcdError::Unreachable(text),
+            Self::Login => EtcdError::Auth(text),
+            Self::Lease => EtcdError::NotFound(text),
+            Self::Request => EtcdError::Refused(text),
         }
     }
 }
@@ -108,7 +108,7 @@ fn by_code(code: i32) -> About {
     }
 }
 
-impl From<etcd_client::Error> for Fault {
+impl From<etcd_client::Error> for EtcdError {
     fn from(error: etcd_client::Error) -> Self {
         use etcd_client::Error::{
             GRpcStatus, InvalidArgs, InvalidUri, LeaseKeepAliveError, TransportError, WatchError,
@@ -177,23 +177,23 @@ mod tests {
 
     #[test]
     fn what_etcd_says_of_tokens_is_known_in_each_of_its_forms() {
-        let watch = |text: &str| Fault::from(etcd_client::Error::WatchError(text.to_owned()));
+        let watch = |text: &str| EtcdError::from(etcd_client::Error::WatchError(text.to_owned()));
         assert!(matches!(
             watch("etcdserver: invalid auth token"),
-            Fault::Auth(_)
+            EtcdError::Auth(_)
         ));
         assert!(matches!(
             watch("rpc error: revision of auth store is old"),
-            Fault::Auth(_)
+            EtcdError::Auth(_)
         ));
         assert!(matches!(
             watch("etcdserver: permission denied"),
-            Fault::Refused(_)
+            EtcdError::Refused(_)
         ));
         let gone = etcd_client::Error::LeaseKeepAliveError("lease not found".to_owned());
-        assert!(matches!(Fault::from(gone), Fault::NotFound(_)));
+        assert!(matches!(EtcdError::from(gone), EtcdError::NotFound(_)));
         let lost = etcd_client::Error::LeaseKeepAliveError("channel closed".to_owned());
-        assert!(Fault::from(lost).is_the_members());
+        assert!(EtcdError::from(lost).is_the_members());
     }
 
     /// Each with the code that etcd gives it, or as a watch's reason, without one.
@@ -258,7 +258,7 @@ mod tests {
     fn a_wrong_password_is_about_the_login_and_not_about_a_key() {
         let text = "etcdserver: authentication failed, invalid user ID or password";
         let fault = known(text).map(|about| about.with(text.to_owned()));
-        assert!(matches!(fault, Some(Fault::Auth(_))), "{fault:?}");
+        assert!(matches!(fault, Some(EtcdError::Auth(_))), "{fault:?}");
     }
 
     /// Takes one connection, and ends it when the first call is there: with a FIN or a RST, and before or after the
@@ -297,7 +297,7 @@ mod tests {
             let error = client.get("/services/redis/redis@1", None).await;
             let error = error.unwrap_err();
             let told = format!("{error:?}");
-            let fault = Fault::from(error);
+            let fault = EtcdError::from(error);
             assert!(fault.is_the_members(), "{fault:?}");
             let plain = fault.to_string().starts_with("connection lost: ");
             assert!(plain, "{fault}, of {told}");

@@ -5,7 +5,7 @@
 //! the member fails a call.
 
 use super::credentials::Credentials;
-use super::{EtcdConfig, Fault};
+use super::{EtcdConfig, EtcdError};
 use crate::clock::{Moment, now};
 use crate::log_throttle::LogThrottle;
 use anyhow::Context as _;
@@ -103,9 +103,9 @@ impl Members {
     /// member's own failure the next call goes to the next member.
     ///
     /// # Errors
-    /// See [`Fault`]. After [`Fault::Timeout`] and [`Fault::Unreachable`] it isn't known whether
+    /// See [`EtcdError`]. After [`EtcdError::Timeout`] and [`EtcdError::Unreachable`] it isn't known whether
     /// the call was done.
-    pub async fn call<T, F, R>(&self, request: F) -> Result<T, Fault>
+    pub async fn call<T, F, R>(&self, request: F) -> Result<T, EtcdError>
     where
         F: Fn(Client) -> R,
         R: Future<Output = Result<T, Error>>,
@@ -113,8 +113,8 @@ impl Members {
         let generation = *self.generation.borrow();
         let attempt = async {
             let client = self.client().await?;
-            match request(client.clone()).await.map_err(Fault::from) {
-                Err(Fault::Auth(why)) => {
+            match request(client.clone()).await.map_err(EtcdError::from) {
+                Err(EtcdError::Auth(why)) => {
                     self.login(&client, why).await?;
                     Ok(request(client).await?)
                 }
@@ -123,7 +123,7 @@ impl Members {
         };
         let result = timeout(CALL_DEADLINE, attempt)
             .await
-            .unwrap_or(Err(Fault::Timeout(CALL_DEADLINE)));
+            .unwrap_or(Err(EtcdError::Timeout(CALL_DEADLINE)));
         match &result {
             Err(fault) if fault.is_the_members() => self.failed(generation, fault),
             _ => self.answered(),
@@ -137,11 +137,11 @@ impl Members {
     /// What the cluster refused, or that nobody answers; it names the members.
     pub async fn try_each<T>(
         &self,
-        mut attempt: impl AsyncFnMut() -> Result<T, Fault>,
+        mut attempt: impl AsyncFnMut() -> Result<T, EtcdError>,
     ) -> anyhow::Result<T> {
         let mut result = attempt().await;
         for _ in 1..self.count() {
-            if !result.as_ref().is_err_and(Fault::is_the_members) {
+            if !result.as_ref().is_err_and(EtcdError::is_the_members) {
                 break;
             }
             result = attempt().await;
@@ -150,7 +150,7 @@ impl Members {
         result.with_context(endpoints)
     }
 
-    async fn client(&self) -> Result<Client, Fault> {
+    async fn client(&self) -> Result<Client, EtcdError> {
         let mut connection = self.connection.lock().await;
         let current = *self.generation.borrow();
         if let Some((generation, client)) = &connection.client
@@ -176,14 +176,14 @@ impl Members {
         &self.endpoints[index]
     }
 
-    async fn login(&self, client: &Client, why: String) -> Result<(), Fault> {
+    async fn login(&self, client: &Client, why: String) -> Result<(), EtcdError> {
         let mut connection = self.connection.lock().await;
         let now = now();
         if connection
             .last_login
             .is_some_and(|at| now.saturating_sub(at) < LOGIN_PAUSE)
         {
-            return Err(Fault::Auth(why));
+            return Err(EtcdError::Auth(why));
         }
         connection.last_login = Some(now);
         let renewed = client.refresh_token().await;
@@ -196,7 +196,7 @@ impl Members {
 
     /// The member that was current at `generation` failed: the next one's turn. Two tasks that
     /// failed on the same one move on by one.
-    pub fn failed(&self, generation: u64, fault: &Fault) {
+    pub fn failed(&self, generation: u64, fault: &EtcdError) {
         let moved = self.generation.send_if_modified(|current| {
             let same = *current == generation;
             *current += u64::from(same);

@@ -7,7 +7,7 @@ pub mod members;
 pub mod reader;
 pub mod watch;
 
-pub use fault::Fault;
+pub use fault::EtcdError;
 
 use std::borrow::Cow;
 use std::fmt;

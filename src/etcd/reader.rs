@@ -4,7 +4,7 @@
 //! elsewhere) there is a snapshot again; the listener finds out what is different. So nothing that
 //! happened in between needs to be known, and no revision is ever trusted across a gap.
 
-use super::Fault;
+use super::EtcdError;
 use super::members::Members;
 use crate::clock::now;
 use crate::log_throttle::LogThrottle;
@@ -62,9 +62,9 @@ struct History {
 }
 
 impl History {
-    fn of(header: Option<&ResponseHeader>) -> Result<Self, Fault> {
-        let header =
-            header.ok_or_else(|| Fault::Unreachable("an answer without a header".to_owned()))?;
+    fn of(header: Option<&ResponseHeader>) -> Result<Self, EtcdError> {
+        let header = header
+            .ok_or_else(|| EtcdError::Unreachable("an answer without a header".to_owned()))?;
         Ok(Self {
             cluster: header.cluster_id(),
             revision: header.revision(),
@@ -78,7 +78,7 @@ impl History {
 }
 
 /// Why a watch was given up.
-enum End {
+enum RoundEnd {
     /// Nobody listens any more.
     Deaf,
     /// Another member is turned to, or it is time to read everything again.
@@ -88,7 +88,7 @@ enum End {
     /// It is another history.
     Restored,
     /// It broke.
-    Broken(Fault),
+    Broken(EtcdError),
 }
 
 /// Reads every key below `prefix` (no slash at its end) and tells `updates`; ends only when nobody
@@ -115,13 +115,13 @@ pub async fn read(
         reader.pulse.beat();
         let generation = *reader.members.changes().borrow();
         let fault = match reader.round().await {
-            Ok(End::Deaf) => return,
-            Ok(End::Renew) => {
+            Ok(RoundEnd::Deaf) => return,
+            Ok(RoundEnd::Renew) => {
                 backoff.reset();
                 refusals.recovered(now());
                 continue;
             }
-            Ok(End::Compacted(revision)) => {
+            Ok(RoundEnd::Compacted(revision)) => {
                 if let Some(notice) = reader.compactions.happened(now()) {
                     let n = notice.failures;
                     info!(
@@ -131,8 +131,8 @@ pub async fn read(
                 continue;
             }
             // The next snapshot says so.
-            Ok(End::Restored) => continue,
-            Ok(End::Broken(fault)) => {
+            Ok(RoundEnd::Restored) => continue,
+            Ok(RoundEnd::Broken(fault)) => {
                 backoff.reset();
                 fault
             }
@@ -165,7 +165,7 @@ struct Reader {
 
 impl Reader {
     /// One snapshot and the watch after it.
-    async fn round(&mut self) -> Result<End, Fault> {
+    async fn round(&mut self) -> Result<RoundEnd, EtcdError> {
         let mut changes = self.members.changes();
         changes.borrow_and_update();
         let (kvs, history) =
@@ -183,7 +183,7 @@ impl Reader {
         self.history = Some(history);
         debug!(revision = history.revision, "read {} keys", kvs.len());
         if !self.tell(Update::Snapshot(kvs)).await {
-            return Ok(End::Deaf);
+            return Ok(RoundEnd::Deaf);
         }
         let mut stream = self.watch(history.revision + 1).await?;
         let resync = Instant::now() + RESYNC;
@@ -193,20 +193,20 @@ impl Reader {
             // All cancel-safe: a watch channel keeps its mark, a stream a half-read message, and a
             // sleep has no effect. The probe itself runs in its arm, where nothing cancels it.
             tokio::select! {
-                _ = changes.changed() => return Ok(End::Renew),
+                _ = changes.changed() => return Ok(RoundEnd::Renew),
                 message = stream.message() => match changes_of(message) {
                     Err(end) => return Ok(end),
                     Ok(changes) if changes.is_empty() => {}
                     Ok(changes) => if !self.tell(Update::Changes(changes)).await {
-                        return Ok(End::Deaf);
+                        return Ok(RoundEnd::Deaf);
                     },
                 },
                 () = sleep_until(probe) => {
                     if Instant::now() > resync {
-                        return Ok(End::Renew);
+                        return Ok(RoundEnd::Renew);
                     }
                     match self.probe().await {
-                        Ok(now) if history.is_broken_by(now) => return Ok(End::Restored),
+                        Ok(now) if history.is_broken_by(now) => return Ok(RoundEnd::Restored),
                         // A member that doesn't answer changes the generation, and so ends this.
                         Ok(_) | Err(_) => probe = Instant::now() + PROBE,
                     }
@@ -228,7 +228,7 @@ impl Reader {
         }
     }
 
-    async fn probe(&self) -> Result<History, Fault> {
+    async fn probe(&self) -> Result<History, EtcdError> {
         let options = GetOptions::new().with_count_only();
         // Below the prefix, where a role that may read nothing else lets us look.
         let key = format!("{}/", self.prefix).into_bytes();
@@ -239,7 +239,7 @@ impl Reader {
         History::of(answer.header())
     }
 
-    async fn watch(&self, from: i64) -> Result<WatchStream, Fault> {
+    async fn watch(&self, from: i64) -> Result<WatchStream, EtcdError> {
         let key = format!("{}/", self.prefix);
         self.members
             .call(|client| {
@@ -283,7 +283,7 @@ async fn snapshot(
     prefix: &str,
     size: &mut i64,
     pulse: &Pulse,
-) -> Result<(Vec<KeyValue>, History), Fault> {
+) -> Result<(Vec<KeyValue>, History), EtcdError> {
     let mut all: Vec<KeyValue> = Vec::new();
     let mut history: Option<History> = None;
     // The byte after '/'.
@@ -303,7 +303,7 @@ async fn snapshot(
         pulse.beat();
         let mut answer = match answer {
             Ok(answer) => answer,
-            Err(Fault::Refused(why)) if why.contains("too large") && *size > 1 => {
+            Err(EtcdError::Refused(why)) if why.contains("too large") && *size > 1 => {
                 *size = (*size / 8).max(1);
                 continue;
             }
@@ -312,7 +312,7 @@ async fn snapshot(
         let now = History::of(answer.header())?;
         let first = *history.get_or_insert(now);
         if first.cluster != now.cluster {
-            return Err(Fault::Unreachable(
+            return Err(EtcdError::Unreachable(
                 "two members of different clusters answered".to_owned(),
             ));
         }
@@ -337,13 +337,17 @@ async fn get(
 
 fn changes_of(
     message: Result<Option<etcd_client::WatchResponse>, Error>,
-) -> Result<Vec<Change>, End> {
-    let broken = |fault: Fault| End::Broken(fault);
+) -> Result<Vec<Change>, RoundEnd> {
+    let broken = |fault: EtcdError| RoundEnd::Broken(fault);
     let message = message.map_err(|e| broken(e.into()))?;
-    let ended = || broken(Fault::Unreachable("the watch's stream ended".to_owned()));
+    let ended = || {
+        broken(EtcdError::Unreachable(
+            "the watch's stream ended".to_owned(),
+        ))
+    };
     let message = message.ok_or_else(ended)?;
     if message.compact_revision() > 0 {
-        return Err(End::Compacted(message.compact_revision()));
+        return Err(RoundEnd::Compacted(message.compact_revision()));
     }
     if message.canceled() {
         return Err(broken(

@@ -6,7 +6,7 @@
 //! into a hash map at each write), needs no right to read more than our own keys, and an event
 //! that isn't ours never leaves etcd.
 
-use super::Fault;
+use super::EtcdError;
 use super::members::{CALL_DEADLINE, Members};
 use crate::clock::{Moment, now};
 use crate::endpoint::Key;
@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 
 /// What a watch tells.
 #[derive(Debug)]
-pub enum News {
+pub enum KeyEvent {
     /// This key is watched from now on (again): what happened before has to be read.
     Opened(Key),
     /// A key was put.
@@ -40,22 +40,22 @@ const DENIED_PAUSE: Duration = Duration::from_secs(30);
 const FRESH: Duration = Duration::from_secs(10);
 
 /// Why a stream was given up.
-enum End {
+enum StreamEnd {
     /// Nobody listens, or wishes for anything, any more.
     Deaf,
     /// Another member is turned to.
     Moved,
     /// It broke.
-    Broken(Fault),
+    Broken(EtcdError),
 }
 
-impl From<Fault> for End {
-    fn from(fault: Fault) -> Self {
+impl From<EtcdError> for StreamEnd {
+    fn from(fault: EtcdError) -> Self {
         Self::Broken(fault)
     }
 }
 
-impl From<Error> for End {
+impl From<Error> for StreamEnd {
     fn from(error: Error) -> Self {
         Self::Broken(error.into())
     }
@@ -64,11 +64,11 @@ impl From<Error> for End {
 /// Watches the keys of the map that `wanted` holds, whatever its values, and tells `news`; ends only
 /// when nobody listens any more.
 ///
-/// Between an interruption and [`News::Opened`] events of a key are lost: the listener reads after it.
+/// Between an interruption and [`KeyEvent::Opened`] events of a key are lost: the listener reads after it.
 pub async fn follow<V>(
     members: Arc<Members>,
     mut wanted: watch::Receiver<BTreeMap<Key, V>>,
-    news: mpsc::Sender<News>,
+    news: mpsc::Sender<KeyEvent>,
 ) {
     let mut changes = members.changes();
     let mut backoff = Backoff::new(ETCD);
@@ -83,7 +83,7 @@ pub async fn follow<V>(
             Ok(stream) => {
                 backoff.reset();
                 refusals.recovered(now());
-                let session = Session {
+                let session = KeyWatches {
                     stream,
                     wanted: &mut wanted,
                     news: &news,
@@ -98,15 +98,15 @@ pub async fn follow<V>(
                 // Cancel-safe: what is dropped is the stream, which is to be reopened anyway.
                 let end = tokio::select! {
                     end = session.run(first) => end,
-                    _ = changes.changed() => End::Moved,
+                    _ = changes.changed() => StreamEnd::Moved,
                 };
                 match end {
-                    End::Deaf => return,
-                    End::Moved => continue,
-                    End::Broken(fault) => fault,
+                    StreamEnd::Deaf => return,
+                    StreamEnd::Moved => continue,
+                    StreamEnd::Broken(fault) => fault,
                 }
             }
-            Err(fault @ Fault::Refused(_)) => {
+            Err(fault @ EtcdError::Refused(_)) => {
                 denied.add(&first, &fault);
                 fault
             }
@@ -130,7 +130,7 @@ struct Denied {
 }
 
 impl Denied {
-    fn add(&mut self, key: &Key, fault: &Fault) {
+    fn add(&mut self, key: &Key, fault: &EtcdError) {
         if self.keys.insert(key.clone()) {
             self.since = now();
             debug!(%key, "watch: {fault}; it is looked at once an interval");
@@ -157,7 +157,7 @@ async fn first_key<V>(
 }
 
 /// Opens a stream with its first watch, and waits until etcd says that it runs.
-async fn open(members: &Members, key: &Key) -> Result<(WatchStream, i64), Fault> {
+async fn open(members: &Members, key: &Key) -> Result<(WatchStream, i64), EtcdError> {
     members
         .call(|mut client| async move {
             let mut stream = client.watch(key.as_str(), None).await?;
@@ -173,10 +173,10 @@ async fn open(members: &Members, key: &Key) -> Result<(WatchStream, i64), Fault>
 }
 
 /// One stream's life.
-struct Session<'a, V> {
+struct KeyWatches<'a, V> {
     stream: (WatchStream, i64),
     wanted: &'a mut watch::Receiver<BTreeMap<Key, V>>,
-    news: &'a mpsc::Sender<News>,
+    news: &'a mpsc::Sender<KeyEvent>,
     denied: &'a mut Denied,
     opened: Moment,
     /// The id that etcd gave each watch; `None` while it hasn't answered.
@@ -190,15 +190,15 @@ struct Session<'a, V> {
     behind: bool,
 }
 
-impl<V> Session<'_, V> {
-    async fn run(mut self, first: Key) -> End {
+impl<V> KeyWatches<'_, V> {
+    async fn run(mut self, first: Key) -> StreamEnd {
         match self.try_run(first).await {
             Ok(never) => match never {},
             Err(end) => end,
         }
     }
 
-    async fn try_run(&mut self, first: Key) -> Result<std::convert::Infallible, End> {
+    async fn try_run(&mut self, first: Key) -> Result<std::convert::Infallible, StreamEnd> {
         self.opened(first, self.stream.1).await?;
         loop {
             if self.behind || self.denied.is_over() {
@@ -206,14 +206,14 @@ impl<V> Session<'_, V> {
             }
             let silent = now().saturating_sub(self.asked_at);
             if !self.asked.is_empty() && silent >= CALL_DEADLINE {
-                return Err(End::Broken(Fault::Timeout(CALL_DEADLINE)));
+                return Err(StreamEnd::Broken(EtcdError::Timeout(CALL_DEADLINE)));
             }
             // Cancel-safe: a stream keeps a half-read message, a watch channel its mark. (A message
             // that is ready loses nothing by being read after a change.)
             tokio::select! {
                 message = self.stream.0.message() => self.hear(message?).await?,
                 changed = self.wanted.changed() => {
-                    changed.map_err(|_| End::Deaf)?;
+                    changed.map_err(|_| StreamEnd::Deaf)?;
                     self.behind = true;
                 }
                 () = sleep(CALL_DEADLINE) => {}
@@ -222,7 +222,7 @@ impl<V> Session<'_, V> {
     }
 
     /// Asks for the watches that are wanted and don't run, and ends those that run and aren't.
-    async fn keep_up(&mut self) -> Result<(), End> {
+    async fn keep_up(&mut self) -> Result<(), StreamEnd> {
         if self.denied.is_over() {
             self.denied.keys.clear();
         }
@@ -254,57 +254,57 @@ impl<V> Session<'_, V> {
         Ok(())
     }
 
-    async fn hear(&mut self, message: Option<WatchResponse>) -> Result<(), End> {
-        let ended = || Fault::Unreachable("the watch's stream ended".to_owned());
+    async fn hear(&mut self, message: Option<WatchResponse>) -> Result<(), StreamEnd> {
+        let ended = || EtcdError::Unreachable("the watch's stream ended".to_owned());
         let message = message.ok_or_else(ended)?;
-        let reason = || Fault::from(Error::WatchError(message.cancel_reason().to_owned()));
+        let reason = || EtcdError::from(Error::WatchError(message.cancel_reason().to_owned()));
         if message.created() {
             self.asked_at = now();
-            let unasked = || Fault::Unreachable("a watch that nobody asked for".to_owned());
+            let unasked = || EtcdError::Unreachable("a watch that nobody asked for".to_owned());
             let key = self.asked.pop_front().ok_or_else(unasked)?;
             if !message.canceled() {
                 return self.opened(key, message.watch_id()).await;
             }
             let young = now().saturating_sub(self.opened) < FRESH;
             match reason() {
-                fault @ Fault::Refused(_) if young => {
+                fault @ EtcdError::Refused(_) if young => {
                     self.watches.remove(&key);
                     self.denied.add(&key, &fault);
                 }
-                fault => return Err(End::Broken(fault)),
+                fault => return Err(StreamEnd::Broken(fault)),
             }
             return Ok(());
         }
         if message.canceled() && !self.ending.remove(&message.watch_id()) {
-            return Err(End::Broken(reason()));
+            return Err(StreamEnd::Broken(reason()));
         }
         for event in message.events() {
             let Some(kv) = event.kv() else { continue };
             self.tell(match event.event_type() {
-                EventType::Put => News::Put(kv.clone()),
-                EventType::Delete => News::Deleted(kv.key().to_vec(), kv.mod_revision()),
+                EventType::Put => KeyEvent::Put(kv.clone()),
+                EventType::Delete => KeyEvent::Deleted(kv.key().to_vec(), kv.mod_revision()),
             })
             .await?;
         }
         Ok(())
     }
 
-    async fn opened(&mut self, key: Key, id: i64) -> Result<(), End> {
+    async fn opened(&mut self, key: Key, id: i64) -> Result<(), StreamEnd> {
         // It may have become needless meanwhile.
         self.behind |= !self.wanted.borrow().contains_key(&key);
         self.watches.insert(key.clone(), Some(id));
-        self.tell(News::Opened(key)).await
+        self.tell(KeyEvent::Opened(key)).await
     }
 
-    async fn tell(&self, news: News) -> Result<(), End> {
-        self.news.send(news).await.map_err(|_| End::Deaf)
+    async fn tell(&self, news: KeyEvent) -> Result<(), StreamEnd> {
+        self.news.send(news).await.map_err(|_| StreamEnd::Deaf)
     }
 }
 
 /// Passing a request on takes no time, unless the connection is stuck.
-async fn in_time(sent: impl Future<Output = Result<(), Error>>) -> Result<(), End> {
+async fn in_time(sent: impl Future<Output = Result<(), Error>>) -> Result<(), StreamEnd> {
     match timeout(CALL_DEADLINE, sent).await {
         Ok(result) => Ok(result?),
-        Err(_) => Err(End::Broken(Fault::Timeout(CALL_DEADLINE))),
+        Err(_) => Err(StreamEnd::Broken(EtcdError::Timeout(CALL_DEADLINE))),
     }
 }

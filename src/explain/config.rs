@@ -2,7 +2,7 @@
 
 use crate::announce::config::{ContainerArgs, container, docker, rules};
 use crate::announce::docker::client::DockerHost;
-use crate::announce::policy::eligibility::Rules;
+use crate::announce::policy::eligibility::AddressOptions;
 use crate::config::{Checked, DEFAULT_PREFIX, prefix, wrong};
 use crate::endpoint::Key;
 use crate::etcd::EtcdConfig;
@@ -44,7 +44,7 @@ pub struct ExplainConfig {
     /// Where to look for keys if none is given.
     pub prefix: String,
     /// As for announcing.
-    pub rules: Rules,
+    pub rules: AddressOptions,
     /// Where the Docker Engine listens.
     pub docker: DockerHost,
     /// How to reach etcd.

@@ -4,9 +4,9 @@
 //! Only GETs: /version, /info, /events, /containers/{name}/json, and /containers/json where all
 //! containers are watched; a read-only socket proxy suffices.
 
-use super::inspect::{Listed, listed, listed_leniently, sighting};
+use super::inspect::{ListedContainer, listed, listed_leniently, observation};
 use super::inspect_queue::AT_A_TIME;
-use crate::announce::policy::container::{Sighting, View};
+use crate::announce::policy::container::{ContainerView, Observation};
 use anyhow::Context as _;
 use bollard::errors::Error;
 use bollard::models::SystemInfo;
@@ -47,10 +47,10 @@ impl std::fmt::Display for DockerHost {
 ///
 /// # Errors
 /// The engine can't be asked.
-pub async fn look(host: &DockerHost, name: &str) -> anyhow::Result<View> {
+pub async fn look(host: &DockerHost, name: &str) -> anyhow::Result<ContainerView> {
     let docker = reach(host).await?;
-    Ok(View {
-        sighting: inspect(&docker, name).await?,
+    Ok(ContainerView {
+        observation: inspect(&docker, name).await?,
         lost_since: None,
         paused_since: None,
         engine_name: engine_info(&docker).await.name,
@@ -59,9 +59,9 @@ pub async fn look(host: &DockerHost, name: &str) -> anyhow::Result<View> {
 
 /// All containers, as they are now.
 #[derive(Debug)]
-pub struct Everything {
+pub struct AllContainers {
     /// Those with labels of ours, by id; or why one can't be read.
-    pub labelled: Vec<(String, anyhow::Result<View>)>,
+    pub labelled: Vec<(String, anyhow::Result<ContainerView>)>,
     /// How many there are without.
     pub unlabelled: usize,
 }
@@ -70,22 +70,24 @@ pub struct Everything {
 ///
 /// # Errors
 /// The engine can't be asked.
-pub async fn look_at_all(host: &DockerHost) -> anyhow::Result<Everything> {
+pub async fn look_at_all(host: &DockerHost) -> anyhow::Result<AllContainers> {
     let docker = reach(host).await?;
     let engine_name = engine_info(&docker).await.name;
     let (labelled, others): (Vec<_>, Vec<_>) =
         list(&docker).await?.into_iter().partition(|c| c.labelled);
     let (docker, engine_name) = (&docker, &engine_name);
     let looks = labelled.into_iter().map(|listed| async move {
-        let view = inspect(docker, &listed.id).await.map(|sighting| View {
-            sighting,
-            lost_since: None,
-            paused_since: None,
-            engine_name: engine_name.clone(),
-        });
+        let view = inspect(docker, &listed.id)
+            .await
+            .map(|observation| ContainerView {
+                observation,
+                lost_since: None,
+                paused_since: None,
+                engine_name: engine_name.clone(),
+            });
         (listed.id, view)
     });
-    Ok(Everything {
+    Ok(AllContainers {
         labelled: futures_util::stream::iter(looks)
             .buffered(AT_A_TIME)
             .collect()
@@ -167,7 +169,7 @@ fn since_1970(date: &str) -> Option<Duration> {
 
 /// # Errors
 /// The engine can't be asked.
-pub(super) async fn list(docker: &Docker) -> anyhow::Result<Vec<Listed>> {
+pub(super) async fn list(docker: &Docker) -> anyhow::Result<Vec<ListedContainer>> {
     const WHAT: &str = "GET /containers/json";
     let options = ListContainersOptionsBuilder::default().all(true).build();
     match within(WHAT, docker.list_containers(Some(options))).await? {
@@ -182,7 +184,7 @@ pub(super) async fn list(docker: &Docker) -> anyhow::Result<Vec<Listed>> {
 
 /// # Errors
 /// The engine can't be asked about it.
-pub(super) async fn inspect(docker: &Docker, name: &str) -> anyhow::Result<Sighting> {
+pub(super) async fn inspect(docker: &Docker, name: &str) -> anyhow::Result<Observation> {
     let what = format!("inspecting {name}");
     let call = docker.inspect_container(name, None::<InspectContainerOptions>);
     let answer = match within(&what, call).await? {
@@ -193,9 +195,9 @@ pub(super) async fn inspect(docker: &Docker, name: &str) -> anyhow::Result<Sight
         }
         Err(Error::DockerResponseServerError {
             status_code: 404, ..
-        }) => return Ok(Sighting::Absent),
+        }) => return Ok(Observation::Absent),
         Err(error) => return Err(about(&what)(error)),
     };
-    sighting(&answer, name)
+    observation(&answer, name)
         .with_context(|| format!("{what}: the answer is about no container: it has no Id or Name"))
 }

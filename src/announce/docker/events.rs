@@ -18,7 +18,7 @@ pub(super) const MARKS_WAITING: usize = 1024;
 
 /// What is watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scope {
+pub enum WatchScope {
     /// The container of this name, or with this id.
     One(String),
     /// All with labels of ours.
@@ -27,9 +27,9 @@ pub enum Scope {
 
 /// What an event says of a container. One that is watched by its name is named so, others by their id.
 #[derive(Debug)]
-pub(super) enum Mark {
+pub(super) enum ContainerEvent {
     /// This one is to be looked at again.
-    Look(String),
+    Inspect(String),
     /// So is this one, and a main process has ended.
     Died(String, Death),
     /// So is this one, and its pause is over.
@@ -43,9 +43,9 @@ pub(super) enum Mark {
 /// happen before the engine has subscribed us are told too. Returns why it ended.
 pub(super) async fn read_events(
     docker: Docker,
-    scope: Scope,
+    scope: WatchScope,
     since: Duration,
-    marks: mpsc::Sender<Mark>,
+    marks: mpsc::Sender<ContainerEvent>,
 ) -> anyhow::Error {
     let filters = HashMap::from([("type", vec!["container", "network"])]);
     let options = EventsOptionsBuilder::default()
@@ -54,12 +54,12 @@ pub(super) async fn read_events(
         .build();
     let mut events = std::pin::pin!(docker.events(Some(options)));
     while let Some(event) = events.next().await {
-        let mark = match event {
-            Ok(event) => mark(event, &scope),
+        let marked = match event {
+            Ok(event) => decode_event(event, &scope),
             Err(error) => return anyhow::Error::from(error).context("GET /events"),
         };
         // Never waits: the engine keeps 256 events for a slow reader, and drops the rest.
-        match mark.map(|mark| marks.try_send(mark)) {
+        match marked.map(|event| marks.try_send(event)) {
             Some(Err(TrySendError::Full(_))) => {
                 return anyhow::anyhow!("GET /events: more events than can be looked after");
             }
@@ -70,18 +70,18 @@ pub(super) async fn read_events(
     anyhow::anyhow!("GET /events: the stream ended")
 }
 
-pub(super) fn mark(event: EventMessage, scope: &Scope) -> Option<Mark> {
+pub(super) fn decode_event(event: EventMessage, scope: &WatchScope) -> Option<ContainerEvent> {
     if event.typ == Some(EventMessageTypeEnum::NETWORK) {
-        return connected(event).map(Mark::Connected);
+        return connected(event).map(ContainerEvent::Connected);
     }
     let subject = subject(&event, scope)?;
     debug!(action = event.action, subject, "event");
     if event.action.as_deref() == Some("unpause") {
-        return Some(Mark::Unpaused(subject));
+        return Some(ContainerEvent::Unpaused(subject));
     }
     Some(match death(event) {
-        Some(death) => Mark::Died(subject, death),
-        None => Mark::Look(subject),
+        Some(death) => ContainerEvent::Died(subject, death),
+        None => ContainerEvent::Inspect(subject),
     })
 }
 
@@ -100,7 +100,7 @@ fn connected(event: EventMessage) -> Option<String> {
 ///
 /// What a health check's exec says comes every few seconds and changes nothing; anything else,
 /// known or not, is worth a look.
-fn subject(event: &EventMessage, scope: &Scope) -> Option<String> {
+fn subject(event: &EventMessage, scope: &WatchScope) -> Option<String> {
     let action = event.action.as_deref().unwrap_or_default();
     if action.starts_with("exec_") || action == "top" {
         return None;
@@ -110,7 +110,7 @@ fn subject(event: &EventMessage, scope: &Scope) -> Option<String> {
     let id = actor.and_then(|actor| actor.id.as_ref());
     match scope {
         // By its name, its id, or a rename.
-        Scope::One(name) => {
+        WatchScope::One(name) => {
             let named = attributes.and_then(|a| a.get("name"));
             let concerns = action == "rename"
                 || named.is_none_or(|n| n == name)
@@ -118,7 +118,7 @@ fn subject(event: &EventMessage, scope: &Scope) -> Option<String> {
             concerns.then(|| name.clone())
         }
         // An event names the container's labels. What it leaves out, a list finds.
-        Scope::Labelled => {
+        WatchScope::Labelled => {
             let ours = attributes?.keys().any(|key| key.starts_with(PREFIX));
             id.filter(|_| ours).cloned()
         }
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn execs_of_a_health_check_are_no_reason_to_look() {
         let concerns = |event: &EventMessage, name: &str| {
-            subject(event, &Scope::One(name.to_owned())).as_deref() == Some(name)
+            subject(event, &WatchScope::One(name.to_owned())).as_deref() == Some(name)
         };
         let event = |action, name| event(action, &[("name", name)]);
         assert!(!concerns(
@@ -181,9 +181,9 @@ mod tests {
         let connected = |action: &str, attributes: &[(&str, &str)]| {
             let typ = Some(EventMessageTypeEnum::NETWORK);
             let event = event(action, attributes);
-            match mark(EventMessage { typ, ..event }, &Scope::Labelled) {
-                Some(Mark::Connected(id)) => Some(id),
-                other => other.map(|mark| panic!("{mark:?}")),
+            match decode_event(EventMessage { typ, ..event }, &WatchScope::Labelled) {
+                Some(ContainerEvent::Connected(id)) => Some(id),
+                other => other.map(|event| panic!("{event:?}")),
             }
         };
         let docker = [("container", "aa"), ("name", "bridge"), ("type", "bridge")];
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn of_all_containers_those_with_labels_of_ours_are_looked_at() {
         let subject = |action, attributes: &[(&str, &str)]| {
-            subject(&event(action, attributes), &Scope::Labelled)
+            subject(&event(action, attributes), &WatchScope::Labelled)
         };
         let id = "593ee5d76755".repeat(5);
         let labelled = [("name", "redis1"), ("sidekick.6379.service", "redis")];

@@ -10,11 +10,11 @@
 #[allow(clippy::print_stdout)]
 mod mutation;
 
-use super::events::{Mark, Scope, mark};
-use super::inspect::{listed, listed_leniently, sighting};
-use crate::announce::policy::claims::{Judge, Target};
-use crate::announce::policy::container::{Sighting, View};
-use crate::announce::policy::eligibility::{Rules, Verdict};
+use super::events::{ContainerEvent, WatchScope, decode_event};
+use super::inspect::{listed, listed_leniently, observation};
+use crate::announce::policy::claims::{Evaluator, Target};
+use crate::announce::policy::container::{ContainerView, Observation};
+use crate::announce::policy::eligibility::{AddressOptions, Verdict};
 use crate::clock::Moment;
 use crate::endpoint::Endpoint;
 use bollard::models::{ContainerSummary, EventMessage};
@@ -31,24 +31,24 @@ pub fn docker_inspect(input: &[u8]) {
     let all = Target::All {
         prefix: "/services".to_owned(),
     };
-    let rules = Rules {
+    let rules = AddressOptions {
         hostname: Some("worker-1".to_owned()),
-        ..Rules::default()
+        ..AddressOptions::default()
     };
     let Ok(answer) = serde_json::from_slice::<serde_json::Value>(input) else {
         return;
     };
     let id = answer["Id"].as_str().unwrap_or_default();
     for (target, subject) in [(&one, NAME), (&all, id)] {
-        let judge = Judge {
+        let judge = Evaluator {
             target,
             rules: &rules,
             grace: None,
         };
-        let Some(sighting) = sighting(&answer, subject) else {
+        let Some(observation) = observation(&answer, subject) else {
             return;
         };
-        let view = View::seen(sighting, None, None, Moment::ZERO);
+        let view = ContainerView::seen(observation, None, None, Moment::ZERO);
         let judged = judge.judge(subject, &view, None, Moment::ZERO);
         for claim in &judged.claims {
             assert_eq!(claim.key.as_str().parse().as_ref(), Ok(&claim.key));
@@ -81,15 +81,15 @@ pub fn docker_event(input: &[u8]) {
     };
     let running = include_bytes!("../../../tests/corpus/docker_inspect/running.json");
     let running = serde_json::from_slice(running).unwrap();
-    let Some(Sighting::Present(before)) = sighting(&running, NAME) else {
+    let Some(Observation::Present(before)) = observation(&running, NAME) else {
         panic!("it runs");
     };
-    for scope in [Scope::One(NAME.to_owned()), Scope::Labelled] {
-        let Some(Mark::Died(_, death)) = mark(event.clone(), &scope) else {
+    for scope in [WatchScope::One(NAME.to_owned()), WatchScope::Labelled] {
+        let Some(ContainerEvent::Died(_, death)) = decode_event(event.clone(), &scope) else {
             continue;
         };
-        let running = Sighting::Present(before.clone());
-        if let Sighting::Present(after) = running.after(std::slice::from_ref(&death))
+        let running = Observation::Present(before.clone());
+        if let Observation::Present(after) = running.after(std::slice::from_ref(&death))
             && after.state != before.state
         {
             assert_eq!(death.id, before.id);

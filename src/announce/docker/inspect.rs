@@ -1,7 +1,7 @@
 //! What `GET /containers/{name}/json` answers, as our own snapshot; and what of a list matters.
 
 use crate::announce::policy::container::{
-    Binding, ContainerPort, ContainerSnapshot, Health, Sighting, State,
+    Binding, ContainerHealth, ContainerPort, ContainerSnapshot, ContainerState, Observation,
 };
 use crate::announce::policy::eligibility::parse_binding;
 use crate::announce::policy::labels::PREFIX;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// A line of `GET /containers/json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Listed {
+pub(super) struct ListedContainer {
     /// The whole id.
     pub(super) id: String,
     /// The name, without Docker's leading slash.
@@ -25,10 +25,10 @@ pub(super) struct Listed {
 }
 
 /// `None` for what has no id.
-pub(super) fn listed(container: ContainerSummary) -> Option<Listed> {
+pub(super) fn listed(container: ContainerSummary) -> Option<ListedContainer> {
     let names = container.names.unwrap_or_default();
     let labels = container.labels.unwrap_or_default();
-    Some(Listed {
+    Some(ListedContainer {
         id: container.id?,
         name: own_name(names.iter().map(String::as_str)),
         state: container.state.map(|s| s.to_string()).unwrap_or_default(),
@@ -37,13 +37,13 @@ pub(super) fn listed(container: ContainerSummary) -> Option<Listed> {
 }
 
 /// The same of a list that holds something unknown. `None` where it is no list at all.
-pub(super) fn listed_leniently(json: &str) -> Option<Vec<Listed>> {
+pub(super) fn listed_leniently(json: &str) -> Option<Vec<ListedContainer>> {
     let all: Vec<Value> = serde_json::from_str(json).ok()?;
     let listed = all.iter().filter_map(|container| {
         let names = container["Names"].as_array();
         let names = names.into_iter().flatten().filter_map(|name| name.as_str());
         let labels = container["Labels"].as_object();
-        Some(Listed {
+        Some(ListedContainer {
             id: container["Id"].as_str()?.to_owned(),
             name: own_name(names),
             state: match container["State"].as_str().unwrap_or_default() {
@@ -66,16 +66,16 @@ fn own_name<'a>(names: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// A state in the word that a list has for it.
-pub(super) fn word(state: &State) -> &str {
+pub(super) fn word(state: &ContainerState) -> &str {
     match state {
-        State::Running => "running",
-        State::Paused => "paused",
-        State::Restarting => "restarting",
-        State::Created => "created",
-        State::Exited(_) => "exited",
-        State::Removing => "removing",
-        State::Dead => "dead",
-        State::Other(word) => word,
+        ContainerState::Running => "running",
+        ContainerState::Paused => "paused",
+        ContainerState::Restarting => "restarting",
+        ContainerState::Created => "created",
+        ContainerState::Exited(_) => "exited",
+        ContainerState::Removing => "removing",
+        ContainerState::Dead => "dead",
+        ContainerState::Other(word) => word,
     }
 }
 
@@ -87,13 +87,13 @@ const STOPPED: &str = "stopped";
 ///
 /// The engine also takes any prefix of an id for a name, so `db` might find a stranger whose id
 /// begins with db. Only the name itself, or 12 digits of the id and more, is the one we want.
-pub(super) fn sighting(answer: &Value, wanted: &str) -> Option<Sighting> {
+pub(super) fn observation(answer: &Value, wanted: &str) -> Option<Observation> {
     let snapshot = snapshot(answer)?;
     let by_id = wanted.len() >= 12 && snapshot.id.starts_with(wanted);
     Some(if snapshot.name == wanted || by_id {
-        Sighting::Present(Arc::new(snapshot))
+        Observation::Present(Arc::new(snapshot))
     } else {
-        Sighting::Absent
+        Observation::Absent
     })
 }
 
@@ -121,39 +121,39 @@ fn snapshot(answer: &Value) -> Option<ContainerSnapshot> {
     })
 }
 
-fn state_of(state: &Value) -> State {
+fn state_of(state: &Value) -> ContainerState {
     let flag = |flag: &str| state[flag].as_bool();
     let status = state["Status"].as_str().unwrap_or_default();
     // The flags first: the status may be older than they are, never the other way round.
     if flag("Paused") == Some(true) || status == "paused" {
-        State::Paused
+        ContainerState::Paused
     } else if flag("Restarting") == Some(true) || status == "restarting" {
-        State::Restarting
+        ContainerState::Restarting
     } else if flag("Dead") == Some(true) || status == "dead" {
-        State::Dead
+        ContainerState::Dead
     } else {
         match status {
-            "running" if flag("Running") != Some(false) => State::Running,
-            "created" => State::Created,
-            "removing" => State::Removing,
+            "running" if flag("Running") != Some(false) => ContainerState::Running,
+            "created" => ContainerState::Created,
+            "removing" => ContainerState::Removing,
             "exited" | STOPPED | "running" => {
-                State::Exited(state["ExitCode"].as_i64().unwrap_or_default())
+                ContainerState::Exited(state["ExitCode"].as_i64().unwrap_or_default())
             }
-            other => State::Other(other.to_owned()),
+            other => ContainerState::Other(other.to_owned()),
         }
     }
 }
 
-fn health(health: &Value, retries: u32) -> Health {
+fn health(health: &Value, retries: u32) -> ContainerHealth {
     let failed = health["FailingStreak"].as_u64();
     let failed = failed
         .and_then(|n| u32::try_from(n).ok())
         .unwrap_or_default();
     match health["Status"].as_str().unwrap_or_default() {
-        "" | "none" | "healthy" => Health::Good,
-        "unhealthy" => Health::Unhealthy { failed },
+        "" | "none" | "healthy" => ContainerHealth::Good,
+        "unhealthy" => ContainerHealth::Unhealthy { failed },
         // Podman has `reset` and `stopped` too, while there is no verdict.
-        _ => Health::Starting { failed, retries },
+        _ => ContainerHealth::Starting { failed, retries },
     }
 }
 
@@ -186,17 +186,17 @@ mod tests {
     fn a_stranger_whose_id_begins_with_the_name_is_not_taken() {
         let id = format!("db{}", "0".repeat(62));
         let answer = inspected(&format!(r#"{{"Id":"{id}","Name":"/other"}}"#));
-        assert_eq!(sighting(&answer, "db"), Some(Sighting::Absent));
+        assert_eq!(observation(&answer, "db"), Some(Observation::Absent));
         assert!(matches!(
-            sighting(&answer, &id[..12]),
-            Some(Sighting::Present(_))
+            observation(&answer, &id[..12]),
+            Some(Observation::Present(_))
         ));
         assert!(matches!(
-            sighting(&answer, "other"),
-            Some(Sighting::Present(_))
+            observation(&answer, "other"),
+            Some(Observation::Present(_))
         ));
         for nonsense in ["{}", "[]", r#"{"Id":"aa","Name":7}"#] {
-            assert_eq!(sighting(&inspected(nonsense), "db"), None, "not gone");
+            assert_eq!(observation(&inspected(nonsense), "db"), None, "not gone");
         }
     }
 
@@ -206,37 +206,41 @@ mod tests {
             let json = format!(
                 r#"{{"Id":"aa","Name":"/db","State":{state},"Mounts":[{{"Type":"ethereal"}}]}}"#
             );
-            match sighting(&inspected(&json), "db") {
-                Some(Sighting::Present(container)) => (container.state.clone(), container.health),
+            match observation(&inspected(&json), "db") {
+                Some(Observation::Present(container)) => {
+                    (container.state.clone(), container.health)
+                }
                 other => panic!("{other:?}"),
             }
         };
-        let no_verdict = Health::Starting {
+        let no_verdict = ContainerHealth::Starting {
             failed: 0,
             retries: 3,
         };
-        let (good, other) = (Health::Good, |word: &str| State::Other(word.to_owned()));
+        let (good, other) = (ContainerHealth::Good, |word: &str| {
+            ContainerState::Other(word.to_owned())
+        });
         for (json, state, health) in [
             (
                 r#"{"Status":"stopped","ExitCode":137}"#,
-                State::Exited(137),
+                ContainerState::Exited(137),
                 good,
             ),
             (r#"{"Status":"stopping"}"#, other("stopping"), good),
             (r#"{"Status":"unknown"}"#, other("unknown"), good),
             (
                 r#"{"Status":"running","Health":{"Status":"reset"}}"#,
-                State::Running,
+                ContainerState::Running,
                 no_verdict,
             ),
             (
                 r#"{"Status":"running","Health":{"Status":"stopped"}}"#,
-                State::Running,
+                ContainerState::Running,
                 no_verdict,
             ),
             (
                 r#"{"Status":"running","Health":{"Status":""}}"#,
-                State::Running,
+                ContainerState::Running,
                 good,
             ),
         ] {
@@ -253,7 +257,8 @@ mod tests {
             {"Id":"cc","Names":["/plain"],"State":"exited","Labels":{}}]"#;
         assert!(serde_json::from_str::<Vec<ContainerSummary>>(json).is_err());
         let all = listed_leniently(json).unwrap();
-        let line = |l: &Listed| (l.id.clone(), l.name.clone(), l.state.clone(), l.labelled);
+        let line =
+            |l: &ListedContainer| (l.id.clone(), l.name.clone(), l.state.clone(), l.labelled);
         let shown: Vec<_> = all.iter().map(line).collect();
         let text = str::to_owned;
         assert_eq!(
@@ -277,33 +282,33 @@ mod tests {
         let state = |json: &str| state_of(&inspected(json));
         assert_eq!(
             state(r#"{"Status":"running","Running":true}"#),
-            State::Running
+            ContainerState::Running
         );
         assert_eq!(
             state(r#"{"Status":"running","Running":true,"Paused":true}"#),
-            State::Paused
+            ContainerState::Paused
         );
         assert_eq!(
             state(r#"{"Status":"paused","Running":true,"Paused":true}"#),
-            State::Paused
+            ContainerState::Paused
         );
         assert_eq!(
             state(r#"{"Status":"restarting","Running":true,"Restarting":true}"#),
-            State::Restarting
+            ContainerState::Restarting
         );
         assert_eq!(
             state(r#"{"Status":"exited","Running":false,"ExitCode":137}"#),
-            State::Exited(137)
+            ContainerState::Exited(137)
         );
         assert_eq!(
             state(r#"{"Status":"running","Running":false,"ExitCode":1}"#),
-            State::Exited(1)
+            ContainerState::Exited(1)
         );
         assert_eq!(
             state(r#"{"Status":"stopping"}"#),
-            State::Other("stopping".to_owned())
+            ContainerState::Other("stopping".to_owned())
         );
-        assert_eq!(state("{}"), State::Other(String::new()));
+        assert_eq!(state("{}"), ContainerState::Other(String::new()));
     }
 
     #[test]

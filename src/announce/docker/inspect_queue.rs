@@ -22,16 +22,16 @@ const EVENTS_LATENESS: Duration = Duration::from_secs(5);
 
 /// Why a container is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Why {
+pub(super) enum InspectTrigger {
     /// Time has passed.
-    Time,
+    Timer,
     /// An event hinted at it, or the connection is new.
-    Hint,
+    Event,
 }
 
 /// What became known while a container was looked at.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Look {
+pub(super) struct FinishedInspect {
     /// An event had hinted at it, before the look or meanwhile.
     pub(super) hinted: bool,
     /// Deaths that were heard of since it began. Docker marks a container as ended before it tells of the
@@ -41,32 +41,32 @@ pub(super) struct Look {
 }
 
 #[derive(Debug)]
-struct UnderWay {
-    why: Why,
+struct ActiveInspect {
+    trigger: InspectTrigger,
     deaths: Vec<Death>,
 }
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub(super) struct Agenda {
+pub(super) struct InspectQueue {
     /// To be looked at.
-    waiting: BTreeMap<String, Why>,
+    waiting: BTreeMap<String, InspectTrigger>,
     /// Being looked at.
-    under_way: BTreeMap<String, UnderWay>,
+    under_way: BTreeMap<String, ActiveInspect>,
     /// Those that couldn't be inspected, and when they may be tried again.
     troubled: BTreeMap<String, Moment>,
     /// Those that changed without an event, and when that was seen.
     suspects: BTreeMap<String, Moment>,
 }
 
-impl Agenda {
+impl InspectQueue {
     /// That one is to be looked at; once more, if it is being looked at just now.
-    pub(super) fn want(&mut self, id: String, why: Why) {
-        if why == Why::Hint {
+    pub(super) fn want(&mut self, id: String, trigger: InspectTrigger) {
+        if trigger == InspectTrigger::Event {
             self.suspects.remove(&id);
         }
-        let known = self.waiting.entry(id).or_insert(why);
-        *known = why.max(*known);
+        let known = self.waiting.entry(id).or_insert(trigger);
+        *known = trigger.max(*known);
     }
 
     /// Whether nothing waits.
@@ -79,7 +79,7 @@ impl Agenda {
         let is_troubled = |id: &&String| self.troubled.contains_key(*id);
         let mut troubled = self.under_way.keys().filter(is_troubled).count();
         let mut begun = Vec::new();
-        for (id, why) in &self.waiting {
+        for (id, trigger) in &self.waiting {
             if self.under_way.len() + begun.len() >= AT_A_TIME {
                 break;
             }
@@ -92,12 +92,12 @@ impl Agenda {
                 }
                 troubled += 1;
             }
-            begun.push((id.clone(), *why));
+            begun.push((id.clone(), *trigger));
         }
-        for (id, why) in &begun {
+        for (id, trigger) in &begun {
             self.waiting.remove(id);
-            let begun = UnderWay {
-                why: *why,
+            let begun = ActiveInspect {
+                trigger: *trigger,
                 deaths: Vec::new(),
             };
             self.under_way.insert(id.clone(), begun);
@@ -116,10 +116,10 @@ impl Agenda {
     /// A container that is looked at by this id (or name) has died. It counts against the look that is
     /// under way, and against no later one.
     pub(super) fn died(&mut self, id: &str, death: Death) {
-        if let Some(look) = self.under_way.get_mut(id) {
+        if let Some(inspect) = self.under_way.get_mut(id) {
             // Bounded by the containers that had the name during one look.
-            look.deaths.retain(|earlier| earlier.id != death.id);
-            look.deaths.push(death);
+            inspect.deaths.retain(|earlier| earlier.id != death.id);
+            inspect.deaths.push(death);
         }
     }
 
@@ -129,24 +129,27 @@ impl Agenda {
     }
 
     /// It answered.
-    pub(super) fn answered(&mut self, id: &str) -> Look {
+    pub(super) fn answered(&mut self, id: &str) -> FinishedInspect {
         self.troubled.remove(id);
         let ended = self.under_way.remove(id);
-        let meanwhile = self.waiting.get(id) == Some(&Why::Hint);
-        Look {
-            hinted: meanwhile || ended.as_ref().is_none_or(|look| look.why == Why::Hint),
-            deaths: ended.map(|look| look.deaths).unwrap_or_default(),
+        let meanwhile = self.waiting.get(id) == Some(&InspectTrigger::Event);
+        FinishedInspect {
+            hinted: meanwhile
+                || ended
+                    .as_ref()
+                    .is_none_or(|inspect| inspect.trigger == InspectTrigger::Event),
+            deaths: ended.map(|inspect| inspect.deaths).unwrap_or_default(),
         }
     }
 
     /// It didn't, and is tried again later.
     pub(super) fn failed(&mut self, id: String, now: Moment) {
-        let why = self
+        let trigger = self
             .under_way
             .remove(&id)
-            .map_or(Why::Hint, |look| look.why);
+            .map_or(InspectTrigger::Event, |inspect| inspect.trigger);
         self.troubled.insert(id.clone(), now + TROUBLE_PAUSE);
-        self.want(id, why);
+        self.want(id, trigger);
     }
 
     /// Whether all have answered the last time.
@@ -177,44 +180,44 @@ mod tests {
 
     const NOW: Moment = Duration::from_secs(100);
 
-    fn with(ids: std::ops::Range<u32>) -> Agenda {
-        let mut agenda = Agenda::default();
-        ids.for_each(|id| agenda.want(format!("{id:03}"), Why::Time));
-        agenda
+    fn with(ids: std::ops::Range<u32>) -> InspectQueue {
+        let mut queue = InspectQueue::default();
+        ids.for_each(|id| queue.want(format!("{id:03}"), InspectTrigger::Timer));
+        queue
     }
 
     #[test]
     fn a_few_are_looked_at_at_a_time_and_all_in_the_end() {
-        let mut agenda = with(0..100);
+        let mut queue = with(0..100);
         let mut seen = Vec::new();
         loop {
-            let begun = agenda.begin(NOW);
-            assert!(agenda.begin(NOW).is_empty(), "no place is free");
+            let begun = queue.begin(NOW);
+            assert!(queue.begin(NOW).is_empty(), "no place is free");
             if begun.is_empty() {
                 break;
             }
             assert!(begun.len() <= AT_A_TIME);
             for id in begun {
-                agenda.answered(&id);
+                queue.answered(&id);
                 seen.push(id);
             }
         }
         assert_eq!(seen.len(), 100);
-        assert!(agenda.is_empty());
+        assert!(queue.is_empty());
     }
 
     #[test]
     fn one_that_is_hinted_at_while_it_is_looked_at_is_looked_at_again() {
-        let mut agenda = with(0..1);
-        let begun = agenda.begin(NOW);
-        agenda.want("000".to_owned(), Why::Hint);
-        assert!(agenda.begin(NOW).is_empty(), "not twice at a time");
-        assert!(agenda.answered(&begun[0]).hinted, "a hint came meanwhile");
-        assert_eq!(agenda.begin(NOW), ["000"]);
-        assert!(agenda.answered("000").hinted);
-        agenda.want("000".to_owned(), Why::Time);
-        agenda.begin(NOW);
-        assert!(!agenda.answered("000").hinted);
+        let mut queue = with(0..1);
+        let begun = queue.begin(NOW);
+        queue.want("000".to_owned(), InspectTrigger::Event);
+        assert!(queue.begin(NOW).is_empty(), "not twice at a time");
+        assert!(queue.answered(&begun[0]).hinted, "a hint came meanwhile");
+        assert_eq!(queue.begin(NOW), ["000"]);
+        assert!(queue.answered("000").hinted);
+        queue.want("000".to_owned(), InspectTrigger::Timer);
+        queue.begin(NOW);
+        assert!(!queue.answered("000").hinted);
     }
 
     #[test]
@@ -223,50 +226,46 @@ mod tests {
             id: "aa".to_owned(),
             code: 137,
         };
-        let mut agenda = with(0..1);
-        agenda.died("000", death());
-        agenda.begin(NOW);
-        assert_eq!(
-            agenda.answered("000").deaths,
-            [],
-            "begun after it was heard"
-        );
+        let mut queue = with(0..1);
+        queue.died("000", death());
+        queue.begin(NOW);
+        assert_eq!(queue.answered("000").deaths, [], "begun after it was heard");
 
-        agenda.want("000".to_owned(), Why::Time);
-        agenda.begin(NOW);
-        agenda.died("000", death());
-        agenda.died("000", death());
-        agenda.want("000".to_owned(), Why::Hint);
-        assert_eq!(agenda.answered("000").deaths, [death()]);
-        agenda.begin(NOW);
-        assert_eq!(agenda.answered("000").deaths, []);
+        queue.want("000".to_owned(), InspectTrigger::Timer);
+        queue.begin(NOW);
+        queue.died("000", death());
+        queue.died("000", death());
+        queue.want("000".to_owned(), InspectTrigger::Event);
+        assert_eq!(queue.answered("000").deaths, [death()]);
+        queue.begin(NOW);
+        assert_eq!(queue.answered("000").deaths, []);
     }
 
     #[test]
     fn those_that_do_not_answer_leave_room_for_the_others() {
-        let mut agenda = with(0..20);
+        let mut queue = with(0..20);
         for _ in 0..3 {
-            for id in agenda.begin(NOW) {
-                agenda.failed(id, NOW);
+            for id in queue.begin(NOW) {
+                queue.failed(id, NOW);
             }
         }
-        assert_eq!(agenda.pause(NOW), Some(TROUBLE_PAUSE));
-        assert!(agenda.begin(NOW).is_empty());
+        assert_eq!(queue.pause(NOW), Some(TROUBLE_PAUSE));
+        assert!(queue.begin(NOW).is_empty());
         let later = NOW + TROUBLE_PAUSE;
-        assert_eq!(agenda.begin(later).len(), TROUBLED_AT_A_TIME);
-        assert_eq!(agenda.pause(later), None, "the rest waits for a place");
-        (50..60).for_each(|id| agenda.want(id.to_string(), Why::Hint));
-        assert_eq!(agenda.begin(later).len(), AT_A_TIME - TROUBLED_AT_A_TIME);
-        assert!(!agenda.is_well());
+        assert_eq!(queue.begin(later).len(), TROUBLED_AT_A_TIME);
+        assert_eq!(queue.pause(later), None, "the rest waits for a place");
+        (50..60).for_each(|id| queue.want(id.to_string(), InspectTrigger::Event));
+        assert_eq!(queue.begin(later).len(), AT_A_TIME - TROUBLED_AT_A_TIME);
+        assert!(!queue.is_well());
     }
 
     #[test]
     fn a_change_without_an_event_is_suspect_until_the_event_comes_late() {
-        let mut agenda = with(0..1);
-        agenda.suspect("000".to_owned(), NOW);
-        assert!(!agenda.misses_events(NOW + EVENTS_LATENESS - Duration::from_millis(1)));
-        assert!(agenda.misses_events(NOW + EVENTS_LATENESS));
-        agenda.want("000".to_owned(), Why::Hint);
-        assert!(!agenda.misses_events(NOW + EVENTS_LATENESS));
+        let mut queue = with(0..1);
+        queue.suspect("000".to_owned(), NOW);
+        assert!(!queue.misses_events(NOW + EVENTS_LATENESS - Duration::from_millis(1)));
+        assert!(queue.misses_events(NOW + EVENTS_LATENESS));
+        queue.want("000".to_owned(), InspectTrigger::Event);
+        assert!(!queue.misses_events(NOW + EVENTS_LATENESS));
     }
 }

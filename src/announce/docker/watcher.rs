@@ -2,10 +2,10 @@
 //! sees. One container by its name, or all that have labels of ours.
 
 use super::client::{DockerHost, connect, engine_info, inspect, list};
-use super::events::{MARKS_WAITING, Mark, Scope, read_events};
-use super::inspect::{Listed, word};
-use super::inspect_queue::{Agenda, Why};
-use crate::announce::policy::container::{Sighting, View, Views};
+use super::events::{ContainerEvent, MARKS_WAITING, WatchScope, read_events};
+use super::inspect::{ListedContainer, word};
+use super::inspect_queue::{InspectQueue, InspectTrigger};
+use crate::announce::policy::container::{ContainerView, ContainerViews, Observation};
 use crate::clock::{Moment, now};
 use crate::log_throttle::LogThrottle;
 use crate::retry::{Backoff, DOCKER};
@@ -42,28 +42,33 @@ const CROWD_PAUSE: Duration = Duration::from_millis(20);
 ///
 /// The engine may be down at the start, restart, or come back on a new socket: it is asked again
 /// for ever.
-pub async fn watch(host: DockerHost, scope: Scope, views: watch::Sender<Views>, pulse: Pulse) {
+pub async fn watch(
+    host: DockerHost,
+    scope: WatchScope,
+    views: watch::Sender<ContainerViews>,
+    pulse: Pulse,
+) {
     let mut backoff = Backoff::new(DOCKER);
     let mut outage = LogThrottle::default();
     let mut troubles = LogThrottle::default();
     let mut lists = LogThrottle::default();
-    if let Scope::One(name) = &scope {
-        let unasked = View::unasked(now());
+    if let WatchScope::One(name) = &scope {
+        let unasked = ContainerView::unasked(now());
         views.send_modify(|v| drop(v.containers.insert(name.clone(), unasked)));
     }
     loop {
-        let session = Session::open(&host, &scope, &views, &pulse).await;
-        let error = match session {
+        let connection = EngineConnection::open(&host, &scope, &views, &pulse).await;
+        let error = match connection {
             Err(error) => error,
-            Ok(mut session) => {
-                let mut luck = Luck {
+            Ok(mut connection) => {
+                let mut retry = Luck {
                     host: &host,
                     backoff: &mut backoff,
                     outage: &mut outage,
                     troubles: &mut troubles,
                     lists: &mut lists,
                 };
-                match session.run(&mut luck).await {
+                match connection.run(&mut retry).await {
                     Ok(never) => match never {},
                     Err(error) => error,
                 }
@@ -108,22 +113,22 @@ impl Luck<'_> {
     }
 }
 
-type Inspection = Pin<Box<dyn Future<Output = (String, anyhow::Result<Sighting>)> + Send>>;
-type Listing = Pin<Box<dyn Future<Output = anyhow::Result<Vec<Listed>>> + Send>>;
+type InspectCall = Pin<Box<dyn Future<Output = (String, anyhow::Result<Observation>)> + Send>>;
+type ListCall = Pin<Box<dyn Future<Output = anyhow::Result<Vec<ListedContainer>>> + Send>>;
 
 /// One connection's life.
-struct Session<'a> {
+struct EngineConnection<'a> {
     docker: Docker,
-    scope: &'a Scope,
-    views: &'a watch::Sender<Views>,
+    scope: &'a WatchScope,
+    views: &'a watch::Sender<ContainerViews>,
     pulse: &'a Pulse,
     engine_name: Option<Arc<str>>,
-    marks: mpsc::Receiver<Mark>,
+    marks: mpsc::Receiver<ContainerEvent>,
     /// Ends with the session.
     reader: JoinSet<anyhow::Error>,
-    agenda: Agenda,
-    looking: FuturesUnordered<Inspection>,
-    listing: Option<Listing>,
+    queue: InspectQueue,
+    inspecting: FuturesUnordered<InspectCall>,
+    listing: Option<ListCall>,
     /// The first list of a session finds what happened while nobody listened.
     first: bool,
     relist_at: Moment,
@@ -134,11 +139,11 @@ struct Session<'a> {
     told_at: Moment,
 }
 
-impl<'a> Session<'a> {
+impl<'a> EngineConnection<'a> {
     async fn open(
         host: &DockerHost,
-        scope: &'a Scope,
-        views: &'a watch::Sender<Views>,
+        scope: &'a WatchScope,
+        views: &'a watch::Sender<ContainerViews>,
         pulse: &'a Pulse,
     ) -> anyhow::Result<Self> {
         let docker = connect(host).await?;
@@ -159,8 +164,8 @@ impl<'a> Session<'a> {
             engine_name: engine.name,
             marks,
             reader,
-            agenda: Agenda::default(),
-            looking: FuturesUnordered::new(),
+            queue: InspectQueue::default(),
+            inspecting: FuturesUnordered::new(),
             listing: None,
             first: true,
             relist_at: Moment::ZERO,
@@ -170,27 +175,27 @@ impl<'a> Session<'a> {
         })
     }
 
-    async fn run(&mut self, luck: &mut Luck<'_>) -> anyhow::Result<std::convert::Infallible> {
+    async fn run(&mut self, retry: &mut Luck<'_>) -> anyhow::Result<std::convert::Infallible> {
         loop {
             self.pulse.beat();
             self.begin_list();
             self.begin_looks();
             self.tell();
-            let silent = self.agenda.misses_events(now());
+            let silent = self.queue.misses_events(now());
             // A stream of events that keeps silent about a change has to be opened anew.
             anyhow::ensure!(!silent, "GET /events: a change came without an event");
             let pause = if self.untold { CROWD_PAUSE } else { TICK };
-            let pause = pause.min(self.agenda.pause(now()).unwrap_or(TICK));
+            let pause = pause.min(self.queue.pause(now()).unwrap_or(TICK));
             // Cancel-safe: a channel keeps what isn't received, a set its futures, and the list is
             // polled by reference. Marks first: a death is known before an answer that is older.
             tokio::select! {
                 biased;
                 Some(mark) = self.marks.recv() => self.hear(mark),
                 Some(ended) = self.reader.join_next() => return Err(ended.unwrap_or_else(Into::into)),
-                Some((id, answer)) = self.looking.next() => self.learn(id, answer, luck)?,
+                Some((id, answer)) = self.inspecting.next() => self.learn(id, answer, retry)?,
                 all = poll(&mut self.listing) => {
                     self.listing = None;
-                    self.learn_list(all, luck)?;
+                    self.learn_list(all, retry)?;
                 }
                 () = sleep(pause) => {}
             }
@@ -204,12 +209,12 @@ impl<'a> Session<'a> {
         }
         self.relist_at = now() + RELIST;
         match self.scope {
-            Scope::One(name) => {
-                let why = self.routine();
-                self.agenda.want(name.clone(), why);
+            WatchScope::One(name) => {
+                let trigger = self.routine();
+                self.queue.want(name.clone(), trigger);
                 self.first = false;
             }
-            Scope::Labelled => {
+            WatchScope::Labelled => {
                 let docker = self.docker.clone();
                 self.listing
                     .get_or_insert_with(|| Box::pin(async move { list(&docker).await }));
@@ -217,45 +222,49 @@ impl<'a> Session<'a> {
         }
     }
 
-    const fn routine(&self) -> Why {
-        if self.first { Why::Hint } else { Why::Time }
+    const fn routine(&self) -> InspectTrigger {
+        if self.first {
+            InspectTrigger::Event
+        } else {
+            InspectTrigger::Timer
+        }
     }
 
     fn begin_looks(&mut self) {
-        for id in self.agenda.begin(now()) {
+        for id in self.queue.begin(now()) {
             let docker = self.docker.clone();
-            self.looking.push(Box::pin(async move {
+            self.inspecting.push(Box::pin(async move {
                 let answer = inspect(&docker, &id).await;
                 (id, answer)
             }));
         }
     }
 
-    fn hear(&mut self, mark: Mark) {
+    fn hear(&mut self, mark: ContainerEvent) {
         let subject = match mark {
-            Mark::Look(subject) => subject,
-            Mark::Died(subject, death) => {
+            ContainerEvent::Inspect(subject) => subject,
+            ContainerEvent::Died(subject, death) => {
                 // Believed at once, and before an answer that may be older.
                 self.views.send_if_modified(|views| {
                     let view = views.containers.get_mut(&subject);
                     view.is_some_and(|view| view.died(&death))
                 });
-                self.agenda.died(&subject, death);
+                self.queue.died(&subject, death);
                 subject
             }
-            Mark::Unpaused(subject) => {
+            ContainerEvent::Unpaused(subject) => {
                 self.views.send_if_modified(|views| {
                     let view = views.containers.get_mut(&subject);
-                    view.is_some_and(View::unpaused)
+                    view.is_some_and(ContainerView::unpaused)
                 });
                 subject
             }
-            Mark::Connected(container) => match self.watched_as(container) {
+            ContainerEvent::Connected(container) => match self.watched_as(container) {
                 Some(subject) => subject,
                 None => return,
             },
         };
-        self.agenda.want(subject, Why::Hint);
+        self.queue.want(subject, InspectTrigger::Event);
     }
 
     /// As what the container with this id is watched, if it may be.
@@ -263,51 +272,52 @@ impl<'a> Session<'a> {
         let views = self.views.borrow();
         let view = |subject: &String| views.containers.get(subject);
         let (subject, known) = match self.scope {
-            Scope::One(name) => {
-                let seen = view(name).map(|view| &view.sighting);
-                let other = matches!(seen, Some(Sighting::Present(seen)) if seen.id != container);
+            WatchScope::One(name) => {
+                let seen = view(name).map(|view| &view.observation);
+                let other =
+                    matches!(seen, Some(Observation::Present(seen)) if seen.id != container);
                 (name.clone(), !other)
             }
-            Scope::Labelled => {
+            WatchScope::Labelled => {
                 let known = view(&container).is_some();
                 (container, known)
             }
         };
-        (known || self.agenda.concerns(&subject)).then_some(subject)
+        (known || self.queue.concerns(&subject)).then_some(subject)
     }
 
     fn learn(
         &mut self,
         id: String,
-        answer: anyhow::Result<Sighting>,
-        luck: &mut Luck<'_>,
+        answer: anyhow::Result<Observation>,
+        retry: &mut Luck<'_>,
     ) -> anyhow::Result<()> {
-        let sighting = match (answer, self.scope) {
-            (Ok(sighting), _) => sighting,
-            (Err(error), Scope::One(_)) => return Err(error),
-            (Err(error), Scope::Labelled) => {
-                self.trouble(id, &error, luck.troubles);
+        let observation = match (answer, self.scope) {
+            (Ok(observation), _) => observation,
+            (Err(error), WatchScope::One(_)) => return Err(error),
+            (Err(error), WatchScope::Labelled) => {
+                self.trouble(id, &error, retry.troubles);
                 return Ok(());
             }
         };
-        luck.answered();
-        let look = self.agenda.answered(&id);
-        if self.agenda.is_well() {
-            luck.troubles.recovered(now());
+        retry.answered();
+        let inspect = self.queue.answered(&id);
+        if self.queue.is_well() {
+            retry.troubles.recovered(now());
         }
-        let sighting = sighting.after(&look.deaths);
+        let observation = observation.after(&inspect.deaths);
         let before = self.views.borrow().containers.get(&id).cloned();
         let engine_name = self.engine_name.clone();
-        let view = View::seen(sighting, engine_name, before.as_ref(), now());
-        let before = before.map_or(Sighting::Absent, |view| view.sighting);
-        if !look.hinted && another_life(&before, &view.sighting) {
-            self.agenda.suspect(id.clone(), now());
+        let view = ContainerView::seen(observation, engine_name, before.as_ref(), now());
+        let before = before.map_or(Observation::Absent, |view| view.observation);
+        if !inspect.hinted && another_life(&before, &view.observation) {
+            self.queue.suspect(id.clone(), now());
         }
         let mut changed = false;
         self.views.send_if_modified(|views| {
             changed = views.lost_since.take().is_some();
             changed |= match self.scope {
-                Scope::Labelled if view.sighting == Sighting::Absent => {
+                WatchScope::Labelled if view.observation == Observation::Absent => {
                     views.containers.remove(&id).is_some()
                 }
                 _ if views.containers.get(&id) == Some(&view) => false,
@@ -328,9 +338,9 @@ impl<'a> Session<'a> {
         if let Some(notice) = troubles.failed(now) {
             warn!("{error:#} ({} times); retrying", notice.failures);
         }
-        self.agenda.failed(id.clone(), now);
+        self.queue.failed(id.clone(), now);
         self.views.send_if_modified(|views| {
-            let unasked = || View::unasked(now);
+            let unasked = || ContainerView::unasked(now);
             let view = views.containers.entry(id).or_insert_with(unasked);
             view.lost_since.get_or_insert(now);
             false
@@ -340,25 +350,27 @@ impl<'a> Session<'a> {
 
     fn learn_list(
         &mut self,
-        all: anyhow::Result<Vec<Listed>>,
-        luck: &mut Luck<'_>,
+        all: anyhow::Result<Vec<ListedContainer>>,
+        retry: &mut Luck<'_>,
     ) -> anyhow::Result<()> {
-        let why = self.routine();
+        let trigger = self.routine();
         let known: Vec<String> = self.views.borrow().containers.keys().cloned().collect();
         let all = match all {
             // An engine that can't list may be able to inspect; what is known is looked at.
             Err(error) if self.first && !known.is_empty() => {
-                if let Some(notice) = luck.lists.happened(now()) {
+                if let Some(notice) = retry.lists.happened(now()) {
                     let n = notice.failures;
                     warn!("{error:#} ({n} times); asking about each container that is known");
                 }
                 self.first = false;
-                known.into_iter().for_each(|id| self.agenda.want(id, why));
+                known
+                    .into_iter()
+                    .for_each(|id| self.queue.want(id, trigger));
                 return Ok(());
             }
             all => all?,
         };
-        luck.answered();
+        retry.answered();
         let there: BTreeMap<_, _> = all
             .iter()
             .filter(|listed| listed.labelled)
@@ -381,8 +393,8 @@ impl<'a> Session<'a> {
             .chain(turn)
             .collect();
         drop(views);
-        ids.into_iter().for_each(|id| self.agenda.want(id, why));
-        self.agenda.retain(|id| there.contains_key(id));
+        ids.into_iter().for_each(|id| self.queue.want(id, trigger));
+        self.queue.retain(|id| there.contains_key(id));
         self.first = false;
         self.views
             .send_if_modified(|views| views.lost_since.take().is_some());
@@ -391,7 +403,7 @@ impl<'a> Session<'a> {
 
     /// Tells what was seen; not each time while there is a crowd.
     fn tell(&mut self) {
-        let crowd = !self.agenda.is_empty() && now() < self.told_at + CROWD_PAUSE;
+        let crowd = !self.queue.is_empty() && now() < self.told_at + CROWD_PAUSE;
         if self.untold && !crowd {
             self.untold = false;
             self.told_at = now();
@@ -409,21 +421,21 @@ async fn poll<T>(future: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -
 }
 
 /// Whether a list's line shows another state of things than was seen last.
-fn differs(view: &View, listed: &Listed) -> bool {
-    match &view.sighting {
-        Sighting::Present(container) => {
+fn differs(view: &ContainerView, listed: &ListedContainer) -> bool {
+    match &view.observation {
+        Observation::Present(container) => {
             container.name != listed.name || word(&container.state) != listed.state
         }
-        Sighting::Absent | Sighting::NeverAsked => true,
+        Observation::Absent | Observation::NeverAsked => true,
     }
 }
 
 /// Whether something happened between the two that the engine has an event for. (A health check's
 /// count of failures has none.)
-fn another_life(before: &Sighting, after: &Sighting) -> bool {
-    let life = |sighting: &Sighting| match sighting {
-        Sighting::Present(c) => Some((c.id.clone(), c.state.clone(), c.started_at)),
-        Sighting::Absent | Sighting::NeverAsked => None,
+fn another_life(before: &Observation, after: &Observation) -> bool {
+    let life = |observation: &Observation| match observation {
+        Observation::Present(c) => Some((c.id.clone(), c.state.clone(), c.started_at)),
+        Observation::Absent | Observation::NeverAsked => None,
     };
     life(before) != life(after)
 }

@@ -1,14 +1,16 @@
 //! Executes what the registrar asks for against etcd. Decides nothing.
 
 use super::ownership::clock_warning;
-use super::protocol::{Answer, Entry, Header, Note, Op, Request, Standings, Step, Wishes};
-use super::registrar::{Registrar, Settings};
+use super::protocol::{
+    DesiredKeys, Entry, Header, KeyStatuses, LeaseEvent, Op, Request, Response, Step,
+};
+use super::registrar::{LeaseSettings, Registrar};
 use super::shutdown_report::ShutdownReport;
 use crate::clock::now;
 use crate::endpoint::{Key, Since};
-use crate::etcd::Fault;
+use crate::etcd::EtcdError;
 use crate::etcd::members::Members;
-use crate::etcd::watch::News;
+use crate::etcd::watch::KeyEvent;
 use crate::log_throttle::LogThrottle;
 use crate::retry::{Backoff, ETCD};
 use crate::shutdown::Shutdown;
@@ -33,25 +35,25 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// The channels of the one task that writes to etcd.
 #[derive(Debug)]
-pub struct Registry {
+pub struct Executor {
     /// Whom to ask.
     pub members: Arc<Members>,
     /// What ought to stand.
-    pub wishes: watch::Receiver<Wishes>,
+    pub desired: watch::Receiver<DesiredKeys>,
     /// What the watch sees.
-    pub news: mpsc::Receiver<News>,
+    pub news: mpsc::Receiver<KeyEvent>,
     /// How it stands.
-    pub standings: watch::Sender<Standings>,
+    pub statuses: watch::Sender<KeyStatuses>,
     /// This loop's sign of life.
     pub pulse: Pulse,
     /// When to give everything up.
     pub shutdown: Shutdown,
 }
 
-impl Registry {
+impl Executor {
     /// Keeps the keys as wished until a stop is asked for; then takes them away, for [`REVOKE_DEADLINE`]
     /// at most.
-    pub async fn run(mut self, settings: Settings) -> ShutdownReport {
+    pub async fn run(mut self, settings: LeaseSettings) -> ShutdownReport {
         // 64 bits of the operating system's randomness: two processes with one id would share a lease.
         let seed = RandomState::new().build_hasher().finish();
         let mut registrar = Registrar::new(settings, seed);
@@ -63,7 +65,7 @@ impl Registry {
             () = self.keep(&mut registrar, &mut effort) => {}
         }
         registrar.leave();
-        let standings = registrar.standings();
+        let statuses = registrar.statuses();
         let revoke = async {
             while let Step::Do(request) = registrar.poll(now()) {
                 self.pulse.beat();
@@ -71,11 +73,11 @@ impl Registry {
             }
         };
         let revoked = tokio::time::timeout(REVOKE_DEADLINE, revoke).await.is_ok();
-        ShutdownReport { standings, revoked }
+        ShutdownReport { statuses, revoked }
     }
 
     async fn keep(&mut self, registrar: &mut Registrar, effort: &mut Effort) {
-        registrar.wish(&self.wishes.borrow_and_update());
+        registrar.desire(&self.desired.borrow_and_update());
         loop {
             self.pulse.beat();
             let step = registrar.poll(now());
@@ -89,8 +91,8 @@ impl Registry {
                     let pause = until.saturating_sub(now()).min(LONGEST_WAIT);
                     // Cancel-safe, all three: a channel keeps what isn't received, a sleep has no effect.
                     tokio::select! {
-                        Ok(()) = self.wishes.changed() => {
-                            registrar.wish(&self.wishes.borrow_and_update());
+                        Ok(()) = self.desired.changed() => {
+                            registrar.desire(&self.desired.borrow_and_update());
                         }
                         Some(news) = self.news.recv() => tell(registrar, news),
                         () = sleep(pause) => {}
@@ -104,8 +106,8 @@ impl Registry {
 
     /// What happened meanwhile is heard before the next question is asked.
     fn hear(&mut self, registrar: &mut Registrar) {
-        if self.wishes.has_changed().unwrap_or(false) {
-            registrar.wish(&self.wishes.borrow_and_update());
+        if self.desired.has_changed().unwrap_or(false) {
+            registrar.desire(&self.desired.borrow_and_update());
         }
         while let Ok(news) = self.news.try_recv() {
             tell(registrar, news);
@@ -113,13 +115,13 @@ impl Registry {
     }
 
     fn publish(&self, registrar: &mut Registrar) {
-        for note in registrar.take_notes() {
-            log(&note);
+        for event in registrar.take_events() {
+            log(&event);
         }
-        let standings = registrar.standings();
-        self.standings.send_if_modified(|old| {
-            let changed = *old != standings;
-            *old = standings;
+        let statuses = registrar.statuses();
+        self.statuses.send_if_modified(|old| {
+            let changed = *old != statuses;
+            *old = statuses;
             changed
         });
     }
@@ -131,8 +133,8 @@ impl Registry {
         let result = execute(&self.members, request).await;
         let (answer, fault) = match result {
             Ok(answer) => (answer, None),
-            Err(fault @ Fault::Refused(_)) => (Answer::Rejected, Some(fault)),
-            Err(fault) => (Answer::Failed, Some(fault)),
+            Err(fault @ EtcdError::Refused(_)) => (Response::Rejected, Some(fault)),
+            Err(fault) => (Response::Failed, Some(fault)),
         };
         registrar.answer(request, answer);
         let Some(fault) = fault else {
@@ -142,7 +144,7 @@ impl Registry {
             }
             return;
         };
-        if matches!(fault, Fault::Refused(_)) && effort.refused_keys(request, &fault) {
+        if matches!(fault, EtcdError::Refused(_)) && effort.refused_keys(request, &fault) {
             return;
         }
         if !fault.is_the_members() {
@@ -189,7 +191,7 @@ impl Effort {
 
     /// Whether the refusal is about keys. Of several the registrar finds out which it is, and when to
     /// ask again.
-    fn refused_keys(&mut self, request: &Request, fault: &Fault) -> bool {
+    fn refused_keys(&mut self, request: &Request, fault: &EtcdError) -> bool {
         let key = match request {
             Request::Read(keys) => keys.first().filter(|_| keys.len() == 1),
             Request::Write(_, ops) => ops.first().filter(|_| ops.len() == 1).map(Op::key),
@@ -209,23 +211,23 @@ impl Effort {
         }
     }
 
-    fn refused(&mut self, fault: &Fault) {
+    fn refused(&mut self, fault: &EtcdError) {
         if let Some(notice) = self.refusals.failed(now()) {
             warn!("{fault} ({} times); retrying", notice.failures);
         }
     }
 }
 
-fn tell(registrar: &mut Registrar, news: News) {
+fn tell(registrar: &mut Registrar, news: KeyEvent) {
     match news {
-        News::Opened(key) => registrar.watch_opened(&key),
-        News::Put(kv) => {
+        KeyEvent::Opened(key) => registrar.watch_opened(&key),
+        KeyEvent::Put(kv) => {
             if let Some((key, entry)) = read(&kv) {
                 let revision = entry.mod_revision;
                 registrar.observe(&key, Some(entry), revision);
             }
         }
-        News::Deleted(key, revision) => {
+        KeyEvent::Deleted(key, revision) => {
             if let Some(key) = parse_key(&key) {
                 registrar.observe(&key, None, revision);
             }
@@ -252,9 +254,9 @@ fn wall() -> Option<Since> {
     Since::from_unix_nanos(i128::try_from(since_1970.as_nanos()).ok()?)
 }
 
-fn log(note: &Note) {
-    match note {
-        Note::StandingBy(key, holder) => {
+fn log(event: &LeaseEvent) {
+    match event {
+        LeaseEvent::StandingBy(key, holder) => {
             let clock = wall().and_then(|now| clock_warning(holder, now));
             let clock = clock.unwrap_or_default();
             warn!(
@@ -262,30 +264,32 @@ fn log(note: &Note) {
                 "standing by: the key is held by {holder}, which has the better right; waiting for it to go{clock}"
             );
         }
-        Note::TookOver(key, holder) => info!(%key, "took the key over from {holder}"),
-        Note::Resumed(key) => info!(
+        LeaseEvent::TookOver(key, holder) => info!(%key, "took the key over from {holder}"),
+        LeaseEvent::Resumed(key) => info!(
             %key,
             "took the key over from the previous sidekick process of this container"
         ),
-        Note::Junk(key, why) => warn!(%key, "overwrote a bad value: {why}"),
-        Note::Healed(key, 1) => {
+        LeaseEvent::Junk(key, why) => warn!(%key, "overwrote a bad value: {why}"),
+        LeaseEvent::Healed(key, 1) => {
             warn!(%key, "the key had been deleted or changed by another writer; put back")
         }
-        Note::Healed(key, times) => {
+        LeaseEvent::Healed(key, times) => {
             warn!(%key, "the key keeps being deleted or changed by another writer ({times} times); put back")
         }
-        Note::Cleared(key) => info!(%key, "removed what a past life of this sidekick had left"),
-        Note::LeaseLost(id) => warn!(
+        LeaseEvent::Cleared(key) => {
+            info!(%key, "removed what a past life of this sidekick had left")
+        }
+        LeaseEvent::LeaseLost(id) => warn!(
             lease = format!("{id:x}"),
             "etcd has forgotten the lease; asking for a new one"
         ),
-        Note::HistoryReset => {
+        LeaseEvent::HistoryReset => {
             warn!("etcd is another cluster than before, or was restored; reading everything again")
         }
     }
 }
 
-async fn execute(members: &Members, request: &Request) -> Result<Answer, Fault> {
+async fn execute(members: &Members, request: &Request) -> Result<Response, EtcdError> {
     let result = match request {
         Request::Grant(id, ttl) => {
             let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
@@ -294,7 +298,7 @@ async fn execute(members: &Members, request: &Request) -> Result<Answer, Fault> 
                     let by_id = LeaseGrantOptions::new().with_id(*id);
                     let granted = c.lease_grant(seconds, Some(by_id)).await?;
                     let ttl = u64::try_from(granted.ttl()).unwrap_or_default();
-                    Ok(Answer::Granted(Duration::from_secs(ttl)))
+                    Ok(Response::Granted(Duration::from_secs(ttl)))
                 })
                 .await
         }
@@ -305,7 +309,7 @@ async fn execute(members: &Members, request: &Request) -> Result<Answer, Fault> 
                     // that the lease is gone. The stream isn't kept: an idle one that broke would
                     // be found out a whole interval later.
                     c.lease_keep_alive(*lease).await?;
-                    Ok(Answer::Renewed)
+                    Ok(Response::Renewed)
                 })
                 .await
         }
@@ -313,7 +317,7 @@ async fn execute(members: &Members, request: &Request) -> Result<Answer, Fault> 
             members
                 .call(|mut c| async move {
                     c.lease_revoke(*lease).await?;
-                    Ok(Answer::Revoked)
+                    Ok(Response::Revoked)
                 })
                 .await
         }
@@ -321,10 +325,12 @@ async fn execute(members: &Members, request: &Request) -> Result<Answer, Fault> 
         Request::Write(lease, ops) => members.call(|c| write(c, *lease, ops)).await,
     };
     match (request, result) {
-        (_, Err(Fault::NotFound(_))) => Ok(Answer::LeaseGone),
+        (_, Err(EtcdError::NotFound(_))) => Ok(Response::LeaseGone),
         // etcd's ErrLeaseExist has no code of its own (api/v3rpc/rpctypes/error.go).
-        (Request::Grant(..), Err(Fault::Refused(why))) if why.contains("lease already exists") => {
-            Ok(Answer::LeaseExists)
+        (Request::Grant(..), Err(EtcdError::Refused(why)))
+            if why.contains("lease already exists") =>
+        {
+            Ok(Response::LeaseExists)
         }
         (_, result) => result,
     }
@@ -334,15 +340,15 @@ fn gets<'a>(keys: impl Iterator<Item = &'a Key>) -> Vec<TxnOp> {
     keys.map(|key| TxnOp::get(key.as_str(), None)).collect()
 }
 
-async fn read_keys(mut client: Client, keys: &[Key]) -> Result<Answer, Error> {
+async fn read_keys(mut client: Client, keys: &[Key]) -> Result<Response, Error> {
     // A transaction of reads alone is a linearizable read, and no write to etcd's log.
     let response = client.txn(Txn::new().and_then(gets(keys.iter()))).await?;
     let header = header(response.header())?;
     let found = found(keys.iter(), response.op_responses());
-    Ok(Answer::Read(header, found))
+    Ok(Response::Read(header, found))
 }
 
-async fn write(mut client: Client, lease: i64, ops: &[Op]) -> Result<Answer, Error> {
+async fn write(mut client: Client, lease: i64, ops: &[Op]) -> Result<Response, Error> {
     let conditions: Vec<_> = ops.iter().flat_map(|op| conditions(op, lease)).collect();
     let effects: Vec<_> = ops.iter().map(|op| effect(op, lease)).collect();
     let keys = || ops.iter().map(Op::key);
@@ -353,9 +359,9 @@ async fn write(mut client: Client, lease: i64, ops: &[Op]) -> Result<Answer, Err
     let response = client.txn(txn).await?;
     let header = header(response.header())?;
     if response.succeeded() {
-        Ok(Answer::Written(header))
+        Ok(Response::Written(header))
     } else {
-        Ok(Answer::Refused(
+        Ok(Response::Refused(
             header,
             found(keys(), response.op_responses()),
         ))

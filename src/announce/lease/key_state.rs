@@ -1,7 +1,7 @@
 //! One key: what is wished for, what is believed to stand there, and what lies between. Pure.
 
-use super::ownership::{Holder, Verdict, contest};
-use super::protocol::{Entry, LeaseId, Note, Op, Revision, Standing, Wish};
+use super::ownership::{Holder, Precedence, precedence_of};
+use super::protocol::{DesiredKey, Entry, KeyStatus, LeaseEvent, LeaseId, Op, Revision};
 use crate::clock::Moment;
 use crate::endpoint::Key;
 use crate::log_throttle::LogThrottle;
@@ -42,7 +42,7 @@ impl Leases {
 
 /// What is believed to stand at a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(super) enum KnownValue {
     /// Nothing is known, or a write's outcome isn't.
     Unknown,
     /// Nothing stands there.
@@ -51,7 +51,7 @@ pub(super) enum Seen {
     Present(Entry),
 }
 
-impl From<Option<Entry>> for Seen {
+impl From<Option<Entry>> for KnownValue {
     fn from(entry: Option<Entry>) -> Self {
         entry.map_or(Self::Absent, Self::Present)
     }
@@ -59,11 +59,11 @@ impl From<Option<Entry>> for Seen {
 
 /// See the module's text.
 #[derive(Debug)]
-pub(super) struct Slot {
-    wish: Wish,
-    /// `wish`'s endpoint as it is written.
+pub(super) struct KeyState {
+    desire: DesiredKey,
+    /// `desire`'s endpoint as it is written.
     value: Vec<u8>,
-    pub(super) seen: Seen,
+    pub(super) seen: KnownValue,
     /// The store revision up to which `seen` is true.
     pub(super) as_of: Revision,
     /// When we wrote the key last, while it was ours.
@@ -92,12 +92,12 @@ pub(super) struct Slot {
     read_late: bool,
 }
 
-impl Slot {
-    pub(super) fn new(wish: &Wish) -> Self {
+impl KeyState {
+    pub(super) fn new(desire: &DesiredKey) -> Self {
         Self {
-            value: written_form(wish),
-            wish: wish.clone(),
-            seen: Seen::Unknown,
+            value: written_form(desire),
+            desire: desire.clone(),
+            seen: KnownValue::Unknown,
             as_of: 0,
             claimed: None,
             cleared: None,
@@ -115,10 +115,10 @@ impl Slot {
     }
 
     /// This ought to stand there from now on.
-    pub(super) fn wish(&mut self, wish: &Wish) {
-        if self.wish != *wish {
-            self.wish = wish.clone();
-            self.value = written_form(wish);
+    pub(super) fn desire(&mut self, desire: &DesiredKey) {
+        if self.desire != *desire {
+            self.desire = desire.clone();
+            self.value = written_form(desire);
             self.settled = false;
             self.healed = None;
             self.noted_holder = None;
@@ -129,75 +129,86 @@ impl Slot {
     /// What would bring the key nearer to its wish.
     pub(super) fn op(&self, key: &Key, leases: &Leases) -> Option<Op> {
         let (key, value) = (|| key.clone(), || self.value.clone());
-        match (&self.wish, &self.seen) {
+        match (&self.desire, &self.seen) {
             // Where nothing is known a create finds out, and is right if nothing stands there.
-            (Wish::Announce(_), Seen::Unknown | Seen::Absent) => Some(Op::Create(key(), value())),
-            (Wish::Announce(_), Seen::Present(entry)) => match self.verdict(entry, leases) {
-                Verdict::Ours if entry.value == self.value => None,
-                Verdict::Ours => Some(Op::Update(key(), value())),
-                Verdict::TakeOver => Some(Op::TakeOver(key(), value(), entry.version())),
-                Verdict::StandBy(_) => None,
-            },
-            (Wish::Withdraw { .. }, Seen::Unknown) if self.touched => Some(Op::Delete(key())),
-            (Wish::Withdraw { .. }, Seen::Present(entry)) if leases.holds(entry) => {
+            (DesiredKey::Announce(_), KnownValue::Unknown | KnownValue::Absent) => {
+                Some(Op::Create(key(), value()))
+            }
+            (DesiredKey::Announce(_), KnownValue::Present(entry)) => {
+                match self.precedence(entry, leases) {
+                    Precedence::Ours if entry.value == self.value => None,
+                    Precedence::Ours => Some(Op::Update(key(), value())),
+                    Precedence::TakeOver => Some(Op::TakeOver(key(), value(), entry.version())),
+                    Precedence::StandBy(_) => None,
+                }
+            }
+            (DesiredKey::Withdraw { .. }, KnownValue::Unknown) if self.touched => {
                 Some(Op::Delete(key()))
             }
-            (Wish::Withdraw { down: Some(down) }, Seen::Present(entry))
+            (DesiredKey::Withdraw { .. }, KnownValue::Present(entry)) if leases.holds(entry) => {
+                Some(Op::Delete(key()))
+            }
+            (DesiredKey::Withdraw { down: Some(down) }, KnownValue::Present(entry))
                 if self.cleared.is_none_or(|at| entry.mod_revision <= at)
                     && Holder::of(&entry.value).is_ok_and(|h| h.is_past_life_of(down)) =>
             {
                 Some(Op::Clear(key(), entry.version()))
             }
-            (Wish::Withdraw { .. }, _) => None,
+            (DesiredKey::Withdraw { .. }, _) => None,
         }
     }
 
-    fn verdict(&self, entry: &Entry, leases: &Leases) -> Verdict {
-        let Wish::Announce(ours) = &self.wish else {
-            return Verdict::Ours;
+    fn precedence(&self, entry: &Entry, leases: &Leases) -> Precedence {
+        let DesiredKey::Announce(ours) = &self.desire else {
+            return Precedence::Ours;
         };
         if leases.holds(entry) {
-            return Verdict::Ours;
+            return Precedence::Ours;
         }
         // No sidekick puts without a lease: what has none was put by hand and would stay for ever,
         // whatever container it names.
         if entry.lease == 0 || leases.former.contains(&entry.lease) {
-            return Verdict::TakeOver;
+            return Precedence::TakeOver;
         }
         let overtook_us = self.claimed.is_some_and(|at| entry.mod_revision > at);
-        contest(&Holder::from(&**ours), &entry.value, overtook_us)
+        precedence_of(&Holder::from(&**ours), &entry.value, overtook_us)
     }
 
     /// How it stands with the key.
-    pub(super) fn standing(&self, leases: &Leases) -> Standing {
+    pub(super) fn status(&self, leases: &Leases) -> KeyStatus {
         match self.believed(leases) {
-            Standing::Pending if self.refused.is_some() => Standing::Refused,
-            standing => standing,
+            KeyStatus::Pending if self.refused.is_some() => KeyStatus::Refused,
+            status => status,
         }
     }
 
-    fn believed(&self, leases: &Leases) -> Standing {
-        match (&self.wish, &self.seen) {
-            (Wish::Announce(endpoint), Seen::Present(entry)) => match self.verdict(entry, leases) {
-                Verdict::Ours if entry.value == self.value => Standing::Announced(endpoint.clone()),
-                Verdict::StandBy(holder) => Standing::StandingBy(holder),
-                _ => Standing::Pending,
-            },
-            (Wish::Withdraw { .. }, Seen::Present(entry)) if !leases.holds(entry) => {
-                Standing::Withdrawn
+    fn believed(&self, leases: &Leases) -> KeyStatus {
+        match (&self.desire, &self.seen) {
+            (DesiredKey::Announce(endpoint), KnownValue::Present(entry)) => {
+                match self.precedence(entry, leases) {
+                    Precedence::Ours if entry.value == self.value => {
+                        KeyStatus::Announced(endpoint.clone())
+                    }
+                    Precedence::StandBy(holder) => KeyStatus::StandingBy(holder),
+                    _ => KeyStatus::Pending,
+                }
             }
-            (Wish::Withdraw { .. }, Seen::Absent) => Standing::Withdrawn,
-            _ => Standing::Pending,
+            (DesiredKey::Withdraw { .. }, KnownValue::Present(entry)) if !leases.holds(entry) => {
+                KeyStatus::Withdrawn
+            }
+            (DesiredKey::Withdraw { .. }, KnownValue::Absent) => KeyStatus::Withdrawn,
+            _ => KeyStatus::Pending,
         }
     }
 
     /// The holder that we stand by for, the first time.
     pub(super) fn note_standby(&mut self, leases: &Leases) -> Option<Holder> {
-        let (Wish::Announce(_), Seen::Present(entry)) = (&self.wish, &self.seen) else {
+        let (DesiredKey::Announce(_), KnownValue::Present(entry)) = (&self.desire, &self.seen)
+        else {
             return None;
         };
-        match self.verdict(entry, leases) {
-            Verdict::StandBy(holder) if self.noted_holder.as_ref() != Some(&holder) => {
+        match self.precedence(entry, leases) {
+            Precedence::StandBy(holder) if self.noted_holder.as_ref() != Some(&holder) => {
                 self.noted_holder = Some(holder.clone());
                 Some(holder)
             }
@@ -237,15 +248,15 @@ impl Slot {
         lease: LeaseId,
         revision: Revision,
         now: Moment,
-    ) -> Option<Note> {
-        let note = self.note_of(op, now);
+    ) -> Option<LeaseEvent> {
+        let event = self.note_of(op, now);
         let seen = match op {
             Op::Create(_, value) | Op::Update(_, value) | Op::TakeOver(_, value, _) => {
                 self.claimed = Some(revision);
                 if self.settled {
                     self.healed = Some(now);
                 }
-                Seen::Present(Entry {
+                KnownValue::Present(Entry {
                     value: value.clone(),
                     lease,
                     mod_revision: revision,
@@ -253,22 +264,22 @@ impl Slot {
             }
             Op::Delete(_) | Op::Clear(..) => {
                 self.touched = false;
-                Seen::Absent
+                KnownValue::Absent
             }
         };
         self.learn(seen, leases, revision);
-        note
+        event
     }
 
     /// An answer says that this stood there at `revision`. A watch event that overtook the answer
     /// is newer than it.
-    pub(super) fn learn(&mut self, seen: Seen, leases: &Leases, revision: Revision) {
+    pub(super) fn learn(&mut self, seen: KnownValue, leases: &Leases, revision: Revision) {
         if revision < self.as_of {
             return;
         }
         self.as_of = revision;
         self.seen = seen;
-        if let (Wish::Announce(_), Seen::Present(entry)) = (&self.wish, &self.seen)
+        if let (DesiredKey::Announce(_), KnownValue::Present(entry)) = (&self.desire, &self.seen)
             && leases.holds(entry)
             && entry.value == self.value
         {
@@ -278,7 +289,7 @@ impl Slot {
     }
 
     /// The watch says that this has stood there since `revision`.
-    pub(super) fn observe(&mut self, seen: Seen, revision: Revision) {
+    pub(super) fn observe(&mut self, seen: KnownValue, revision: Revision) {
         if revision > self.as_of {
             self.as_of = revision;
             self.seen = seen;
@@ -287,8 +298,8 @@ impl Slot {
 
     /// Our lease is gone, and the keys with it: that is nobody's doing.
     pub(super) fn lease_lost(&mut self, lost: LeaseId) {
-        if matches!(&self.seen, Seen::Present(entry) if entry.lease == lost) {
-            self.seen = Seen::Unknown;
+        if matches!(&self.seen, KnownValue::Present(entry) if entry.lease == lost) {
+            self.seen = KnownValue::Unknown;
         }
         self.settled = false;
     }
@@ -298,37 +309,37 @@ impl Slot {
         self.as_of = 0;
         self.claimed = None;
         self.cleared = None;
-        self.seen = Seen::Unknown;
+        self.seen = KnownValue::Unknown;
         self.settled = false;
     }
 
     /// Whether nothing of ours can be left there.
     fn is_gone(&self, leases: &Leases) -> bool {
         match &self.seen {
-            Seen::Unknown => !self.touched,
-            Seen::Absent => true,
-            Seen::Present(entry) => !leases.holds(entry),
+            KnownValue::Unknown => !self.touched,
+            KnownValue::Absent => true,
+            KnownValue::Present(entry) => !leases.holds(entry),
         }
     }
 
     /// What to tell of an operation that was done, at `now`, on what was seen until then.
-    fn note_of(&mut self, op: &Op, now: Moment) -> Option<Note> {
+    fn note_of(&mut self, op: &Op, now: Moment) -> Option<LeaseEvent> {
         let mut times = 1;
         if self.settled && op.is_put() {
             times = self.meddled.happened(now)?.failures;
         }
         match (op, &self.seen) {
-            (Op::TakeOver(key, ..), Seen::Present(entry)) => match Holder::of(&entry.value) {
+            (Op::TakeOver(key, ..), KnownValue::Present(entry)) => match Holder::of(&entry.value) {
                 Ok(holder) => Some(self.note_of_takeover(key, entry, holder, times)),
                 Err(_) if self.noted_junk => None,
                 Err(why) => {
                     self.noted_junk = true;
-                    Some(Note::Junk(key.clone(), why))
+                    Some(LeaseEvent::Junk(key.clone(), why))
                 }
             },
-            (Op::Clear(key, _), _) => Some(Note::Cleared(key.clone())),
+            (Op::Clear(key, _), _) => Some(LeaseEvent::Cleared(key.clone())),
             (Op::Create(key, _) | Op::Update(key, _), _) if self.settled => {
-                Some(Note::Healed(key.clone(), times))
+                Some(LeaseEvent::Healed(key.clone(), times))
             }
             _ => None,
         }
@@ -336,24 +347,26 @@ impl Slot {
 
     /// What is on no lease a hand has put; where the key had been ours, or names our container, it was
     /// changed and put back.
-    fn note_of_takeover(&self, key: &Key, entry: &Entry, holder: Holder, times: u64) -> Note {
-        let is_ours = match &self.wish {
-            Wish::Announce(ours) => {
+    fn note_of_takeover(&self, key: &Key, entry: &Entry, holder: Holder, times: u64) -> LeaseEvent {
+        let is_ours = match &self.desire {
+            DesiredKey::Announce(ours) => {
                 holder.container.is_some() && holder.container == ours.container
             }
-            Wish::Withdraw { .. } => false,
+            DesiredKey::Withdraw { .. } => false,
         };
         match (is_ours, self.settled, entry.lease == 0) {
-            (true, true, _) | (true, _, true) | (_, true, true) => Note::Healed(key.clone(), times),
-            (true, false, false) => Note::Resumed(key.clone()),
-            (false, _, _) => Note::TookOver(key.clone(), holder),
+            (true, true, _) | (true, _, true) | (_, true, true) => {
+                LeaseEvent::Healed(key.clone(), times)
+            }
+            (true, false, false) => LeaseEvent::Resumed(key.clone()),
+            (false, _, _) => LeaseEvent::TookOver(key.clone(), holder),
         }
     }
 }
 
-fn written_form(wish: &Wish) -> Vec<u8> {
-    match wish {
-        Wish::Announce(endpoint) => endpoint.encode().into_bytes(),
-        Wish::Withdraw { .. } => Vec::new(),
+fn written_form(desire: &DesiredKey) -> Vec<u8> {
+    match desire {
+        DesiredKey::Announce(endpoint) => endpoint.encode().into_bytes(),
+        DesiredKey::Withdraw { .. } => Vec::new(),
     }
 }

@@ -78,7 +78,7 @@ pub fn clock_warning(holder: &Holder, now: Since) -> Option<String> {
 
 /// What to do about a key that holds a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Precedence {
     /// It is on our lease already.
     Ours,
     /// Overwrite it, if it is still the same.
@@ -93,18 +93,18 @@ pub enum Verdict {
 /// have done that, so the same life of the same container is then announced by a second sidekick,
 /// which the first leaves in peace: else the two would overwrite each other for ever.
 #[must_use]
-pub fn contest(ours: &Holder, value: &[u8], overtook_us: bool) -> Verdict {
+pub fn precedence_of(ours: &Holder, value: &[u8], overtook_us: bool) -> Precedence {
     // What can't be read is somebody else's, with no `since`.
     let Ok(theirs) = Holder::of(value) else {
-        return Verdict::TakeOver;
+        return Precedence::TakeOver;
     };
     // Of two lives the later, be they one container's or two's: a second sidekick may know of a
     // restart that we can't see. No `since` is earlier than any; of equal ones the smaller container
     // id yields.
     match (theirs.since, &theirs.container).cmp(&(ours.since, &ours.container)) {
-        Ordering::Less => Verdict::TakeOver,
-        Ordering::Equal if !overtook_us => Verdict::TakeOver,
-        Ordering::Equal | Ordering::Greater => Verdict::StandBy(theirs),
+        Ordering::Less => Precedence::TakeOver,
+        Ordering::Equal if !overtook_us => Precedence::TakeOver,
+        Ordering::Equal | Ordering::Greater => Precedence::StandBy(theirs),
     }
 }
 
@@ -127,13 +127,13 @@ mod tests {
     fn the_later_container_has_the_better_right() {
         let ours = holder("aa", LATE);
         assert!(matches!(
-            contest(&ours, &value("bb", EARLY), true),
-            Verdict::TakeOver
+            precedence_of(&ours, &value("bb", EARLY), true),
+            Precedence::TakeOver
         ));
         let ours = holder("aa", EARLY);
         assert!(matches!(
-            contest(&ours, &value("bb", LATE), false),
-            Verdict::StandBy(_)
+            precedence_of(&ours, &value("bb", LATE), false),
+            Precedence::StandBy(_)
         ));
     }
 
@@ -141,12 +141,12 @@ mod tests {
     fn of_equally_old_ones_the_smaller_id_stands_by() {
         let (a, b) = (holder("aa", LATE), holder("bb", LATE));
         assert!(matches!(
-            contest(&a, &value("bb", LATE), false),
-            Verdict::StandBy(_)
+            precedence_of(&a, &value("bb", LATE), false),
+            Precedence::StandBy(_)
         ));
         assert!(matches!(
-            contest(&b, &value("aa", LATE), false),
-            Verdict::TakeOver
+            precedence_of(&b, &value("aa", LATE), false),
+            Precedence::TakeOver
         ));
     }
 
@@ -154,17 +154,26 @@ mod tests {
     fn a_value_without_since_yields() {
         let ours = holder("aa", EARLY);
         let bare = br#"{"host":"a","port":1}"#;
-        assert!(matches!(contest(&ours, bare, true), Verdict::TakeOver));
-        assert!(matches!(contest(&ours, b"\xff", true), Verdict::TakeOver));
+        assert!(matches!(
+            precedence_of(&ours, bare, true),
+            Precedence::TakeOver
+        ));
+        assert!(matches!(
+            precedence_of(&ours, b"\xff", true),
+            Precedence::TakeOver
+        ));
     }
 
     #[test]
     fn our_own_past_life_yields_and_a_second_sidekick_does_not() {
         let ours = holder("aa", LATE);
-        assert_eq!(contest(&ours, &value("aa", LATE), false), Verdict::TakeOver);
+        assert_eq!(
+            precedence_of(&ours, &value("aa", LATE), false),
+            Precedence::TakeOver
+        );
         assert!(matches!(
-            contest(&ours, &value("aa", LATE), true),
-            Verdict::StandBy(_)
+            precedence_of(&ours, &value("aa", LATE), true),
+            Precedence::StandBy(_)
         ));
     }
 
@@ -173,11 +182,11 @@ mod tests {
         for overtook_us in [true, false] {
             let (stale, fresh) = (holder("aa", EARLY), holder("aa", LATE));
             assert!(matches!(
-                contest(&stale, &value("aa", LATE), overtook_us),
-                Verdict::StandBy(_)
+                precedence_of(&stale, &value("aa", LATE), overtook_us),
+                Precedence::StandBy(_)
             ));
-            let verdict = contest(&fresh, &value("aa", EARLY), overtook_us);
-            assert_eq!(verdict, Verdict::TakeOver);
+            let precedence = precedence_of(&fresh, &value("aa", EARLY), overtook_us);
+            assert_eq!(precedence, Precedence::TakeOver);
         }
     }
 

@@ -21,7 +21,7 @@ pub type Revision = i64;
 
 /// What ought to stand at a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wish {
+pub enum DesiredKey {
     /// This endpoint.
     Announce(Arc<Endpoint>),
     /// Nothing of ours. `down` is the incarnation of the container that is known to be down: a
@@ -33,10 +33,10 @@ pub enum Wish {
 }
 
 /// What ought to stand at each key.
-pub type Wishes = BTreeMap<Key, Wish>;
+pub type DesiredKeys = BTreeMap<Key, DesiredKey>;
 
 /// How it stands with each key.
-pub type Standings = BTreeMap<Key, Standing>;
+pub type KeyStatuses = BTreeMap<Key, KeyStatus>;
 
 /// What stands at a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,7 +134,7 @@ pub enum Request {
 
 /// What came of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum Response {
     /// There is such a lease now; with the time to live that etcd gave it.
     Granted(Duration),
     /// There is a lease of that id already.
@@ -170,7 +170,7 @@ pub enum Step {
 
 /// How it stands with a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum KeyStatus {
     /// Not there yet, or not known to be.
     Pending,
     /// It stands as wished, on our lease.
@@ -185,7 +185,7 @@ pub enum Standing {
 
 /// Something that the operator may want to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Note {
+pub enum LeaseEvent {
     /// The key is another's, with a better right; told once for every holder.
     StandingBy(Key, Holder),
     /// What another container's announcer had written there was overwritten; where that goes on, told at

@@ -6,10 +6,10 @@
 //! which it is right, and a belief that a write refutes is replaced by what etcd says.
 
 use super::grant::Grants;
-use super::key_state::{Leases, Seen, Slot};
+use super::key_state::{KeyState, KnownValue, Leases};
 use super::protocol::{
-    Answer, Entry, Header, LeaseId, MAX_OPS, MAX_WRITES, Note, Op, Request, Revision, Standings,
-    Step, Wish, Wishes,
+    DesiredKey, DesiredKeys, Entry, Header, KeyStatuses, LeaseEvent, LeaseId, MAX_OPS, MAX_WRITES,
+    Op, Request, Response, Revision, Step,
 };
 use crate::clock::Moment;
 use crate::endpoint::Key;
@@ -30,7 +30,7 @@ const RENEWALS_PER_TTL: u32 = 3;
 
 /// How long the lease lives and how often the keys are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
+pub struct LeaseSettings {
     /// What is asked of etcd; whole seconds.
     pub ttl: Duration,
     /// Between two audits, which read the keys back and put right what isn't as it should be.
@@ -40,8 +40,8 @@ pub struct Settings {
 /// The state machine. See the module's text.
 #[derive(Debug)]
 pub struct Registrar {
-    settings: Settings,
-    slots: BTreeMap<Key, Slot>,
+    settings: LeaseSettings,
+    keys: BTreeMap<Key, KeyState>,
     leases: Leases,
     grants: Grants,
     /// The TTL that etcd gave the lease.
@@ -67,7 +67,7 @@ pub struct Registrar {
     revision: Revision,
     leaving: bool,
     left: bool,
-    notes: Vec<Note>,
+    events: Vec<LeaseEvent>,
     /// Lost leases and lost histories, as far as the log is concerned.
     losses: LogThrottle,
     resets: LogThrottle,
@@ -77,10 +77,10 @@ impl Registrar {
     /// No lease, no keys. `seed` is a random number, from which the ids of leases are made: no two
     /// processes may have the same.
     #[must_use]
-    pub fn new(settings: Settings, seed: u64) -> Self {
+    pub fn new(settings: LeaseSettings, seed: u64) -> Self {
         Self {
             settings,
-            slots: BTreeMap::new(),
+            keys: BTreeMap::new(),
             leases: Leases::default(),
             grants: Grants::new(seed),
             granted: settings.ttl,
@@ -96,7 +96,7 @@ impl Registrar {
             revision: 0,
             leaving: false,
             left: false,
-            notes: Vec::new(),
+            events: Vec::new(),
             losses: LogThrottle::default(),
             resets: LogThrottle::default(),
         }
@@ -104,22 +104,22 @@ impl Registrar {
 
     /// These keys ought to stand so from now on. A key that was wished for before and isn't any
     /// more is withdrawn, and forgotten when it is certain that nothing of ours comes back.
-    pub fn wish(&mut self, wishes: &Wishes) {
-        for (key, wish) in wishes {
-            match self.slots.get_mut(key) {
-                Some(slot) => {
-                    slot.leaving = false;
-                    slot.wish(wish);
+    pub fn desire(&mut self, desired: &DesiredKeys) {
+        for (key, desire) in desired {
+            match self.keys.get_mut(key) {
+                Some(key_state) => {
+                    key_state.leaving = false;
+                    key_state.desire(desire);
                 }
                 None => {
-                    self.slots.insert(key.clone(), Slot::new(wish));
+                    self.keys.insert(key.clone(), KeyState::new(desire));
                 }
             }
         }
-        for (key, slot) in &mut self.slots {
-            if !wishes.contains_key(key) {
-                slot.leaving = true;
-                slot.wish(&Wish::Withdraw { down: None });
+        for (key, key_state) in &mut self.keys {
+            if !desired.contains_key(key) {
+                key_state.leaving = true;
+                key_state.desire(&DesiredKey::Withdraw { down: None });
             }
         }
         self.forget();
@@ -132,8 +132,8 @@ impl Registrar {
 
     /// etcd's watch saw this at `key`, which happened at `revision`.
     pub fn observe(&mut self, key: &Key, entry: Option<Entry>, revision: Revision) {
-        if let Some(slot) = self.slots.get_mut(key) {
-            slot.observe(entry.into(), revision);
+        if let Some(key_state) = self.keys.get_mut(key) {
+            key_state.observe(entry.into(), revision);
         }
     }
 
@@ -143,7 +143,7 @@ impl Registrar {
     }
 
     fn start_audit(&mut self) {
-        self.audit = self.slots.keys().cloned().collect();
+        self.audit = self.keys.keys().cloned().collect();
         self.audit_at = self.asked_at + self.settings.interval;
     }
 
@@ -165,8 +165,8 @@ impl Registrar {
     }
 
     /// What was worth telling since the last call.
-    pub fn take_notes(&mut self) -> Vec<Note> {
-        std::mem::take(&mut self.notes)
+    pub fn take_events(&mut self) -> Vec<LeaseEvent> {
+        std::mem::take(&mut self.events)
     }
 
     /// The lease, while there is one.
@@ -178,16 +178,18 @@ impl Registrar {
     /// Whether there are keys that etcd refuses by themselves.
     #[must_use]
     pub fn is_refused(&self) -> bool {
-        self.slots.values().any(|slot| slot.refused.is_some())
+        self.keys
+            .values()
+            .any(|key_state| key_state.refused.is_some())
     }
 
     /// How it stands with every key that is wished for.
     #[must_use]
-    pub fn standings(&self) -> Standings {
-        self.slots
+    pub fn statuses(&self) -> KeyStatuses {
+        self.keys
             .iter()
-            .filter(|(_, slot)| !slot.leaving)
-            .map(|(key, slot)| (key.clone(), slot.standing(&self.leases)))
+            .filter(|(_, key_state)| !key_state.leaving)
+            .map(|(key, key_state)| (key.clone(), key_state.status(&self.leases)))
             .collect()
     }
 
@@ -195,9 +197,9 @@ impl Registrar {
     pub fn poll(&mut self, now: Moment) -> Step {
         self.asked_at = now;
         self.floor = self
-            .slots
+            .keys
             .values()
-            .map(|slot| slot.as_of)
+            .map(|key_state| key_state.as_of)
             .fold(self.revision, Revision::max);
         if self.leaving {
             // Also one that was asked for and of which it isn't known whether it was granted.
@@ -216,10 +218,10 @@ impl Registrar {
         if now >= self.audit_at {
             self.start_audit();
         }
-        for (key, slot) in &mut self.slots {
-            let holder = slot.note_standby(&self.leases);
-            self.notes
-                .extend(holder.map(|h| Note::StandingBy(key.clone(), h)));
+        for (key, key_state) in &mut self.keys {
+            let holder = key_state.note_standby(&self.leases);
+            self.events
+                .extend(holder.map(|h| LeaseEvent::StandingBy(key.clone(), h)));
         }
         let (ops, heal_at) = self.ops(now);
         if !ops.is_empty() {
@@ -240,15 +242,15 @@ impl Registrar {
 
     /// One of those that are refused by themselves, in turn.
     fn apart(&mut self, now: Moment, lease: LeaseId) -> Option<Step> {
-        let refused = self.slots.iter_mut();
-        let refused = refused.filter(|(_, slot)| slot.refused.is_some());
-        let (key, slot) = refused.min_by_key(|(_, slot)| slot.refused)?;
+        let refused = self.keys.iter_mut();
+        let refused = refused.filter(|(_, key_state)| key_state.refused.is_some());
+        let (key, key_state) = refused.min_by_key(|(_, key_state)| key_state.refused)?;
         if now < self.apart_at {
             return Some(Step::Wait(self.apart_at));
         }
-        Some(Step::Do(match slot.op(key, &self.leases) {
+        Some(Step::Do(match key_state.op(key, &self.leases) {
             Some(op) => {
-                slot.asked(&op, now);
+                key_state.asked(&op, now);
                 Request::Write(lease, vec![op])
             }
             None => Request::Read(vec![key.clone()]),
@@ -259,12 +261,16 @@ impl Registrar {
     fn ops(&mut self, now: Moment) -> (Vec<Op>, Option<Moment>) {
         let (mut puts, mut deletes) = (Vec::new(), Vec::new());
         let mut heal_at: Option<Moment> = None;
-        for (key, slot) in self.slots.iter().filter(|(_, slot)| slot.refused.is_none()) {
-            let Some(op) = slot.op(key, &self.leases) else {
+        for (key, key_state) in self
+            .keys
+            .iter()
+            .filter(|(_, key_state)| key_state.refused.is_none())
+        {
+            let Some(op) = key_state.op(key, &self.leases) else {
                 continue;
             };
-            let ready_at = slot.healed.map_or(Moment::ZERO, |at| at + HEAL_PAUSE);
-            if slot.settled && now < ready_at {
+            let ready_at = key_state.healed.map_or(Moment::ZERO, |at| at + HEAL_PAUSE);
+            if key_state.settled && now < ready_at {
                 heal_at = Some(heal_at.map_or(ready_at, |at| at.min(ready_at)));
             } else if op.is_put() {
                 puts.push(op);
@@ -277,8 +283,8 @@ impl Registrar {
         let mut ops = if deletes.is_empty() { puts } else { deletes };
         ops.truncate(self.batch);
         for op in &ops {
-            if let Some(slot) = self.slots.get_mut(op.key()) {
-                slot.asked(op, now);
+            if let Some(key_state) = self.keys.get_mut(op.key()) {
+                key_state.asked(op, now);
             }
         }
         (ops, heal_at)
@@ -286,68 +292,71 @@ impl Registrar {
 
     /// What the audit reads next; where none runs, what nothing is known of.
     fn unread(&mut self) -> Vec<Key> {
-        let slots = &self.slots;
-        let open = |slot: &&Slot| slot.refused.is_none();
+        let keys = &self.keys;
+        let open = |key_state: &&KeyState| key_state.refused.is_none();
         self.audit
-            .retain(|key| slots.get(key).filter(open).is_some());
+            .retain(|key| keys.get(key).filter(open).is_some());
         if self.audit.is_empty() {
-            let unknown = slots.iter();
-            let unknown = unknown.filter(|(_, slot)| open(slot) && slot.seen == Seen::Unknown);
+            let unknown = keys.iter();
+            let unknown = unknown
+                .filter(|(_, key_state)| open(key_state) && key_state.seen == KnownValue::Unknown);
             self.audit = unknown.map(|(key, _)| key.clone()).collect();
         }
         self.audit.iter().take(self.reads).cloned().collect()
     }
 
     /// What came of `request`, which [`Registrar::poll`] asked for last.
-    pub fn answer(&mut self, request: &Request, answer: Answer) {
-        if let Answer::Read(header, _) | Answer::Written(header) | Answer::Refused(header, _) =
-            &answer
+    pub fn answer(&mut self, request: &Request, answer: Response) {
+        if let Response::Read(header, _)
+        | Response::Written(header)
+        | Response::Refused(header, _) = &answer
         {
-            self.place(*header);
+            self.check_history(*header);
         }
         match (request, answer) {
-            (Request::Grant(id, _), Answer::Granted(ttl)) => {
+            (Request::Grant(id, _), Response::Granted(ttl)) => {
                 self.grants.granted();
                 self.hold(*id, ttl);
             }
-            (Request::Grant(id, ttl), Answer::LeaseExists) => self.lease_exists(*id, *ttl),
-            (Request::Grant(..), Answer::Failed) => self.grants.unanswered(),
-            (Request::Renew(_), Answer::Renewed) => {
+            (Request::Grant(id, ttl), Response::LeaseExists) => self.lease_exists(*id, *ttl),
+            (Request::Grant(..), Response::Failed) => self.grants.unanswered(),
+            (Request::Renew(_), Response::Renewed) => {
                 // Counted from when it was asked for, as etcd may have done it at once.
                 self.renew_at = self.asked_at + self.granted / RENEWALS_PER_TTL;
             }
-            (Request::Revoke(_), Answer::Revoked | Answer::LeaseGone) => self.left = true,
-            (_, Answer::LeaseGone) => self.lose_lease(),
-            (_, Answer::Read(header, entries)) => {
+            (Request::Revoke(_), Response::Revoked | Response::LeaseGone) => self.left = true,
+            (_, Response::LeaseGone) => self.lose_lease(),
+            (_, Response::Read(header, entries)) => {
                 self.reads = (self.reads * 2).min(MAX_OPS);
                 self.learn(header, entries);
             }
-            (Request::Read(keys), Answer::Rejected) => {
+            (Request::Read(keys), Response::Rejected) => {
                 self.reads = (self.reads / 2).max(1);
                 self.refuse(keys.as_slice());
             }
-            (Request::Write(lease, ops), Answer::Written(header)) => {
+            (Request::Write(lease, ops), Response::Written(header)) => {
                 self.batch = (self.batch * 2).min(MAX_WRITES);
                 for op in ops {
                     self.relent(op.key());
-                    if let Some(slot) = self.slots.get_mut(op.key()) {
+                    if let Some(key_state) = self.keys.get_mut(op.key()) {
                         let revision = header.revision;
-                        let note = slot.done(op, &self.leases, *lease, revision, self.asked_at);
-                        self.notes.extend(note);
+                        let event =
+                            key_state.done(op, &self.leases, *lease, revision, self.asked_at);
+                        self.events.extend(event);
                     }
                 }
             }
-            (_, Answer::Refused(header, entries)) => {
+            (_, Response::Refused(header, entries)) => {
                 self.batch = (self.batch / 2).max(1);
                 self.learn(header, entries);
             }
             (Request::Write(_, ops), failed) => {
                 for op in ops {
-                    if let Some(slot) = self.slots.get_mut(op.key()) {
-                        slot.seen = Seen::Unknown;
+                    if let Some(key_state) = self.keys.get_mut(op.key()) {
+                        key_state.seen = KnownValue::Unknown;
                     }
                 }
-                if failed == Answer::Rejected {
+                if failed == Response::Rejected {
                     self.batch = (self.batch / 2).max(1);
                     let keys: Vec<_> = ops.iter().map(|op| op.key().clone()).collect();
                     self.refuse(&keys);
@@ -361,9 +370,9 @@ impl Registrar {
     /// etcd won't have these keys. Of several it is one, or all: smaller batches find out.
     fn refuse(&mut self, keys: &[Key]) {
         if let [key] = keys
-            && let Some(slot) = self.slots.get_mut(key)
+            && let Some(key_state) = self.keys.get_mut(key)
         {
-            slot.refused = Some(self.asked_at);
+            key_state.refused = Some(self.asked_at);
             self.apart_at = self.asked_at + APART_PAUSE;
         }
     }
@@ -371,12 +380,12 @@ impl Registrar {
     /// It had one of those that it used to refuse: perhaps it has the others too.
     fn relent(&mut self, key: &Key) {
         if self
-            .slots
+            .keys
             .get(key)
-            .is_some_and(|slot| slot.refused.is_some())
+            .is_some_and(|key_state| key_state.refused.is_some())
         {
-            for slot in self.slots.values_mut() {
-                slot.refused = None;
+            for key_state in self.keys.values_mut() {
+                key_state.refused = None;
             }
         }
     }
@@ -387,35 +396,35 @@ impl Registrar {
         }
         for (key, entry) in entries {
             self.audit.remove(&key);
-            if let Some(slot) = self.slots.get_mut(&key) {
-                slot.learn(entry.into(), &self.leases, header.revision);
-                slot.answered(self.asked_at);
+            if let Some(key_state) = self.keys.get_mut(&key) {
+                key_state.learn(entry.into(), &self.leases, header.revision);
+                key_state.answered(self.asked_at);
             }
         }
     }
 
     fn lose_lease(&mut self) {
         if let Some(lost) = self.leases.lose() {
-            let note = Note::LeaseLost(lost);
+            let event = LeaseEvent::LeaseLost(lost);
             let told = self.losses.happened(self.asked_at);
-            self.notes.extend(told.map(|_| note));
-            for slot in self.slots.values_mut() {
-                slot.lease_lost(lost);
+            self.events.extend(told.map(|_| event));
+            for key_state in self.keys.values_mut() {
+                key_state.lease_lost(lost);
             }
         }
     }
 
     /// Notices that etcd went back in time, or became another cluster.
-    fn place(&mut self, header: Header) {
+    fn check_history(&mut self, header: Header) {
         let another = self.cluster.is_some_and(|known| known != header.cluster);
         self.cluster = Some(header.cluster);
         self.revision = header.revision;
         if another || header.revision < self.floor {
-            let note = Note::HistoryReset;
+            let event = LeaseEvent::HistoryReset;
             let told = self.resets.happened(self.asked_at);
-            self.notes.extend(told.map(|_| note));
-            for slot in self.slots.values_mut() {
-                slot.history_reset();
+            self.events.extend(told.map(|_| event));
+            for key_state in self.keys.values_mut() {
+                key_state.history_reset();
             }
             self.start_audit();
         }
@@ -423,7 +432,7 @@ impl Registrar {
 
     fn forget(&mut self) {
         let leases = &self.leases;
-        self.slots.retain(|_, slot| !slot.is_over(leases));
+        self.keys.retain(|_, key_state| !key_state.is_over(leases));
     }
 }
 

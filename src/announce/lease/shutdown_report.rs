@@ -1,6 +1,6 @@
 //! What became of the keys at shutdown, in one line. Pure.
 
-use super::protocol::{Standing, Standings};
+use super::protocol::{KeyStatus, KeyStatuses};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShutdownReport {
     /// When the stop was asked for.
-    pub standings: Standings,
+    pub statuses: KeyStatuses,
     /// The lease is given up for certain, and the keys with it.
     pub revoked: bool,
 }
@@ -17,12 +17,12 @@ impl ShutdownReport {
     /// The last line of the log; `deadline` is how long etcd was given.
     #[must_use]
     pub fn line(&self, deadline: Duration) -> String {
-        let names = |is: fn(&Standing) -> bool| {
-            let keys = self.standings.iter().filter(move |(_, at)| is(at));
+        let names = |is: fn(&KeyStatus) -> bool| {
+            let keys = self.statuses.iter().filter(move |(_, at)| is(at));
             keys.map(|(key, _)| key.instance()).collect::<Vec<_>>()
         };
-        let ours = names(|at| matches!(at, Standing::Announced(_)));
-        let open = names(|at| matches!(at, Standing::Pending));
+        let ours = names(|at| matches!(at, KeyStatus::Announced(_)));
+        let open = names(|at| matches!(at, KeyStatus::Pending));
         let mut line = match (self.revoked, ours.is_empty(), open.is_empty()) {
             (true, false, _) => format!("stopped; withdrew {}", counted(&ours)),
             (true, true, false) => format!("stopped; withdrew {}, if it was put", counted(&open)),
@@ -37,8 +37,8 @@ impl ShutdownReport {
                 counted(&[ours, open].concat())
             ),
         };
-        let mut held = self.standings.iter().filter_map(|(key, at)| match at {
-            Standing::StandingBy(holder) => Some((key, holder)),
+        let mut held = self.statuses.iter().filter_map(|(key, at)| match at {
+            KeyStatus::StandingBy(holder) => Some((key, holder)),
             _ => None,
         });
         match (held.next(), held.count()) {
@@ -74,24 +74,24 @@ mod tests {
 
     #[test]
     fn the_last_line_says_what_became_of_which_key() {
-        let says = |standings: &[Standing], revoked| {
+        let says = |statuses: &[KeyStatus], revoked| {
             let key = |i| format!("/services/redis/redis@{i}").parse().unwrap();
-            let standings = standings.iter().enumerate();
-            let standings = standings.map(|(i, at)| (key(i + 1), at.clone())).collect();
-            ShutdownReport { standings, revoked }.line(Duration::from_millis(4500))
+            let statuses = statuses.iter().enumerate();
+            let statuses = statuses.map(|(i, at)| (key(i + 1), at.clone())).collect();
+            ShutdownReport { statuses, revoked }.line(Duration::from_millis(4500))
         };
-        let ours = Standing::Announced(std::sync::Arc::new(endpoint()));
-        let by = Standing::StandingBy(Holder::from(&endpoint()));
+        let ours = KeyStatus::Announced(std::sync::Arc::new(endpoint()));
+        let by = KeyStatus::StandingBy(Holder::from(&endpoint()));
         let held = "redis@1 is held by ip-172-31-24-253:6379 (no container named)";
-        for (standings, revoked, line) in [
+        for (statuses, revoked, line) in [
             (vec![ours.clone()], true, "stopped; withdrew redis@1"),
             (
-                vec![Standing::Withdrawn],
+                vec![KeyStatus::Withdrawn],
                 true,
                 "stopped; no key was announced",
             ),
             (
-                vec![Standing::Pending],
+                vec![KeyStatus::Pending],
                 true,
                 "stopped; withdrew redis@1, if it was put",
             ),
@@ -106,7 +106,7 @@ mod tests {
                 "stopped; etcd didn't answer within 4.5 s: redis@1 can stay until the TTL ends",
             ),
         ] {
-            assert_eq!(says(&standings, revoked), line);
+            assert_eq!(says(&statuses, revoked), line);
         }
         let stood_by = says(std::slice::from_ref(&by), true);
         assert_eq!(stood_by, format!("stopped; no key was announced; {held}"));

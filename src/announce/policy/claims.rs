@@ -2,15 +2,15 @@
 //!
 //! `announce CONTAINER --key` is the case of one container and one claim.
 
-use super::container::{ContainerSnapshot, Sighting, State, View};
+use super::container::{ContainerSnapshot, ContainerState, ContainerView, Observation};
 use super::eligibility::{
-    Rules, Verdict, as_it_counts, check_up, found_host, judge, patience, pause_counts_at, place,
-    told_host,
+    AddressOptions, Verdict, check_up, configured_host, default_host, endpoint_of, judge,
+    outage_verdict, pause_effective_at, with_effective_state,
 };
-use super::labels::{Service, services};
+use super::labels::{LabelledService, services};
 use super::reason::Reason;
 use crate::announce::lease::ownership::Holder;
-use crate::announce::lease::protocol::{Wish, Wishes};
+use crate::announce::lease::protocol::{DesiredKey, DesiredKeys};
 use crate::clock::Moment;
 use crate::endpoint::Key;
 use std::collections::BTreeMap;
@@ -44,11 +44,11 @@ pub struct Claim {
 
 /// A container as it was judged.
 #[derive(Debug, Clone)]
-pub struct Judged {
+pub struct Evaluation {
     /// Its name; its id, where nothing else is known of it.
     pub name: String,
     /// What it was judged by.
-    view: View,
+    view: ContainerView,
     /// Its claims, each at a key of its own.
     pub claims: Vec<Claim>,
     /// Why there are none.
@@ -59,24 +59,30 @@ pub struct Judged {
 
 /// By what containers are judged.
 #[derive(Debug, Clone, Copy)]
-pub struct Judge<'a> {
+pub struct Evaluator<'a> {
     /// What is announced.
     pub target: &'a Target,
     /// Which address and port.
-    pub rules: &'a Rules,
+    pub rules: &'a AddressOptions,
     /// How long an announcement outlives Docker's answers; `None` is for ever.
     pub grace: Option<Duration>,
 }
 
-impl Judge<'_> {
+impl Evaluator<'_> {
     /// Judges the watcher's latest word on one container, which it knows by this id (or name).
     /// `before` is what it was judged to be the last time.
     #[must_use]
-    pub fn judge(&self, id: &str, view: &View, before: Option<&Judged>, now: Moment) -> Judged {
+    pub fn judge(
+        &self,
+        id: &str,
+        view: &ContainerView,
+        before: Option<&Evaluation>,
+        now: Moment,
+    ) -> Evaluation {
         let mut judged = match self.target {
             Target::One { container, key } => {
                 let verdict = judge(container, view, self.rules, self.grace, now);
-                Judged {
+                Evaluation {
                     name: container.clone(),
                     view: view.clone(),
                     ends: match verdict {
@@ -90,30 +96,36 @@ impl Judge<'_> {
                     refused: None,
                 }
             }
-            Target::All { prefix } => match patience(view, self.grace, now) {
+            Target::All { prefix } => match outage_verdict(view, self.grace, now) {
                 Some(verdict) => past_asking(id, view, before, &verdict),
                 None => self.judge_labels(prefix, id, view, now),
             },
         };
-        let ends = [judged.ends, pause_counts_at(view, now)];
+        let ends = [judged.ends, pause_effective_at(view, now)];
         judged.ends = ends.into_iter().flatten().min();
         judged
     }
 
-    fn judge_labels(&self, prefix: &str, id: &str, view: &View, now: Moment) -> Judged {
-        let mut judged = Judged {
+    fn judge_labels(
+        &self,
+        prefix: &str,
+        id: &str,
+        view: &ContainerView,
+        now: Moment,
+    ) -> Evaluation {
+        let mut judged = Evaluation {
             name: id.to_owned(),
             view: view.clone(),
             claims: Vec::new(),
             refused: None,
             ends: None,
         };
-        let Sighting::Present(container) = &view.sighting else {
+        let Observation::Present(container) = &view.observation else {
             judged.refused = Some(Reason::Absent(id.to_owned()));
             return judged;
         };
         judged.name.clone_from(&container.name);
-        let container = &as_it_counts(container, view, now);
+        let container = &with_effective_state(container, view, now);
         let claims = services(&container.labels).and_then(|services| {
             let claim = |service| self.claim(prefix, container, view, service);
             services.iter().map(claim).collect()
@@ -131,20 +143,20 @@ impl Judge<'_> {
         &self,
         prefix: &str,
         container: &ContainerSnapshot,
-        view: &View,
-        service: &Service,
+        view: &ContainerView,
+        service: &LabelledService,
     ) -> Result<Claim, Reason> {
         let engine = view.engine_name.as_deref();
         let decision = check_up(container)
-            .and_then(|()| place(container, &service.wanted, self.rules, engine));
+            .and_then(|()| endpoint_of(container, &service.wanted, self.rules, engine));
         let instance = match (&service.instance, &decision) {
             (Some(instance), _) => instance.clone(),
             (None, Ok(decision)) => format!("{}@{}", container.name, decision.endpoint.host),
             // While nothing is published there is no binding to tell the address: that of any
             // other container here is the best guess. If it is wrong, nothing of ours stands there.
             (None, Err(reason)) => {
-                let told = told_host(&service.wanted, self.rules);
-                let host = told.map_or_else(|| found_host(None, self.rules, engine), Ok);
+                let told = configured_host(&service.wanted, self.rules);
+                let host = told.map_or_else(|| default_host(None, self.rules, engine), Ok);
                 let (host, _) = host.map_err(|_| reason.clone())?;
                 format!("{}@{host}", container.name)
             }
@@ -164,8 +176,13 @@ impl Judge<'_> {
 }
 
 /// While it can't be asked about, it claims what it claimed; after that nothing.
-fn past_asking(id: &str, view: &View, before: Option<&Judged>, verdict: &Verdict) -> Judged {
-    let mut judged = Judged {
+fn past_asking(
+    id: &str,
+    view: &ContainerView,
+    before: Option<&Evaluation>,
+    verdict: &Verdict,
+) -> Evaluation {
+    let mut judged = Evaluation {
         name: before.map_or_else(|| id.to_owned(), |before| before.name.clone()),
         view: view.clone(),
         claims: before
@@ -188,31 +205,31 @@ fn past_asking(id: &str, view: &View, before: Option<&Judged>, verdict: &Verdict
     judged
 }
 
-impl Judged {
+impl Evaluation {
     /// Whether it would be judged the same again.
     #[must_use]
-    pub fn stands(&self, view: &View, now: Moment) -> bool {
+    pub fn stands(&self, view: &ContainerView, now: Moment) -> bool {
         self.view == *view && self.ends.is_none_or(|end| now < end)
     }
 
     /// Whether the container has ended, and not only stopped to serve for a while.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        let over = |state: &State| {
-            use State::{Created, Dead, Exited, Removing};
+        let over = |state: &ContainerState| {
+            use ContainerState::{Created, Dead, Exited, Removing};
             matches!(state, Created | Exited(_) | Removing | Dead)
         };
-        match &self.view.sighting {
-            Sighting::Present(container) => over(&container.state),
-            Sighting::Absent | Sighting::NeverAsked => false,
+        match &self.view.observation {
+            Observation::Present(container) => over(&container.state),
+            Observation::Absent | Observation::NeverAsked => false,
         }
     }
 
     /// The incarnation that is known to be down, if it is the container that is down and not our
     /// knowledge of it.
     fn past_life(&self, reason: &Reason) -> Option<Holder> {
-        match &self.view.sighting {
-            Sighting::Present(container) if reason.container_is_down() => Some(Holder {
+        match &self.view.observation {
+            Observation::Present(container) if reason.container_is_down() => Some(Holder {
                 container: container.short_id(),
                 since: container.started_at,
                 address: container.name.clone(),
@@ -227,9 +244,9 @@ pub type Outranked = BTreeMap<(String, Key), String>;
 
 /// Who has which key.
 #[derive(Debug, Default)]
-pub struct Settlement {
+pub struct Assignment {
     /// What ought to stand at each key.
-    pub wishes: Wishes,
+    pub desired: DesiredKeys,
     /// Who has a key that others claim too.
     pub outranked: Outranked,
 }
@@ -238,14 +255,14 @@ pub struct Settlement {
 /// announced before what isn't, then the one that started later, then the one with the greater id.
 /// (The same rule decides between machines.) `before` is what was wished for until now.
 #[must_use]
-pub fn settle(all: &BTreeMap<String, Judged>, before: &Wishes) -> Settlement {
-    let mut best: BTreeMap<Key, (Wish, &str)> = BTreeMap::new();
-    let mut settlement = Settlement::default();
+pub fn assign_keys(all: &BTreeMap<String, Evaluation>, before: &DesiredKeys) -> Assignment {
+    let mut best: BTreeMap<Key, (DesiredKey, &str)> = BTreeMap::new();
+    let mut assignment = Assignment::default();
     for (id, judged) in all {
         for claim in &judged.claims {
             let wish = match &claim.verdict {
-                Verdict::Announce(decision) => Wish::Announce(decision.endpoint.clone()),
-                Verdict::Withdraw(reason) => Wish::Withdraw {
+                Verdict::Announce(decision) => DesiredKey::Announce(decision.endpoint.clone()),
+                Verdict::Withdraw(reason) => DesiredKey::Withdraw {
                     down: judged.past_life(reason),
                 },
                 Verdict::Keep(_) => match before.get(&claim.key) {
@@ -264,30 +281,30 @@ pub fn settle(all: &BTreeMap<String, Judged>, before: &Wishes) -> Settlement {
             } else {
                 id
             };
-            settlement
+            assignment
                 .outranked
                 .insert((loser.to_owned(), claim.key.clone()), String::new());
         }
     }
-    for ((_, key), winner) in &mut settlement.outranked {
+    for ((_, key), winner) in &mut assignment.outranked {
         if let Some((_, id)) = best.get(key)
             && let Some(judged) = all.get(*id)
         {
             winner.clone_from(&judged.name);
         }
     }
-    settlement.wishes = best
+    assignment.desired = best
         .into_iter()
         .map(|(key, (wish, _))| (key, wish))
         .collect();
-    settlement
+    assignment
 }
 
 /// Greater is better.
-fn right(wish: &Wish) -> impl PartialOrd {
+fn right(wish: &DesiredKey) -> impl PartialOrd {
     match wish {
-        Wish::Announce(endpoint) => (true, endpoint.since, endpoint.container.clone()),
-        Wish::Withdraw { down } => (
+        DesiredKey::Announce(endpoint) => (true, endpoint.since, endpoint.container.clone()),
+        DesiredKey::Withdraw { down } => (
             false,
             down.as_ref().and_then(|down| down.since),
             down.as_ref().and_then(|down| down.container.clone()),

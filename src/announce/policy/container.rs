@@ -19,9 +19,9 @@ pub struct ContainerSnapshot {
     /// The name, without Docker's leading slash.
     pub name: String,
     /// What it is doing.
-    pub state: State,
+    pub state: ContainerState,
     /// What its health check says.
-    pub health: Health,
+    pub health: ContainerHealth,
     /// When it was started last; `None` if never.
     pub started_at: Option<Since>,
     /// Whether it uses the host's own network.
@@ -43,9 +43,9 @@ impl ContainerSnapshot {
     }
 }
 
-/// What a container is doing, from `State` of `GET /containers/{id}/json`.
+/// What a container is doing, from `ContainerState` of `GET /containers/{id}/json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
+pub enum ContainerState {
     /// Up, and neither paused nor about to be restarted. Docker's `Running` flag alone is true of
     /// a paused container as well.
     Running,
@@ -67,7 +67,7 @@ pub enum State {
 
 /// What a container's health check says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Health {
+pub enum ContainerHealth {
     /// It has none, or the last check passed.
     Good,
     /// No verdict yet.
@@ -142,7 +142,7 @@ impl fmt::Display for Binding {
 
 /// Whether the wanted container is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sighting {
+pub enum Observation {
     /// The engine hasn't answered since sidekick started.
     NeverAsked,
     /// The engine knows no such container.
@@ -163,23 +163,26 @@ pub struct Death {
     pub code: i64,
 }
 
-impl Sighting {
+impl Observation {
     /// What is to be believed once these deaths were heard of after the look began: that the container
     /// runs is out of date. Which life it was is told by the order of events and looks, never by clocks:
     /// an engine's may step back between a death and the next start.
     #[must_use]
     pub fn after(mut self, deaths: &[Death]) -> Self {
         if let Self::Present(container) = &mut self
-            && matches!(container.state, State::Running | State::Paused)
+            && matches!(
+                container.state,
+                ContainerState::Running | ContainerState::Paused
+            )
             && let Some(death) = deaths.iter().find(|death| death.id == container.id)
         {
-            Arc::make_mut(container).state = State::Exited(death.code);
+            Arc::make_mut(container).state = ContainerState::Exited(death.code);
         }
         self
     }
 
     /// Which life of which container it is, if it is one, and what it does.
-    fn life(&self) -> Option<((&str, Option<Since>), &State)> {
+    fn life(&self) -> Option<((&str, Option<Since>), &ContainerState)> {
         match self {
             Self::Present(c) => Some(((&c.id, c.started_at), &c.state)),
             Self::Absent | Self::NeverAsked => None,
@@ -189,9 +192,9 @@ impl Sighting {
 
 /// The watcher's latest word on one container: what was last seen, and whether it still can be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct View {
+pub struct ContainerView {
     /// What the engine said last.
-    pub sighting: Sighting,
+    pub observation: Observation,
     /// Since when the engine doesn't answer; `None` while it does.
     pub lost_since: Option<Moment>,
     /// Since when it is paused, where its running was seen before; `None` where it isn't paused, or may
@@ -203,15 +206,15 @@ pub struct View {
 
 /// The watcher's latest word on all that it watches.
 #[derive(Debug, Clone)]
-pub struct Views {
+pub struct ContainerViews {
     /// By the container's name where one is watched, by id where all with labels are.
-    pub containers: BTreeMap<String, View>,
+    pub containers: BTreeMap<String, ContainerView>,
     /// Since when the engine doesn't answer; `None` while it does. A single container can be past
     /// asking all the same.
     pub lost_since: Option<Moment>,
 }
 
-impl Views {
+impl ContainerViews {
     /// Before the first question to the engine.
     #[must_use]
     pub const fn unasked(now: Moment) -> Self {
@@ -222,12 +225,12 @@ impl Views {
     }
 }
 
-impl View {
+impl ContainerView {
     /// Before the first question to the engine.
     #[must_use]
     pub const fn unasked(now: Moment) -> Self {
         Self {
-            sighting: Sighting::NeverAsked,
+            observation: Observation::NeverAsked,
             lost_since: Some(now),
             paused_since: None,
             engine_name: None,
@@ -237,24 +240,26 @@ impl View {
     /// What the engine has just said; `before` is the last word until then.
     #[must_use]
     pub fn seen(
-        sighting: Sighting,
+        observation: Observation,
         engine_name: Option<Arc<str>>,
         before: Option<&Self>,
         now: Moment,
     ) -> Self {
-        let last = before.and_then(|before| Some((before, before.sighting.life()?)));
-        let paused_since = match (sighting.life(), last) {
-            (Some((life, State::Paused)), Some((before, (same, state)))) if life == same => {
+        let last = before.and_then(|before| Some((before, before.observation.life()?)));
+        let paused_since = match (observation.life(), last) {
+            (Some((life, ContainerState::Paused)), Some((before, (same, state))))
+                if life == same =>
+            {
                 match state {
-                    State::Running => Some(now),
-                    State::Paused => before.paused_since,
+                    ContainerState::Running => Some(now),
+                    ContainerState::Paused => before.paused_since,
                     _ => None,
                 }
             }
             _ => None,
         };
         Self {
-            sighting,
+            observation,
             lost_since: None,
             paused_since,
             engine_name,
@@ -264,12 +269,12 @@ impl View {
     /// Its container's pause is over, so that the next one counts from its own beginning, also where no
     /// look falls between the two. Returns whether that changes anything.
     pub fn unpaused(&mut self) -> bool {
-        let Sighting::Present(container) = &mut self.sighting else {
+        let Observation::Present(container) = &mut self.observation else {
             return false;
         };
-        let was_paused = container.state == State::Paused;
+        let was_paused = container.state == ContainerState::Paused;
         if was_paused {
-            Arc::make_mut(container).state = State::Running;
+            Arc::make_mut(container).state = ContainerState::Running;
             self.paused_since = None;
         }
         was_paused
@@ -277,10 +282,10 @@ impl View {
 
     /// Its container may have died. Returns whether that changes anything.
     pub fn died(&mut self, death: &Death) -> bool {
-        let sighting = self.sighting.clone().after(std::slice::from_ref(death));
-        let changed = self.sighting != sighting;
+        let observation = self.observation.clone().after(std::slice::from_ref(death));
+        let changed = self.observation != observation;
         if changed {
-            (self.sighting, self.paused_since) = (sighting, None);
+            (self.observation, self.paused_since) = (observation, None);
         }
         changed
     }
@@ -320,12 +325,12 @@ mod tests {
         }
     }
 
-    fn seen(second: i128, state: State) -> Sighting {
-        Sighting::Present(Arc::new(ContainerSnapshot {
+    fn seen(second: i128, state: ContainerState) -> Observation {
+        Observation::Present(Arc::new(ContainerSnapshot {
             id: "aa".to_owned(),
             name: "redis1".to_owned(),
             state,
-            health: Health::Good,
+            health: ContainerHealth::Good,
             started_at: Since::from_unix_nanos(second * 1_000_000_000),
             host_network: false,
             ports: BTreeMap::new(),
@@ -339,12 +344,12 @@ mod tests {
             let id = id.to_owned();
             [Death { id, code: 137 }]
         };
-        let ended = seen(10, State::Exited(137));
-        assert_eq!(seen(10, State::Running).after(&death("aa")), ended);
-        assert_eq!(seen(10, State::Paused).after(&death("aa")), ended);
-        let restarting = seen(10, State::Restarting);
+        let ended = seen(10, ContainerState::Exited(137));
+        assert_eq!(seen(10, ContainerState::Running).after(&death("aa")), ended);
+        assert_eq!(seen(10, ContainerState::Paused).after(&death("aa")), ended);
+        let restarting = seen(10, ContainerState::Restarting);
         assert_eq!(restarting.clone().after(&death("aa")), restarting);
-        let other = seen(10, State::Running);
+        let other = seen(10, ContainerState::Running);
         assert_eq!(other.clone().after(&death("bb")), other);
         assert_eq!(other.clone().after(&[]), other);
     }
@@ -352,24 +357,24 @@ mod tests {
     #[test]
     fn a_pause_is_dated_only_where_the_same_life_was_seen_running() {
         let at = Moment::from_secs;
-        let look = |sighting, before: Option<&View>, second| {
-            View::seen(sighting, None, before, at(second))
+        let look = |observation, before: Option<&ContainerView>, second| {
+            ContainerView::seen(observation, None, before, at(second))
         };
-        let running = look(seen(10, State::Running), None, 1);
-        let paused = look(seen(10, State::Paused), Some(&running), 2);
+        let running = look(seen(10, ContainerState::Running), None, 1);
+        let paused = look(seen(10, ContainerState::Paused), Some(&running), 2);
         assert_eq!(paused.paused_since, Some(at(2)));
-        let still = look(seen(10, State::Paused), Some(&paused), 3);
+        let still = look(seen(10, ContainerState::Paused), Some(&paused), 3);
         assert_eq!(still.paused_since, Some(at(2)));
         for (before, second) in [(None, 10), (Some(&running), 11), (Some(&paused), 11)] {
-            let unknown = look(seen(second, State::Paused), before, 4);
+            let unknown = look(seen(second, ContainerState::Paused), before, 4);
             assert_eq!(unknown.paused_since, None);
         }
-        let over = look(seen(10, State::Running), Some(&still), 5);
+        let over = look(seen(10, ContainerState::Running), Some(&still), 5);
         assert_eq!(over.paused_since, None);
         // Five commits in a row were one pause of their whole length.
         let mut between = still;
         assert!(between.unpaused() && !between.unpaused());
-        let again = look(seen(10, State::Paused), Some(&between), 6);
+        let again = look(seen(10, ContainerState::Paused), Some(&between), 6);
         assert_eq!(again.paused_since, Some(at(6)));
     }
 

@@ -3,7 +3,10 @@
 //! `announce` acts on what stands here and `explain` prints it: one decision, told twice.
 
 use super::caveat::Caveat;
-use super::container::{Binding, ContainerPort, ContainerSnapshot, Health, Sighting, State, View};
+use super::container::{
+    Binding, ContainerHealth, ContainerPort, ContainerSnapshot, ContainerState, ContainerView,
+    Observation,
+};
 use super::host_source::HostSource;
 use super::reason::Reason;
 use crate::clock::Moment;
@@ -27,7 +30,7 @@ pub const PAUSE_COUNTS_AFTER: Duration = Duration::from_secs(1);
 
 /// What the operator asked for, and what the machine says of itself.
 #[derive(Debug, Clone, Default)]
-pub struct Rules {
+pub struct AddressOptions {
     /// `--host`.
     pub host: Option<Host>,
     /// `--port`.
@@ -68,20 +71,20 @@ pub enum Verdict {
 #[must_use]
 pub fn judge(
     name: &str,
-    view: &View,
-    rules: &Rules,
+    view: &ContainerView,
+    rules: &AddressOptions,
     grace: Option<Duration>,
     now: Moment,
 ) -> Verdict {
-    if let Some(verdict) = patience(view, grace, now) {
+    if let Some(verdict) = outage_verdict(view, grace, now) {
         return verdict;
     }
-    match &view.sighting {
-        Sighting::NeverAsked => Verdict::Withdraw(Reason::NeverAsked),
-        Sighting::Absent => Verdict::Withdraw(Reason::Absent(name.to_owned())),
-        Sighting::Present(container) => {
+    match &view.observation {
+        Observation::NeverAsked => Verdict::Withdraw(Reason::NeverAsked),
+        Observation::Absent => Verdict::Withdraw(Reason::Absent(name.to_owned())),
+        Observation::Present(container) => {
             match decide(
-                &as_it_counts(container, view, now),
+                &with_effective_state(container, view, now),
                 rules,
                 view.engine_name.as_deref(),
             ) {
@@ -94,21 +97,21 @@ pub fn judge(
 
 /// When a pause comes to count; `None` where there is none, or it counts.
 #[must_use]
-pub fn pause_counts_at(view: &View, now: Moment) -> Option<Moment> {
+pub fn pause_effective_at(view: &ContainerView, now: Moment) -> Option<Moment> {
     let at = view.paused_since?.saturating_add(PAUSE_COUNTS_AFTER);
     (now < at).then_some(at)
 }
 
 /// The container by which to judge: one whose pause doesn't count yet runs.
 #[must_use]
-pub fn as_it_counts(
+pub fn with_effective_state(
     container: &Arc<ContainerSnapshot>,
-    view: &View,
+    view: &ContainerView,
     now: Moment,
 ) -> Arc<ContainerSnapshot> {
     let mut container = container.clone();
-    if container.state == State::Paused && pause_counts_at(view, now).is_some() {
-        Arc::make_mut(&mut container).state = State::Running;
+    if container.state == ContainerState::Paused && pause_effective_at(view, now).is_some() {
+        Arc::make_mut(&mut container).state = ContainerState::Running;
     }
     container
 }
@@ -116,17 +119,23 @@ pub fn as_it_counts(
 /// The verdict on a container that can't be asked about; `None` where it can, and where a pause that was
 /// seen before has come to count.
 #[must_use]
-pub fn patience(view: &View, grace: Option<Duration>, now: Moment) -> Option<Verdict> {
+pub fn outage_verdict(
+    view: &ContainerView,
+    grace: Option<Duration>,
+    now: Moment,
+) -> Option<Verdict> {
     let since = view.lost_since?;
-    if view.paused_since.is_some() && pause_counts_at(view, now).is_none() {
+    if view.paused_since.is_some() && pause_effective_at(view, now).is_none() {
         return None;
     }
     Some(
         match grace.map(|grace| (grace, since.saturating_add(grace))) {
             // Nothing has been announced yet, so there is nothing to be patient about.
-            _ if view.sighting == Sighting::NeverAsked => Verdict::Withdraw(Reason::NeverAsked),
+            _ if view.observation == Observation::NeverAsked => {
+                Verdict::Withdraw(Reason::NeverAsked)
+            }
             Some((grace, end)) if now >= end => Verdict::Withdraw(Reason::EngineLost(grace)),
-            patience => Verdict::Keep(patience.map(|(_, end)| end)),
+            outage_verdict => Verdict::Keep(outage_verdict.map(|(_, end)| end)),
         },
     )
 }
@@ -137,7 +146,7 @@ pub fn patience(view: &View, grace: Option<Duration>, now: Moment) -> Option<Ver
 /// The first rule that says no.
 pub fn decide(
     container: &ContainerSnapshot,
-    rules: &Rules,
+    rules: &AddressOptions,
     engine_name: Option<&str>,
 ) -> Result<Decision, Reason> {
     check_up(container)?;
@@ -149,17 +158,17 @@ pub fn decide(
         Some(port) => Some(port),
         None => read_label(&container.labels, PORT_LABEL)?,
     };
-    let wanted = Wanted {
+    let wanted = LabelOverrides {
         host,
         port,
         meta: BTreeMap::new(),
     };
-    place(container, &wanted, rules, engine_name)
+    endpoint_of(container, &wanted, rules, engine_name)
 }
 
 /// What labels want of an endpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct LabelOverrides {
     /// The address to announce.
     pub host: Option<Host>,
     /// The container port to announce.
@@ -173,14 +182,14 @@ pub struct Wanted {
 /// # Errors
 /// What it is instead.
 pub fn check_up(container: &ContainerSnapshot) -> Result<(), Reason> {
-    if container.state != State::Running {
+    if container.state != ContainerState::Running {
         return Err(Reason::NotRunning {
             name: container.name.clone(),
             state: container.state.clone(),
         });
     }
-    if container.health != Health::Good {
-        return Err(Reason::Health(container.health));
+    if container.health != ContainerHealth::Good {
+        return Err(Reason::ContainerHealth(container.health));
     }
     Ok(())
 }
@@ -189,18 +198,18 @@ pub fn check_up(container: &ContainerSnapshot) -> Result<(), Reason> {
 ///
 /// # Errors
 /// The first rule that says no.
-pub fn place(
+pub fn endpoint_of(
     container: &ContainerSnapshot,
-    wanted: &Wanted,
-    rules: &Rules,
+    wanted: &LabelOverrides,
+    rules: &AddressOptions,
     engine_name: Option<&str>,
 ) -> Result<Decision, Reason> {
-    let told = told_host(wanted, rules);
+    let told = configured_host(wanted, rules);
     let host = told.as_ref().map(|told| &told.0);
     let (container_port, binding) = choose_port(container, wanted.port, host)?;
     let (host, host_source) = match told {
         Some(told) => told,
-        None => found_host(binding, rules, engine_name)?,
+        None => default_host(binding, rules, engine_name)?,
     };
     // On the host's own network there is no binding to judge by.
     let bound = binding.and(container.ports.get(&container_port));
@@ -223,7 +232,10 @@ pub fn place(
 
 /// The address that somebody named: `--host`, else the label.
 #[must_use]
-pub fn told_host(wanted: &Wanted, rules: &Rules) -> Option<(Host, HostSource)> {
+pub fn configured_host(
+    wanted: &LabelOverrides,
+    rules: &AddressOptions,
+) -> Option<(Host, HostSource)> {
     let option = rules.host.clone().map(|host| (host, HostSource::Option));
     option.or_else(|| wanted.host.clone().map(|host| (host, HostSource::Label)))
 }
@@ -248,9 +260,9 @@ pub fn read_label<T: FromStr<Err: fmt::Display>>(
 ///
 /// # Errors
 /// [`Reason::NoHost`] or [`Reason::UnusableHost`].
-pub fn found_host(
+pub fn default_host(
     binding: Option<Binding>,
-    rules: &Rules,
+    rules: &AddressOptions,
     engine_name: Option<&str>,
 ) -> Result<(Host, HostSource), Reason> {
     if let Some(Binding { ip, .. }) = binding

@@ -14,7 +14,7 @@
 //! container: half of what was meant is worse than a word in the log.
 
 use super::container::{ContainerPort, Protocol};
-use super::eligibility::{PORT_LABEL, Wanted, read_label};
+use super::eligibility::{LabelOverrides, PORT_LABEL, read_label};
 use super::reason::Reason;
 use crate::endpoint::{Host, check_part};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +33,7 @@ pub const MAX_META: usize = 8 * 1024;
 
 /// One service that a container asks to be announced as.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Service {
+pub struct LabelledService {
     /// Its name: the key's part before the last.
     pub name: String,
     /// The key's last part, where a label says it.
@@ -41,7 +41,7 @@ pub struct Service {
     /// What follows the last part, so that several ports under one service have a key each.
     pub suffix: Option<String>,
     /// Address, port and words.
-    pub wanted: Wanted,
+    pub wanted: LabelOverrides,
 }
 
 /// The labels by what they are about: the whole container, or one port.
@@ -57,7 +57,7 @@ struct Group {
 ///
 /// # Errors
 /// [`Reason::BadLabel`] for the first that is wrong, or [`Reason::NoService`].
-pub fn services(labels: &BTreeMap<String, String>) -> Result<Vec<Service>, Reason> {
+pub fn services(labels: &BTreeMap<String, String>) -> Result<Vec<LabelledService>, Reason> {
     let mut whole = Group::default();
     let mut ports: BTreeMap<ContainerPort, (String, Group)> = BTreeMap::new();
     for label in labels.keys() {
@@ -131,7 +131,7 @@ impl Group {
         name: String,
         port: Option<ContainerPort>,
         whole: Option<&Self>,
-    ) -> Result<Service, Reason> {
+    ) -> Result<LabelledService, Reason> {
         let mut meta = whole.map(|whole| whole.meta.clone()).unwrap_or_default();
         meta.extend(self.meta.clone());
         let bytes: usize = meta.iter().map(|(k, v)| k.len() + v.len()).sum();
@@ -142,13 +142,13 @@ impl Group {
         let or = |own: &Option<String>, other: Option<&Option<String>>| {
             own.clone().or_else(|| other.cloned().flatten())
         };
-        Ok(Service {
+        Ok(LabelledService {
             name,
             instance: or(&self.instance, whole.map(|w| &w.instance)),
             suffix: (whole.is_some() && self.instance.is_none())
                 .then(|| port.map(suffix))
                 .flatten(),
-            wanted: Wanted {
+            wanted: LabelOverrides {
                 host: self.host.clone().or_else(|| whole?.host.clone()),
                 port,
                 meta,
@@ -172,7 +172,7 @@ fn suffix(port: ContainerPort) -> String {
 }
 
 /// A suffix is for those alone that share their service with another of the container's ports.
-fn tell_apart(services: &mut [Service]) -> Result<(), Reason> {
+fn tell_apart(services: &mut [LabelledService]) -> Result<(), Reason> {
     let mut times: BTreeMap<String, usize> = BTreeMap::new();
     for service in services.iter() {
         *times.entry(service.name.clone()).or_default() += 1;

@@ -1,6 +1,6 @@
 //! Why a container is not announced, in words for a person. Pure.
 
-use super::container::{Binding, ContainerPort, Health, State};
+use super::container::{Binding, ContainerHealth, ContainerPort, ContainerState};
 use super::host_source::HostSource;
 use crate::endpoint::{HostError, Key, KeyError};
 use std::time::Duration;
@@ -23,11 +23,11 @@ pub enum Reason {
         /// The container.
         name: String,
         /// What it does instead.
-        state: State,
+        state: ContainerState,
     },
     /// Its health check has no verdict yet, or a bad one.
     #[error("health: {}", health_words(.0))]
-    Health(Health),
+    ContainerHealth(ContainerHealth),
     /// The wanted port isn't published.
     #[error("{wanted} is not published; published: {}", list(.published))]
     NotPublished {
@@ -100,30 +100,34 @@ impl Reason {
     /// misconfigured. Only then may a key that our own past life left behind be cleared away.
     #[must_use]
     pub const fn container_is_down(&self) -> bool {
-        matches!(self, Self::NotRunning { .. } | Self::Health(_))
+        matches!(self, Self::NotRunning { .. } | Self::ContainerHealth(_))
     }
 }
 
-fn state_words(state: &State) -> String {
+fn state_words(state: &ContainerState) -> String {
     match state {
-        State::Running => "is running".to_owned(),
-        State::Paused => "is paused".to_owned(),
-        State::Restarting => "is restarting".to_owned(),
-        State::Created => "was never started".to_owned(),
-        State::Exited(code) => format!("has exited with status {code}"),
-        State::Removing => "is being removed".to_owned(),
-        State::Dead => "is dead".to_owned(),
-        State::Other(word) => format!("is {word:?}"),
+        ContainerState::Running => "is running".to_owned(),
+        ContainerState::Paused => "is paused".to_owned(),
+        ContainerState::Restarting => "is restarting".to_owned(),
+        ContainerState::Created => "was never started".to_owned(),
+        ContainerState::Exited(code) => format!("has exited with status {code}"),
+        ContainerState::Removing => "is being removed".to_owned(),
+        ContainerState::Dead => "is dead".to_owned(),
+        ContainerState::Other(word) => format!("is {word:?}"),
     }
 }
 
 /// A health check's verdict in words.
 #[must_use]
-pub fn health_words(health: &Health) -> String {
+pub fn health_words(health: &ContainerHealth) -> String {
     match health {
-        Health::Good => "good".to_owned(),
-        Health::Starting { failed, retries } => format!("starting ({failed} of {retries} checks)"),
-        Health::Unhealthy { failed } => format!("unhealthy ({failed} checks failed in a row)"),
+        ContainerHealth::Good => "good".to_owned(),
+        ContainerHealth::Starting { failed, retries } => {
+            format!("starting ({failed} of {retries} checks)")
+        }
+        ContainerHealth::Unhealthy { failed } => {
+            format!("unhealthy ({failed} checks failed in a row)")
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 use super::clock::Clock;
 use super::store::{Author, Event, Store};
 use crate::announce::lease::ownership::Holder;
-use crate::announce::lease::protocol::{Answer, LeaseId, Note, Request, Step, Wish};
-use crate::announce::lease::registrar::{Registrar, Settings};
+use crate::announce::lease::protocol::{DesiredKey, LeaseEvent, LeaseId, Request, Response, Step};
+use crate::announce::lease::registrar::{LeaseSettings, Registrar};
 use crate::clock::Moment;
 use crate::endpoint::{Endpoint, Key, Since};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -12,7 +12,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) const SETTINGS: Settings = Settings {
+pub(crate) const SETTINGS: LeaseSettings = LeaseSettings {
     ttl: Duration::from_secs(10),
     interval: Duration::from_secs(7),
 };
@@ -29,7 +29,7 @@ struct UnderWay {
     author: Author,
     /// When etcd does it; `None`: never.
     done_at: Option<Moment>,
-    answer: Option<Answer>,
+    answer: Option<Response>,
     /// When the answer is here, or the deadline is over.
     back_at: Moment,
     lost: bool,
@@ -46,7 +46,7 @@ pub(crate) struct Announcer {
     /// Every lease that this process has asked for.
     leases: Vec<LeaseId>,
     pub(crate) alive: bool,
-    pub(crate) notes: Vec<Note>,
+    pub(crate) events: Vec<LeaseEvent>,
     /// Not scheduled until then: a suspended machine, or the pause after a failure.
     pub(crate) asleep_until: Moment,
     clock: Clock,
@@ -79,7 +79,7 @@ impl Announcer {
             registrar: Registrar::new(SETTINGS, rng.u64(..)),
             leases: Vec::new(),
             alive: true,
-            notes: Vec::new(),
+            events: Vec::new(),
             asleep_until: Moment::ZERO,
             clock: Clock::new(rng),
             harm_until: Moment::ZERO,
@@ -94,20 +94,20 @@ impl Announcer {
             batch: (Moment::ZERO, true),
             torn: 0,
         };
-        new.wish();
+        new.desire();
         new
     }
 
     /// It sees that its container runs since `up`, or has run since `last`.
     pub(crate) fn see(&mut self, up: Option<Since>, last: Option<Since>) {
         (self.since, self.last_since) = (up, last);
-        self.wish();
+        self.desire();
     }
 
     /// The container claims these keys, or doesn't any more.
     pub(crate) fn turn_claims(&mut self, keys: &BTreeSet<Key>) {
         self.unclaimed = &self.unclaimed ^ keys;
-        self.wish();
+        self.desire();
     }
 
     pub(crate) fn endpoint(&self, since: Since) -> Endpoint {
@@ -122,20 +122,20 @@ impl Announcer {
         }
     }
 
-    fn wish(&mut self) {
-        let wish = match (self.since, self.last_since) {
-            (Some(since), _) => Wish::Announce(Arc::new(self.endpoint(since))),
-            (None, last) => Wish::Withdraw {
+    fn desire(&mut self) {
+        let desire = match (self.since, self.last_since) {
+            (Some(since), _) => DesiredKey::Announce(Arc::new(self.endpoint(since))),
+            (None, last) => DesiredKey::Withdraw {
                 down: last.map(|since| Holder::from(&self.endpoint(since))),
             },
         };
-        let wishes = self
+        let desired = self
             .keys
             .iter()
             .filter(|key| !self.unclaimed.contains(*key))
-            .map(|k| (k.clone(), wish.clone()))
+            .map(|k| (k.clone(), desire.clone()))
             .collect();
-        self.registrar.wish(&wishes);
+        self.registrar.desire(&desired);
         self.idle_until = Moment::ZERO;
     }
 
@@ -174,7 +174,7 @@ impl Announcer {
         self.leases.clear();
         self.break_watch(store, self.asleep_until);
         self.pending.clear();
-        self.wish();
+        self.desire();
     }
 
     pub(crate) fn break_watch(&mut self, store: &Store, back_at: Moment) {
@@ -251,7 +251,7 @@ impl Announcer {
                 }
             }
         }
-        self.notes.extend(self.registrar.take_notes());
+        self.events.extend(self.registrar.take_events());
         Ok(())
     }
 
@@ -280,14 +280,17 @@ impl Announcer {
             .done_at
             .map(|at| (at, sent.request.clone(), sent.author));
         self.late.extend(late);
-        let answer = sent.answer.filter(|_| !sent.lost).unwrap_or(Answer::Failed);
-        if matches!(answer, Answer::Failed | Answer::Rejected) {
+        let answer = sent
+            .answer
+            .filter(|_| !sent.lost)
+            .unwrap_or(Response::Failed);
+        if matches!(answer, Response::Failed | Response::Rejected) {
             self.asleep_until = now + Duration::from_millis(300);
         }
         if let Request::Write(_, ops) = &sent.request
             && ops.len() > 1
         {
-            let (before, done) = (self.batch, matches!(answer, Answer::Written(_)));
+            let (before, done) = (self.batch, matches!(answer, Response::Written(_)));
             self.torn += usize::from(now - before.0 < ONE_WISH && before.1 != done);
             self.batch = (now, done);
         }

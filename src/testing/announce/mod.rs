@@ -9,8 +9,8 @@ mod totals;
 mod world;
 
 use std::ops::Range;
-use totals::Totals;
-use world::World;
+use totals::AnnounceTotals;
+use world::AnnounceWorld;
 
 /// A few seconds in a debug build. `SIDEKICK_SIM_SEEDS` asks for more.
 const SEEDS: u64 = 1000;
@@ -24,10 +24,10 @@ fn seeds() -> Range<u64> {
 }
 
 /// What happened in those seeds, and in which of them something went wrong.
-fn run(seeds: impl Iterator<Item = u64>) -> (Totals, Vec<String>) {
-    let (mut totals, mut wrong) = (Totals::default(), Vec::new());
+fn run(seeds: impl Iterator<Item = u64>) -> (AnnounceTotals, Vec<String>) {
+    let (mut totals, mut wrong) = (AnnounceTotals::default(), Vec::new());
     for seed in seeds {
-        match std::panic::catch_unwind(|| World::new(seed).run()) {
+        match std::panic::catch_unwind(|| AnnounceWorld::new(seed).run()) {
             Ok(Ok(run)) => totals.add(&run),
             Ok(Err(why)) => wrong.push(format!("seed {seed}: {why}")),
             Err(_) => wrong.push(format!("seed {seed} panicked")),
@@ -47,7 +47,7 @@ fn any_interleaving_converges_and_no_rule_of_ownership_is_broken() {
             .map(|share| share.join().unwrap())
             .collect()
     });
-    let (mut totals, mut wrong) = (Totals::default(), Vec::new());
+    let (mut totals, mut wrong) = (AnnounceTotals::default(), Vec::new());
     for (some, some_wrong) in runs {
         totals.join(&some);
         wrong.extend(some_wrong);

@@ -1,6 +1,6 @@
 //! A model of etcd: revisions, leases, transactions, history. And the judge of every write.
 
-use crate::announce::lease::protocol::{Answer, Entry, Header, LeaseId, Op, Request, Revision};
+use crate::announce::lease::protocol::{Entry, Header, LeaseId, Op, Request, Response, Revision};
 use crate::clock::Moment;
 use crate::endpoint::{Endpoint, Key, Since};
 use std::collections::{BTreeMap, BTreeSet};
@@ -151,16 +151,16 @@ impl Store {
         request: &Request,
         author: &Author,
         now: Moment,
-    ) -> Result<Answer, String> {
+    ) -> Result<Response, String> {
         self.expire(now);
         if self.rejects(request) {
             self.rejections += 1;
-            return Ok(Answer::Rejected);
+            return Ok(Response::Rejected);
         }
         Ok(match request {
             Request::Grant(lease, _) if self.leases.contains_key(lease) => {
                 self.granted_before += 1;
-                Answer::LeaseExists
+                Response::LeaseExists
             }
             Request::Grant(lease, ttl) => {
                 // What comes so late that its lease has ended meanwhile makes it anew, for a TTL.
@@ -170,23 +170,23 @@ impl Store {
                     self.belated.insert(*lease);
                 }
                 self.leases.insert(*lease, now + *ttl);
-                Answer::Granted(*ttl)
+                Response::Granted(*ttl)
             }
             Request::Renew(lease) => match self.leases.get_mut(lease) {
                 Some(end) => {
                     *end = now + self.ttl;
-                    Answer::Renewed
+                    Response::Renewed
                 }
-                None => Answer::LeaseGone,
+                None => Response::LeaseGone,
             },
-            Request::Read(keys) => Answer::Read(self.header(), self.read(keys.iter())),
+            Request::Read(keys) => Response::Read(self.header(), self.read(keys.iter())),
             Request::Revoke(lease) if !self.leases.contains_key(lease) => {
                 self.spent.insert(*lease);
-                Answer::LeaseGone
+                Response::LeaseGone
             }
             Request::Revoke(lease) => {
                 self.revoke(*lease);
-                Answer::Revoked
+                Response::Revoked
             }
             Request::Write(lease, ops) => self.write(*lease, ops, author)?,
         })
@@ -213,9 +213,9 @@ impl Store {
         }
     }
 
-    fn write(&mut self, lease: LeaseId, ops: &[Op], author: &Author) -> Result<Answer, String> {
+    fn write(&mut self, lease: LeaseId, ops: &[Op], author: &Author) -> Result<Response, String> {
         if !ops.iter().all(|op| self.holds(op, lease)) {
-            return Ok(Answer::Refused(
+            return Ok(Response::Refused(
                 self.header(),
                 self.read(ops.iter().map(Op::key)),
             ));
@@ -227,7 +227,7 @@ impl Store {
                 ));
             }
             if !self.leases.contains_key(&lease) {
-                return Ok(Answer::LeaseGone);
+                return Ok(Response::LeaseGone);
             }
         }
         self.revision += 1;
@@ -240,7 +240,7 @@ impl Store {
                 Op::Delete(key) | Op::Clear(key, _) => self.delete(key),
             }
         }
-        Ok(Answer::Written(self.header()))
+        Ok(Response::Written(self.header()))
     }
 
     fn holds(&self, op: &Op, lease: LeaseId) -> bool {

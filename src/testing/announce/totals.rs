@@ -1,10 +1,10 @@
 //! What happened in the runs, and whether that was enough.
 
-use crate::announce::lease::protocol::Note;
+use crate::announce::lease::protocol::LeaseEvent;
 
 /// What happened in a run, so that the schedule can be seen to do something.
 #[derive(Debug, Default)]
-pub(crate) struct Totals {
+pub(crate) struct AnnounceTotals {
     pub(crate) runs: usize,
     pub(crate) faults: usize,
     pub(crate) takeovers: usize,
@@ -26,7 +26,7 @@ pub(crate) struct Totals {
     pub(crate) kept_out: usize,
 }
 
-impl Totals {
+impl AnnounceTotals {
     pub(crate) fn add(&mut self, run: &Self) {
         self.runs += 1;
         self.join(run);
@@ -70,14 +70,17 @@ impl Totals {
         each.iter().all(|n| *n > self.runs / 20)
     }
 
-    pub(crate) fn count(&mut self, notes: &[Note]) {
-        for note in notes {
-            match note {
-                Note::StandingBy(..) => self.standbys += 1,
-                Note::LeaseLost(_) => self.leases_lost += 1,
-                Note::HistoryReset => self.resets += 1,
-                Note::Healed(..) => self.heals += 1,
-                Note::TookOver(..) | Note::Resumed(_) | Note::Junk(..) | Note::Cleared(_) => {}
+    pub(crate) fn count(&mut self, events: &[LeaseEvent]) {
+        for event in events {
+            match event {
+                LeaseEvent::StandingBy(..) => self.standbys += 1,
+                LeaseEvent::LeaseLost(_) => self.leases_lost += 1,
+                LeaseEvent::HistoryReset => self.resets += 1,
+                LeaseEvent::Healed(..) => self.heals += 1,
+                LeaseEvent::TookOver(..)
+                | LeaseEvent::Resumed(_)
+                | LeaseEvent::Junk(..)
+                | LeaseEvent::Cleared(_) => {}
             }
         }
     }

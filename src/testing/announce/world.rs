@@ -2,8 +2,8 @@
 
 use super::announcer::{Announcer, SETTINGS};
 use super::store::Store;
-use super::totals::Totals;
-use crate::announce::lease::protocol::Standing;
+use super::totals::AnnounceTotals;
+use crate::announce::lease::protocol::KeyStatus;
 use crate::clock::Moment;
 use crate::endpoint::{Endpoint, Key, Since};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +31,7 @@ struct Container {
     wrong_by: i64,
 }
 
-pub(crate) struct World {
+pub(crate) struct AnnounceWorld {
     now: Moment,
     rng: fastrand::Rng,
     store: Store,
@@ -39,10 +39,10 @@ pub(crate) struct World {
     containers: BTreeMap<String, Container>,
     keys: Vec<Key>,
     latest: Option<Since>,
-    totals: Totals,
+    totals: AnnounceTotals,
 }
 
-impl World {
+impl AnnounceWorld {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         // One, a few, and now and then so many that they travel in several batches.
@@ -79,11 +79,11 @@ impl World {
             announcers,
             keys,
             latest: None,
-            totals: Totals::default(),
+            totals: AnnounceTotals::default(),
         }
     }
 
-    pub(crate) fn run(mut self) -> Result<Totals, String> {
+    pub(crate) fn run(mut self) -> Result<AnnounceTotals, String> {
         let end = self.now + STORM;
         while self.now < end {
             let next = self.now + PAUSE.mul_f64(self.rng.f64());
@@ -384,8 +384,8 @@ impl World {
                 a.alive
                     && a.registrar.lease() == Some(entry.lease)
                     && matches!(
-                        a.registrar.standings().get(key),
-                        Some(Standing::Announced(_))
+                        a.registrar.statuses().get(key),
+                        Some(KeyStatus::Announced(_))
                     )
             });
             if holders.count() != 1 {
@@ -401,11 +401,11 @@ impl World {
     fn check_notes(&mut self) -> Result<(), String> {
         let limit = (self.totals.faults + 4) * self.keys.len() * 2;
         for announcer in &self.announcers {
-            self.totals.count(&announcer.notes);
-            if announcer.notes.len() > limit {
+            self.totals.count(&announcer.events);
+            if announcer.events.len() > limit {
                 return Err(format!(
                     "{} notes for {} faults",
-                    announcer.notes.len(),
+                    announcer.events.len(),
                     self.totals.faults
                 ));
             }

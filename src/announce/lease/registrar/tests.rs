@@ -5,9 +5,10 @@ mod batches;
 mod keys;
 
 use crate::announce::lease::protocol::{
-    Answer, Entry, Header, MAX_OPS, MAX_WRITES, Note, Op, Request, Standing, Step, Wish,
+    DesiredKey, Entry, Header, KeyStatus, LeaseEvent, MAX_OPS, MAX_WRITES, Op, Request, Response,
+    Step,
 };
-use crate::announce::lease::registrar::{APART_PAUSE, HEAL_PAUSE, Registrar, Settings};
+use crate::announce::lease::registrar::{APART_PAUSE, HEAL_PAUSE, LeaseSettings, Registrar};
 use crate::clock::Moment;
 use crate::endpoint::{Endpoint, Key};
 use std::collections::BTreeMap;
@@ -32,11 +33,11 @@ fn endpoint(port: u16) -> Endpoint {
     Endpoint::decode(value.as_bytes()).expect("an endpoint")
 }
 
-fn announce(port: u16) -> Wish {
-    Wish::Announce(Arc::new(endpoint(port)))
+fn announce(port: u16) -> DesiredKey {
+    DesiredKey::Announce(Arc::new(endpoint(port)))
 }
 
-const WITHDRAW: Wish = Wish::Withdraw { down: None };
+const WITHDRAW: DesiredKey = DesiredKey::Withdraw { down: None };
 
 fn header(revision: i64) -> Header {
     Header {
@@ -61,14 +62,14 @@ struct Desk {
 
 impl Desk {
     /// With a lease, and these wishes.
-    fn new(wishes: &[(usize, Wish)]) -> Self {
-        let mut desk = Self::without_lease(wishes);
+    fn new(desired: &[(usize, DesiredKey)]) -> Self {
+        let mut desk = Self::without_lease(desired);
         desk.is_granted(TTL);
         desk
     }
 
-    fn without_lease(wishes: &[(usize, Wish)]) -> Self {
-        let settings = Settings {
+    fn without_lease(desired: &[(usize, DesiredKey)]) -> Self {
+        let settings = LeaseSettings {
             ttl: TTL,
             interval: INTERVAL,
         };
@@ -77,7 +78,7 @@ impl Desk {
             now: START,
             lease: 0,
         };
-        desk.wish(wishes);
+        desk.desire(desired);
         desk
     }
 
@@ -93,7 +94,7 @@ impl Desk {
     fn is_granted(&mut self, ttl: Duration) {
         self.lease = self.asks_for_a_lease();
         let grant = self.asks();
-        self.answer(&grant, Answer::Granted(ttl));
+        self.answer(&grant, Response::Granted(ttl));
     }
 
     /// Its lease is renewed as often as that is due; then it reads.
@@ -108,16 +109,16 @@ impl Desk {
                 Step::Done => panic!("it is done"),
             };
             match request {
-                Request::Renew(_) => self.answer(&request, Answer::Renewed),
+                Request::Renew(_) => self.answer(&request, Response::Renewed),
                 Request::Read(_) => return request,
                 other => panic!("{other:?} instead of a read"),
             }
         }
     }
 
-    fn wish(&mut self, wishes: &[(usize, Wish)]) {
-        let wishes: BTreeMap<_, _> = wishes.iter().map(|(i, w)| (key(*i), w.clone())).collect();
-        self.registrar.wish(&wishes);
+    fn desire(&mut self, desired: &[(usize, DesiredKey)]) {
+        let desired: BTreeMap<_, _> = desired.iter().map(|(i, w)| (key(*i), w.clone())).collect();
+        self.registrar.desire(&desired);
     }
 
     fn asks(&mut self) -> Request {
@@ -134,7 +135,7 @@ impl Desk {
         }
     }
 
-    fn answer(&mut self, request: &Request, answer: Answer) {
+    fn answer(&mut self, request: &Request, answer: Response) {
         self.registrar.answer(request, answer);
     }
 
@@ -147,7 +148,7 @@ impl Desk {
 
     fn written(&mut self, revision: i64) {
         let request = self.asks();
-        self.answer(&request, Answer::Written(header(revision)));
+        self.answer(&request, Response::Written(header(revision)));
     }
 }
 
@@ -156,17 +157,17 @@ fn a_lease_is_held_before_there_is_anything_to_announce_and_a_claim_is_one_write
     let mut desk = Desk::new(&[(1, WITHDRAW)]);
     let read = desk.asks();
     assert_eq!(read, Request::Read(vec![key(1)]));
-    desk.answer(&read, Answer::Read(header(5), vec![(key(1), None)]));
+    desk.answer(&read, Response::Read(header(5), vec![(key(1), None)]));
     assert_eq!(desk.waits(), START + THIRD);
-    desk.wish(&[(1, announce(1))]);
+    desk.desire(&[(1, announce(1))]);
     assert_eq!(
         desk.writes(),
         [Op::Create(key(1), endpoint(1).encode().into())]
     );
     desk.written(6);
     assert_eq!(
-        desk.registrar.standings()[&key(1)],
-        Standing::Announced(Arc::new(endpoint(1)))
+        desk.registrar.statuses()[&key(1)],
+        KeyStatus::Announced(Arc::new(endpoint(1)))
     );
     assert_eq!(desk.waits(), START + THIRD);
 }
@@ -180,13 +181,13 @@ fn the_lease_is_renewed_at_each_third_of_its_ttl_and_the_key_is_read_at_each_int
         match desk.registrar.poll(desk.now) {
             Step::Do(request @ Request::Renew(_)) => {
                 renewed.push((desk.now - START).as_secs());
-                desk.answer(&request, Answer::Renewed);
+                desk.answer(&request, Response::Renewed);
             }
             Step::Do(request @ Request::Read(_)) => {
                 read.push((desk.now - START).as_secs());
                 let stands = entry(&endpoint(1).encode(), desk.lease, 6);
                 let found = vec![(key(1), Some(stands))];
-                desk.answer(&request, Answer::Read(header(9), found));
+                desk.answer(&request, Response::Read(header(9), found));
             }
             Step::Wait(until) => desk.now = until,
             other => panic!("{other:?}"),
@@ -194,7 +195,7 @@ fn the_lease_is_renewed_at_each_third_of_its_ttl_and_the_key_is_read_at_each_int
     }
     assert_eq!(renewed, [20, 40, 60, 80, 100, 120, 140, 160]);
     assert_eq!(read, [45, 90, 135]);
-    assert_eq!(desk.registrar.take_notes(), []);
+    assert_eq!(desk.registrar.take_events(), []);
 }
 
 #[test]
@@ -210,7 +211,7 @@ fn the_ttl_that_etcd_granted_counts_and_not_the_one_that_was_asked_for() {
             desk.now += Duration::from_nanos(1);
             let renew = desk.asks();
             assert_eq!(renew, Request::Renew(desk.lease));
-            desk.answer(&renew, Answer::Renewed);
+            desk.answer(&renew, Response::Renewed);
         }
     }
 }
@@ -220,18 +221,18 @@ fn the_ttl_that_etcd_granted_counts_and_not_the_one_that_was_asked_for() {
 fn a_grant_without_an_answer_is_asked_for_again_by_the_same_id() {
     let mut desk = Desk::without_lease(&[(1, announce(1))]);
     let id = desk.asks_for_a_lease();
-    for answer in [Answer::Failed, Answer::Rejected, Answer::Failed] {
+    for answer in [Response::Failed, Response::Rejected, Response::Failed] {
         let grant = desk.asks();
         desk.answer(&grant, answer);
         assert_eq!(desk.asks_for_a_lease(), id);
     }
     let grant = desk.asks();
-    desk.answer(&grant, Answer::LeaseExists);
+    desk.answer(&grant, Response::LeaseExists);
     assert_eq!(desk.registrar.lease(), Some(id));
     // It was granted by an earlier try: nobody knows how long ago.
     let renew = desk.asks();
     assert_eq!(renew, Request::Renew(id));
-    desk.answer(&renew, Answer::Renewed);
+    desk.answer(&renew, Response::Renewed);
     desk.lease = id;
     assert!(matches!(desk.writes()[..], [Op::Create(..)]));
     desk.written(6);
@@ -239,7 +240,7 @@ fn a_grant_without_an_answer_is_asked_for_again_by_the_same_id() {
     // The next lease has another id.
     desk.now += THIRD;
     let renew = desk.asks();
-    desk.answer(&renew, Answer::LeaseGone);
+    desk.answer(&renew, Response::LeaseGone);
     assert_ne!(desk.asks_for_a_lease(), id);
 }
 
@@ -248,7 +249,7 @@ fn an_id_that_another_has_is_not_ours() {
     let mut desk = Desk::without_lease(&[(1, announce(1))]);
     let id = desk.asks_for_a_lease();
     let grant = desk.asks();
-    desk.answer(&grant, Answer::LeaseExists);
+    desk.answer(&grant, Response::LeaseExists);
     assert_eq!(desk.registrar.lease(), None);
     assert_ne!(desk.asks_for_a_lease(), id);
 }
@@ -261,9 +262,9 @@ fn who_leaves_without_knowing_whether_it_has_a_lease_revokes_it() {
     desk.registrar.leave();
     let revoke = desk.asks();
     assert_eq!(revoke, Request::Revoke(id));
-    desk.answer(&revoke, Answer::Failed);
+    desk.answer(&revoke, Response::Failed);
     assert_eq!(desk.asks(), revoke);
-    desk.answer(&revoke, Answer::LeaseGone);
+    desk.answer(&revoke, Response::LeaseGone);
     assert_eq!(desk.registrar.poll(desk.now), Step::Done);
 }
 
@@ -272,12 +273,15 @@ fn after_a_suspend_the_lease_is_asked_after_before_anything_is_written() {
     let mut desk = Desk::new(&[(1, announce(1))]);
     desk.written(6);
     desk.now += TTL * 10;
-    desk.wish(&[(1, announce(2))]);
+    desk.desire(&[(1, announce(2))]);
     let renew = desk.asks();
     assert_eq!(renew, Request::Renew(desk.lease));
-    desk.answer(&renew, Answer::LeaseGone);
+    desk.answer(&renew, Response::LeaseGone);
     assert_ne!(desk.asks_for_a_lease(), desk.lease);
-    assert_eq!(desk.registrar.take_notes(), [Note::LeaseLost(desk.lease)]);
+    assert_eq!(
+        desk.registrar.take_events(),
+        [LeaseEvent::LeaseLost(desk.lease)]
+    );
 }
 
 #[test]
@@ -288,7 +292,7 @@ fn a_failed_renewal_is_asked_for_again_and_the_lease_is_not_thrown_away() {
     for _ in 0..5 {
         let renew = desk.asks();
         assert_eq!(renew, Request::Renew(desk.lease));
-        desk.answer(&renew, Answer::Failed);
+        desk.answer(&renew, Response::Failed);
     }
     assert_eq!(desk.registrar.lease(), Some(desk.lease));
 }
@@ -298,7 +302,7 @@ fn leaving_is_one_revoke_that_is_repeated_until_it_is_answered() {
     let mut desk = Desk::new(&[(1, announce(1))]);
     desk.written(6);
     desk.registrar.leave();
-    for answer in [Answer::Failed, Answer::Failed, Answer::Revoked] {
+    for answer in [Response::Failed, Response::Failed, Response::Revoked] {
         let request = desk.asks();
         assert_eq!(request, Request::Revoke(desk.lease));
         desk.answer(&request, answer);
@@ -312,9 +316,9 @@ fn an_etcd_that_went_back_in_time_is_read_again() {
     desk.written(600);
     desk.registrar.watch_opened(&key(1));
     let read = desk.asks();
-    desk.answer(&read, Answer::Read(header(3), vec![(key(1), None)]));
-    assert_eq!(desk.registrar.take_notes(), [Note::HistoryReset]);
+    desk.answer(&read, Response::Read(header(3), vec![(key(1), None)]));
+    assert_eq!(desk.registrar.take_events(), [LeaseEvent::HistoryReset]);
     let create = desk.asks();
-    desk.answer(&create, Answer::LeaseGone);
+    desk.answer(&create, Response::LeaseGone);
     assert_ne!(desk.asks_for_a_lease(), desk.lease);
 }

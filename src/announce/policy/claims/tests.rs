@@ -2,12 +2,14 @@
 
 mod several;
 
-use crate::announce::lease::protocol::{Standing, Wish, Wishes};
-use crate::announce::policy::claims::{Judge, Judged, Target, settle};
-use crate::announce::policy::container::{ContainerSnapshot, Health, Sighting, State, View};
-use crate::announce::policy::eligibility::{Rules, Verdict, parse_binding};
+use crate::announce::lease::protocol::{DesiredKey, DesiredKeys, KeyStatus};
+use crate::announce::policy::claims::{Evaluation, Evaluator, Target, assign_keys};
+use crate::announce::policy::container::{
+    ContainerHealth, ContainerSnapshot, ContainerState, ContainerView, Observation,
+};
+use crate::announce::policy::eligibility::{AddressOptions, Verdict, parse_binding};
 use crate::announce::policy::labels::{MAX_META, services};
-use crate::announce::status::Outlook;
+use crate::announce::status::AnnounceStatus;
 use crate::clock::Moment;
 use crate::endpoint::{Endpoint, Since};
 use proptest::prelude::*;
@@ -28,8 +30,8 @@ fn web(given: &[(&str, &str)]) -> ContainerSnapshot {
     ContainerSnapshot {
         id: "a".repeat(64),
         name: "web1".to_owned(),
-        state: State::Running,
-        health: Health::Good,
+        state: ContainerState::Running,
+        health: ContainerHealth::Good,
         started_at: Since::parse("2026-11-23T05:06:06Z"),
         host_network: false,
         ports: BTreeMap::from([
@@ -40,33 +42,33 @@ fn web(given: &[(&str, &str)]) -> ContainerSnapshot {
     }
 }
 
-fn seen(container: ContainerSnapshot) -> View {
-    View {
-        sighting: Sighting::Present(Arc::new(container)),
+fn seen(container: ContainerSnapshot) -> ContainerView {
+    ContainerView {
+        observation: Observation::Present(Arc::new(container)),
         lost_since: None,
         paused_since: None,
         engine_name: Some("worker-1".into()),
     }
 }
 
-fn judged_after(view: &View, before: Option<&Judged>, now: Moment) -> Judged {
+fn judged_after(view: &ContainerView, before: Option<&Evaluation>, now: Moment) -> Evaluation {
     let target = Target::All {
         prefix: "/services".to_owned(),
     };
-    let judge = Judge {
+    let judge = Evaluator {
         target: &target,
-        rules: &Rules::default(),
+        rules: &AddressOptions::default(),
         grace: Some(Duration::from_secs(60)),
     };
     judge.judge("the-id", view, before, now)
 }
 
-fn judged(container: ContainerSnapshot) -> Judged {
+fn judged(container: ContainerSnapshot) -> Evaluation {
     judged_after(&seen(container), None, NOW)
 }
 
 /// `key = host:port` of each that is announced, and `key: reason` of each that isn't.
-fn shown(judged: &Judged) -> Vec<String> {
+fn shown(judged: &Evaluation) -> Vec<String> {
     let claims = judged.claims.iter().map(|claim| match &claim.verdict {
         Verdict::Announce(decision) => format!("{} = {}", claim.key, decision.endpoint),
         Verdict::Withdraw(reason) => format!("{}: {reason}", claim.key),
@@ -271,7 +273,7 @@ fn a_name_that_makes_no_key_is_refused_with_a_way_out() {
 #[test]
 fn a_container_that_is_down_keeps_its_key_for_what_a_past_life_left_there() {
     let mut container = web(&[("sidekick.service", "web"), ("sidekick.port", "80")]);
-    container.state = State::Exited(137);
+    container.state = ContainerState::Exited(137);
     container.ports.clear();
     let judged = judged(container);
     assert_eq!(
@@ -279,9 +281,9 @@ fn a_container_that_is_down_keeps_its_key_for_what_a_past_life_left_there() {
         ["/services/web/web1@worker-1: web1 has exited with status 137"]
     );
     let all = BTreeMap::from([("a".to_owned(), judged)]);
-    let wishes = settle(&all, &Wishes::new()).wishes;
-    let wish = wishes.values().next().expect("a wish");
-    let Wish::Withdraw { down: Some(down) } = wish else {
+    let desired = assign_keys(&all, &DesiredKeys::new()).desired;
+    let wish = desired.values().next().expect("a wish");
+    let DesiredKey::Withdraw { down: Some(down) } = wish else {
         panic!("{wish:?}");
     };
     assert_eq!(down.container.as_deref(), Some("aaaaaaaaaaaa"));

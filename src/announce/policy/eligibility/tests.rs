@@ -4,10 +4,11 @@
 mod properties;
 
 use crate::announce::policy::container::{
-    Binding, ContainerPort, ContainerSnapshot, Health, Sighting, State, View,
+    Binding, ContainerHealth, ContainerPort, ContainerSnapshot, ContainerState, ContainerView,
+    Observation,
 };
 use crate::announce::policy::eligibility::{
-    Decision, HostSource, Rules, Verdict, decide, judge, parse_binding,
+    AddressOptions, Decision, HostSource, Verdict, decide, judge, parse_binding,
 };
 use crate::announce::policy::reason::Reason;
 use crate::endpoint::Since;
@@ -31,8 +32,8 @@ fn redis(published: &[(&str, &str)]) -> ContainerSnapshot {
     ContainerSnapshot {
         id: ID.to_owned(),
         name: "redis1".to_owned(),
-        state: State::Running,
-        health: Health::Good,
+        state: ContainerState::Running,
+        health: ContainerHealth::Good,
         started_at: Since::parse("2026-11-23T05:06:06.123456789Z"),
         host_network: false,
         ports,
@@ -48,25 +49,25 @@ fn labelled(mut container: ContainerSnapshot, labels: &[(&str, &str)]) -> Contai
     container
 }
 
-fn rules(host: Option<&str>, port: Option<&str>) -> Rules {
-    Rules {
+fn rules(host: Option<&str>, port: Option<&str>) -> AddressOptions {
+    AddressOptions {
         host: host.map(|h| h.parse().expect("a host")),
         port: port.map(|p| p.parse().expect("a port")),
         hostname: Some("machine-7".to_owned()),
     }
 }
 
-fn decided(container: &ContainerSnapshot, rules: &Rules) -> Decision {
+fn decided(container: &ContainerSnapshot, rules: &AddressOptions) -> Decision {
     decide(container, rules, Some("docker-host")).expect("announceable")
 }
 
 /// `host:port` and the rule that chose the host.
-fn announced(container: &ContainerSnapshot, rules: &Rules) -> (String, HostSource) {
+fn announced(container: &ContainerSnapshot, rules: &AddressOptions) -> (String, HostSource) {
     let decision = decided(container, rules);
     (decision.endpoint.to_string(), decision.host_source)
 }
 
-fn refusal(container: &ContainerSnapshot, rules: &Rules) -> String {
+fn refusal(container: &ContainerSnapshot, rules: &AddressOptions) -> String {
     decide(container, rules, Some("docker-host"))
         .expect_err("not announceable")
         .to_string()
@@ -85,14 +86,17 @@ fn the_seeds_case_to_the_letter() {
 #[test]
 fn only_a_container_that_is_really_up_is_announced() {
     let states = [
-        (State::Paused, "redis1 is paused"),
-        (State::Restarting, "redis1 is restarting"),
-        (State::Created, "redis1 was never started"),
-        (State::Exited(137), "redis1 has exited with status 137"),
-        (State::Removing, "redis1 is being removed"),
-        (State::Dead, "redis1 is dead"),
+        (ContainerState::Paused, "redis1 is paused"),
+        (ContainerState::Restarting, "redis1 is restarting"),
+        (ContainerState::Created, "redis1 was never started"),
         (
-            State::Other("stopping".to_owned()),
+            ContainerState::Exited(137),
+            "redis1 has exited with status 137",
+        ),
+        (ContainerState::Removing, "redis1 is being removed"),
+        (ContainerState::Dead, "redis1 is dead"),
+        (
+            ContainerState::Other("stopping".to_owned()),
             "redis1 is \"stopping\"",
         ),
     ];
@@ -111,7 +115,7 @@ fn only_a_container_that_is_really_up_is_announced() {
 #[test]
 fn a_container_without_a_good_verdict_on_its_health_is_not_announced() {
     let mut container = redis(&[("6379", "0.0.0.0:6379")]);
-    container.health = Health::Starting {
+    container.health = ContainerHealth::Starting {
         failed: 2,
         retries: 3,
     };
@@ -119,12 +123,12 @@ fn a_container_without_a_good_verdict_on_its_health_is_not_announced() {
         refusal(&container, &rules(None, None)),
         "health: starting (2 of 3 checks)"
     );
-    container.health = Health::Unhealthy { failed: 3 };
+    container.health = ContainerHealth::Unhealthy { failed: 3 };
     assert_eq!(
         refusal(&container, &rules(None, None)),
         "health: unhealthy (3 checks failed in a row)"
     );
-    container.health = Health::Good;
+    container.health = ContainerHealth::Good;
     decided(&container, &rules(None, None));
 }
 
@@ -236,7 +240,8 @@ fn of_several_bindings_the_one_that_the_address_leads_to_is_taken() {
 #[test]
 fn an_address_that_the_port_is_not_bound_on_is_announced_with_a_caveat() {
     let bound = redis(&[("6379", "172.17.0.1:6379"), ("9121", "0.0.0.0:9121")]);
-    let caveat = |container: &ContainerSnapshot, rules: &Rules| decided(container, rules).caveat;
+    let caveat =
+        |container: &ContainerSnapshot, rules: &AddressOptions| decided(container, rules).caveat;
     let port = Some("6379");
     assert!(caveat(&bound, &rules(Some("10.0.0.7"), port)).is_some());
     assert!(caveat(&bound, &rules(Some("10.0.0.7"), Some("9121"))).is_none());
@@ -296,7 +301,7 @@ fn an_address_that_nobody_can_dial_is_refused_and_says_what_to_do() {
     );
     assert!(words.starts_with("label sidekick.port "), "{words}");
     // In a container the machine's own name is unknown, and /info may be refused by a proxy.
-    let unknown = Rules {
+    let unknown = AddressOptions {
         hostname: None,
         ..rules(None, None)
     };
@@ -314,13 +319,14 @@ fn an_address_that_nobody_can_dial_is_refused_and_says_what_to_do() {
 #[test]
 fn while_docker_cannot_be_asked_what_is_announced_stays_for_the_grace() {
     let second = Duration::from_secs;
-    let seen = |lost_since| View {
-        sighting: Sighting::Present(Arc::new(redis(&[("6379", "0.0.0.0:6379")]))),
+    let seen = |lost_since| ContainerView {
+        observation: Observation::Present(Arc::new(redis(&[("6379", "0.0.0.0:6379")]))),
         lost_since,
         paused_since: None,
         engine_name: Some("docker-host".into()),
     };
-    let at = |view: &View, grace, now| judge("redis1", view, &rules(None, None), grace, now);
+    let at =
+        |view: &ContainerView, grace, now| judge("redis1", view, &rules(None, None), grace, now);
     assert!(matches!(
         at(&seen(None), Some(second(60)), second(500)),
         Verdict::Announce(_)
@@ -352,7 +358,7 @@ fn while_docker_cannot_be_asked_what_is_announced_stays_for_the_grace() {
 
 #[test]
 fn what_was_never_seen_is_not_announced() {
-    let judge = |view: &View| {
+    let judge = |view: &ContainerView| {
         judge(
             "redis1",
             view,
@@ -361,10 +367,10 @@ fn what_was_never_seen_is_not_announced() {
             Duration::from_secs(9),
         )
     };
-    let never = View::unasked(Duration::from_secs(1));
+    let never = ContainerView::unasked(Duration::from_secs(1));
     assert_eq!(judge(&never), Verdict::Withdraw(Reason::NeverAsked));
-    let absent = View {
-        sighting: Sighting::Absent,
+    let absent = ContainerView {
+        observation: Observation::Absent,
         lost_since: None,
         ..never
     };

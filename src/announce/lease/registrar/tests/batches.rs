@@ -6,7 +6,7 @@ use super::*;
 fn deletes_travel_apart_from_puts_and_before_them() {
     let mut desk = Desk::new(&[(1, announce(1)), (2, announce(2))]);
     desk.written(6);
-    desk.wish(&[(1, WITHDRAW), (2, announce(3))]);
+    desk.desire(&[(1, WITHDRAW), (2, announce(3))]);
     assert_eq!(desk.writes(), [Op::Delete(key(1))]);
     desk.written(7);
     assert!(matches!(desk.writes()[..], [Op::Update(..)]));
@@ -43,33 +43,33 @@ fn a_thousand_keys_travel_in_batches_and_one_contested_key_does_not_hold_them_up
                             (*op.key() == key(500)).then(|| contested.clone()),
                         )
                     };
-                    Answer::Refused(header(revision), ops.iter().map(found).collect())
+                    Response::Refused(header(revision), ops.iter().map(found).collect())
                 } else {
                     revision += 1;
-                    Answer::Written(header(revision))
+                    Response::Written(header(revision))
                 }
             }
             other => panic!("{other:?}"),
         };
         desk.answer(&request, answer);
     }
-    let standings = desk.registrar.standings();
-    let announced = standings
+    let statuses = desk.registrar.statuses();
+    let announced = statuses
         .values()
-        .filter(|s| matches!(s, Standing::Announced(_)))
+        .filter(|s| matches!(s, KeyStatus::Announced(_)))
         .count();
     assert_eq!(announced, 999);
-    assert!(matches!(standings[&key(500)], Standing::StandingBy(_)));
+    assert!(matches!(statuses[&key(500)], KeyStatus::StandingBy(_)));
 }
 
 #[test]
 fn a_key_no_longer_wished_for_is_deleted_and_forgotten() {
     let mut desk = Desk::new(&[(1, announce(1)), (2, announce(2))]);
     desk.written(6);
-    desk.wish(&[(2, announce(2))]);
+    desk.desire(&[(2, announce(2))]);
     assert_eq!(desk.writes(), [Op::Delete(key(1))]);
     desk.written(7);
-    assert_eq!(desk.registrar.standings().len(), 1);
+    assert_eq!(desk.registrar.statuses().len(), 1);
     // Not at once: a put that nobody waits for any more may still be done.
     let audited = |desk: &mut Desk| {
         let read = desk.reads();
@@ -79,7 +79,7 @@ fn a_key_no_longer_wished_for_is_deleted_and_forgotten() {
         let kept = entry(&endpoint(2).encode(), desk.lease, 6);
         let stands = |k: &Key| (*k == key(2)).then(|| kept.clone());
         let found = keys.iter().map(|k| (k.clone(), stands(k))).collect();
-        desk.answer(&read, Answer::Read(header(7), found));
+        desk.answer(&read, Response::Read(header(7), found));
         keys.clone()
     };
     assert_eq!(audited(&mut desk), [key(1), key(2)]);
@@ -90,14 +90,14 @@ fn a_key_no_longer_wished_for_is_deleted_and_forgotten() {
 fn a_put_that_was_done_after_its_key_was_given_up_is_taken_back() {
     let mut desk = Desk::new(&[(1, announce(1))]);
     let create = desk.asks();
-    desk.answer(&create, Answer::Failed);
-    desk.wish(&[]);
+    desk.answer(&create, Response::Failed);
+    desk.desire(&[]);
     let delete = desk.asks();
-    desk.answer(&delete, Answer::Refused(header(5), vec![(key(1), None)]));
+    desk.answer(&delete, Response::Refused(header(5), vec![(key(1), None)]));
     let read = desk.reads();
     assert_eq!(read, Request::Read(vec![key(1)]));
     let late = entry(&endpoint(1).encode(), desk.lease, 6);
-    desk.answer(&read, Answer::Read(header(6), vec![(key(1), Some(late))]));
+    desk.answer(&read, Response::Read(header(6), vec![(key(1), Some(late))]));
     assert_eq!(desk.writes(), [Op::Delete(key(1))]);
 }
 
@@ -109,13 +109,15 @@ fn serve(desk: &mut Desk, denied: &[usize], revision: &mut i64) -> usize {
         assert!(requests < 100, "{request:?}");
         let is_denied = |k: &Key| denied.iter().any(|i| key(*i) == *k);
         let answer = match &request {
-            Request::Write(_, ops) if ops.iter().any(|op| is_denied(op.key())) => Answer::Rejected,
-            Request::Read(keys) if keys.iter().any(is_denied) => Answer::Rejected,
+            Request::Write(_, ops) if ops.iter().any(|op| is_denied(op.key())) => {
+                Response::Rejected
+            }
+            Request::Read(keys) if keys.iter().any(is_denied) => Response::Rejected,
             Request::Write(..) => {
                 *revision += 1;
-                Answer::Written(header(*revision))
+                Response::Written(header(*revision))
             }
-            Request::Renew(_) => Answer::Renewed,
+            Request::Renew(_) => Response::Renewed,
             other => panic!("{other:?}"),
         };
         desk.answer(&request, answer);
@@ -131,9 +133,9 @@ fn a_key_that_etcd_refuses_does_not_hold_up_the_others_and_is_tried_once_a_secon
     let requests = serve(&mut desk, &[50], &mut revision);
     assert!(requests < 30, "{requests} requests");
     let announced = |desk: &Desk| {
-        let standings = desk.registrar.standings();
-        let is_there = |s: &&Standing| matches!(s, Standing::Announced(_));
-        standings.values().filter(is_there).count()
+        let statuses = desk.registrar.statuses();
+        let is_there = |s: &&KeyStatus| matches!(s, KeyStatus::Announced(_));
+        statuses.values().filter(is_there).count()
     };
     assert_eq!(announced(&desk), 199);
     assert!(desk.registrar.is_refused());
@@ -163,10 +165,10 @@ fn an_etcd_that_refuses_everything_has_all_keys_a_second_after_it_takes_them() {
     let requests = serve(&mut desk, &[], &mut revision);
     assert!(requests < 10, "{requests} requests");
     assert!(!desk.registrar.is_refused());
-    let standings = desk.registrar.standings();
+    let statuses = desk.registrar.statuses();
     assert!(
-        standings
+        statuses
             .values()
-            .all(|s| matches!(s, Standing::Announced(_)))
+            .all(|s| matches!(s, KeyStatus::Announced(_)))
     );
 }

@@ -13,8 +13,8 @@ fn a_key_that_a_hand_changed_was_not_taken_over_from_ourselves() {
             .observe(&key(1), Some(entry(&value, 0, 7)), 7);
         assert!(matches!(desk.writes()[..], [Op::TakeOver(..)]));
         desk.written(8);
-        let notes = desk.registrar.take_notes();
-        assert_eq!(notes, [Note::Healed(key(1), 1)], "{value}");
+        let events = desk.registrar.take_events();
+        assert_eq!(events, [LeaseEvent::Healed(key(1), 1)], "{value}");
     }
 }
 
@@ -24,18 +24,18 @@ fn what_stands_there_at_the_start_is_told_by_whose_it_is() {
     let rival = r#"{"host":"b","port":1,"container":"bb","since":"2020-01-01T00:00:00Z"}"#;
     let holder =
         crate::announce::lease::ownership::Holder::of(rival.as_bytes()).expect("an endpoint");
-    for (value, lease, note) in [
-        (&*own, 99, Note::Resumed(key(1))),
+    for (value, lease, event) in [
+        (&*own, 99, LeaseEvent::Resumed(key(1))),
         // Made permanent by hand.
-        (&*own, 0, Note::Healed(key(1), 1)),
-        (rival, 99, Note::TookOver(key(1), holder)),
+        (&*own, 0, LeaseEvent::Healed(key(1), 1)),
+        (rival, 99, LeaseEvent::TookOver(key(1), holder)),
     ] {
         let mut desk = Desk::new(&[(1, announce(1))]);
         let create = desk.asks();
         let found = vec![(key(1), Some(entry(value, lease, 4)))];
-        desk.answer(&create, Answer::Refused(header(5), found));
+        desk.answer(&create, Response::Refused(header(5), found));
         desk.written(6);
-        assert_eq!(desk.registrar.take_notes(), [note]);
+        assert_eq!(desk.registrar.take_events(), [event]);
     }
 }
 
@@ -46,7 +46,10 @@ fn a_key_deleted_by_another_is_put_back_at_once_and_then_at_most_once_a_pause() 
     desk.registrar.observe(&key(1), None, 7);
     assert!(matches!(desk.writes()[..], [Op::Create(..)]));
     desk.written(8);
-    assert_eq!(desk.registrar.take_notes(), [Note::Healed(key(1), 1)]);
+    assert_eq!(
+        desk.registrar.take_events(),
+        [LeaseEvent::Healed(key(1), 1)]
+    );
     desk.registrar.observe(&key(1), None, 9);
     assert_eq!(desk.waits(), START + HEAL_PAUSE);
     desk.now = START + HEAL_PAUSE - Duration::from_nanos(1);
@@ -56,7 +59,7 @@ fn a_key_deleted_by_another_is_put_back_at_once_and_then_at_most_once_a_pause() 
     // A change of our own wish waits for nobody.
     desk.written(10);
     desk.registrar.observe(&key(1), None, 11);
-    desk.wish(&[(1, announce(2))]);
+    desk.desire(&[(1, announce(2))]);
     assert!(matches!(desk.writes()[..], [Op::Create(..)]));
 }
 
@@ -73,21 +76,21 @@ fn an_old_watch_event_does_not_undo_a_newer_answer() {
 fn a_write_of_unknown_outcome_is_found_out_and_not_assumed() {
     let mut desk = Desk::new(&[(1, announce(1))]);
     let write = desk.asks();
-    desk.answer(&write, Answer::Failed);
-    assert_eq!(desk.registrar.standings()[&key(1)], Standing::Pending);
+    desk.answer(&write, Response::Failed);
+    assert_eq!(desk.registrar.statuses()[&key(1)], KeyStatus::Pending);
     // It had been done after all: the next create finds it there.
     let again = desk.asks();
     let stands = entry(&endpoint(1).encode(), desk.lease, 6);
     desk.answer(
         &again,
-        Answer::Refused(header(6), vec![(key(1), Some(stands))]),
+        Response::Refused(header(6), vec![(key(1), Some(stands))]),
     );
     assert_eq!(desk.waits(), START + THIRD);
     // And a withdrawal makes sure too, although nothing is known to stand there.
-    desk.wish(&[(1, announce(2))]);
+    desk.desire(&[(1, announce(2))]);
     let update = desk.asks();
-    desk.answer(&update, Answer::Failed);
-    desk.wish(&[(1, WITHDRAW)]);
+    desk.answer(&update, Response::Failed);
+    desk.desire(&[(1, WITHDRAW)]);
     assert_eq!(desk.writes(), [Op::Delete(key(1))]);
 }
 
@@ -106,21 +109,21 @@ fn standing_by_is_told_once_for_every_holder() {
     };
     desk.answer(
         &write,
-        Answer::Refused(header(9), vec![(key(1), Some(younger(1)))]),
+        Response::Refused(header(9), vec![(key(1), Some(younger(1)))]),
     );
     desk.waits();
     assert!(matches!(
-        desk.registrar.take_notes()[..],
-        [Note::StandingBy(..)]
+        desk.registrar.take_events()[..],
+        [LeaseEvent::StandingBy(..)]
     ));
     desk.registrar.watch_opened(&key(1));
     let read = desk.asks();
     desk.answer(
         &read,
-        Answer::Read(header(10), vec![(key(1), Some(younger(1)))]),
+        Response::Read(header(10), vec![(key(1), Some(younger(1)))]),
     );
     desk.waits();
-    assert_eq!(desk.registrar.take_notes(), []);
+    assert_eq!(desk.registrar.take_events(), []);
     desk.registrar.observe(
         &key(1),
         Some(Entry {
@@ -131,8 +134,8 @@ fn standing_by_is_told_once_for_every_holder() {
     );
     desk.waits();
     assert!(matches!(
-        desk.registrar.take_notes()[..],
-        [Note::StandingBy(..)]
+        desk.registrar.take_events()[..],
+        [LeaseEvent::StandingBy(..)]
     ));
     // It went: ours at once.
     desk.registrar.observe(&key(1), None, 12);
@@ -142,23 +145,23 @@ fn standing_by_is_told_once_for_every_holder() {
 #[test]
 fn what_a_past_life_left_of_a_container_that_is_down_is_cleared_away() {
     let ours = crate::announce::lease::ownership::Holder::from(&endpoint(1));
-    let mut desk = Desk::new(&[(1, Wish::Withdraw { down: Some(ours) })]);
+    let mut desk = Desk::new(&[(1, DesiredKey::Withdraw { down: Some(ours) })]);
     let read = desk.asks();
     let left = entry(&endpoint(1).encode(), 99, 4);
     desk.answer(
         &read,
-        Answer::Read(header(5), vec![(key(1), Some(left.clone()))]),
+        Response::Read(header(5), vec![(key(1), Some(left.clone()))]),
     );
     assert_eq!(desk.writes(), [Op::Clear(key(1), left.version())]);
     desk.written(6);
-    assert_eq!(desk.registrar.take_notes(), [Note::Cleared(key(1))]);
+    assert_eq!(desk.registrar.take_events(), [LeaseEvent::Cleared(key(1))]);
 }
 
 /// Two sidekicks, one of which couldn't see yet that the container had died,
 /// deleted and put back the key once a second.
 #[test]
 fn what_is_put_back_after_it_was_cleared_away_is_left_in_peace() {
-    let down = |port| Wish::Withdraw {
+    let down = |port| DesiredKey::Withdraw {
         down: Some(crate::announce::lease::ownership::Holder::from(&endpoint(
             port,
         ))),
@@ -166,18 +169,21 @@ fn what_is_put_back_after_it_was_cleared_away_is_left_in_peace() {
     let mut desk = Desk::new(&[(1, down(1))]);
     let read = desk.asks();
     let left = |revision| Some(entry(&endpoint(1).encode(), 99, revision));
-    desk.answer(&read, Answer::Read(header(5), vec![(key(1), left(4))]));
+    desk.answer(&read, Response::Read(header(5), vec![(key(1), left(4))]));
     let clear = desk.asks();
     // It isn't told whether that was done.
-    desk.answer(&clear, Answer::Failed);
+    desk.answer(&clear, Response::Failed);
     let delete = desk.asks();
-    desk.answer(&delete, Answer::Refused(header(5), vec![(key(1), left(4))]));
+    desk.answer(
+        &delete,
+        Response::Refused(header(5), vec![(key(1), left(4))]),
+    );
     assert!(matches!(desk.writes()[..], [Op::Clear(..)]));
     desk.written(6);
     desk.registrar.observe(&key(1), left(7), 7);
     assert_eq!(desk.waits(), START + THIRD);
     // What the next life of the container leaves is another matter.
-    desk.wish(&[(1, down(2))]);
+    desk.desire(&[(1, down(2))]);
     assert!(matches!(desk.writes()[..], [Op::Clear(..)]));
 }
 
@@ -192,7 +198,7 @@ fn a_permanent_copy_of_a_younger_containers_value_is_taken_over() {
         9,
     );
     let found = vec![(key(1), Some(copy))];
-    desk.answer(&write, Answer::Refused(header(9), found));
+    desk.answer(&write, Response::Refused(header(9), found));
     assert!(matches!(desk.writes()[..], [Op::TakeOver(..)]));
 }
 
@@ -208,11 +214,11 @@ fn a_stale_view_of_the_container_yields_to_a_later_one() {
     let mut stale = Desk::new(&[(1, announce(1))]);
     let write = stale.asks();
     let found = vec![(key(1), Some(later.clone()))];
-    stale.answer(&write, Answer::Refused(header(9), found));
+    stale.answer(&write, Response::Refused(header(9), found));
     assert_eq!(stale.waits(), START + THIRD);
 
     let fresh = Endpoint::decode(&later.value).expect("an endpoint");
-    let mut fresh = Desk::new(&[(1, Wish::Announce(Arc::new(fresh)))]);
+    let mut fresh = Desk::new(&[(1, DesiredKey::Announce(Arc::new(fresh)))]);
     fresh.written(9);
     let earlier = entry(&endpoint(1).encode(), 8, 10);
     fresh.registrar.observe(&key(1), Some(earlier), 10);
@@ -231,7 +237,7 @@ fn a_take_over_names_the_lease_that_it_takes_over_from() {
         9,
     );
     let found = vec![(key(1), Some(older.clone()))];
-    desk.answer(&write, Answer::Refused(header(9), found));
+    desk.answer(&write, Response::Refused(header(9), found));
     let [Op::TakeOver(_, _, version)] = &desk.writes()[..] else {
         panic!("no take-over");
     };

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn claimant(id: &str, since: Option<&str>) -> Judged {
+fn claimant(id: &str, since: Option<&str>) -> Evaluation {
     let mut container = web(&[
         ("sidekick.service", "web"),
         ("sidekick.port", "80"),
@@ -28,14 +28,15 @@ fn of_two_that_claim_one_key_the_later_has_it_and_the_other_is_told() {
     ] {
         let both = [("a", claimant("a", a)), ("b", claimant("b", b))];
         let all: BTreeMap<_, _> = both.map(|(id, j)| (id.to_owned(), j)).into();
-        let settlement = settle(&all, &Wishes::new());
-        let [(key, Wish::Announce(endpoint))] = &settlement.wishes.iter().collect::<Vec<_>>()[..]
+        let assignment = assign_keys(&all, &DesiredKeys::new());
+        let [(key, DesiredKey::Announce(endpoint))] =
+            &assignment.desired.iter().collect::<Vec<_>>()[..]
         else {
-            panic!("{:?}", settlement.wishes);
+            panic!("{:?}", assignment.desired);
         };
         assert_eq!(endpoint.container, Some(winner.repeat(12)));
         let loser = if winner == "a" { "b" } else { "a" };
-        let told: Vec<_> = settlement.outranked.iter().collect();
+        let told: Vec<_> = assignment.outranked.iter().collect();
         assert_eq!(
             told,
             [(
@@ -50,15 +51,15 @@ fn of_two_that_claim_one_key_the_later_has_it_and_the_other_is_told() {
 fn one_that_is_up_has_the_key_before_one_that_is_down() {
     let mut later = web(&[("sidekick.service", "web"), ("sidekick.instance", "x")]);
     later.id = "b".repeat(64);
-    later.state = State::Paused;
+    later.state = ContainerState::Paused;
     later.started_at = Since::parse("2027-01-01T00:00:00Z");
     let all = BTreeMap::from([
         ("a".to_owned(), claimant("a", Some("2026-11-23T05:06:06Z"))),
         ("b".to_owned(), judged(later)),
     ]);
-    let wishes = settle(&all, &Wishes::new()).wishes;
+    let desired = assign_keys(&all, &DesiredKeys::new()).desired;
     assert!(
-        matches!(wishes.values().next(), Some(Wish::Announce(e)) if e.container == Some("a".repeat(12)))
+        matches!(desired.values().next(), Some(DesiredKey::Announce(e)) if e.container == Some("a".repeat(12)))
     );
 }
 
@@ -66,7 +67,7 @@ fn one_that_is_up_has_the_key_before_one_that_is_down() {
 fn while_the_engine_is_lost_claims_stay_for_the_grace_and_no_longer() {
     let view = seen(web(&[("sidekick.service", "web"), ("sidekick.port", "80")]));
     let before = judged_after(&view, None, NOW);
-    let lost = View {
+    let lost = ContainerView {
         lost_since: Some(NOW),
         ..view.clone()
     };
@@ -89,26 +90,26 @@ fn while_the_engine_is_lost_claims_stay_for_the_grace_and_no_longer() {
 
 #[test]
 fn the_status_counts_the_containers_that_run_and_names_some_that_are_not_announced() {
-    let said = |all: &BTreeMap<String, Judged>, announced: &[&str]| {
-        let settlement = settle(all, &Wishes::new());
-        let standings = settlement
-            .wishes
+    let said = |all: &BTreeMap<String, Evaluation>, announced: &[&str]| {
+        let assignment = assign_keys(all, &DesiredKeys::new());
+        let statuses = assignment
+            .desired
             .iter()
             .filter_map(|(key, wish)| match wish {
-                Wish::Announce(endpoint) if announced.contains(&key.instance()) => {
-                    Some((key.clone(), Standing::Announced(endpoint.clone())))
+                DesiredKey::Announce(endpoint) if announced.contains(&key.instance()) => {
+                    Some((key.clone(), KeyStatus::Announced(endpoint.clone())))
                 }
                 _ => None,
             });
-        let outlook = Outlook {
-            standings: &standings.collect(),
+        let status = AnnounceStatus {
+            statuses: &statuses.collect(),
             etcd_lost_since: None,
             docker_lost_since: None,
             now: NOW,
         };
-        outlook.of_all(all, &settlement.outranked)
+        status.of_all(all, &assignment.outranked)
     };
-    let named = |name: &str, state: State, label: &str| {
+    let named = |name: &str, state: ContainerState, label: &str| {
         let mut container = web(&[("sidekick.service", label), ("sidekick.port", "80")]);
         container.name = name.to_owned();
         container.state = state;
@@ -119,8 +120,8 @@ fn the_status_counts_the_containers_that_run_and_names_some_that_are_not_announc
         "waiting: no container has a label of ours"
     );
     let mut all = BTreeMap::from([
-        named("a", State::Running, "web"),
-        named("over", State::Exited(0), "web"),
+        named("a", ContainerState::Running, "web"),
+        named("over", ContainerState::Exited(0), "web"),
     ]);
     assert_eq!(said(&all, &["a@worker-1"]), "announcing 1 container");
     assert_eq!(
@@ -128,10 +129,10 @@ fn the_status_counts_the_containers_that_run_and_names_some_that_are_not_announc
         "announcing 0 of 1 containers; a@worker-1 is about to be put"
     );
     all.extend([
-        named("b", State::Paused, "web"),
-        named("c", State::Restarting, "web"),
-        named("d", State::Running, "/"),
-        named("e", State::Running, "/"),
+        named("b", ContainerState::Paused, "web"),
+        named("c", ContainerState::Restarting, "web"),
+        named("d", ContainerState::Running, "/"),
+        named("e", ContainerState::Running, "/"),
     ]);
     let line = said(&all, &["a@worker-1"]);
     let begins =
@@ -150,11 +151,11 @@ proptest! {
             let since = format!("2026-11-23T05:06:0{start}Z");
             (id.to_string(), claimant(&id.to_string(), Some(&since)))
         }).collect();
-        let settlement = settle(&all, &Wishes::new());
-        prop_assert_eq!(settlement.wishes.len(), 1);
-        prop_assert_eq!(settlement.outranked.len(), all.len() - 1);
+        let assignment = assign_keys(&all, &DesiredKeys::new());
+        prop_assert_eq!(assignment.desired.len(), 1);
+        prop_assert_eq!(assignment.outranked.len(), all.len() - 1);
         let best = starts.iter().zip('a'..).max().map(|(_, id)| format!("web-{id}"));
-        for winner in settlement.outranked.values() {
+        for winner in assignment.outranked.values() {
             prop_assert_eq!(Some(winner), best.as_ref());
         }
     }

@@ -3,21 +3,21 @@
 use super::*;
 use proptest::prelude::*;
 
-fn states() -> impl Strategy<Value = State> {
+fn states() -> impl Strategy<Value = ContainerState> {
     prop_oneof![
-        3 => Just(State::Running),
-        1 => Just(State::Paused),
-        1 => Just(State::Restarting),
-        1 => any::<i64>().prop_map(State::Exited),
-        1 => any::<String>().prop_map(State::Other),
+        3 => Just(ContainerState::Running),
+        1 => Just(ContainerState::Paused),
+        1 => Just(ContainerState::Restarting),
+        1 => any::<i64>().prop_map(ContainerState::Exited),
+        1 => any::<String>().prop_map(ContainerState::Other),
     ]
 }
 
-fn healths() -> impl Strategy<Value = Health> {
+fn healths() -> impl Strategy<Value = ContainerHealth> {
     prop_oneof![
-        3 => Just(Health::Good),
-        1 => (any::<u32>(), any::<u32>()).prop_map(|(failed, retries)| Health::Starting { failed, retries }),
-        1 => any::<u32>().prop_map(|failed| Health::Unhealthy { failed }),
+        3 => Just(ContainerHealth::Good),
+        1 => (any::<u32>(), any::<u32>()).prop_map(|(failed, retries)| ContainerHealth::Starting { failed, retries }),
+        1 => any::<u32>().prop_map(|failed| ContainerHealth::Unhealthy { failed }),
     ]
 }
 
@@ -63,15 +63,15 @@ proptest! {
         engine_name in prop::option::of(any::<String>())
     ) {
         let container = ContainerSnapshot { state, health, ports, labels, host_network, ..redis(&[]) };
-        let rules = Rules {
+        let rules = AddressOptions {
             port: wanted.map(|port| port.to_string().parse().expect("a port")),
             ..rules(None, None)
         };
         match decide(&container, &rules, engine_name.as_deref()) {
             Err(reason) => prop_assert!(!reason.to_string().is_empty()),
             Ok(decision) => {
-                prop_assert_eq!(&container.state, &State::Running);
-                prop_assert_eq!(container.health, Health::Good);
+                prop_assert_eq!(&container.state, &ContainerState::Running);
+                prop_assert_eq!(container.health, ContainerHealth::Good);
                 let value = decision.endpoint.encode();
                 prop_assert_eq!(crate::endpoint::Endpoint::decode(value.as_bytes()), Ok((*decision.endpoint).clone()));
                 match decision.binding {
