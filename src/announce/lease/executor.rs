@@ -1,18 +1,16 @@
 //! Executes what the registrar asks for against etcd. Decides nothing.
 
-use super::ownership::clock_warning;
-use super::protocol::{
-    DesiredKeys, Entry, Header, KeyStatuses, LeaseEvent, Op, Request, Response, Step,
-};
+use super::event_log::LeaseEventLog;
+use super::protocol::{DesiredKeys, Entry, Header, KeyStatuses, Op, Request, Response, Step};
 use super::registrar::{LeaseSettings, Registrar};
 use super::shutdown_report::ShutdownReport;
 use crate::clock::now;
-use crate::endpoint::{Key, Since};
+use crate::endpoint::Key;
 use crate::etcd::EtcdError;
 use crate::etcd::members::Members;
 use crate::etcd::watch::KeyEvent;
 use crate::log_throttle::LogThrottle;
-use crate::retry::{Backoff, ETCD};
+use crate::retry::{ETCD, Retry};
 use crate::shutdown::Shutdown;
 use crate::systemd::Pulse;
 use etcd_client::{
@@ -21,7 +19,7 @@ use etcd_client::{
 };
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -57,34 +55,35 @@ impl Executor {
         // 64 bits of the operating system's randomness: two processes with one id would share a lease.
         let seed = RandomState::new().build_hasher().finish();
         let mut registrar = Registrar::new(settings, seed);
-        let mut effort = Effort::default();
+        let mut attempts = Attempts::new();
         // Cancel-safe: what a dropped request may have done is settled by giving the lease up.
         let mut shutdown = self.shutdown.clone();
         tokio::select! {
             () = shutdown.requested() => {}
-            () = self.keep(&mut registrar, &mut effort) => {}
+            () = self.keep(&mut registrar, &mut attempts) => {}
         }
-        registrar.leave();
+        registrar.shut_down();
         let statuses = registrar.statuses();
         let revoke = async {
             while let Step::Do(request) = registrar.poll(now()) {
                 self.pulse.beat();
-                self.carry_out(&mut registrar, &request, &mut effort).await;
+                self.carry_out(&mut registrar, &request, &mut attempts)
+                    .await;
             }
         };
         let revoked = tokio::time::timeout(REVOKE_DEADLINE, revoke).await.is_ok();
         ShutdownReport { statuses, revoked }
     }
 
-    async fn keep(&mut self, registrar: &mut Registrar, effort: &mut Effort) {
-        registrar.desire(&self.desired.borrow_and_update());
+    async fn keep(&mut self, registrar: &mut Registrar, attempts: &mut Attempts) {
+        registrar.set_desired(&self.desired.borrow_and_update());
         loop {
             self.pulse.beat();
             let step = registrar.poll(now());
-            self.publish(registrar);
+            self.publish(registrar, &mut attempts.log);
             match step {
                 Step::Do(request) => {
-                    self.carry_out(registrar, &request, effort).await;
+                    self.carry_out(registrar, &request, attempts).await;
                     self.hear(registrar);
                 }
                 Step::Wait(until) => {
@@ -92,7 +91,7 @@ impl Executor {
                     // Cancel-safe, all three: a channel keeps what isn't received, a sleep has no effect.
                     tokio::select! {
                         Ok(()) = self.desired.changed() => {
-                            registrar.desire(&self.desired.borrow_and_update());
+                            registrar.set_desired(&self.desired.borrow_and_update());
                         }
                         Some(news) = self.news.recv() => tell(registrar, news),
                         () = sleep(pause) => {}
@@ -107,17 +106,18 @@ impl Executor {
     /// What happened meanwhile is heard before the next question is asked.
     fn hear(&mut self, registrar: &mut Registrar) {
         if self.desired.has_changed().unwrap_or(false) {
-            registrar.desire(&self.desired.borrow_and_update());
+            registrar.set_desired(&self.desired.borrow_and_update());
         }
         while let Ok(news) = self.news.try_recv() {
             tell(registrar, news);
         }
     }
 
-    fn publish(&self, registrar: &mut Registrar) {
+    fn publish(&self, registrar: &mut Registrar, log: &mut LeaseEventLog) {
         for event in registrar.take_events() {
-            log(&event);
+            log.log(&event, now());
         }
+        log.retain(|key| registrar.knows(key));
         let statuses = registrar.statuses();
         self.statuses.send_if_modified(|old| {
             let changed = *old != statuses;
@@ -128,92 +128,83 @@ impl Executor {
 
     /// One request and its answer; after a failure, the pause that the policy wants. The first
     /// failure of each member costs no pause: the next member may be well.
-    async fn carry_out(&self, registrar: &mut Registrar, request: &Request, effort: &mut Effort) {
+    async fn carry_out(
+        &self,
+        registrar: &mut Registrar,
+        request: &Request,
+        attempts: &mut Attempts,
+    ) {
         let began = now();
         let result = execute(&self.members, request).await;
-        let (answer, fault) = match result {
-            Ok(answer) => (answer, None),
-            Err(fault @ EtcdError::Refused(_)) => (Response::Rejected, Some(fault)),
-            Err(fault) => (Response::Failed, Some(fault)),
+        let (response, error) = match result {
+            Ok(response) => (response, None),
+            Err(error @ EtcdError::Refused(_)) => (Response::Rejected, Some(error)),
+            Err(error) => (Response::Failed, Some(error)),
         };
-        registrar.answer(request, answer);
-        let Some(fault) = fault else {
-            effort.succeeded();
-            if !registrar.is_refused() {
-                effort.keys_accepted();
+        registrar.answer(request, response);
+        let Some(error) = error else {
+            attempts.succeeded(registrar.has_rejected_keys());
+            return;
+        };
+        if matches!(error, EtcdError::Refused(_)) && request.names_keys() {
+            // Of several keys the registrar finds out which it is, and when to ask again.
+            attempts.rejected(request, &error);
+            return;
+        }
+        attempts.failed_members += 1;
+        // From one try's beginning to the next one's: a member that was silent for a deadline delays the next
+        // try no longer, for that might come too late for the lease.
+        let jitter = fastrand::f64();
+        if !error.is_the_members() {
+            if let Some(notice) = attempts.retry.failed(began, jitter) {
+                warn!("{error} ({} times); retrying", notice.failures);
             }
+        } else if attempts.failed_members >= self.members.count() {
+            attempts.retry.postpone(began, jitter);
+        } else {
             return;
-        };
-        if matches!(fault, EtcdError::Refused(_)) && effort.refused_keys(request, &fault) {
-            return;
         }
-        if !fault.is_the_members() {
-            effort.refused(&fault);
-        }
-        effort.tries += 1;
-        if !fault.is_the_members() || effort.tries >= self.members.count() {
-            // From one try's beginning to the next one's: who was silent for a deadline isn't spared
-            // a try for longer, which might come too late for the lease.
-            let pause = effort.backoff.next_pause(fastrand::f64());
-            sleep(pause.saturating_sub(now().saturating_sub(began))).await;
-        }
+        let next = attempts.retry.next().unwrap_or(began);
+        sleep(next.saturating_sub(now())).await;
     }
 }
 
 /// How the requests have been going.
-struct Effort {
-    backoff: Backoff,
-    refusals: LogThrottle,
-    /// Of single keys.
-    key_refusals: LogThrottle,
-    tries: usize,
+struct Attempts {
+    retry: Retry,
+    /// Single keys that etcd rejects.
+    rejections: LogThrottle,
+    /// Requests in a row that a member failed.
+    failed_members: usize,
+    log: LeaseEventLog,
 }
 
-impl Default for Effort {
-    fn default() -> Self {
+impl Attempts {
+    fn new() -> Self {
         Self {
-            backoff: Backoff::new(ETCD),
-            refusals: LogThrottle::default(),
-            key_refusals: LogThrottle::default(),
-            tries: 0,
-        }
-    }
-}
-
-impl Effort {
-    fn succeeded(&mut self) {
-        self.backoff.reset();
-        self.tries = 0;
-        if let Some(notice) = self.refusals.recovered(now()) {
-            info!("etcd accepts again after {} s", notice.lasted.as_secs());
+            retry: Retry::new(ETCD),
+            rejections: LogThrottle::default(),
+            failed_members: 0,
+            log: LeaseEventLog::default(),
         }
     }
 
-    /// Whether the refusal is about keys. Of several the registrar finds out which it is, and when to
-    /// ask again.
-    fn refused_keys(&mut self, request: &Request, fault: &EtcdError) -> bool {
-        let key = match request {
-            Request::Read(keys) => keys.first().filter(|_| keys.len() == 1),
-            Request::Write(_, ops) => ops.first().filter(|_| ops.len() == 1).map(Op::key),
-            Request::Grant(..) | Request::Renew(_) | Request::Revoke(_) => return false,
+    fn succeeded(&mut self, has_rejected_keys: bool) {
+        self.failed_members = 0;
+        let keys = match has_rejected_keys {
+            true => None,
+            false => self.rejections.recovered(now()),
         };
-        if let Some(key) = key
-            && let Some(notice) = self.key_refusals.failed(now())
-        {
-            warn!(%key, "{fault} ({} times); retrying", notice.failures);
-        }
-        true
-    }
-
-    fn keys_accepted(&mut self) {
-        if let Some(notice) = self.key_refusals.recovered(now()) {
+        for notice in [self.retry.succeeded(now()), keys].into_iter().flatten() {
             info!("etcd accepts again after {} s", notice.lasted.as_secs());
         }
     }
 
-    fn refused(&mut self, fault: &EtcdError) {
-        if let Some(notice) = self.refusals.failed(now()) {
-            warn!("{fault} ({} times); retrying", notice.failures);
+    fn rejected(&mut self, request: &Request, error: &EtcdError) {
+        if let Some(key) = request.only_key()
+            && let Some(notice) = self.rejections.failed(now())
+        {
+            warn!(%key, "{error} ({} times); retrying", notice.failures);
         }
     }
 }
@@ -246,47 +237,6 @@ fn read(kv: &KeyValue) -> Option<(Key, Entry)> {
         mod_revision: kv.mod_revision(),
     };
     Some((parse_key(kv.key())?, entry))
-}
-
-/// The clock on this machine's wall, which containers' starts are compared with for a warning alone.
-fn wall() -> Option<Since> {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
-    Since::from_unix_nanos(i128::try_from(since_1970.as_nanos()).ok()?)
-}
-
-fn log(event: &LeaseEvent) {
-    match event {
-        LeaseEvent::StandingBy(key, holder) => {
-            let clock = wall().and_then(|now| clock_warning(holder, now));
-            let clock = clock.unwrap_or_default();
-            warn!(
-                %key,
-                "standing by: the key is held by {holder}, which has the better right; waiting for it to go{clock}"
-            );
-        }
-        LeaseEvent::TookOver(key, holder) => info!(%key, "took the key over from {holder}"),
-        LeaseEvent::Resumed(key) => info!(
-            %key,
-            "took the key over from the previous sidekick process of this container"
-        ),
-        LeaseEvent::Junk(key, why) => warn!(%key, "overwrote a bad value: {why}"),
-        LeaseEvent::Healed(key, 1) => {
-            warn!(%key, "the key had been deleted or changed by another writer; put back")
-        }
-        LeaseEvent::Healed(key, times) => {
-            warn!(%key, "the key keeps being deleted or changed by another writer ({times} times); put back")
-        }
-        LeaseEvent::Cleared(key) => {
-            info!(%key, "removed what a past life of this sidekick had left")
-        }
-        LeaseEvent::LeaseLost(id) => warn!(
-            lease = format!("{id:x}"),
-            "etcd has forgotten the lease; asking for a new one"
-        ),
-        LeaseEvent::HistoryReset => {
-            warn!("etcd is another cluster than before, or was restored; reading everything again")
-        }
-    }
 }
 
 async fn execute(members: &Members, request: &Request) -> Result<Response, EtcdError> {

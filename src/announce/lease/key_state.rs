@@ -4,7 +4,6 @@ use super::ownership::{Holder, Precedence, precedence_of};
 use super::protocol::{DesiredKey, Entry, KeyStatus, LeaseEvent, LeaseId, Op, Revision};
 use crate::clock::Moment;
 use crate::endpoint::Key;
-use crate::log_throttle::LogThrottle;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -57,99 +56,108 @@ impl From<Option<Entry>> for KnownValue {
     }
 }
 
-/// See the module's text.
+/// What is believed of a key, and as of when.
 #[derive(Debug)]
-pub(super) struct KeyState {
-    desire: DesiredKey,
-    /// `desire`'s endpoint as it is written.
-    value: Vec<u8>,
-    pub(super) seen: KnownValue,
-    /// The store revision up to which `seen` is true.
+pub(super) struct Belief {
+    pub(super) value: KnownValue,
+    /// The store revision up to which `value` is true.
     pub(super) as_of: Revision,
-    /// When we wrote the key last, while it was ours.
+}
+
+/// This process's own writes of a key.
+#[derive(Debug, Default)]
+struct OwnWrites {
+    /// The revision of the last one, while the key was ours.
     claimed: Option<Revision>,
-    /// When what was cleared away here was written. What comes after it a living sidekick has put,
-    /// which doesn't know yet that the container is down: it is left in peace until it does.
+    /// The `mod_revision` of the value that was cleared away. A later value was put by a sidekick that lives,
+    /// and doesn't know yet that the container is down: it stays until that sidekick does.
     cleared: Option<Revision>,
-    /// A put of ours may have reached etcd: a withdrawal has to make sure.
-    touched: bool,
-    /// The key stood as wished, so that a difference is another's doing.
-    pub(super) settled: bool,
-    /// When a difference made by others was put right last.
-    pub(super) healed: Option<Moment>,
-    /// Differences made by others, as far as the log is concerned.
-    meddled: LogThrottle,
-    /// When etcd refused this key alone the last time; it is asked for apart from the others until
-    /// that is over.
-    pub(super) refused: Option<Moment>,
-    noted_holder: Option<Holder>,
-    noted_junk: bool,
+    /// A put may have reached etcd: a withdrawal has to make sure.
+    may_stand: bool,
     /// When a put was asked for last.
     put_at: Option<Moment>,
-    /// It is no longer wished for, and is forgotten when nothing of ours is left at it.
-    pub(super) leaving: bool,
-    /// It was read after the last put could have come late.
+    /// The key was read after the last put could have come late.
     read_late: bool,
 }
 
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct KeyState {
+    desired: DesiredKey,
+    /// `desired`'s endpoint as it is written.
+    encoded: Vec<u8>,
+    pub(super) belief: Belief,
+    writes: OwnWrites,
+    /// The key stood as desired, so that a difference is another writer's doing.
+    pub(super) settled: bool,
+    /// When a difference made by another writer was put right last.
+    pub(super) healed: Option<Moment>,
+    /// When etcd rejected a request for this key alone the last time. Until etcd accepts one, the key travels
+    /// apart from the others.
+    pub(super) rejected: Option<Moment>,
+    /// The holder whose better right was told last.
+    told_holder: Option<Holder>,
+    /// The key is no longer desired, and is forgotten when nothing of ours is left at it.
+    pub(super) retired: bool,
+}
+
 impl KeyState {
-    pub(super) fn new(desire: &DesiredKey) -> Self {
+    pub(super) fn new(desired: &DesiredKey) -> Self {
         Self {
-            value: written_form(desire),
-            desire: desire.clone(),
-            seen: KnownValue::Unknown,
-            as_of: 0,
-            claimed: None,
-            cleared: None,
-            touched: false,
+            encoded: written_form(desired),
+            desired: desired.clone(),
+            belief: Belief {
+                value: KnownValue::Unknown,
+                as_of: 0,
+            },
+            writes: OwnWrites::default(),
             settled: false,
             healed: None,
-            meddled: LogThrottle::default(),
-            refused: None,
-            noted_holder: None,
-            noted_junk: false,
-            put_at: None,
-            leaving: false,
-            read_late: false,
+            rejected: None,
+            told_holder: None,
+            retired: false,
         }
     }
 
     /// This ought to stand there from now on.
-    pub(super) fn desire(&mut self, desire: &DesiredKey) {
-        if self.desire != *desire {
-            self.desire = desire.clone();
-            self.value = written_form(desire);
+    pub(super) fn set_desired(&mut self, desired: &DesiredKey) {
+        if self.desired != *desired {
+            self.desired = desired.clone();
+            self.encoded = written_form(desired);
             self.settled = false;
             self.healed = None;
-            self.noted_holder = None;
-            self.cleared = None;
+            self.told_holder = None;
+            self.writes.cleared = None;
         }
     }
 
     /// What would bring the key nearer to its wish.
     pub(super) fn op(&self, key: &Key, leases: &Leases) -> Option<Op> {
-        let (key, value) = (|| key.clone(), || self.value.clone());
-        match (&self.desire, &self.seen) {
+        let (key, value) = (|| key.clone(), || self.encoded.clone());
+        match (&self.desired, &self.belief.value) {
             // Where nothing is known a create finds out, and is right if nothing stands there.
             (DesiredKey::Announce(_), KnownValue::Unknown | KnownValue::Absent) => {
                 Some(Op::Create(key(), value()))
             }
             (DesiredKey::Announce(_), KnownValue::Present(entry)) => {
                 match self.precedence(entry, leases) {
-                    Precedence::Ours if entry.value == self.value => None,
+                    Precedence::Ours if entry.value == self.encoded => None,
                     Precedence::Ours => Some(Op::Update(key(), value())),
                     Precedence::TakeOver => Some(Op::TakeOver(key(), value(), entry.version())),
                     Precedence::StandBy(_) => None,
                 }
             }
-            (DesiredKey::Withdraw { .. }, KnownValue::Unknown) if self.touched => {
+            (DesiredKey::Withdraw { .. }, KnownValue::Unknown) if self.writes.may_stand => {
                 Some(Op::Delete(key()))
             }
             (DesiredKey::Withdraw { .. }, KnownValue::Present(entry)) if leases.holds(entry) => {
                 Some(Op::Delete(key()))
             }
             (DesiredKey::Withdraw { down: Some(down) }, KnownValue::Present(entry))
-                if self.cleared.is_none_or(|at| entry.mod_revision <= at)
+                if self
+                    .writes
+                    .cleared
+                    .is_none_or(|at| entry.mod_revision <= at)
                     && Holder::of(&entry.value).is_ok_and(|h| h.is_past_life_of(down)) =>
             {
                 Some(Op::Clear(key(), entry.version()))
@@ -159,7 +167,7 @@ impl KeyState {
     }
 
     fn precedence(&self, entry: &Entry, leases: &Leases) -> Precedence {
-        let DesiredKey::Announce(ours) = &self.desire else {
+        let DesiredKey::Announce(ours) = &self.desired else {
             return Precedence::Ours;
         };
         if leases.holds(entry) {
@@ -170,23 +178,26 @@ impl KeyState {
         if entry.lease == 0 || leases.former.contains(&entry.lease) {
             return Precedence::TakeOver;
         }
-        let overtook_us = self.claimed.is_some_and(|at| entry.mod_revision > at);
+        let overtook_us = self
+            .writes
+            .claimed
+            .is_some_and(|at| entry.mod_revision > at);
         precedence_of(&Holder::from(&**ours), &entry.value, overtook_us)
     }
 
     /// How it stands with the key.
     pub(super) fn status(&self, leases: &Leases) -> KeyStatus {
         match self.believed(leases) {
-            KeyStatus::Pending if self.refused.is_some() => KeyStatus::Refused,
+            KeyStatus::Pending if self.rejected.is_some() => KeyStatus::Refused,
             status => status,
         }
     }
 
     fn believed(&self, leases: &Leases) -> KeyStatus {
-        match (&self.desire, &self.seen) {
+        match (&self.desired, &self.belief.value) {
             (DesiredKey::Announce(endpoint), KnownValue::Present(entry)) => {
                 match self.precedence(entry, leases) {
-                    Precedence::Ours if entry.value == self.value => {
+                    Precedence::Ours if entry.value == self.encoded => {
                         KeyStatus::Announced(endpoint.clone())
                     }
                     Precedence::StandBy(holder) => KeyStatus::StandingBy(holder),
@@ -203,13 +214,14 @@ impl KeyState {
 
     /// The holder that we stand by for, the first time.
     pub(super) fn note_standby(&mut self, leases: &Leases) -> Option<Holder> {
-        let (DesiredKey::Announce(_), KnownValue::Present(entry)) = (&self.desire, &self.seen)
+        let (DesiredKey::Announce(_), KnownValue::Present(entry)) =
+            (&self.desired, &self.belief.value)
         else {
             return None;
         };
         match self.precedence(entry, leases) {
-            Precedence::StandBy(holder) if self.noted_holder.as_ref() != Some(&holder) => {
-                self.noted_holder = Some(holder.clone());
+            Precedence::StandBy(holder) if self.told_holder.as_ref() != Some(&holder) => {
+                self.told_holder = Some(holder.clone());
                 Some(holder)
             }
             _ => None,
@@ -218,26 +230,26 @@ impl KeyState {
 
     /// A request with this operation is about to leave at `now`.
     pub(super) fn asked(&mut self, op: &Op, now: Moment) {
-        self.touched = true;
+        self.writes.may_stand = true;
         if let Op::Clear(_, version) = op {
-            self.cleared = Some(version.mod_revision);
+            self.writes.cleared = Some(version.mod_revision);
         }
         if op.is_put() {
-            self.put_at = Some(now);
-            self.read_late = false;
+            self.writes.put_at = Some(now);
+            self.writes.read_late = false;
         }
     }
 
     /// An answer to a question of this moment was learnt.
     pub(super) fn answered(&mut self, asked_at: Moment) {
         let late = |put_at: Moment| asked_at >= put_at + LATENESS;
-        self.read_late = self.put_at.is_none_or(late);
+        self.writes.read_late = self.writes.put_at.is_none_or(late);
     }
 
     /// Whether nothing has to be minded here any more.
     pub(super) fn is_over(&self, leases: &Leases) -> bool {
-        let quiet = self.put_at.is_none() || self.read_late;
-        self.leaving && quiet && self.is_gone(leases)
+        let quiet = self.writes.put_at.is_none() || self.writes.read_late;
+        self.retired && quiet && self.is_gone(leases)
     }
 
     /// The operation was done at `revision`, at `now`. Returns what to tell of it.
@@ -249,10 +261,10 @@ impl KeyState {
         revision: Revision,
         now: Moment,
     ) -> Option<LeaseEvent> {
-        let event = self.note_of(op, now);
+        let event = self.event_of(op);
         let seen = match op {
             Op::Create(_, value) | Op::Update(_, value) | Op::TakeOver(_, value, _) => {
-                self.claimed = Some(revision);
+                self.writes.claimed = Some(revision);
                 if self.settled {
                     self.healed = Some(now);
                 }
@@ -263,7 +275,7 @@ impl KeyState {
                 })
             }
             Op::Delete(_) | Op::Clear(..) => {
-                self.touched = false;
+                self.writes.may_stand = false;
                 KnownValue::Absent
             }
         };
@@ -274,98 +286,104 @@ impl KeyState {
     /// An answer says that this stood there at `revision`. A watch event that overtook the answer
     /// is newer than it.
     pub(super) fn learn(&mut self, seen: KnownValue, leases: &Leases, revision: Revision) {
-        if revision < self.as_of {
+        if revision < self.belief.as_of {
             return;
         }
-        self.as_of = revision;
-        self.seen = seen;
-        if let (DesiredKey::Announce(_), KnownValue::Present(entry)) = (&self.desire, &self.seen)
+        self.belief.as_of = revision;
+        self.belief.value = seen;
+        if let (DesiredKey::Announce(_), KnownValue::Present(entry)) =
+            (&self.desired, &self.belief.value)
             && leases.holds(entry)
-            && entry.value == self.value
+            && entry.value == self.encoded
         {
             self.settled = true;
-            self.claimed.get_or_insert(entry.mod_revision);
+            self.writes.claimed.get_or_insert(entry.mod_revision);
         }
     }
 
     /// The watch says that this has stood there since `revision`.
     pub(super) fn observe(&mut self, seen: KnownValue, revision: Revision) {
-        if revision > self.as_of {
-            self.as_of = revision;
-            self.seen = seen;
+        if revision > self.belief.as_of {
+            self.belief.as_of = revision;
+            self.belief.value = seen;
         }
     }
 
     /// Our lease is gone, and the keys with it: that is nobody's doing.
     pub(super) fn lease_lost(&mut self, lost: LeaseId) {
-        if matches!(&self.seen, KnownValue::Present(entry) if entry.lease == lost) {
-            self.seen = KnownValue::Unknown;
+        if matches!(&self.belief.value, KnownValue::Present(entry) if entry.lease == lost) {
+            self.belief.value = KnownValue::Unknown;
         }
         self.settled = false;
     }
 
     /// Revisions known so far mean nothing any more.
     pub(super) fn history_reset(&mut self) {
-        self.as_of = 0;
-        self.claimed = None;
-        self.cleared = None;
-        self.seen = KnownValue::Unknown;
+        self.belief.as_of = 0;
+        self.writes.claimed = None;
+        self.writes.cleared = None;
+        self.belief.value = KnownValue::Unknown;
         self.settled = false;
     }
 
     /// Whether nothing of ours can be left there.
     fn is_gone(&self, leases: &Leases) -> bool {
-        match &self.seen {
-            KnownValue::Unknown => !self.touched,
+        match &self.belief.value {
+            KnownValue::Unknown => !self.writes.may_stand,
             KnownValue::Absent => true,
             KnownValue::Present(entry) => !leases.holds(entry),
         }
     }
 
-    /// What to tell of an operation that was done, at `now`, on what was seen until then.
-    fn note_of(&mut self, op: &Op, now: Moment) -> Option<LeaseEvent> {
-        let mut times = 1;
-        if self.settled && op.is_put() {
-            times = self.meddled.happened(now)?.failures;
-        }
-        match (op, &self.seen) {
-            (Op::TakeOver(key, ..), KnownValue::Present(entry)) => match Holder::of(&entry.value) {
-                Ok(holder) => Some(self.note_of_takeover(key, entry, holder, times)),
-                Err(_) if self.noted_junk => None,
-                Err(why) => {
-                    self.noted_junk = true;
-                    Some(LeaseEvent::Junk(key.clone(), why))
-                }
-            },
-            (Op::Clear(key, _), _) => Some(LeaseEvent::Cleared(key.clone())),
-            (Op::Create(key, _) | Op::Update(key, _), _) if self.settled => {
-                Some(LeaseEvent::Healed(key.clone(), times))
+    /// What to tell of an operation that was done on what was believed until then.
+    fn event_of(&self, op: &Op) -> Option<LeaseEvent> {
+        let contested = self.settled && op.is_put();
+        match (op, &self.belief.value) {
+            (Op::TakeOver(key, ..), KnownValue::Present(entry)) => {
+                Some(match Holder::of(&entry.value) {
+                    Ok(holder) => self.event_of_takeover(key.clone(), entry, holder),
+                    Err(why) => LeaseEvent::BadValue {
+                        key: key.clone(),
+                        why,
+                        contested,
+                    },
+                })
             }
+            (Op::Clear(key, _), _) => Some(LeaseEvent::Cleared(key.clone())),
+            (Op::Create(key, _) | Op::Update(key, _), _) if contested => Some(LeaseEvent::Healed {
+                key: key.clone(),
+                contested,
+            }),
             _ => None,
         }
     }
 
-    /// What is on no lease a hand has put; where the key had been ours, or names our container, it was
+    /// A value on no lease was put by hand; where the key had been ours, or names our container, it was
     /// changed and put back.
-    fn note_of_takeover(&self, key: &Key, entry: &Entry, holder: Holder, times: u64) -> LeaseEvent {
-        let is_ours = match &self.desire {
+    fn event_of_takeover(&self, key: Key, entry: &Entry, holder: Holder) -> LeaseEvent {
+        let is_ours = match &self.desired {
             DesiredKey::Announce(ours) => {
                 holder.container.is_some() && holder.container == ours.container
             }
             DesiredKey::Withdraw { .. } => false,
         };
-        match (is_ours, self.settled, entry.lease == 0) {
+        let contested = self.settled;
+        match (is_ours, contested, entry.lease == 0) {
             (true, true, _) | (true, _, true) | (_, true, true) => {
-                LeaseEvent::Healed(key.clone(), times)
+                LeaseEvent::Healed { key, contested }
             }
-            (true, false, false) => LeaseEvent::Resumed(key.clone()),
-            (false, _, _) => LeaseEvent::TookOver(key.clone(), holder),
+            (true, false, false) => LeaseEvent::Resumed(key),
+            (false, _, _) => LeaseEvent::TookOver {
+                key,
+                holder,
+                contested,
+            },
         }
     }
 }
 
-fn written_form(desire: &DesiredKey) -> Vec<u8> {
-    match desire {
+fn written_form(desired: &DesiredKey) -> Vec<u8> {
+    match desired {
         DesiredKey::Announce(endpoint) => endpoint.encode().into_bytes(),
         DesiredKey::Withdraw { .. } => Vec::new(),
     }

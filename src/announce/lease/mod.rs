@@ -1,5 +1,6 @@
 //! The lease and its keys in etcd: decided by the registrar, done by the executor.
 
+mod event_log;
 pub mod executor;
 mod grant;
 mod key_state;

@@ -132,6 +132,24 @@ pub enum Request {
     Revoke(LeaseId),
 }
 
+impl Request {
+    /// Whether it reads or writes keys, and not only the lease.
+    #[must_use]
+    pub const fn names_keys(&self) -> bool {
+        matches!(self, Self::Read(_) | Self::Write(..))
+    }
+
+    /// The key, where the request is about one alone.
+    #[must_use]
+    pub fn only_key(&self) -> Option<&Key> {
+        match self {
+            Self::Read(keys) => keys.first().filter(|_| keys.len() == 1),
+            Self::Write(_, ops) => ops.first().filter(|_| ops.len() == 1).map(Op::key),
+            Self::Grant(..) | Self::Renew(_) | Self::Revoke(_) => None,
+        }
+    }
+}
+
 /// What came of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Response {
@@ -183,26 +201,45 @@ pub enum KeyStatus {
     Refused,
 }
 
-/// Something that the operator may want to read.
+/// What happened to a key or to the lease that the operator may want to read.
+///
+/// `contested`: the key had stood as desired before, so that another writer changed it and may go on to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaseEvent {
-    /// The key is another's, with a better right; told once for every holder.
+    /// Another holder with the better right has the key; emitted once for every holder.
     StandingBy(Key, Holder),
-    /// What another container's announcer had written there was overwritten; where that goes on, told at
-    /// growing intervals.
-    TookOver(Key, Holder),
-    /// What stood there for the same container, on another lease, was overwritten: a process that ended
-    /// has left it, or a second sidekick had put it.
+    /// The value of another container's announcer was overwritten.
+    TookOver {
+        /// The key.
+        key: Key,
+        /// Whose value it was.
+        holder: Holder,
+        /// See above.
+        contested: bool,
+    },
+    /// The same container's value on another lease was overwritten: a process that ended has left it, or a
+    /// second sidekick had put it.
     Resumed(Key),
-    /// What stood there was no endpoint, and was overwritten; told once for every key.
-    Junk(Key, String),
-    /// Another writer had deleted or changed the key, and it was put back: so often since that began. Told
-    /// at growing intervals.
-    Healed(Key, u64),
-    /// What our own past life had left was deleted.
+    /// A value that is no endpoint was overwritten.
+    BadValue {
+        /// The key.
+        key: Key,
+        /// Why it is no endpoint.
+        why: String,
+        /// See above.
+        contested: bool,
+    },
+    /// Another writer had deleted or changed the key, and it was put back.
+    Healed {
+        /// The key.
+        key: Key,
+        /// See above.
+        contested: bool,
+    },
+    /// The value that an earlier process of ours had left was deleted.
     Cleared(Key),
-    /// etcd has forgotten our lease; told at growing intervals.
+    /// etcd has forgotten our lease.
     LeaseLost(LeaseId),
-    /// etcd is another cluster, or has gone back in time; told at growing intervals.
+    /// etcd is another cluster, or its revision went back.
     HistoryReset,
 }

@@ -13,7 +13,6 @@ use super::protocol::{
 };
 use crate::clock::Moment;
 use crate::endpoint::Key;
-use crate::log_throttle::LogThrottle;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ pub const HEAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// Of the keys that etcd refuses by themselves one is tried so often: it may be out of space, or we
 /// without the right to a key that somebody's label names.
-pub const APART_PAUSE: Duration = Duration::from_secs(1);
+pub const REJECTED_PAUSE: Duration = Duration::from_secs(1);
 
 /// So often is the lease renewed within its TTL. A renewal is no write to etcd's log; an etcd that is away
 /// for what is left of the TTL, less the time of one failover, costs no key.
@@ -43,34 +42,64 @@ pub struct Registrar {
     settings: LeaseSettings,
     keys: BTreeMap<Key, KeyState>,
     leases: Leases,
+    term: LeaseTerm,
+    audit: Audit,
+    sizes: BatchSizes,
+    history: KnownHistory,
+    /// When a key that etcd rejects by itself may be tried again.
+    rejected_retry_at: Moment,
+    /// When the latest request was asked for.
+    asked_at: Moment,
+    phase: Phase,
+    events: Vec<LeaseEvent>,
+}
+
+/// The lease's time.
+#[derive(Debug)]
+struct LeaseTerm {
     grants: Grants,
     /// The TTL that etcd gave the lease.
     granted: Duration,
     renew_at: Moment,
-    audit_at: Moment,
+}
+
+/// The reading back of all keys.
+#[derive(Debug, Default)]
+struct Audit {
+    /// When the next one begins.
+    at: Moment,
     /// Keys that the running audit hasn't read yet.
-    audit: BTreeSet<Key>,
-    /// The next transaction's size; halves when a condition fails, so that one contested key
-    /// doesn't hold up the others.
-    batch: usize,
-    /// The next read's size; halves when etcd refuses one.
+    unread: BTreeSet<Key>,
+}
+
+/// How many keys the next request takes.
+#[derive(Debug)]
+struct BatchSizes {
+    /// Of a transaction; halves when a condition fails, so that one contested key doesn't hold up the others.
+    writes: usize,
+    /// Of a read; halves when etcd rejects one.
     reads: usize,
-    /// When a key that is refused may be tried again.
-    apart_at: Moment,
-    /// Which cluster answered last.
+}
+
+/// Where in etcd's history the answers stand.
+#[derive(Debug, Default)]
+struct KnownHistory {
+    /// The id of the cluster that answered last.
     cluster: Option<u64>,
-    /// When the latest request was asked for, and the latest revision that was known then. A
-    /// linearizable answer below it means that etcd went back in time.
-    asked_at: Moment,
-    floor: Revision,
     /// The latest revision in an answer.
     revision: Revision,
-    leaving: bool,
-    left: bool,
-    events: Vec<LeaseEvent>,
-    /// Lost leases and lost histories, as far as the log is concerned.
-    losses: LogThrottle,
-    resets: LogThrottle,
+    /// The latest revision that was known when the request under way was asked for. A linearizable answer
+    /// below it means that etcd went back in time.
+    floor: Revision,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// The only request left is to revoke the lease.
+    Revoking,
+    /// The lease is revoked.
+    Revoked,
 }
 
 impl Registrar {
@@ -82,34 +111,32 @@ impl Registrar {
             settings,
             keys: BTreeMap::new(),
             leases: Leases::default(),
-            grants: Grants::new(seed),
-            granted: settings.ttl,
-            renew_at: Moment::ZERO,
-            audit_at: Moment::ZERO,
-            audit: BTreeSet::new(),
-            batch: MAX_WRITES,
-            reads: MAX_OPS,
-            apart_at: Moment::ZERO,
-            cluster: None,
+            term: LeaseTerm {
+                grants: Grants::new(seed),
+                granted: settings.ttl,
+                renew_at: Moment::ZERO,
+            },
+            audit: Audit::default(),
+            sizes: BatchSizes {
+                writes: MAX_WRITES,
+                reads: MAX_OPS,
+            },
+            history: KnownHistory::default(),
+            rejected_retry_at: Moment::ZERO,
             asked_at: Moment::ZERO,
-            floor: 0,
-            revision: 0,
-            leaving: false,
-            left: false,
+            phase: Phase::Running,
             events: Vec::new(),
-            losses: LogThrottle::default(),
-            resets: LogThrottle::default(),
         }
     }
 
     /// These keys ought to stand so from now on. A key that was wished for before and isn't any
     /// more is withdrawn, and forgotten when it is certain that nothing of ours comes back.
-    pub fn desire(&mut self, desired: &DesiredKeys) {
+    pub fn set_desired(&mut self, desired: &DesiredKeys) {
         for (key, desire) in desired {
             match self.keys.get_mut(key) {
                 Some(key_state) => {
-                    key_state.leaving = false;
-                    key_state.desire(desire);
+                    key_state.retired = false;
+                    key_state.set_desired(desire);
                 }
                 None => {
                     self.keys.insert(key.clone(), KeyState::new(desire));
@@ -118,16 +145,18 @@ impl Registrar {
         }
         for (key, key_state) in &mut self.keys {
             if !desired.contains_key(key) {
-                key_state.leaving = true;
-                key_state.desire(&DesiredKey::Withdraw { down: None });
+                key_state.retired = true;
+                key_state.set_desired(&DesiredKey::Withdraw { down: None });
             }
         }
         self.forget();
     }
 
     /// Give everything up: from now on the only request is to revoke the lease.
-    pub const fn leave(&mut self) {
-        self.leaving = true;
+    pub const fn shut_down(&mut self) {
+        if matches!(self.phase, Phase::Running) {
+            self.phase = Phase::Revoking;
+        }
     }
 
     /// etcd's watch saw this at `key`, which happened at `revision`.
@@ -139,29 +168,35 @@ impl Registrar {
 
     /// This key is watched from now on (again): what happened before has to be read.
     pub fn watch_opened(&mut self, key: &Key) {
-        self.audit.insert(key.clone());
+        self.audit.unread.insert(key.clone());
     }
 
     fn start_audit(&mut self) {
-        self.audit = self.keys.keys().cloned().collect();
-        self.audit_at = self.asked_at + self.settings.interval;
+        self.audit.unread = self.keys.keys().cloned().collect();
+        self.audit.at = self.asked_at + self.settings.interval;
     }
 
     /// The lease is there, and lives for `ttl` from when it was asked for at the latest.
-    fn hold(&mut self, lease: LeaseId, ttl: Duration) {
+    fn lease_granted(&mut self, lease: LeaseId, ttl: Duration) {
         self.leases.current = Some(lease);
-        self.granted = ttl;
-        self.renew_at = self.asked_at + ttl / RENEWALS_PER_TTL;
-        self.audit_at = self.asked_at + self.settings.interval;
+        self.term.granted = ttl;
+        self.term.renew_at = self.asked_at + ttl / RENEWALS_PER_TTL;
+        self.audit.at = self.asked_at + self.settings.interval;
     }
 
     /// etcd has a lease by the id that was asked for already.
     fn lease_exists(&mut self, lease: LeaseId, ttl: Duration) {
-        if self.grants.exists() {
-            self.hold(lease, ttl);
+        if self.term.grants.exists() {
+            self.lease_granted(lease, ttl);
             // It has lived since an earlier try, and may end soon.
-            self.renew_at = self.asked_at;
+            self.term.renew_at = self.asked_at;
         }
+    }
+
+    /// Whether something is remembered of the key.
+    #[must_use]
+    pub fn knows(&self, key: &Key) -> bool {
+        self.keys.contains_key(key)
     }
 
     /// What was worth telling since the last call.
@@ -177,10 +212,10 @@ impl Registrar {
 
     /// Whether there are keys that etcd refuses by themselves.
     #[must_use]
-    pub fn is_refused(&self) -> bool {
+    pub fn has_rejected_keys(&self) -> bool {
         self.keys
             .values()
-            .any(|key_state| key_state.refused.is_some())
+            .any(|key_state| key_state.rejected.is_some())
     }
 
     /// How it stands with every key that is wished for.
@@ -188,7 +223,7 @@ impl Registrar {
     pub fn statuses(&self) -> KeyStatuses {
         self.keys
             .iter()
-            .filter(|(_, key_state)| !key_state.leaving)
+            .filter(|(_, key_state)| !key_state.retired)
             .map(|(key, key_state)| (key.clone(), key_state.status(&self.leases)))
             .collect()
     }
@@ -196,26 +231,26 @@ impl Registrar {
     /// What to do at `now`. The same until something is told, or time has passed.
     pub fn poll(&mut self, now: Moment) -> Step {
         self.asked_at = now;
-        self.floor = self
+        self.history.floor = self
             .keys
             .values()
-            .map(|key_state| key_state.as_of)
-            .fold(self.revision, Revision::max);
-        if self.leaving {
+            .map(|key_state| key_state.belief.as_of)
+            .fold(self.history.revision, Revision::max);
+        if self.phase != Phase::Running {
             // Also one that was asked for and of which it isn't known whether it was granted.
-            return match self.leases.current.or_else(|| self.grants.asked()) {
-                Some(lease) if !self.left => Step::Do(Request::Revoke(lease)),
+            return match self.leases.current.or_else(|| self.term.grants.asked()) {
+                Some(lease) if self.phase == Phase::Revoking => Step::Do(Request::Revoke(lease)),
                 _ => Step::Done,
             };
         }
         let Some(lease) = self.leases.current else {
-            return Step::Do(Request::Grant(self.grants.id(), self.settings.ttl));
+            return Step::Do(Request::Grant(self.term.grants.id(), self.settings.ttl));
         };
         // First, for everything else hangs on it. It is overdue after a suspend as well.
-        if now >= self.renew_at {
+        if now >= self.term.renew_at {
             return Step::Do(Request::Renew(lease));
         }
-        if now >= self.audit_at {
+        if now >= self.audit.at {
             self.start_audit();
         }
         for (key, key_state) in &mut self.keys {
@@ -231,22 +266,22 @@ impl Registrar {
         if !keys.is_empty() {
             return Step::Do(Request::Read(keys));
         }
-        let apart_at = match self.apart(now, lease) {
+        let apart_at = match self.retry_rejected(now, lease) {
             Some(Step::Wait(at)) => Some(at),
             Some(step) => return step,
             None => None,
         };
         let times = [heal_at, apart_at].into_iter().flatten();
-        Step::Wait(times.fold(self.renew_at.min(self.audit_at), Moment::min))
+        Step::Wait(times.fold(self.term.renew_at.min(self.audit.at), Moment::min))
     }
 
     /// One of those that are refused by themselves, in turn.
-    fn apart(&mut self, now: Moment, lease: LeaseId) -> Option<Step> {
+    fn retry_rejected(&mut self, now: Moment, lease: LeaseId) -> Option<Step> {
         let refused = self.keys.iter_mut();
-        let refused = refused.filter(|(_, key_state)| key_state.refused.is_some());
-        let (key, key_state) = refused.min_by_key(|(_, key_state)| key_state.refused)?;
-        if now < self.apart_at {
-            return Some(Step::Wait(self.apart_at));
+        let refused = refused.filter(|(_, key_state)| key_state.rejected.is_some());
+        let (key, key_state) = refused.min_by_key(|(_, key_state)| key_state.rejected)?;
+        if now < self.rejected_retry_at {
+            return Some(Step::Wait(self.rejected_retry_at));
         }
         Some(Step::Do(match key_state.op(key, &self.leases) {
             Some(op) => {
@@ -264,7 +299,7 @@ impl Registrar {
         for (key, key_state) in self
             .keys
             .iter()
-            .filter(|(_, key_state)| key_state.refused.is_none())
+            .filter(|(_, key_state)| key_state.rejected.is_none())
         {
             let Some(op) = key_state.op(key, &self.leases) else {
                 continue;
@@ -281,7 +316,7 @@ impl Registrar {
         // Apart, and deletes first: etcd refuses a transaction with a put in it when its space is
         // used up, and takes one without.
         let mut ops = if deletes.is_empty() { puts } else { deletes };
-        ops.truncate(self.batch);
+        ops.truncate(self.sizes.writes);
         for op in &ops {
             if let Some(key_state) = self.keys.get_mut(op.key()) {
                 key_state.asked(op, now);
@@ -293,16 +328,23 @@ impl Registrar {
     /// What the audit reads next; where none runs, what nothing is known of.
     fn unread(&mut self) -> Vec<Key> {
         let keys = &self.keys;
-        let open = |key_state: &&KeyState| key_state.refused.is_none();
+        let open = |key_state: &&KeyState| key_state.rejected.is_none();
         self.audit
+            .unread
             .retain(|key| keys.get(key).filter(open).is_some());
-        if self.audit.is_empty() {
+        if self.audit.unread.is_empty() {
             let unknown = keys.iter();
-            let unknown = unknown
-                .filter(|(_, key_state)| open(key_state) && key_state.seen == KnownValue::Unknown);
-            self.audit = unknown.map(|(key, _)| key.clone()).collect();
+            let unknown = unknown.filter(|(_, key_state)| {
+                open(key_state) && key_state.belief.value == KnownValue::Unknown
+            });
+            self.audit.unread = unknown.map(|(key, _)| key.clone()).collect();
         }
-        self.audit.iter().take(self.reads).cloned().collect()
+        self.audit
+            .unread
+            .iter()
+            .take(self.sizes.reads)
+            .cloned()
+            .collect()
     }
 
     /// What came of `request`, which [`Registrar::poll`] asked for last.
@@ -315,29 +357,31 @@ impl Registrar {
         }
         match (request, answer) {
             (Request::Grant(id, _), Response::Granted(ttl)) => {
-                self.grants.granted();
-                self.hold(*id, ttl);
+                self.term.grants.granted();
+                self.lease_granted(*id, ttl);
             }
             (Request::Grant(id, ttl), Response::LeaseExists) => self.lease_exists(*id, *ttl),
-            (Request::Grant(..), Response::Failed) => self.grants.unanswered(),
+            (Request::Grant(..), Response::Failed) => self.term.grants.unanswered(),
             (Request::Renew(_), Response::Renewed) => {
                 // Counted from when it was asked for, as etcd may have done it at once.
-                self.renew_at = self.asked_at + self.granted / RENEWALS_PER_TTL;
+                self.term.renew_at = self.asked_at + self.term.granted / RENEWALS_PER_TTL;
             }
-            (Request::Revoke(_), Response::Revoked | Response::LeaseGone) => self.left = true,
+            (Request::Revoke(_), Response::Revoked | Response::LeaseGone) => {
+                self.phase = Phase::Revoked
+            }
             (_, Response::LeaseGone) => self.lose_lease(),
             (_, Response::Read(header, entries)) => {
-                self.reads = (self.reads * 2).min(MAX_OPS);
+                self.sizes.reads = (self.sizes.reads * 2).min(MAX_OPS);
                 self.learn(header, entries);
             }
             (Request::Read(keys), Response::Rejected) => {
-                self.reads = (self.reads / 2).max(1);
-                self.refuse(keys.as_slice());
+                self.sizes.reads = (self.sizes.reads / 2).max(1);
+                self.rejected(keys.as_slice());
             }
             (Request::Write(lease, ops), Response::Written(header)) => {
-                self.batch = (self.batch * 2).min(MAX_WRITES);
+                self.sizes.writes = (self.sizes.writes * 2).min(MAX_WRITES);
                 for op in ops {
-                    self.relent(op.key());
+                    self.accepted(op.key());
                     if let Some(key_state) = self.keys.get_mut(op.key()) {
                         let revision = header.revision;
                         let event =
@@ -347,19 +391,19 @@ impl Registrar {
                 }
             }
             (_, Response::Refused(header, entries)) => {
-                self.batch = (self.batch / 2).max(1);
+                self.sizes.writes = (self.sizes.writes / 2).max(1);
                 self.learn(header, entries);
             }
             (Request::Write(_, ops), failed) => {
                 for op in ops {
                     if let Some(key_state) = self.keys.get_mut(op.key()) {
-                        key_state.seen = KnownValue::Unknown;
+                        key_state.belief.value = KnownValue::Unknown;
                     }
                 }
                 if failed == Response::Rejected {
-                    self.batch = (self.batch / 2).max(1);
+                    self.sizes.writes = (self.sizes.writes / 2).max(1);
                     let keys: Vec<_> = ops.iter().map(|op| op.key().clone()).collect();
-                    self.refuse(&keys);
+                    self.rejected(&keys);
                 }
             }
             _ => {}
@@ -368,34 +412,34 @@ impl Registrar {
     }
 
     /// etcd won't have these keys. Of several it is one, or all: smaller batches find out.
-    fn refuse(&mut self, keys: &[Key]) {
+    fn rejected(&mut self, keys: &[Key]) {
         if let [key] = keys
             && let Some(key_state) = self.keys.get_mut(key)
         {
-            key_state.refused = Some(self.asked_at);
-            self.apart_at = self.asked_at + APART_PAUSE;
+            key_state.rejected = Some(self.asked_at);
+            self.rejected_retry_at = self.asked_at + REJECTED_PAUSE;
         }
     }
 
     /// It had one of those that it used to refuse: perhaps it has the others too.
-    fn relent(&mut self, key: &Key) {
+    fn accepted(&mut self, key: &Key) {
         if self
             .keys
             .get(key)
-            .is_some_and(|key_state| key_state.refused.is_some())
+            .is_some_and(|key_state| key_state.rejected.is_some())
         {
             for key_state in self.keys.values_mut() {
-                key_state.refused = None;
+                key_state.rejected = None;
             }
         }
     }
 
     fn learn(&mut self, header: Header, entries: Vec<(Key, Option<Entry>)>) {
         for (key, _) in &entries {
-            self.relent(key);
+            self.accepted(key);
         }
         for (key, entry) in entries {
-            self.audit.remove(&key);
+            self.audit.unread.remove(&key);
             if let Some(key_state) = self.keys.get_mut(&key) {
                 key_state.learn(entry.into(), &self.leases, header.revision);
                 key_state.answered(self.asked_at);
@@ -405,9 +449,7 @@ impl Registrar {
 
     fn lose_lease(&mut self) {
         if let Some(lost) = self.leases.lose() {
-            let event = LeaseEvent::LeaseLost(lost);
-            let told = self.losses.happened(self.asked_at);
-            self.events.extend(told.map(|_| event));
+            self.events.push(LeaseEvent::LeaseLost(lost));
             for key_state in self.keys.values_mut() {
                 key_state.lease_lost(lost);
             }
@@ -416,13 +458,14 @@ impl Registrar {
 
     /// Notices that etcd went back in time, or became another cluster.
     fn check_history(&mut self, header: Header) {
-        let another = self.cluster.is_some_and(|known| known != header.cluster);
-        self.cluster = Some(header.cluster);
-        self.revision = header.revision;
-        if another || header.revision < self.floor {
-            let event = LeaseEvent::HistoryReset;
-            let told = self.resets.happened(self.asked_at);
-            self.events.extend(told.map(|_| event));
+        let another = self
+            .history
+            .cluster
+            .is_some_and(|known| known != header.cluster);
+        self.history.cluster = Some(header.cluster);
+        self.history.revision = header.revision;
+        if another || header.revision < self.history.floor {
+            self.events.push(LeaseEvent::HistoryReset);
             for key_state in self.keys.values_mut() {
                 key_state.history_reset();
             }

@@ -135,12 +135,12 @@ impl Announcer {
             .filter(|key| !self.unclaimed.contains(*key))
             .map(|k| (k.clone(), desire.clone()))
             .collect();
-        self.registrar.desire(&desired);
+        self.registrar.set_desired(&desired);
         self.idle_until = Moment::ZERO;
     }
 
     pub(crate) fn leave(&mut self) {
-        self.registrar.leave();
+        self.registrar.shut_down();
         self.idle_until = Moment::ZERO;
     }
 

@@ -76,10 +76,10 @@ impl AnnounceTotals {
                 LeaseEvent::StandingBy(..) => self.standbys += 1,
                 LeaseEvent::LeaseLost(_) => self.leases_lost += 1,
                 LeaseEvent::HistoryReset => self.resets += 1,
-                LeaseEvent::Healed(..) => self.heals += 1,
-                LeaseEvent::TookOver(..)
+                LeaseEvent::Healed { .. } => self.heals += 1,
+                LeaseEvent::TookOver { .. }
                 | LeaseEvent::Resumed(_)
-                | LeaseEvent::Junk(..)
+                | LeaseEvent::BadValue { .. }
                 | LeaseEvent::Cleared(_) => {}
             }
         }

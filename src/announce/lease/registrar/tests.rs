@@ -8,7 +8,7 @@ use crate::announce::lease::protocol::{
     DesiredKey, Entry, Header, KeyStatus, LeaseEvent, MAX_OPS, MAX_WRITES, Op, Request, Response,
     Step,
 };
-use crate::announce::lease::registrar::{APART_PAUSE, HEAL_PAUSE, LeaseSettings, Registrar};
+use crate::announce::lease::registrar::{HEAL_PAUSE, LeaseSettings, REJECTED_PAUSE, Registrar};
 use crate::clock::Moment;
 use crate::endpoint::{Endpoint, Key};
 use std::collections::BTreeMap;
@@ -118,7 +118,7 @@ impl Desk {
 
     fn desire(&mut self, desired: &[(usize, DesiredKey)]) {
         let desired: BTreeMap<_, _> = desired.iter().map(|(i, w)| (key(*i), w.clone())).collect();
-        self.registrar.desire(&desired);
+        self.registrar.set_desired(&desired);
     }
 
     fn asks(&mut self) -> Request {
@@ -259,7 +259,7 @@ fn who_leaves_without_knowing_whether_it_has_a_lease_revokes_it() {
     let mut desk = Desk::without_lease(&[(1, announce(1))]);
     // The stop comes while the request is under way.
     let id = desk.asks_for_a_lease();
-    desk.registrar.leave();
+    desk.registrar.shut_down();
     let revoke = desk.asks();
     assert_eq!(revoke, Request::Revoke(id));
     desk.answer(&revoke, Response::Failed);
@@ -301,7 +301,7 @@ fn a_failed_renewal_is_asked_for_again_and_the_lease_is_not_thrown_away() {
 fn leaving_is_one_revoke_that_is_repeated_until_it_is_answered() {
     let mut desk = Desk::new(&[(1, announce(1))]);
     desk.written(6);
-    desk.registrar.leave();
+    desk.registrar.shut_down();
     for answer in [Response::Failed, Response::Failed, Response::Revoked] {
         let request = desk.asks();
         assert_eq!(request, Request::Revoke(desk.lease));

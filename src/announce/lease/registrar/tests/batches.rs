@@ -138,16 +138,16 @@ fn a_key_that_etcd_refuses_does_not_hold_up_the_others_and_is_tried_once_a_secon
         statuses.values().filter(is_there).count()
     };
     assert_eq!(announced(&desk), 199);
-    assert!(desk.registrar.is_refused());
+    assert!(desk.registrar.has_rejected_keys());
     for _ in 0..3 {
-        assert_eq!(desk.waits(), desk.now + APART_PAUSE);
-        desk.now += APART_PAUSE;
+        assert_eq!(desk.waits(), desk.now + REJECTED_PAUSE);
+        desk.now += REJECTED_PAUSE;
         assert_eq!(serve(&mut desk, &[50], &mut revision), 1);
     }
-    desk.now += APART_PAUSE;
+    desk.now += REJECTED_PAUSE;
     assert_eq!(serve(&mut desk, &[], &mut revision), 1);
     assert_eq!(announced(&desk), 200);
-    assert!(!desk.registrar.is_refused());
+    assert!(!desk.registrar.has_rejected_keys());
 }
 
 #[test]
@@ -158,13 +158,13 @@ fn an_etcd_that_refuses_everything_has_all_keys_a_second_after_it_takes_them() {
     let everything: Vec<_> = (0..40).collect();
     serve(&mut desk, &everything, &mut revision);
     for _ in 0..5 {
-        desk.now += APART_PAUSE;
+        desk.now += REJECTED_PAUSE;
         assert_eq!(serve(&mut desk, &everything, &mut revision), 1);
     }
-    desk.now += APART_PAUSE;
+    desk.now += REJECTED_PAUSE;
     let requests = serve(&mut desk, &[], &mut revision);
     assert!(requests < 10, "{requests} requests");
-    assert!(!desk.registrar.is_refused());
+    assert!(!desk.registrar.has_rejected_keys());
     let statuses = desk.registrar.statuses();
     assert!(
         statuses

@@ -2,6 +2,10 @@
 
 use super::*;
 
+const fn healed(key: Key, contested: bool) -> LeaseEvent {
+    LeaseEvent::Healed { key, contested }
+}
+
 /// "took the key over from n4:6379" was said by the sidekick of n4:6379.
 #[test]
 fn a_key_that_a_hand_changed_was_not_taken_over_from_ourselves() {
@@ -14,7 +18,7 @@ fn a_key_that_a_hand_changed_was_not_taken_over_from_ourselves() {
         assert!(matches!(desk.writes()[..], [Op::TakeOver(..)]));
         desk.written(8);
         let events = desk.registrar.take_events();
-        assert_eq!(events, [LeaseEvent::Healed(key(1), 1)], "{value}");
+        assert_eq!(events, [healed(key(1), true)], "{value}");
     }
 }
 
@@ -27,8 +31,16 @@ fn what_stands_there_at_the_start_is_told_by_whose_it_is() {
     for (value, lease, event) in [
         (&*own, 99, LeaseEvent::Resumed(key(1))),
         // Made permanent by hand.
-        (&*own, 0, LeaseEvent::Healed(key(1), 1)),
-        (rival, 99, LeaseEvent::TookOver(key(1), holder)),
+        (&*own, 0, healed(key(1), false)),
+        (
+            rival,
+            99,
+            LeaseEvent::TookOver {
+                key: key(1),
+                holder,
+                contested: false,
+            },
+        ),
     ] {
         let mut desk = Desk::new(&[(1, announce(1))]);
         let create = desk.asks();
@@ -46,10 +58,7 @@ fn a_key_deleted_by_another_is_put_back_at_once_and_then_at_most_once_a_pause() 
     desk.registrar.observe(&key(1), None, 7);
     assert!(matches!(desk.writes()[..], [Op::Create(..)]));
     desk.written(8);
-    assert_eq!(
-        desk.registrar.take_events(),
-        [LeaseEvent::Healed(key(1), 1)]
-    );
+    assert_eq!(desk.registrar.take_events(), [healed(key(1), true)]);
     desk.registrar.observe(&key(1), None, 9);
     assert_eq!(desk.waits(), START + HEAL_PAUSE);
     desk.now = START + HEAL_PAUSE - Duration::from_nanos(1);
