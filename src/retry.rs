@@ -141,6 +141,11 @@ impl Retry {
         self.next = None;
     }
 
+    /// The pauses begin with the policy's first one again, whatever the log says.
+    pub const fn reset_backoff(&mut self) {
+        self.backoff.reset();
+    }
+
     /// A try at `now` failed, as is usual, and the log says nothing of it. `jitter` is that of
     /// [`Backoff::next_pause`].
     pub fn postpone(&mut self, now: Moment, jitter: f64) {

@@ -38,7 +38,7 @@ use tracing::{info, warn};
 use verdict_log::VerdictLog;
 
 /// Events of the watch that wait for the registry; more wait in etcd.
-const NEWS_WAITING: usize = 64;
+const KEY_EVENTS_WAITING: usize = 64;
 
 /// How often the status line is looked at while something is wrong.
 const TICK_IN_TROUBLE: Duration = Duration::from_secs(1);
@@ -53,11 +53,11 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
     let (views_tx, views) = watch::channel(ContainerViews::unasked(now()));
     let (wish_tx, desired) = watch::channel(DesiredKeys::new());
     let (standings_tx, statuses) = watch::channel(KeyStatuses::new());
-    let (news_tx, news) = mpsc::channel(NEWS_WAITING);
+    let (key_events_tx, key_events) = mpsc::channel(KEY_EVENTS_WAITING);
     let executor = Executor {
         members: members.clone(),
         desired: desired.clone(),
-        news,
+        key_events,
         statuses: standings_tx,
         pulse: systemd.pulse("etcd"),
         shutdown: shutdown.clone(),
@@ -68,7 +68,7 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
     };
     let mut executor = tokio::spawn(executor.run(settings));
     let mut watchers = JoinSet::new();
-    watchers.spawn(follow(members.clone(), desired, news_tx));
+    watchers.spawn(follow(members.clone(), desired, key_events_tx));
     let scope = match &config.target {
         Target::One { container, .. } => WatchScope::One(container.clone()),
         Target::All { .. } => WatchScope::Labelled,
@@ -154,7 +154,7 @@ impl AnnounceLoop {
                 pause = pause.min(end.saturating_sub(now));
             }
             // Cancel-safe: watch channels keep their mark, a sleep has no effect. A sender that is
-            // gone is noticed by `run`, which owns its task; here it is just no news.
+            // gone is noticed by `run`, which owns its task; here it is just no key_events.
             tokio::select! {
                 Ok(()) = self.views.changed() => {}
                 Ok(()) = self.statuses.changed() => {}
@@ -265,7 +265,7 @@ impl AnnounceLoop {
         }
     }
 
-    /// Says it if it is news. What is kept for a while is none by itself: an engine that is lost and
+    /// Says it if it is key_events. What is kept for a while is none by itself: an engine that is lost and
     /// found again, and again, is one line at growing intervals, whatever hangs on it.
     fn log_claim(&mut self, at: (String, Key), verdict: Verdict, now: Moment) {
         let key = &at.1;

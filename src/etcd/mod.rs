@@ -5,6 +5,7 @@ pub mod credentials;
 mod fault;
 pub mod members;
 pub mod reader;
+pub mod stream;
 pub mod watch;
 
 pub use fault::EtcdError;

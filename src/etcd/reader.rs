@@ -4,15 +4,16 @@
 //! elsewhere) there is a snapshot again; the listener finds out what is different. So nothing that
 //! happened in between needs to be known, and no revision is ever trusted across a gap.
 
+pub use super::stream::Change;
+
 use super::EtcdError;
 use super::members::Members;
+use super::stream::{LARGEST_MESSAGE, cancelled, open, received};
 use crate::clock::now;
 use crate::log_throttle::LogThrottle;
-use crate::retry::{Backoff, ETCD};
+use crate::retry::{ETCD, Retry};
 use crate::systemd::Pulse;
-use etcd_client::{
-    Client, Error, EventType, GetOptions, KeyValue, ResponseHeader, WatchOptions, WatchStream,
-};
+use etcd_client::{Client, Error, GetOptions, KeyValue, ResponseHeader, WatchOptions, WatchStream};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -28,21 +29,8 @@ pub enum Update {
     Changes(Vec<Change>),
 }
 
-/// One key.
-#[derive(Debug)]
-pub enum Change {
-    /// It was put.
-    Put(KeyValue),
-    /// It was deleted.
-    Deleted(Vec<u8>),
-}
-
 /// Keys in one answer: 10,000 instances are some 2 MB in ten answers.
 const PAGE: i64 = 1_000;
-
-/// The largest message that is taken. etcd's own limit for a value is 1.5 MiB, so that a page of
-/// such values has to be asked for in smaller pages.
-const LARGEST_MESSAGE: usize = 16 << 20;
 
 /// How often etcd is asked for a sign of life while a watch is open: a member that is cut off or
 /// frozen just falls silent. One read of one key's count. With [`CALL_DEADLINE`] for the answer, it
@@ -109,16 +97,14 @@ pub async fn read(
         resets: LogThrottle::default(),
         compactions: LogThrottle::default(),
     };
-    let mut backoff = Backoff::new(ETCD);
-    let mut refusals = LogThrottle::default();
+    let mut retry = Retry::new(ETCD);
     loop {
         reader.pulse.beat();
         let generation = *reader.members.changes().borrow();
         let fault = match reader.round().await {
             Ok(RoundEnd::Deaf) => return,
             Ok(RoundEnd::Renew) => {
-                backoff.reset();
-                refusals.recovered(now());
+                retry.succeeded(now());
                 continue;
             }
             Ok(RoundEnd::Compacted(revision)) => {
@@ -133,21 +119,23 @@ pub async fn read(
             // The next snapshot says so.
             Ok(RoundEnd::Restored) => continue,
             Ok(RoundEnd::Broken(fault)) => {
-                backoff.reset();
+                retry.reset_backoff();
                 fault
             }
             Err(fault) => fault,
         };
+        let (now, jitter) = (now(), fastrand::f64());
         if fault.is_the_members() {
             debug!("reading {}: {fault}", reader.prefix);
             reader.members.failed(generation, &fault);
-        } else if let Some(notice) = refusals.failed(now()) {
+            retry.postpone(now, jitter);
+        } else if let Some(notice) = retry.failed(now, jitter) {
             warn!(
                 "reading {}: {fault} ({} times); retrying, and serving what was there",
                 reader.prefix, notice.failures
             );
         }
-        sleep(backoff.next_pause(fastrand::f64())).await;
+        sleep(retry.next().unwrap_or(now).saturating_sub(now)).await;
     }
 }
 
@@ -240,30 +228,13 @@ impl Reader {
     }
 
     async fn watch(&self, from: i64) -> Result<WatchStream, EtcdError> {
+        // Fragments: a thousand large values changed at once are no one message.
+        let options = WatchOptions::new()
+            .with_prefix()
+            .with_start_revision(from)
+            .with_fragment();
         let key = format!("{}/", self.prefix);
-        self.members
-            .call(|client| {
-                // Fragments: a thousand large values changed at once are no one message.
-                let options = WatchOptions::new()
-                    .with_prefix()
-                    .with_start_revision(from)
-                    .with_fragment();
-                let mut client = client
-                    .watch_client()
-                    .max_decoding_message_size(LARGEST_MESSAGE);
-                let key = key.clone();
-                async move {
-                    let mut stream = client.watch(key, Some(options)).await?;
-                    let closed = || Error::WatchError("the stream closed at once".to_owned());
-                    let first = stream.message().await?.ok_or_else(closed)?;
-                    // A refusal has both flags set; one for a compaction may name no reason.
-                    if first.canceled() {
-                        return Err(Error::WatchError(first.cancel_reason().to_owned()));
-                    }
-                    Ok(stream)
-                }
-            })
-            .await
+        Ok(open(&self.members, &key, Some(options)).await?.0)
     }
 }
 
@@ -338,30 +309,15 @@ async fn get(
 fn changes_of(
     message: Result<Option<etcd_client::WatchResponse>, Error>,
 ) -> Result<Vec<Change>, RoundEnd> {
-    let broken = |fault: EtcdError| RoundEnd::Broken(fault);
-    let message = message.map_err(|e| broken(e.into()))?;
-    let ended = || {
-        broken(EtcdError::Unreachable(
-            "the watch's stream ended".to_owned(),
-        ))
-    };
-    let message = message.ok_or_else(ended)?;
+    let message = received(message).map_err(RoundEnd::Broken)?;
     if message.compact_revision() > 0 {
         return Err(RoundEnd::Compacted(message.compact_revision()));
     }
     if message.canceled() {
-        return Err(broken(
-            Error::WatchError(message.cancel_reason().to_owned()).into(),
-        ));
+        return Err(RoundEnd::Broken(cancelled(&message)));
     }
-    let changes = message.events().iter().filter_map(|event| {
-        let kv = event.kv()?;
-        Some(match event.event_type() {
-            EventType::Put => Change::Put(kv.clone()),
-            EventType::Delete => Change::Deleted(kv.key().to_vec()),
-        })
-    });
-    Ok(changes.collect())
+    let changes = message.events().iter().filter_map(Change::of);
+    Ok(changes.map(|(change, _)| change).collect())
 }
 
 #[cfg(test)]

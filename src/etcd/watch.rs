@@ -8,11 +8,11 @@
 
 use super::EtcdError;
 use super::members::{CALL_DEADLINE, Members};
+use super::stream::{Change, cancelled, open, received};
 use crate::clock::{Moment, now};
 use crate::endpoint::Key;
-use crate::log_throttle::LogThrottle;
-use crate::retry::{Backoff, ETCD};
-use etcd_client::{Error, EventType, KeyValue, WatchResponse, WatchStream};
+use crate::retry::{ETCD, Retry};
+use etcd_client::{Error, WatchResponse, WatchStream};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
@@ -26,10 +26,8 @@ use tracing::{debug, warn};
 pub enum KeyEvent {
     /// This key is watched from now on (again): what happened before has to be read.
     Opened(Key),
-    /// A key was put.
-    Put(KeyValue),
-    /// A key was deleted, at that store revision.
-    Deleted(Vec<u8>, i64),
+    /// A key was put or deleted, at that store revision.
+    Changed(Change, i64),
 }
 
 /// A key that we may not watch is tried again so often. Until then an audit has to do.
@@ -61,32 +59,30 @@ impl From<Error> for StreamEnd {
     }
 }
 
-/// Watches the keys of the map that `wanted` holds, whatever its values, and tells `news`; ends only
+/// Watches the keys of the map that `wanted` holds, whatever its values, and tells `events`; ends only
 /// when nobody listens any more.
 ///
 /// Between an interruption and [`KeyEvent::Opened`] events of a key are lost: the listener reads after it.
 pub async fn follow<V>(
     members: Arc<Members>,
     mut wanted: watch::Receiver<BTreeMap<Key, V>>,
-    news: mpsc::Sender<KeyEvent>,
+    events: mpsc::Sender<KeyEvent>,
 ) {
     let mut changes = members.changes();
-    let mut backoff = Backoff::new(ETCD);
-    let mut refusals = LogThrottle::default();
+    let mut retry = Retry::new(ETCD);
     let mut denied = Denied::default();
     loop {
         let generation = *changes.borrow_and_update();
         let Some(first) = first_key(&mut wanted, &mut denied).await else {
             return;
         };
-        let fault = match open(&members, &first).await {
+        let fault = match open(&members, first.as_str(), None).await {
             Ok(stream) => {
-                backoff.reset();
-                refusals.recovered(now());
+                retry.succeeded(now());
                 let session = KeyWatches {
                     stream,
                     wanted: &mut wanted,
-                    news: &news,
+                    events: &events,
                     denied: &mut denied,
                     opened: now(),
                     watches: BTreeMap::new(),
@@ -112,13 +108,15 @@ pub async fn follow<V>(
             }
             Err(fault) => fault,
         };
+        let (now, jitter) = (now(), fastrand::f64());
         if fault.is_the_members() {
             debug!("watch: {fault}");
             members.failed(generation, &fault);
-        } else if let Some(notice) = refusals.failed(now()) {
+            retry.postpone(now, jitter);
+        } else if let Some(notice) = retry.failed(now, jitter) {
             warn!("etcd watch: {fault} ({} times); retrying", notice.failures);
         }
-        sleep(backoff.next_pause(fastrand::f64())).await;
+        sleep(retry.next().unwrap_or(now).saturating_sub(now)).await;
     }
 }
 
@@ -156,27 +154,11 @@ async fn first_key<V>(
     wanted.keys().next().cloned()
 }
 
-/// Opens a stream with its first watch, and waits until etcd says that it runs.
-async fn open(members: &Members, key: &Key) -> Result<(WatchStream, i64), EtcdError> {
-    members
-        .call(|mut client| async move {
-            let mut stream = client.watch(key.as_str(), None).await?;
-            let closed = || Error::WatchError("the stream closed at once".to_owned());
-            let first = stream.message().await?.ok_or_else(closed)?;
-            // A refusal has both flags set.
-            if first.canceled() {
-                return Err(Error::WatchError(first.cancel_reason().to_owned()));
-            }
-            Ok((stream, first.watch_id()))
-        })
-        .await
-}
-
 /// One stream's life.
 struct KeyWatches<'a, V> {
     stream: (WatchStream, i64),
     wanted: &'a mut watch::Receiver<BTreeMap<Key, V>>,
-    news: &'a mpsc::Sender<KeyEvent>,
+    events: &'a mpsc::Sender<KeyEvent>,
     denied: &'a mut Denied,
     opened: Moment,
     /// The id that etcd gave each watch; `None` while it hasn't answered.
@@ -211,7 +193,7 @@ impl<V> KeyWatches<'_, V> {
             // Cancel-safe: a stream keeps a half-read message, a watch channel its mark. (A message
             // that is ready loses nothing by being read after a change.)
             tokio::select! {
-                message = self.stream.0.message() => self.hear(message?).await?,
+                message = self.stream.0.message() => self.hear(message).await?,
                 changed = self.wanted.changed() => {
                     changed.map_err(|_| StreamEnd::Deaf)?;
                     self.behind = true;
@@ -254,10 +236,11 @@ impl<V> KeyWatches<'_, V> {
         Ok(())
     }
 
-    async fn hear(&mut self, message: Option<WatchResponse>) -> Result<(), StreamEnd> {
-        let ended = || EtcdError::Unreachable("the watch's stream ended".to_owned());
-        let message = message.ok_or_else(ended)?;
-        let reason = || EtcdError::from(Error::WatchError(message.cancel_reason().to_owned()));
+    async fn hear(
+        &mut self,
+        message: Result<Option<WatchResponse>, Error>,
+    ) -> Result<(), StreamEnd> {
+        let message = received(message)?;
         if message.created() {
             self.asked_at = now();
             let unasked = || EtcdError::Unreachable("a watch that nobody asked for".to_owned());
@@ -266,7 +249,7 @@ impl<V> KeyWatches<'_, V> {
                 return self.opened(key, message.watch_id()).await;
             }
             let young = now().saturating_sub(self.opened) < FRESH;
-            match reason() {
+            match cancelled(&message) {
                 fault @ EtcdError::Refused(_) if young => {
                     self.watches.remove(&key);
                     self.denied.add(&key, &fault);
@@ -276,15 +259,12 @@ impl<V> KeyWatches<'_, V> {
             return Ok(());
         }
         if message.canceled() && !self.ending.remove(&message.watch_id()) {
-            return Err(StreamEnd::Broken(reason()));
+            return Err(StreamEnd::Broken(cancelled(&message)));
         }
         for event in message.events() {
-            let Some(kv) = event.kv() else { continue };
-            self.tell(match event.event_type() {
-                EventType::Put => KeyEvent::Put(kv.clone()),
-                EventType::Delete => KeyEvent::Deleted(kv.key().to_vec(), kv.mod_revision()),
-            })
-            .await?;
+            if let Some((change, revision)) = Change::of(event) {
+                self.tell(KeyEvent::Changed(change, revision)).await?;
+            }
         }
         Ok(())
     }
@@ -296,8 +276,8 @@ impl<V> KeyWatches<'_, V> {
         self.tell(KeyEvent::Opened(key)).await
     }
 
-    async fn tell(&self, news: KeyEvent) -> Result<(), StreamEnd> {
-        self.news.send(news).await.map_err(|_| StreamEnd::Deaf)
+    async fn tell(&self, events: KeyEvent) -> Result<(), StreamEnd> {
+        self.events.send(events).await.map_err(|_| StreamEnd::Deaf)
     }
 }
 

@@ -8,7 +8,7 @@ use super::inspect_queue::{InspectQueue, InspectTrigger};
 use crate::announce::policy::container::{ContainerView, ContainerViews, Observation};
 use crate::clock::{Moment, now};
 use crate::log_throttle::LogThrottle;
-use crate::retry::{Backoff, DOCKER};
+use crate::retry::{DOCKER, Retry};
 use crate::systemd::Pulse;
 use bollard::Docker;
 use futures_util::StreamExt;
@@ -48,10 +48,12 @@ pub async fn watch(
     views: watch::Sender<ContainerViews>,
     pulse: Pulse,
 ) {
-    let mut backoff = Backoff::new(DOCKER);
-    let mut outage = LogThrottle::default();
-    let mut troubles = LogThrottle::default();
-    let mut lists = LogThrottle::default();
+    let mut attempts = EngineAttempts {
+        host: &host,
+        retry: Retry::new(DOCKER),
+        inspects: LogThrottle::default(),
+        lists: LogThrottle::default(),
+    };
     if let WatchScope::One(name) = &scope {
         let unasked = ContainerView::unasked(now());
         views.send_modify(|v| drop(v.containers.insert(name.clone(), unasked)));
@@ -60,19 +62,10 @@ pub async fn watch(
         let connection = EngineConnection::open(&host, &scope, &views, &pulse).await;
         let error = match connection {
             Err(error) => error,
-            Ok(mut connection) => {
-                let mut retry = Luck {
-                    host: &host,
-                    backoff: &mut backoff,
-                    outage: &mut outage,
-                    troubles: &mut troubles,
-                    lists: &mut lists,
-                };
-                match connection.run(&mut retry).await {
-                    Ok(never) => match never {},
-                    Err(error) => error,
-                }
-            }
+            Ok(mut connection) => match connection.run(&mut attempts).await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            },
         };
         let now = now();
         views.send_if_modified(|v| {
@@ -83,30 +76,29 @@ pub async fn watch(
             }
             first
         });
-        if let Some(notice) = outage.failed(now) {
+        if let Some(notice) = attempts.retry.failed(now, fastrand::f64()) {
             let (n, s) = (notice.failures, notice.lasted.as_secs());
             warn!(docker = %host, "Docker unreachable for {s} s ({n} tries), retrying: {error:#}");
         }
         pulse.beat();
-        sleep(backoff.next_pause(fastrand::f64())).await;
+        let next = attempts.retry.next().unwrap_or(now);
+        sleep(next.saturating_sub(now)).await;
     }
 }
 
-/// How the questions have been going, over all sessions.
-struct Luck<'a> {
+/// How the requests have been going, over all connections.
+struct EngineAttempts<'a> {
     host: &'a DockerHost,
-    backoff: &'a mut Backoff,
-    outage: &'a mut LogThrottle,
-    /// Of single containers.
-    troubles: &'a mut LogThrottle,
-    /// Of the list alone.
-    lists: &'a mut LogThrottle,
+    retry: Retry,
+    /// Inspects of single containers that failed.
+    inspects: LogThrottle,
+    /// Lists that failed while the engine answers.
+    lists: LogThrottle,
 }
 
-impl Luck<'_> {
+impl EngineAttempts<'_> {
     fn answered(&mut self) {
-        self.backoff.reset();
-        if let Some(notice) = self.outage.recovered(now()) {
+        if let Some(notice) = self.retry.succeeded(now()) {
             let ms = notice.lasted.as_millis();
             info!(docker = %self.host, "Docker answers again after {ms} ms");
         }
@@ -128,15 +120,22 @@ struct EngineConnection<'a> {
     reader: JoinSet<anyhow::Error>,
     queue: InspectQueue,
     inspecting: FuturesUnordered<InspectCall>,
-    listing: Option<ListCall>,
-    /// The first list of a session finds what happened while nobody listened.
-    first: bool,
-    relist_at: Moment,
-    /// Where the next round of routine looks begins.
+    relist: Relist,
+    /// Changes of the views that their receiver hasn't been woken for.
+    unpublished: bool,
+    published_at: Moment,
+}
+
+/// The routine look at everything.
+#[derive(Default)]
+struct Relist {
+    call: Option<ListCall>,
+    /// When the next one begins.
+    at: Moment,
+    /// The connection has had its first one, which finds what happened while no event was heard.
+    done_once: bool,
+    /// The last container of the latest turn of routine inspects; the next turn begins after it.
     turn: String,
-    /// Seen and not told yet.
-    untold: bool,
-    told_at: Moment,
 }
 
 impl<'a> EngineConnection<'a> {
@@ -166,25 +165,25 @@ impl<'a> EngineConnection<'a> {
             reader,
             queue: InspectQueue::default(),
             inspecting: FuturesUnordered::new(),
-            listing: None,
-            first: true,
-            relist_at: Moment::ZERO,
-            turn: String::new(),
-            untold: false,
-            told_at: Moment::ZERO,
+            relist: Relist::default(),
+            unpublished: false,
+            published_at: Moment::ZERO,
         })
     }
 
-    async fn run(&mut self, retry: &mut Luck<'_>) -> anyhow::Result<std::convert::Infallible> {
+    async fn run(
+        &mut self,
+        attempts: &mut EngineAttempts<'_>,
+    ) -> anyhow::Result<std::convert::Infallible> {
         loop {
             self.pulse.beat();
             self.begin_list();
             self.begin_looks();
-            self.tell();
+            self.publish();
             let silent = self.queue.misses_events(now());
             // A stream of events that keeps silent about a change has to be opened anew.
             anyhow::ensure!(!silent, "GET /events: a change came without an event");
-            let pause = if self.untold { CROWD_PAUSE } else { TICK };
+            let pause = if self.unpublished { CROWD_PAUSE } else { TICK };
             let pause = pause.min(self.queue.pause(now()).unwrap_or(TICK));
             // Cancel-safe: a channel keeps what isn't received, a set its futures, and the list is
             // polled by reference. Marks first: a death is known before an answer that is older.
@@ -192,10 +191,10 @@ impl<'a> EngineConnection<'a> {
                 biased;
                 Some(mark) = self.marks.recv() => self.hear(mark),
                 Some(ended) = self.reader.join_next() => return Err(ended.unwrap_or_else(Into::into)),
-                Some((id, answer)) = self.inspecting.next() => self.learn(id, answer, retry)?,
-                all = poll(&mut self.listing) => {
-                    self.listing = None;
-                    self.learn_list(all, retry)?;
+                Some((id, answer)) = self.inspecting.next() => self.learn(id, answer, attempts)?,
+                all = poll(&mut self.relist.call) => {
+                    self.relist.call = None;
+                    self.learn_list(all, attempts)?;
                 }
                 () = sleep(pause) => {}
             }
@@ -204,26 +203,27 @@ impl<'a> EngineConnection<'a> {
 
     /// Looks at everything again, when it is time to.
     fn begin_list(&mut self) {
-        if now() < self.relist_at {
+        if now() < self.relist.at {
             return;
         }
-        self.relist_at = now() + RELIST;
+        self.relist.at = now() + RELIST;
         match self.scope {
             WatchScope::One(name) => {
                 let trigger = self.routine();
                 self.queue.want(name.clone(), trigger);
-                self.first = false;
+                self.relist.done_once = true;
             }
             WatchScope::Labelled => {
                 let docker = self.docker.clone();
-                self.listing
+                self.relist
+                    .call
                     .get_or_insert_with(|| Box::pin(async move { list(&docker).await }));
             }
         }
     }
 
     const fn routine(&self) -> InspectTrigger {
-        if self.first {
+        if !self.relist.done_once {
             InspectTrigger::Event
         } else {
             InspectTrigger::Timer
@@ -290,20 +290,20 @@ impl<'a> EngineConnection<'a> {
         &mut self,
         id: String,
         answer: anyhow::Result<Observation>,
-        retry: &mut Luck<'_>,
+        attempts: &mut EngineAttempts<'_>,
     ) -> anyhow::Result<()> {
         let observation = match (answer, self.scope) {
             (Ok(observation), _) => observation,
             (Err(error), WatchScope::One(_)) => return Err(error),
             (Err(error), WatchScope::Labelled) => {
-                self.trouble(id, &error, retry.troubles);
+                self.inspect_failed(id, &error, &mut attempts.inspects);
                 return Ok(());
             }
         };
-        retry.answered();
+        attempts.answered();
         let inspect = self.queue.answered(&id);
         if self.queue.is_well() {
-            retry.troubles.recovered(now());
+            attempts.inspects.recovered(now());
         }
         let observation = observation.after(&inspect.deaths);
         let before = self.views.borrow().containers.get(&id).cloned();
@@ -328,14 +328,14 @@ impl<'a> EngineConnection<'a> {
             };
             false
         });
-        self.untold |= changed;
+        self.unpublished |= changed;
         Ok(())
     }
 
     /// Nothing is known of that one, as if the engine were gone for it alone.
-    fn trouble(&mut self, id: String, error: &anyhow::Error, troubles: &mut LogThrottle) {
+    fn inspect_failed(&mut self, id: String, error: &anyhow::Error, failures: &mut LogThrottle) {
         let now = now();
-        if let Some(notice) = troubles.failed(now) {
+        if let Some(notice) = failures.failed(now) {
             warn!("{error:#} ({} times); retrying", notice.failures);
         }
         self.queue.failed(id.clone(), now);
@@ -345,24 +345,24 @@ impl<'a> EngineConnection<'a> {
             view.lost_since.get_or_insert(now);
             false
         });
-        self.untold = true;
+        self.unpublished = true;
     }
 
     fn learn_list(
         &mut self,
         all: anyhow::Result<Vec<ListedContainer>>,
-        retry: &mut Luck<'_>,
+        attempts: &mut EngineAttempts<'_>,
     ) -> anyhow::Result<()> {
         let trigger = self.routine();
         let known: Vec<String> = self.views.borrow().containers.keys().cloned().collect();
         let all = match all {
             // An engine that can't list may be able to inspect; what is known is looked at.
-            Err(error) if self.first && !known.is_empty() => {
-                if let Some(notice) = retry.lists.happened(now()) {
+            Err(error) if !self.relist.done_once && !known.is_empty() => {
+                if let Some(notice) = attempts.lists.happened(now()) {
                     let n = notice.failures;
                     warn!("{error:#} ({n} times); asking about each container that is known");
                 }
-                self.first = false;
+                self.relist.done_once = true;
                 known
                     .into_iter()
                     .for_each(|id| self.queue.want(id, trigger));
@@ -370,7 +370,7 @@ impl<'a> EngineConnection<'a> {
             }
             all => all?,
         };
-        retry.answered();
+        attempts.answered();
         let there: BTreeMap<_, _> = all
             .iter()
             .filter(|listed| listed.labelled)
@@ -380,13 +380,13 @@ impl<'a> EngineConnection<'a> {
         let views = self.views.borrow();
         let changed = there.values().filter(|listed| {
             let view = views.containers.get(&listed.id);
-            self.first || view.is_none_or(|view| differs(view, listed))
+            !self.relist.done_once || view.is_none_or(|view| differs(view, listed))
         });
-        let from = (Bound::Excluded(self.turn.clone()), Bound::Unbounded);
+        let from = (Bound::Excluded(self.relist.turn.clone()), Bound::Unbounded);
         let turn = views.containers.range(from).map(|(id, _)| id).take(RELOOK);
         let turn: Vec<_> = turn.cloned().collect();
         // At the end the next round begins at the start.
-        self.turn = turn.get(RELOOK - 1).cloned().unwrap_or_default();
+        self.relist.turn = turn.get(RELOOK - 1).cloned().unwrap_or_default();
         let ids: BTreeSet<_> = gone
             .cloned()
             .chain(changed.map(|listed| listed.id.clone()))
@@ -395,18 +395,18 @@ impl<'a> EngineConnection<'a> {
         drop(views);
         ids.into_iter().for_each(|id| self.queue.want(id, trigger));
         self.queue.retain(|id| there.contains_key(id));
-        self.first = false;
+        self.relist.done_once = true;
         self.views
             .send_if_modified(|views| views.lost_since.take().is_some());
         Ok(())
     }
 
     /// Tells what was seen; not each time while there is a crowd.
-    fn tell(&mut self) {
-        let crowd = !self.queue.is_empty() && now() < self.told_at + CROWD_PAUSE;
-        if self.untold && !crowd {
-            self.untold = false;
-            self.told_at = now();
+    fn publish(&mut self) {
+        let crowd = !self.queue.is_empty() && now() < self.published_at + CROWD_PAUSE;
+        if self.unpublished && !crowd {
+            self.unpublished = false;
+            self.published_at = now();
             self.views.send_modify(|_| {});
         }
     }

@@ -8,6 +8,7 @@ use crate::clock::now;
 use crate::endpoint::Key;
 use crate::etcd::EtcdError;
 use crate::etcd::members::Members;
+use crate::etcd::stream::Change;
 use crate::etcd::watch::KeyEvent;
 use crate::log_throttle::LogThrottle;
 use crate::retry::{ETCD, Retry};
@@ -39,7 +40,7 @@ pub struct Executor {
     /// What ought to stand.
     pub desired: watch::Receiver<DesiredKeys>,
     /// What the watch sees.
-    pub news: mpsc::Receiver<KeyEvent>,
+    pub key_events: mpsc::Receiver<KeyEvent>,
     /// How it stands.
     pub statuses: watch::Sender<KeyStatuses>,
     /// This loop's sign of life.
@@ -55,7 +56,7 @@ impl Executor {
         // 64 bits of the operating system's randomness: two processes with one id would share a lease.
         let seed = RandomState::new().build_hasher().finish();
         let mut registrar = Registrar::new(settings, seed);
-        let mut attempts = Attempts::new();
+        let mut attempts = WriteAttempts::new();
         // Cancel-safe: what a dropped request may have done is settled by giving the lease up.
         let mut shutdown = self.shutdown.clone();
         tokio::select! {
@@ -75,7 +76,7 @@ impl Executor {
         ShutdownReport { statuses, revoked }
     }
 
-    async fn keep(&mut self, registrar: &mut Registrar, attempts: &mut Attempts) {
+    async fn keep(&mut self, registrar: &mut Registrar, attempts: &mut WriteAttempts) {
         registrar.set_desired(&self.desired.borrow_and_update());
         loop {
             self.pulse.beat();
@@ -93,7 +94,7 @@ impl Executor {
                         Ok(()) = self.desired.changed() => {
                             registrar.set_desired(&self.desired.borrow_and_update());
                         }
-                        Some(news) = self.news.recv() => tell(registrar, news),
+                        Some(event) = self.key_events.recv() => tell(registrar, event),
                         () = sleep(pause) => {}
                     }
                     self.hear(registrar);
@@ -108,8 +109,8 @@ impl Executor {
         if self.desired.has_changed().unwrap_or(false) {
             registrar.set_desired(&self.desired.borrow_and_update());
         }
-        while let Ok(news) = self.news.try_recv() {
-            tell(registrar, news);
+        while let Ok(event) = self.key_events.try_recv() {
+            tell(registrar, event);
         }
     }
 
@@ -132,7 +133,7 @@ impl Executor {
         &self,
         registrar: &mut Registrar,
         request: &Request,
-        attempts: &mut Attempts,
+        attempts: &mut WriteAttempts,
     ) {
         let began = now();
         let result = execute(&self.members, request).await;
@@ -170,7 +171,7 @@ impl Executor {
 }
 
 /// How the requests have been going.
-struct Attempts {
+struct WriteAttempts {
     retry: Retry,
     /// Single keys that etcd rejects.
     rejections: LogThrottle,
@@ -179,7 +180,7 @@ struct Attempts {
     log: LeaseEventLog,
 }
 
-impl Attempts {
+impl WriteAttempts {
     fn new() -> Self {
         Self {
             retry: Retry::new(ETCD),
@@ -209,16 +210,15 @@ impl Attempts {
     }
 }
 
-fn tell(registrar: &mut Registrar, news: KeyEvent) {
-    match news {
+fn tell(registrar: &mut Registrar, event: KeyEvent) {
+    match event {
         KeyEvent::Opened(key) => registrar.watch_opened(&key),
-        KeyEvent::Put(kv) => {
+        KeyEvent::Changed(Change::Put(kv), revision) => {
             if let Some((key, entry)) = read(&kv) {
-                let revision = entry.mod_revision;
                 registrar.observe(&key, Some(entry), revision);
             }
         }
-        KeyEvent::Deleted(key, revision) => {
+        KeyEvent::Changed(Change::Deleted(key), revision) => {
             if let Some(key) = parse_key(&key) {
                 registrar.observe(&key, None, revision);
             }
