@@ -18,7 +18,7 @@ use clap::{Parser, Subcommand};
 /// Every option has an environment variable: etcd's are etcdctl's own, Docker's are Docker's. An
 /// empty variable is an unset one.
 /// Durations: 60, 60s, 1m30s (a bare number is seconds). Exit status: 0 stopped as asked, 1 failed
-/// (also where a file that is named can't be used now), 2 wrong usage.
+/// (also where a named file can't be used now), 2 wrong usage.
 #[derive(Debug, Parser)]
 #[command(name = "sidekick", version, max_term_width = 100)]
 pub struct Cli {
@@ -32,11 +32,11 @@ pub struct Cli {
 pub enum CliCommand {
     /// Watch a container and keep its key in etcd while the container is up
     Announce(AnnounceArgs),
-    /// Watch etcd and keep a HAProxy in step, so that clients dial one fixed name
+    /// Watch etcd and keep HAProxy in sync, so that clients dial one fixed name
     Agent(AgentArgs),
     /// Print what is registered in etcd
     List(ListArgs),
-    /// Say why a container is, or is not, announceable; write nothing
+    /// Explain why a container is, or is not, announced; write nothing
     ///
     /// Exit status: 0 if it is announceable, 1 if it is not.
     Explain(ExplainArgs),

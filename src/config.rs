@@ -4,7 +4,7 @@ use crate::endpoint::check_part;
 use std::fmt;
 use std::time::Duration;
 
-/// Below which keys services are looked for if nothing is said.
+/// The default prefix of the keys.
 pub const DEFAULT_PREFIX: &str = "/services";
 /// An option and what is wrong with it, in one line.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

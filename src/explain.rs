@@ -79,7 +79,7 @@ async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
             |claim: &Claim, decision: &Decision| match by_key.get(claim.key.as_str().as_bytes()) {
                 _ if kvs.is_err() => None,
                 Some(kv) => Some(told(kv, Some(decision)).join("; ")),
-                None => Some("nothing stands there".to_owned()),
+                None => Some("the key does not exist".to_owned()),
             };
         refused += usize::from(!describe_claims(&mut text, judged, winner, stands)?);
     }
@@ -89,7 +89,7 @@ async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     let unlabelled = everything.unlabelled;
     writeln!(
         text,
-        "{count} containers with labels of sidekick's, {} announceable; {unlabelled} without",
+        "{count} containers with sidekick labels, {} announceable; {unlabelled} without",
         count - refused
     )?;
     Ok(Explanation {
@@ -165,7 +165,7 @@ async fn one(config: &ExplainConfig, name: &str) -> anyhow::Result<Explanation> 
 
 fn describe_container(text: &mut String, name: &str, view: &ContainerView) -> std::fmt::Result {
     let Observation::Present(container) = &view.observation else {
-        return writeln!(text, "{:<12}{name}: there is none", "container");
+        return writeln!(text, "{:<12}{name}: not found", "container");
     };
     let since = container
         .started_at
@@ -235,8 +235,12 @@ async fn describe_etcd(
         }
     }
     match &config.key {
-        Some(key) if none => writeln!(text, "{:<12}{key}: nothing stands there", "key")?,
-        None if none => writeln!(text, "{:<12}no key below {} names it", "key", config.prefix)?,
+        Some(key) if none => writeln!(text, "{:<12}{key}: the key does not exist", "key")?,
+        None if none => writeln!(
+            text,
+            "{:<12}no key below {} names the container",
+            "key", config.prefix
+        )?,
         _ => {}
     }
     Ok(())
@@ -259,7 +263,7 @@ async fn read(config: &ExplainConfig) -> anyhow::Result<Vec<KeyValue>> {
 fn told(kv: &KeyValue, decision: Option<&Decision>) -> Vec<String> {
     let stands = match Holder::of(kv.value()) {
         Ok(holder) => format!("{holder}, lease {:x}", kv.lease()),
-        Err(why) => format!("held by a bad value: {why}"),
+        Err(why) => format!("held by an invalid value: {why}"),
     };
     let outcome = decision.map(|decision| outcome(kv, decision).to_owned());
     [stands].into_iter().chain(outcome).collect()
@@ -270,10 +274,10 @@ fn outcome(kv: &KeyValue, decision: &Decision) -> &'static str {
         return "announce would take it over: it is on no lease";
     }
     if kv.value() == decision.endpoint.encode().as_bytes() {
-        return "stands as it should";
+        return "the key is as desired";
     }
     match precedence_of(&Holder::from(&*decision.endpoint), kv.value(), false) {
         Precedence::Ours | Precedence::TakeOver => "announce would take it over",
-        Precedence::StandBy(_) => "announce would stand by: the holder has the better right",
+        Precedence::StandBy(_) => "announce would stand by: the holder has precedence",
     }
 }

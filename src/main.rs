@@ -59,13 +59,7 @@ fn start(command: CliCommand) -> ExitCode {
             for line in ignored {
                 tracing::warn!("{line}");
             }
-            let result = runtime.block_on(async {
-                // Cancel-safe: nothing comes of counting.
-                tokio::select! {
-                    result = run(job) => result,
-                    never = telemetry::count_tasks() => match never {},
-                }
-            });
+            let result = runtime.block_on(run(job));
             // Where DNS hangs, getaddrinfo(3) sits in its thread for 20 s, and nothing can cut it short.
             runtime.shutdown_background();
             result

@@ -47,7 +47,7 @@ pub fn on_signals() -> std::io::Result<Shutdown> {
             };
             times += u32::from(counts);
             if times > 1 {
-                warn!("{name} again: leaving at once");
+                warn!("{name} received again: exiting at once");
                 telemetry::flush();
                 std::process::exit(1);
             }

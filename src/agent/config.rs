@@ -15,11 +15,11 @@ use clap::Args;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// How long a crowd that left is kept if nothing is said.
+/// How long instances are kept that disappear at once, by default.
 pub const DEFAULT_HOLD: &str = "30s";
-/// How long the connections of an instance go on whose key is gone.
+/// How long the connections of an instance last after its key is gone, by default.
 pub const DEFAULT_DRAIN_TIMEOUT: &str = "30s";
-/// How long a service without any instance is remembered if nothing is said.
+/// How long a service without instances is remembered, by default.
 pub const DEFAULT_FORGET: &str = "1h";
 
 /// Where Debian's package reads its configuration.
@@ -49,7 +49,7 @@ pub enum Way {
 /// `sidekick agent`.
 #[derive(Debug, Args)]
 pub struct AgentArgs {
-    /// Where services are looked for: PREFIX/SERVICE/INSTANCE
+    /// The prefix of the keys, which are PREFIX/SERVICE/INSTANCE
     #[arg(long, env = "SIDEKICK_PREFIX", default_value = DEFAULT_PREFIX)]
     pub prefix: String,
 
@@ -77,7 +77,7 @@ pub struct AgentArgs {
     #[arg(long, env = "SIDEKICK_HAPROXY", value_name = "PATH")]
     pub haproxy: Option<String>,
 
-    /// Don't run a HAProxy, use the one whose master socket this is (haproxy -Ws -S SOCKET)
+    /// Run no HAProxy; use the running one with this master socket (haproxy -Ws -S SOCKET)
     #[arg(long, env = "SIDEKICK_HAPROXY_MASTER", value_name = "SOCKET")]
     pub haproxy_master: Option<String>,
 
@@ -86,15 +86,15 @@ pub struct AgentArgs {
     #[arg(long, env = "SIDEKICK_HAPROXY_CONFIG", value_name = "FILE")]
     pub haproxy_config: Option<String>,
 
-    /// A file with your own global and defaults sections (and whatever else), instead of the built-in
+    /// A file with your own global and defaults sections (and any others), instead of the built-in ones
     #[arg(long, env = "SIDEKICK_HAPROXY_BASE", value_name = "FILE")]
     pub haproxy_base: Option<String>,
 
-    /// Where HAProxy's statistics page is, or `off` [default: 127.0.0.1:1936; off with --haproxy-base]
+    /// The address of HAProxy's statistics page, or `off` [default: 127.0.0.1:1936; off with --haproxy-base]
     #[arg(long, env = "SIDEKICK_STATS", value_name = "ADDRESS")]
     pub stats: Option<String>,
 
-    /// How long instances are kept that leave etcd in a crowd (over half of a service of 4 or more,
+    /// How long instances are kept that disappear from etcd at once (over half of a service of 4 or more,
     /// or all of 2 services or more, within 2 s); 0: not at all
     #[arg(
         long,
@@ -104,7 +104,7 @@ pub struct AgentArgs {
     )]
     pub hold: String,
 
-    /// How long the front of a service without any instance stays bound, and refuses
+    /// How long the listener of a service without instances stays bound; it refuses connections
     #[arg(
         long,
         env = "SIDEKICK_FORGET",
@@ -113,8 +113,8 @@ pub struct AgentArgs {
     )]
     pub forget: String,
 
-    /// How long the connections of an instance that leaves etcd go on; it takes no new ones, and they end
-    /// sooner where HAProxy's check says that it is down; 0: they end with its key
+    /// How long the open connections of an instance last after its key is gone; it gets no new ones, and they
+    /// end sooner where HAProxy's check finds it down; 0: they end with its key
     #[arg(
         long,
         env = "SIDEKICK_DRAIN_TIMEOUT",
@@ -123,7 +123,7 @@ pub struct AgentArgs {
     )]
     pub drain_timeout: String,
 
-    /// Print the configuration that would be written, and on stderr what is left out; change nothing
+    /// Print the configuration that would be written, and on stderr what it omits; change nothing
     #[arg(long)]
     pub dry_run: bool,
 

@@ -11,7 +11,7 @@ use clap::Args;
 use std::path::Path;
 use std::time::Duration;
 
-/// Where Docker listens if nothing is said; docker's own default.
+/// The default address of the Docker Engine, which is docker's own.
 pub const DEFAULT_DOCKER_HOST: &str = "unix:///var/run/docker.sock";
 
 /// The least TTL. etcd's own minimum follows its election timeout (1.5 × 1 s by default, rounded up).
@@ -37,11 +37,11 @@ pub struct AnnounceArgs {
     )]
     pub key: Option<String>,
 
-    /// With --all: where keys are put, PREFIX/SERVICE/INSTANCE
+    /// With --all: the prefix of the keys, which are PREFIX/SERVICE/INSTANCE
     #[arg(long, env = "SIDEKICK_PREFIX", default_value = "/services")]
     pub prefix: String,
 
-    /// How long the key outlives a dead sidekick; whole seconds, 2 s at least
+    /// The lease's TTL: how long the key outlives a dead sidekick; whole seconds, at least 2 s
     #[arg(
         long,
         env = "SIDEKICK_TTL",
@@ -50,8 +50,8 @@ pub struct AnnounceArgs {
     )]
     pub ttl: String,
 
-    /// How often the key is read back and put right; 1 s at least, shorter than the TTL, at each third of
-    /// which the lease is renewed
+    /// How often the key is read back and corrected; at least 1 s, shorter than the TTL (the lease is renewed
+    /// at each third of the TTL)
     #[arg(
         long,
         env = "SIDEKICK_INTERVAL",
@@ -60,7 +60,7 @@ pub struct AnnounceArgs {
     )]
     pub interval: String,
 
-    /// How long to keep the key while Docker can't be asked, or `forever` [default: the TTL]
+    /// How long to keep the key while Docker does not answer, or `forever` [default: the TTL]
     #[arg(long, env = "SIDEKICK_DOCKER_GRACE", value_name = "DURATION")]
     pub docker_grace: Option<String>,
 
@@ -103,11 +103,11 @@ pub struct ContainerArgs {
     #[arg(long, env = "DOCKER_HOST", hide_env_values = true, value_name = "URL")]
     pub docker_host: Option<String>,
 
-    /// Docker's own variable; refused, for there is no TLS to Docker in here
+    /// Docker's own variable; rejected, because sidekick has no TLS to Docker
     #[arg(long, env = "DOCKER_TLS_VERIFY", hide = true, value_name = "ANY")]
     pub docker_tls_verify: Option<String>,
 
-    /// Docker's own variable for TLS without verification; refused like the other
+    /// Docker's own variable for TLS without verification; rejected like `DOCKER_TLS_VERIFY`
     #[arg(long, env = "DOCKER_TLS", hide = true, value_name = "ANY")]
     pub docker_tls: Option<String>,
 }

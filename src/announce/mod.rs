@@ -102,7 +102,7 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
         biased;
         () = stop.requested() => {}
         () = announce_loop.run() => {}
-        ended = &mut executor => anyhow::bail!("the registry's task ended: {ended:?}"),
+        ended = &mut executor => anyhow::bail!("the executor's task ended: {ended:?}"),
         Some(ended) = watchers.join_next() => anyhow::bail!("a watcher's task ended: {ended:?}"),
     }
     announce_loop.systemd.stopping();
@@ -275,7 +275,7 @@ impl AnnounceLoop {
                     let grace = self.config.docker_grace.unwrap_or_default().as_secs();
                     let long =
                         until.map_or_else(String::new, |_| format!(" for {grace} s at most"));
-                    warn!(%key, "Docker can't be asked; keeping what is announced{long}");
+                    warn!(%key, "Docker does not answer; keeping the keys that are announced{long}");
                 }
             }
             told if !self.told.is_due(&at, told, now) => {}

@@ -62,7 +62,7 @@ impl AnnounceStatus<'_> {
         let count = there.count();
         let announced = count - problems.len();
         let mut line = match (count, announced) {
-            (0, _) => "waiting: no container has a label of ours".to_owned(),
+            (0, _) => "waiting: no container has a sidekick label".to_owned(),
             (1, 1) => "announcing 1 container".to_owned(),
             (all, some) if all == some => format!("announcing {all} containers"),
             (all, some) => format!("announcing {some} of {all} containers"),
@@ -104,7 +104,7 @@ impl AnnounceStatus<'_> {
                 (_, Some(KeyStatus::Refused)) => {
                     Some(about(format!("etcd refuses {}", key.instance())))
                 }
-                _ => Some(about(format!("{} is about to be put", key.instance()))),
+                _ => Some(about(format!("{} has not been put yet", key.instance()))),
             }
         })
     }
@@ -130,7 +130,7 @@ pub fn line(
     }
     let instance = key.instance();
     let line = match (verdict, status) {
-        (_, Some(KeyStatus::Refused)) => format!("etcd refuses {instance}; trying again"),
+        (_, Some(KeyStatus::Refused)) => format!("etcd refuses {instance}; retrying"),
         (Verdict::Withdraw(reason), Some(KeyStatus::Announced(_) | KeyStatus::Pending)) => {
             format!("withdrawing {instance}: {reason}")
         }

@@ -6,7 +6,7 @@ use crate::config::{Checked, ConfigError, check_url, unusable_file, wrong};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
-/// Where etcd listens if nothing is said; etcdctl's own default.
+/// The default endpoint, which is etcdctl's own.
 pub const DEFAULT_ENDPOINTS: &str = "http://127.0.0.1:2379";
 /// The port that etcd listens on for clients, where an endpoint names none.
 const ETCD_PORT: u16 = 2379;
@@ -37,7 +37,7 @@ pub struct EtcdArgs {
     #[arg(long, env = "ETCDCTL_KEY", value_name = "FILE")]
     pub etcd_key: Option<String>,
 
-    /// etcdctl's own variable: `false` is https for endpoints that name no scheme, and no http
+    /// etcdctl's own variable: `false` means https for endpoints without a scheme, and rejects http
     #[arg(
         long,
         env = "ETCDCTL_INSECURE_TRANSPORT",

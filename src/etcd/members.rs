@@ -146,7 +146,7 @@ impl Members {
             }
             result = attempt().await;
         }
-        let endpoints = || format!("etcd can't be asked ({})", self.endpoints.join(", "));
+        let endpoints = || format!("cannot read from etcd ({})", self.endpoints.join(", "));
         result.with_context(endpoints)
     }
 

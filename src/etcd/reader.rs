@@ -111,7 +111,7 @@ pub async fn read(
                 if let Some(notice) = reader.compactions.happened(now()) {
                     let n = notice.failures;
                     info!(
-                        "etcd has compacted revision {revision} ({n} times); reading everything again"
+                        "etcd has compacted revision {revision} ({n} times); reading all keys again"
                     );
                 }
                 continue;
@@ -131,7 +131,7 @@ pub async fn read(
             retry.postpone(now, jitter);
         } else if let Some(notice) = retry.failed(now, jitter) {
             warn!(
-                "reading {}: {fault} ({} times); retrying, and serving what was there",
+                "cannot read {}: {fault} ({} times); retrying, the last known keys stay in use",
                 reader.prefix, notice.failures
             );
         }
@@ -164,7 +164,7 @@ impl Reader {
             && let Some(notice) = self.resets.happened(now())
         {
             warn!(
-                "etcd is another cluster than before, or was restored ({} times); taking it as it is now",
+                "etcd is another cluster than before, or its revision went back ({} times); reading all keys again",
                 notice.failures
             );
         }

@@ -114,7 +114,10 @@ pub async fn follow<V>(
             members.failed(generation, &fault);
             retry.postpone(now, jitter);
         } else if let Some(notice) = retry.failed(now, jitter) {
-            warn!("etcd watch: {fault} ({} times); retrying", notice.failures);
+            warn!(
+                "cannot watch keys in etcd: {fault} ({} times); retrying",
+                notice.failures
+            );
         }
         sleep(retry.next().unwrap_or(now).saturating_sub(now)).await;
     }
@@ -131,7 +134,7 @@ impl Denied {
     fn add(&mut self, key: &Key, fault: &EtcdError) {
         if self.keys.insert(key.clone()) {
             self.since = now();
-            debug!(%key, "watch: {fault}; it is looked at once an interval");
+            debug!(%key, "cannot watch the key: {fault}; reading it at each --interval");
         }
     }
 
@@ -243,7 +246,8 @@ impl<V> KeyWatches<'_, V> {
         let message = received(message)?;
         if message.created() {
             self.asked_at = now();
-            let unasked = || EtcdError::Unreachable("a watch that nobody asked for".to_owned());
+            let unasked =
+                || EtcdError::Unreachable("etcd opened a watch that was not requested".to_owned());
             let key = self.asked.pop_front().ok_or_else(unasked)?;
             if !message.canceled() {
                 return self.opened(key, message.watch_id()).await;

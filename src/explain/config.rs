@@ -17,11 +17,11 @@ pub struct ExplainArgs {
     #[command(flatten)]
     pub container: ContainerArgs,
 
-    /// Show what stands at this key [default: every key below the prefix that names the container]
+    /// Show the value of this key [default: every key below the prefix that names the container]
     #[arg(long, env = "SIDEKICK_KEY", conflicts_with = "all")]
     pub key: Option<String>,
 
-    /// Where keys are looked for if no key is given
+    /// The prefix of the keys that are read if no key is given
     #[arg(long, env = "SIDEKICK_PREFIX", default_value = DEFAULT_PREFIX)]
     pub prefix: String,
 

@@ -30,20 +30,20 @@ pub struct ListArgs {
     /// Only this service
     pub service: Option<String>,
 
-    /// Where services are looked for: PREFIX/SERVICE/INSTANCE
+    /// The prefix of the keys, which are PREFIX/SERVICE/INSTANCE
     #[arg(long, env = "SIDEKICK_PREFIX", default_value = DEFAULT_PREFIX)]
     pub prefix: String,
 
-    /// How it looks
+    /// The output format
     #[arg(short, long, default_value = "table", value_name = "FORMAT")]
     pub output: Output,
 
-    /// Go on, and print again whenever it changes
+    /// Print again at every change, until interrupted
     #[arg(short, long)]
     pub watch: bool,
 
-    /// Which HAProxy of this machine is asked what its checks have down, by its master socket; where none
-    /// answers, that isn't shown [default: /run/sidekick/haproxy-master.sock,
+    /// The master socket of the HAProxy on this machine whose check results are shown; no column where none
+    /// answers [default: /run/sidekick/haproxy-master.sock,
     /// /var/lib/sidekick/haproxy-master.sock, /run/haproxy-master.sock]
     #[arg(long, env = "SIDEKICK_HAPROXY_MASTER", value_name = "SOCKET")]
     pub haproxy_master: Option<String>,
@@ -62,11 +62,11 @@ pub struct ListArgs {
 pub struct ListConfig {
     /// Below which keys are services; no slash at its end.
     pub prefix: String,
-    /// That service alone.
+    /// The only service to print; `None`: all of them.
     pub service: Option<String>,
-    /// One array instead of a table.
+    /// Prints one JSON array instead of a table.
     pub json: bool,
-    /// Go on and print again whenever it changes.
+    /// Prints again at every change.
     pub watch: bool,
     /// Master sockets of a HAProxy on this machine; the first that answers is asked.
     pub haproxy: Vec<PathBuf>,

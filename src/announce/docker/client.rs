@@ -113,7 +113,7 @@ fn about(what: &str) -> impl FnOnce(Error) -> anyhow::Error {
 /// For whoever reads the error, and hasn't said where the engine is.
 async fn reach(host: &DockerHost) -> anyhow::Result<Docker> {
     let docker = connect(host).await;
-    docker.with_context(|| format!("Docker can't be asked at {host}"))
+    docker.with_context(|| format!("cannot reach Docker at {host}"))
 }
 
 /// # Errors
@@ -145,11 +145,11 @@ pub(super) async fn engine_info(docker: &Docker) -> EngineInfo {
     let info = match within(WHAT, docker.info()).await {
         Ok(Ok(info)) => info,
         Ok(Err(error)) => {
-            debug!("{WHAT}: {error}; doing without the Docker host's name");
+            debug!("{WHAT}: {error}; continuing without the Docker host's name");
             SystemInfo::default()
         }
         Err(error) => {
-            debug!("{error:#}; doing without the Docker host's name");
+            debug!("{error:#}; continuing without the Docker host's name");
             SystemInfo::default()
         }
     };

@@ -61,9 +61,11 @@ pub(super) async fn read_events(
         // Never waits: the engine keeps 256 events for a slow reader, and drops the rest.
         match marked.map(|event| marks.try_send(event)) {
             Some(Err(TrySendError::Full(_))) => {
-                return anyhow::anyhow!("GET /events: more events than can be looked after");
+                return anyhow::anyhow!("GET /events: more events than sidekick can handle");
             }
-            Some(Err(TrySendError::Closed(_))) => return anyhow::anyhow!("nobody listens"),
+            Some(Err(TrySendError::Closed(_))) => {
+                return anyhow::anyhow!("the watcher has stopped");
+            }
             Some(Ok(())) | None => {}
         }
     }

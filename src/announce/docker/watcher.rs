@@ -182,7 +182,7 @@ impl<'a> EngineConnection<'a> {
             self.publish();
             let silent = self.queue.misses_events(now());
             // A stream of events that keeps silent about a change has to be opened anew.
-            anyhow::ensure!(!silent, "GET /events: a change came without an event");
+            anyhow::ensure!(!silent, "GET /events: a container changed without an event");
             let pause = if self.unpublished { CROWD_PAUSE } else { TICK };
             let pause = pause.min(self.queue.pause(now()).unwrap_or(TICK));
             // Cancel-safe: a channel keeps what isn't received, a set its futures, and the list is
@@ -360,7 +360,7 @@ impl<'a> EngineConnection<'a> {
             Err(error) if !self.relist.done_once && !known.is_empty() => {
                 if let Some(notice) = attempts.lists.happened(now()) {
                     let n = notice.failures;
-                    warn!("{error:#} ({n} times); asking about each container that is known");
+                    warn!("{error:#} ({n} times); inspecting each known container");
                 }
                 self.relist.done_once = true;
                 known

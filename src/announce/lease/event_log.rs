@@ -34,7 +34,7 @@ impl LeaseEventLog {
                 let clock = clock.unwrap_or_default();
                 warn!(
                     %key,
-                    "standing by: the key is held by {holder}, which has the better right; waiting for it to go{clock}"
+                    "standing by: the key is held by {holder}, which has precedence; waiting until the key is deleted{clock}"
                 );
             }
             LeaseEvent::TookOver {
@@ -56,7 +56,7 @@ impl LeaseEventLog {
                 contested,
             } => {
                 if self.times(key, *contested, now).is_some() && self.is_first_bad_value(key) {
-                    warn!(%key, "overwrote a bad value: {why}");
+                    warn!(%key, "overwrote an invalid value: {why}");
                 }
             }
             LeaseEvent::Healed { key, contested } => match self.times(key, *contested, now) {
@@ -80,7 +80,7 @@ impl LeaseEventLog {
             LeaseEvent::HistoryReset => {
                 if self.history_resets.happened(now).is_some() {
                     warn!(
-                        "etcd is another cluster than before, or was restored; reading everything again"
+                        "etcd is another cluster than before, or its revision went back; reading all keys again"
                     );
                 }
             }

@@ -197,7 +197,10 @@ impl WriteAttempts {
             false => self.rejections.recovered(now()),
         };
         for notice in [self.retry.succeeded(now()), keys].into_iter().flatten() {
-            info!("etcd accepts again after {} s", notice.lasted.as_secs());
+            info!(
+                "etcd accepts requests again after {} s",
+                notice.lasted.as_secs()
+            );
         }
     }
 

@@ -32,7 +32,7 @@ impl ShutdownReport {
                 format!("stopped; etcd didn't answer within {seconds} s; no key was announced")
             }
             (false, ..) => format!(
-                "stopped; etcd didn't answer within {} s: {} can stay until the TTL ends",
+                "stopped; etcd didn't answer within {} s: {} can remain until the TTL ends",
                 deadline.as_secs_f32(),
                 counted(&[ours, open].concat())
             ),
@@ -103,7 +103,7 @@ mod tests {
             (
                 vec![ours],
                 false,
-                "stopped; etcd didn't answer within 4.5 s: redis@1 can stay until the TTL ends",
+                "stopped; etcd didn't answer within 4.5 s: redis@1 can remain until the TTL ends",
             ),
         ] {
             assert_eq!(says(&statuses, revoked), line);

@@ -12,7 +12,7 @@ pub enum Reason {
     #[error("Docker has not answered yet")]
     NeverAsked,
     /// Docker doesn't answer, and this grace is over.
-    #[error("Docker can't be asked, for longer than --docker-grace ({} s)", .0.as_secs())]
+    #[error("Docker has not answered for longer than --docker-grace ({} s)", .0.as_secs())]
     EngineLost(Duration),
     /// There is no such container.
     #[error("there is no container {0}")]
@@ -37,14 +37,14 @@ pub enum Reason {
         published: Vec<(ContainerPort, Vec<Binding>)>,
     },
     /// No port is published, and none was asked for.
-    #[error("no port is published; start it with -p, or say which with --port")]
+    #[error("no port is published; publish one with -p, or name one with --port")]
     NothingPublished,
     /// More than one port is published, and none was asked for.
-    #[error("several ports are published, say which with --port: {}", list(.0))]
+    #[error("several ports are published; name one with --port: {}", list(.0))]
     SeveralPublished(Vec<(ContainerPort, Vec<Binding>)>),
     /// It is on the host's network, and no port was asked for.
     #[error(
-        "{0} is on the host's own network, where nothing is published; say which port with --port"
+        "{0} is on the host's own network, where no port is published; name the port with --port"
     )]
     HostNetworkNeedsPort(String),
     /// Published for this machine alone.
@@ -75,7 +75,7 @@ pub enum Reason {
         problem: KeyError,
     },
     /// Another container of this machine claims the same key, with the better right.
-    #[error("{winner} has the key {key}, for it started later")]
+    #[error("{winner} has the key {key}, because it started later")]
     Outranked {
         /// The key.
         key: Key,

@@ -200,7 +200,7 @@ fn on_the_hosts_network_the_container_port_is_the_port() {
         announced(&container, &rules(None, Some("6379"))).0,
         "docker-host:6379"
     );
-    assert!(refusal(&container, &rules(None, None)).contains("say which port with --port"));
+    assert!(refusal(&container, &rules(None, None)).contains("name the port with --port"));
 }
 
 #[test]

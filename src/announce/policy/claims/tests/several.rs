@@ -117,7 +117,7 @@ fn the_status_counts_the_containers_that_run_and_names_some_that_are_not_announc
     };
     assert_eq!(
         said(&BTreeMap::new(), &[]),
-        "waiting: no container has a label of ours"
+        "waiting: no container has a sidekick label"
     );
     let mut all = BTreeMap::from([
         named("a", ContainerState::Running, "web"),
@@ -126,7 +126,7 @@ fn the_status_counts_the_containers_that_run_and_names_some_that_are_not_announc
     assert_eq!(said(&all, &["a@worker-1"]), "announcing 1 container");
     assert_eq!(
         said(&all, &[]),
-        "announcing 0 of 1 containers; a@worker-1 is about to be put"
+        "announcing 0 of 1 containers; a@worker-1 has not been put yet"
     );
     all.extend([
         named("b", ContainerState::Paused, "web"),
