@@ -1,10 +1,10 @@
-//! The command line: raw input only. `config` says whether it makes sense.
+//! The command line: subcommands, whose options are each job's own (`config`).
 
 mod ignored;
-mod reading;
+mod parse;
 
 pub use ignored::ignored_variables;
-pub use reading::one_line;
+pub use parse::one_line;
 
 use crate::agent::AgentArgs;
 use crate::announce::AnnounceArgs;

@@ -1,4 +1,4 @@
-//! `sidekick explain`: the same decision as announcing, told to a person. Writes nothing to etcd.
+//! `sidekick explain`: prints the decision that `announce` would act on. Writes nothing to etcd.
 
 mod config;
 
@@ -18,7 +18,7 @@ use etcd_client::{Client, KeyValue};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// What to print, and whether the container is announceable.
+/// The text to print, and whether the container is announceable.
 #[derive(Debug)]
 pub struct Explanation {
     /// Lines for a person.
@@ -27,10 +27,10 @@ pub struct Explanation {
     pub announceable: bool,
 }
 
-/// Looks at one container and at what stands in etcd, or at all containers.
+/// Explains one container and its key in etcd, or all containers.
 ///
 /// # Errors
-/// Docker can't be asked. (An etcd that can't be asked is a line of the explanation.)
+/// Docker doesn't answer. (An etcd that doesn't answer is a line of the explanation.)
 pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     match &config.container {
         Some(name) => one(config, name).await,
@@ -38,7 +38,7 @@ pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     }
 }
 
-/// Every container with labels of ours: how it is announced, or why not.
+/// Every container with sidekick labels: how it is announced, or why not.
 async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     let everything = client::look_at_all(&config.docker).await?;
     let target = Target::All {
@@ -53,7 +53,7 @@ async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     let mut judged = BTreeMap::new();
     for (id, view) in everything.labelled {
         match view {
-            // It went while we looked.
+            // The container was removed after the list.
             Ok(view) if view.observation == Observation::Absent => {}
             Ok(view) => drop(judged.insert(id.clone(), judge.judge(&id, &view, None, now()))),
             Err(error) => {
@@ -98,7 +98,7 @@ async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     })
 }
 
-/// Returns whether all that it claims would be announced.
+/// Returns whether all of its claims would be announced.
 fn describe_claims(
     text: &mut String,
     judged: &Evaluation,
@@ -130,7 +130,7 @@ fn describe_claims(
                 }
                 continue;
             }
-            // Only where Docker can't be asked, and then there is no view.
+            // Only where Docker doesn't answer, and then there is no view.
             (Verdict::Keep(_), None) => continue,
         };
         all = false;
@@ -153,7 +153,7 @@ async fn one(config: &ExplainConfig, name: &str) -> anyhow::Result<Explanation> 
             writeln!(text, "{:<12}no: {reason}", "announced")?;
             None
         }
-        // Only where Docker can't be asked, and then there is no view.
+        // Only where Docker doesn't answer, and then there is no view.
         Verdict::Keep(_) => None,
     };
     describe_etcd(&mut text, config, &view, decision).await?;
@@ -246,7 +246,7 @@ async fn describe_etcd(
     Ok(())
 }
 
-/// What stands at the key that is asked about, or below the prefix.
+/// The key that is asked about, or all keys below the prefix.
 async fn read(config: &ExplainConfig) -> anyhow::Result<Vec<KeyValue>> {
     let members = Members::new(&config.etcd)?;
     let Some(key) = &config.key else {
@@ -259,7 +259,7 @@ async fn read(config: &ExplainConfig) -> anyhow::Result<Vec<KeyValue>> {
     Ok(members.try_each(ask).await?.take_kvs())
 }
 
-/// Who holds a key; and, where the container is to be announced, what would come of it.
+/// The holder of a key; and, where the container is announceable, what `announce` would do.
 fn told(kv: &KeyValue, decision: Option<&Decision>) -> Vec<String> {
     let stands = match Holder::of(kv.value()) {
         Ok(holder) => format!("{holder}, lease {:x}", kv.lease()),

@@ -1,6 +1,6 @@
 //! Retry policies: named, capped, never-ending. Pure: the jitter comes in as a number.
 //!
-//! There is no "give up": a daemon that stops trying is a daemon that somebody has to restart.
+//! There is no "give up": a daemon that stops trying is one that an operator has to restart.
 
 use crate::clock::Moment;
 use crate::log_throttle::{LogThrottle, Notice};

@@ -37,13 +37,13 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 use verdict_log::VerdictLog;
 
-/// Events of the watch that wait for the registry; more wait in etcd.
+/// The capacity of the channel from the watch to the executor; more events wait in etcd.
 const KEY_EVENTS_WAITING: usize = 64;
 
-/// How often the status line is looked at while something is wrong.
+/// The interval at which the status line is updated while etcd or Docker is unreachable.
 const TICK_IN_TROUBLE: Duration = Duration::from_secs(1);
 
-/// Announces until `shutdown`, then withdraws.
+/// Announces until `shutdown`, then revokes the lease.
 ///
 /// # Errors
 /// A task ended that never should.
@@ -94,9 +94,9 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
     };
     announce_loop.systemd.ready();
 
-    // Cancel-safe: a JoinHandle that is polled by reference loses nothing, nor does a JoinSet, and
-    // nothing is left half-done by the announcer but waiting. The stop first: the registry may end
-    // at that very moment, where it has no lease to give up.
+    // Cancel-safe: a JoinHandle that is polled by reference loses nothing, nor does a JoinSet, and the
+    // announce loop awaits nothing but channels and a sleep. The stop comes first: the executor may end
+    // at that very moment, where it has no lease to revoke.
     let mut stop = shutdown;
     tokio::select! {
         biased;
@@ -106,7 +106,7 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
         Some(ended) = watchers.join_next() => anyhow::bail!("a watcher's task ended: {ended:?}"),
     }
     announce_loop.systemd.stopping();
-    // Nothing is wished for any more: Docker and the watch have nothing to add.
+    // The keys are about to be deleted: what Docker and the watch tell no longer matters.
     watchers.abort_all();
     let report = executor.await?;
     let line = report.line(REVOKE_DEADLINE);
@@ -118,7 +118,7 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
     Ok(())
 }
 
-/// Turns what Docker shows into what ought to stand in etcd, and tells systemd how it goes.
+/// Turns the watcher's views into desired keys, and reports the status to systemd.
 struct AnnounceLoop {
     config: AnnounceConfig,
     views: watch::Receiver<ContainerViews>,
@@ -128,7 +128,7 @@ struct AnnounceLoop {
     evaluations: BTreeMap<String, Evaluation>,
     outranked: Outranked,
     told: VerdictLog,
-    /// Since when something is kept only because Docker can't be asked, as far as the log is concerned.
+    /// Throttles the line about keys that are kept while Docker doesn't answer.
     keeping: LogThrottle,
     systemd: Systemd,
 }
@@ -154,7 +154,7 @@ impl AnnounceLoop {
                 pause = pause.min(end.saturating_sub(now));
             }
             // Cancel-safe: watch channels keep their mark, a sleep has no effect. A sender that is
-            // gone is noticed by `run`, which owns its task; here it is just no key_events.
+            // gone is noticed by `run`, which owns its task; here it is no event.
             tokio::select! {
                 Ok(()) = self.views.changed() => {}
                 Ok(()) = self.statuses.changed() => {}
@@ -164,7 +164,7 @@ impl AnnounceLoop {
         }
     }
 
-    /// Judges what has changed, and wishes for what comes of it.
+    /// Evaluates the views that have changed, and publishes the desired keys.
     fn decide(&mut self, now: Moment) {
         let judge = Evaluator {
             target: &self.config.target,
@@ -218,7 +218,7 @@ impl AnnounceLoop {
         });
     }
 
-    /// Each verdict is told once.
+    /// Logs what has changed of one container.
     fn log(&mut self, id: &str, old: Option<&Evaluation>, now: Moment) {
         let Some(new) = self.evaluations.get(id) else {
             let name = old.map(|old| &old.name);
@@ -242,7 +242,7 @@ impl AnnounceLoop {
         }
     }
 
-    /// Who has a key instead, and who has it after all.
+    /// Logs which claims lost their key to another container, and which have it back.
     fn log_ranks(&mut self, before: &Outranked, now: Moment) {
         for (at @ (id, key), winner) in &self.outranked {
             if let Some(evaluations) = self.evaluations.get(id)
@@ -265,8 +265,8 @@ impl AnnounceLoop {
         }
     }
 
-    /// Says it if it is key_events. What is kept for a while is none by itself: an engine that is lost and
-    /// found again, and again, is one line at growing intervals, whatever hangs on it.
+    /// Logs a verdict that is new. Keys that are kept while Docker doesn't answer are not logged one by one: an
+    /// engine that goes and comes back is one line at growing intervals, however many keys there are.
     fn log_claim(&mut self, at: (String, Key), verdict: Verdict, now: Moment) {
         let key = &at.1;
         match &verdict {
@@ -294,7 +294,7 @@ impl AnnounceLoop {
         }
     }
 
-    /// Returns whether all is well, so that the line need not be counted up.
+    /// Returns whether etcd and Docker answer; else the line counts seconds, and has to be updated.
     fn tell_status(&mut self, now: Moment) -> bool {
         let statuses = self.statuses.borrow_and_update();
         let etcd_lost = *self.lost.borrow_and_update();

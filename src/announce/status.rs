@@ -1,4 +1,4 @@
-//! How it stands, in one line for `systemctl status`. Pure.
+//! The status in one line, for `systemctl status`. Pure.
 
 use super::lease::protocol::{KeyStatus, KeyStatuses};
 use super::policy::claims::{Evaluation, Outranked};
@@ -10,20 +10,20 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// An etcd that doesn't answer for so long is worth the line; a shorter failover isn't.
+/// An etcd that doesn't answer for this long is shown; a shorter failover isn't.
 const WORTH_TELLING: Duration = Duration::from_secs(1);
 
-/// So many of those that aren't announced are named; systemd shows one line.
+/// The most containers that are named with their problem; systemd shows one line.
 const NAMED: usize = 3;
 
-/// What is known beside the verdicts.
+/// What the status is made of, beside the evaluations.
 #[derive(Debug, Clone, Copy)]
 pub struct AnnounceStatus<'a> {
-    /// How it stands in etcd.
+    /// The status of each key.
     pub statuses: &'a KeyStatuses,
-    /// Since when etcd can't be asked.
+    /// Since when etcd is unreachable.
     pub etcd_lost_since: Option<Moment>,
-    /// Since when Docker can't be asked.
+    /// Since when Docker is unreachable.
     pub docker_lost_since: Option<Moment>,
     /// Now.
     pub now: Moment,
@@ -47,8 +47,8 @@ impl AnnounceStatus<'_> {
         lines.collect::<Vec<_>>().join("; ")
     }
 
-    /// The line for many: `announcing 12 of 14 containers; redis1 is paused; …`. Containers that
-    /// have ended are none of them.
+    /// The line for many containers: `announcing 12 of 14 containers; redis1 is paused; …`. Containers that have
+    /// ended don't count.
     #[must_use]
     pub fn of_all(&self, all: &BTreeMap<String, Evaluation>, outranked: &Outranked) -> String {
         if let Some(line) = etcd_lost(self.etcd_lost_since, self.now) {
@@ -80,7 +80,7 @@ impl AnnounceStatus<'_> {
         line
     }
 
-    /// Why not all that the container claims is announced.
+    /// Why not all of the container's claims are announced.
     fn problem(&self, id: &str, judged: &Evaluation, outranked: &Outranked) -> Option<String> {
         let about = |words: String| match words.starts_with(&judged.name) {
             true => words,
@@ -101,7 +101,7 @@ impl AnnounceStatus<'_> {
                 (_, Some(KeyStatus::StandingBy(holder))) => {
                     Some(about(format!("{} is held by {holder}", key.instance())))
                 }
-                (_, Some(KeyStatus::Refused)) => {
+                (_, Some(KeyStatus::Rejected)) => {
                     Some(about(format!("etcd refuses {}", key.instance())))
                 }
                 _ => Some(about(format!("{} has not been put yet", key.instance()))),
@@ -130,7 +130,7 @@ pub fn line(
     }
     let instance = key.instance();
     let line = match (verdict, status) {
-        (_, Some(KeyStatus::Refused)) => format!("etcd refuses {instance}; retrying"),
+        (_, Some(KeyStatus::Rejected)) => format!("etcd refuses {instance}; retrying"),
         (Verdict::Withdraw(reason), Some(KeyStatus::Announced(_) | KeyStatus::Pending)) => {
             format!("withdrawing {instance}: {reason}")
         }

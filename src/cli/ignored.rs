@@ -1,5 +1,4 @@
-//! Variables of etcdctl and of docker that would mean something to those, and that sidekick doesn't use:
-//! what it does instead, a line each. Pure.
+//! Environment variables of etcdctl and docker that sidekick ignores, and what it does instead: a line each. Pure.
 
 use super::CliCommand;
 use crate::announce::config::{ContainerArgs, DEFAULT_DOCKER_HOST};

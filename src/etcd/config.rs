@@ -137,7 +137,7 @@ pub(crate) fn etcd(args: &EtcdArgs) -> Checked<EtcdConfig> {
     })
 }
 
-/// Whether etcdctl's variable asks for TLS also where no certificate is named.
+/// Whether etcdctl's variable requires TLS also where no certificate is named.
 fn secure_transport(args: &EtcdArgs) -> Checked<bool> {
     let text = args.etcd_insecure_transport.as_deref();
     let insecure = text.map_or(Some(true), truth).ok_or_else(|| {
@@ -175,7 +175,7 @@ fn user(args: &EtcdArgs, file: Option<&Path>) -> Checked<Option<(String, Secret)
             "--etcd-user",
             "is missing, though there is a password file",
         )),
-        // A stray ETCDCTL_PASSWORD alone is nothing, as etcdctl has it.
+        // ETCDCTL_PASSWORD without a user is ignored, as etcdctl does.
         ("", Some(_)) => Ok(None),
         (name, None) => Err(wrong(
             "--etcd-user",
@@ -185,7 +185,7 @@ fn user(args: &EtcdArgs, file: Option<&Path>) -> Checked<Option<(String, Secret)
     }
 }
 
-/// Under the option that names the file.
+/// The error names the option that names the file.
 fn bad(file: BadFile) -> ConfigError {
     let option = match file.kind {
         FileKind::Ca => "--etcd-cacert",

@@ -31,7 +31,7 @@ pub struct Files {
     pub password: Option<PathBuf>,
 }
 
-/// Which of the files.
+/// The kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
     /// The CAs to trust.
@@ -44,11 +44,11 @@ pub enum FileKind {
     Password,
 }
 
-/// A file that is no use, and why; the text names it, and holds nothing of its content.
+/// Why a file can't be used. The text names the file, and holds nothing of its content.
 #[derive(Debug, thiserror::Error)]
 #[error("{problem}")]
 pub struct BadFile {
-    /// Which it is.
+    /// The kind of the file.
     pub kind: FileKind,
     problem: String,
 }
@@ -76,7 +76,7 @@ pub fn read_ca(path: &Path) -> Result<Vec<u8>, BadFile> {
 /// Our certificate and its key.
 ///
 /// # Errors
-/// One of the files can't be read, or is not what it ought to be, or the two don't belong together.
+/// One of the files can't be read or parsed, or the two don't belong together.
 pub fn read_identity(certificate: &Path, key: &Path) -> Result<(Vec<u8>, Secret), BadFile> {
     let (pem, chain) = certificates(FileKind::Certificate, certificate)?;
     let key_pem = read(FileKind::Key, key)?;
@@ -126,7 +126,7 @@ fn certificates(
     }
 }
 
-/// What was found in the files, at one time; `None` where there is no file.
+/// The content of the files at one time; `None` where there is no file.
 #[derive(Default)]
 struct Contents {
     ca: Option<Result<Vec<u8>, BadFile>>,
@@ -154,7 +154,7 @@ pub(super) struct Credentials {
     files: Files,
     tls: Option<Tls>,
     user: Option<(String, Secret)>,
-    /// A read that has not come to its end: there never is a second one.
+    /// A read that is under way: there never is a second one.
     reading: Option<JoinHandle<Contents>>,
     hangs: LogThrottle,
     kept: [Kept; 3],
@@ -167,7 +167,7 @@ struct Kept {
 }
 
 impl Kept {
-    /// Replaces `good` by what was read, or says that it is kept.
+    /// Replaces `good` by what was read, or logs that it is kept.
     fn take<T>(&mut self, what: &str, read: Option<Result<T, BadFile>>) -> Option<T> {
         let now = now();
         match read? {
@@ -211,7 +211,7 @@ impl Credentials {
         }
     }
 
-    /// Reads the files, and adds to `options` what they hold; of a bad file what it held when it was good.
+    /// Reads the files, and adds their content to `options`; for a bad file the last good content.
     pub(super) async fn add_to(&mut self, mut options: ConnectOptions) -> ConnectOptions {
         self.refresh().await;
         if let Some(tls) = &self.tls {
@@ -237,7 +237,7 @@ impl Credentials {
         }
         let reading = self.reading.get_or_insert_with(|| {
             let files = self.files.clone();
-            // A file system that hangs holds up this one thread and nothing else.
+            // A file system that hangs blocks this one thread and nothing else.
             tokio::task::spawn_blocking(move || files.read())
         });
         match timeout(READ_DEADLINE, reading).await {

@@ -1,14 +1,14 @@
-//! What both jobs need of etcd: whom to ask, how long to wait, and what an error means.
+//! The etcd client of both jobs: members and failover, watches, and what an error means.
 
 pub mod config;
 pub mod credentials;
-mod fault;
+mod error;
 pub mod members;
 pub mod reader;
 pub mod stream;
 pub mod watch;
 
-pub use fault::EtcdError;
+pub use error::EtcdError;
 
 use std::borrow::Cow;
 use std::fmt;

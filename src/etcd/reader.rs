@@ -1,8 +1,8 @@
-//! Everything below a prefix: a snapshot, then what changes, for ever.
+//! Everything below a prefix: a snapshot, then the changes, for ever.
 //!
 //! Whenever the stream is lost (a member that dies or hangs, a compaction, a cluster restored from
-//! elsewhere) there is a snapshot again; the listener finds out what is different. So nothing that
-//! happened in between needs to be known, and no revision is ever trusted across a gap.
+//! elsewhere) there is a snapshot again, and the receiver compares. So what happened in between need not be
+//! known, and no revision is ever trusted across a gap.
 
 pub use super::stream::Change;
 
@@ -20,26 +20,25 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
-/// What the reader tells.
+/// What the reader sends.
 #[derive(Debug)]
 pub enum Update {
-    /// All that there is.
+    /// All keys below the prefix.
     Snapshot(Vec<KeyValue>),
-    /// What has changed since, in etcd's order.
+    /// The changes since, in etcd's order.
     Changes(Vec<Change>),
 }
 
-/// Keys in one answer: 10,000 instances are some 2 MB in ten answers.
+/// The most keys in one answer: 10,000 instances are some 2 MB in ten answers.
 const PAGE: i64 = 1_000;
 
-/// How often etcd is asked for a sign of life while a watch is open: a member that is cut off or
-/// frozen just falls silent. One read of one key's count. With [`CALL_DEADLINE`] for the answer, it
-/// takes 4 s at most until another member is asked.
+/// The interval of the probes while a watch is open: a member that is cut off or frozen just falls silent. A
+/// probe reads a count of keys. With [`CALL_DEADLINE`] for the answer, it takes at most 4 s until the failover.
 ///
 /// [`CALL_DEADLINE`]: super::members::CALL_DEADLINE
 const PROBE: Duration = Duration::from_secs(2);
 
-/// How often everything is read again, though the watch looks well.
+/// The interval at which everything is read again although the watch works.
 const RESYNC: Duration = Duration::from_secs(300);
 
 /// Which history a revision belongs to.
@@ -59,28 +58,28 @@ impl History {
         })
     }
 
-    /// Whether `later` can't have come after.
+    /// Whether `later` can't be a later revision of the same history.
     const fn is_broken_by(self, later: Self) -> bool {
         self.cluster != later.cluster || later.revision < self.revision
     }
 }
 
-/// Why a watch was given up.
+/// Why a watch ended.
 enum RoundEnd {
-    /// Nobody listens any more.
+    /// The receiver is gone.
     Deaf,
-    /// Another member is turned to, or it is time to read everything again.
+    /// There was a failover, or the resync is due.
     Renew,
-    /// What is to be told was forgotten, up to that revision.
+    /// etcd has compacted the revisions up to this one.
     Compacted(i64),
-    /// It is another history.
+    /// etcd has another history.
     Restored,
-    /// It broke.
+    /// The stream failed.
     Broken(EtcdError),
 }
 
-/// Reads every key below `prefix` (no slash at its end) and tells `updates`; ends only when nobody
-/// listens any more.
+/// Reads every key below `prefix` (no slash at its end) and sends to `updates`; ends only when the receiver is
+/// gone.
 pub async fn read(
     members: Arc<Members>,
     prefix: String,
@@ -116,7 +115,7 @@ pub async fn read(
                 }
                 continue;
             }
-            // The next snapshot says so.
+            // The next snapshot logs it.
             Ok(RoundEnd::Restored) => continue,
             Ok(RoundEnd::Broken(fault)) => {
                 retry.reset_backoff();
@@ -146,7 +145,7 @@ struct Reader {
     pulse: Pulse,
     page: i64,
     history: Option<History>,
-    /// Other histories and compactions, as far as the log is concerned.
+    /// Throttle the lines about other histories and about compactions.
     resets: LogThrottle,
     compactions: LogThrottle,
 }
@@ -203,7 +202,7 @@ impl Reader {
         }
     }
 
-    /// Passes it on; `false` when nobody listens any more. Beats while the listener is busy.
+    /// Sends an update; `false` when the receiver is gone. Beats for the watchdog while the receiver is busy.
     async fn tell(&self, update: Update) -> bool {
         loop {
             // Cancel-safe: a permit that isn't used goes back.
@@ -218,7 +217,7 @@ impl Reader {
 
     async fn probe(&self) -> Result<History, EtcdError> {
         let options = GetOptions::new().with_count_only();
-        // Below the prefix, where a role that may read nothing else lets us look.
+        // Below the prefix, which is all that our user may have the right to read.
         let key = format!("{}/", self.prefix).into_bytes();
         let answer = self
             .members
@@ -228,7 +227,7 @@ impl Reader {
     }
 
     async fn watch(&self, from: i64) -> Result<WatchStream, EtcdError> {
-        // Fragments: a thousand large values changed at once are no one message.
+        // In fragments: a thousand large values that change at once don't fit in one message.
         let options = WatchOptions::new()
             .with_prefix()
             .with_start_revision(from)
@@ -241,7 +240,7 @@ impl Reader {
 /// Everything below `prefix`, once; each member is asked in turn.
 ///
 /// # Errors
-/// None of them can be asked, or etcd refuses.
+/// No member answers, or etcd refuses.
 pub async fn once(members: &Members, prefix: &str) -> anyhow::Result<Vec<KeyValue>> {
     let pulse = Pulse::default();
     let all = async || snapshot(members, prefix, &mut PAGE.clone(), &pulse).await;

@@ -21,16 +21,17 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-/// What a watch tells.
+/// An event of the watches.
 #[derive(Debug)]
 pub enum KeyEvent {
-    /// This key is watched from now on (again): what happened before has to be read.
+    /// The key is watched from now on (again): what happened before has to be read.
     Opened(Key),
     /// A key was put or deleted, at that store revision.
     Changed(Change, i64),
 }
 
-/// A key that we may not watch is tried again so often. Until then an audit has to do.
+/// The interval at which a watch is tried again that our user has no right to. Until then the key is read at each
+/// audit.
 const DENIED_PAUSE: Duration = Duration::from_secs(30);
 
 /// A refusal on a stream younger than this is about the key; on an older one the stream's login may
@@ -39,11 +40,11 @@ const FRESH: Duration = Duration::from_secs(10);
 
 /// Why a stream was given up.
 enum StreamEnd {
-    /// Nobody listens, or wishes for anything, any more.
+    /// The receiver of the events is gone, or the sender of the keys.
     Deaf,
-    /// Another member is turned to.
+    /// There was a failover to another member.
     Moved,
-    /// It broke.
+    /// The stream failed.
     Broken(EtcdError),
 }
 
@@ -59,10 +60,10 @@ impl From<Error> for StreamEnd {
     }
 }
 
-/// Watches the keys of the map that `wanted` holds, whatever its values, and tells `events`; ends only
-/// when nobody listens any more.
+/// Watches the keys of the map that `wanted` holds, whatever its values, and sends to `events`; ends only when the
+/// receiver is gone.
 ///
-/// Between an interruption and [`KeyEvent::Opened`] events of a key are lost: the listener reads after it.
+/// Between an interruption and [`KeyEvent::Opened`] events of a key are lost: the receiver reads the key after it.
 pub async fn follow<V>(
     members: Arc<Members>,
     mut wanted: watch::Receiver<BTreeMap<Key, V>>,
@@ -123,7 +124,7 @@ pub async fn follow<V>(
     }
 }
 
-/// Keys that we may not watch, and when they were last tried.
+/// Keys that our user may not watch, and when they were last tried.
 #[derive(Default)]
 struct Denied {
     keys: BTreeSet<Key>,
@@ -143,7 +144,7 @@ impl Denied {
     }
 }
 
-/// Waits until there is a key to watch. Of several the first that wasn't denied.
+/// Waits until there is a key to watch. Returns the first that wasn't denied.
 async fn first_key<V>(
     wanted: &mut watch::Receiver<BTreeMap<Key, V>>,
     denied: &mut Denied,
@@ -157,21 +158,21 @@ async fn first_key<V>(
     wanted.keys().next().cloned()
 }
 
-/// One stream's life.
+/// One stream and its watches.
 struct KeyWatches<'a, V> {
     stream: (WatchStream, i64),
     wanted: &'a mut watch::Receiver<BTreeMap<Key, V>>,
     events: &'a mpsc::Sender<KeyEvent>,
     denied: &'a mut Denied,
     opened: Moment,
-    /// The id that etcd gave each watch; `None` while it hasn't answered.
+    /// The id that etcd gave each watch; `None` until etcd has answered.
     watches: BTreeMap<Key, Option<i64>>,
-    /// Those that it hasn't answered, in the order in which it will.
+    /// Watches that etcd hasn't answered, in the order in which it will.
     asked: VecDeque<Key>,
     asked_at: Moment,
-    /// Cancelled by us, and not confirmed yet.
+    /// Watches that we cancelled, and that etcd hasn't confirmed.
     ending: BTreeSet<i64>,
-    /// The watches may not be those that are wanted.
+    /// The watches may differ from the wanted keys.
     behind: bool,
 }
 
@@ -206,7 +207,7 @@ impl<V> KeyWatches<'_, V> {
         }
     }
 
-    /// Asks for the watches that are wanted and don't run, and ends those that run and aren't.
+    /// Creates the watches that are missing, and cancels those of keys that are no longer wanted.
     async fn keep_up(&mut self) -> Result<(), StreamEnd> {
         if self.denied.is_over() {
             self.denied.keys.clear();
@@ -274,7 +275,7 @@ impl<V> KeyWatches<'_, V> {
     }
 
     async fn opened(&mut self, key: Key, id: i64) -> Result<(), StreamEnd> {
-        // It may have become needless meanwhile.
+        // The key may no longer be wanted.
         self.behind |= !self.wanted.borrow().contains_key(&key);
         self.watches.insert(key.clone(), Some(id));
         self.tell(KeyEvent::Opened(key)).await
@@ -285,7 +286,7 @@ impl<V> KeyWatches<'_, V> {
     }
 }
 
-/// Passing a request on takes no time, unless the connection is stuck.
+/// Sending a request takes no time, unless the connection is stuck.
 async fn in_time(sent: impl Future<Output = Result<(), Error>>) -> Result<(), StreamEnd> {
     match timeout(CALL_DEADLINE, sent).await {
         Ok(result) => Ok(result?),

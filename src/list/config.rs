@@ -18,9 +18,9 @@ const MASTERS: [&str; 3] = [
 /// How `sidekick list` prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
-    /// For people.
+    /// A table for people.
     Table,
-    /// One array of objects.
+    /// One JSON array of objects.
     Json,
 }
 
@@ -60,7 +60,7 @@ pub struct ListArgs {
 /// `sidekick list`, checked.
 #[derive(Debug, Clone)]
 pub struct ListConfig {
-    /// Below which keys are services; no slash at its end.
+    /// The prefix of the keys; no slash at its end.
     pub prefix: String,
     /// The only service to print; `None`: all of them.
     pub service: Option<String>,

@@ -1,5 +1,5 @@
-//! What is asked of the Docker Engine, each with a deadline. Bollard's types stop here, in events.rs
-//! and in inspection.rs.
+//! Requests to the Docker Engine, each with a deadline. Bollard's types stop here, in events.rs and in
+//! inspect.rs.
 //!
 //! Only GETs: /version, /info, /events, /containers/{name}/json, and /containers/json where all
 //! containers are watched; a read-only socket proxy suffices.
@@ -21,16 +21,16 @@ use time::format_description::well_known::Rfc3339;
 use tokio::time::timeout;
 use tracing::debug;
 
-/// One question to the engine. A busy engine takes seconds to inspect a container that it is
-/// starting; ten are a sign that it hangs.
+/// The deadline of one request. A busy engine takes seconds to inspect a container that it is starting; after
+/// ten it hangs.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Where the engine listens.
+/// The address of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DockerHost {
     /// A socket's path.
     Unix(String),
-    /// `tcp://host:port`, in the clear: a socket proxy, say.
+    /// `tcp://host:port`, without TLS: a socket proxy, for example.
     Tcp(String),
 }
 
@@ -43,10 +43,10 @@ impl std::fmt::Display for DockerHost {
     }
 }
 
-/// Looks at one container, once.
+/// Inspects one container, once.
 ///
 /// # Errors
-/// The engine can't be asked.
+/// The engine does not answer, or refuses.
 pub async fn look(host: &DockerHost, name: &str) -> anyhow::Result<ContainerView> {
     let docker = reach(host).await?;
     Ok(ContainerView {
@@ -57,19 +57,19 @@ pub async fn look(host: &DockerHost, name: &str) -> anyhow::Result<ContainerView
     })
 }
 
-/// All containers, as they are now.
+/// All containers of the engine.
 #[derive(Debug)]
 pub struct AllContainers {
-    /// Those with labels of ours, by id; or why one can't be read.
+    /// Containers with sidekick labels, by id; or why the inspect failed.
     pub labelled: Vec<(String, anyhow::Result<ContainerView>)>,
-    /// How many there are without.
+    /// The number of containers without such labels.
     pub unlabelled: usize,
 }
 
-/// Looks at all containers with labels of ours, once.
+/// Inspects all containers with sidekick labels, once.
 ///
 /// # Errors
-/// The engine can't be asked.
+/// The engine does not answer, or refuses.
 pub async fn look_at_all(host: &DockerHost) -> anyhow::Result<AllContainers> {
     let docker = reach(host).await?;
     let engine_name = engine_info(&docker).await.name;
@@ -110,33 +110,33 @@ fn about(what: &str) -> impl FnOnce(Error) -> anyhow::Error {
     move |error| anyhow::Error::from(error).context(what.to_owned())
 }
 
-/// For whoever reads the error, and hasn't said where the engine is.
+/// Connects; the error names the engine's address.
 async fn reach(host: &DockerHost) -> anyhow::Result<Docker> {
     let docker = connect(host).await;
     docker.with_context(|| format!("cannot reach Docker at {host}"))
 }
 
 /// # Errors
-/// The engine can't be asked.
+/// The engine does not answer, or refuses.
 pub(super) async fn connect(host: &DockerHost) -> anyhow::Result<Docker> {
     let seconds = CALL_DEADLINE.as_secs();
     let docker = match host {
         DockerHost::Unix(path) => Docker::connect_with_unix(path, seconds, API_DEFAULT_VERSION)?,
         DockerHost::Tcp(url) => Docker::connect_with_http(url, seconds, API_DEFAULT_VERSION)?,
     };
-    // At every reconnect: it may be another version than before.
+    // At every reconnect: the engine may be of another version than before.
     const WHAT: &str = "GET /version";
     within(WHAT, docker.negotiate_version())
         .await?
         .map_err(about(WHAT))
 }
 
-/// What the engine says of itself.
+/// The part of `GET /info` that sidekick uses.
 #[derive(Debug)]
 pub(super) struct EngineInfo {
-    /// Its host's name; `None` where the engine, or a proxy before it, won't say.
+    /// The engine host's name; `None` where the engine, or a proxy before it, doesn't tell it.
     pub(super) name: Option<Arc<str>>,
-    /// Its clock, since 1970; this machine's where it won't say.
+    /// The engine's clock, since 1970; this machine's where the engine doesn't tell it.
     pub(super) clock: Duration,
 }
 
@@ -168,13 +168,13 @@ fn since_1970(date: &str) -> Option<Duration> {
 }
 
 /// # Errors
-/// The engine can't be asked.
+/// The engine does not answer, or refuses.
 pub(super) async fn list(docker: &Docker) -> anyhow::Result<Vec<ListedContainer>> {
     const WHAT: &str = "GET /containers/json";
     let options = ListContainersOptionsBuilder::default().all(true).build();
     match within(WHAT, docker.list_containers(Some(options))).await? {
         Ok(all) => Ok(all.into_iter().filter_map(listed).collect()),
-        // One container in a state that this bollard doesn't know is no reason to know of none.
+        // One container in a state that this bollard doesn't know must not hide the others.
         Err(Error::JsonDataError {
             contents, message, ..
         }) => listed_leniently(&contents).ok_or_else(|| anyhow::anyhow!("{WHAT}: {message}")),
@@ -183,13 +183,13 @@ pub(super) async fn list(docker: &Docker) -> anyhow::Result<Vec<ListedContainer>
 }
 
 /// # Errors
-/// The engine can't be asked about it.
+/// The engine does not answer, or refuses.
 pub(super) async fn inspect(docker: &Docker, name: &str) -> anyhow::Result<Observation> {
     let what = format!("inspecting {name}");
     let call = docker.inspect_container(name, None::<InspectContainerOptions>);
     let answer = match within(&what, call).await? {
         Ok(answer) => serde_json::to_value(answer)?,
-        // One word that this bollard doesn't know is no reason to know nothing.
+        // One word that this bollard doesn't know must not make the whole answer unusable.
         Err(Error::JsonDataError { contents, .. }) => {
             serde_json::from_str(&contents).with_context(|| what.clone())?
         }

@@ -1,4 +1,4 @@
-//! The engine's events: they mark what is to be looked at again, and tell deaths.
+//! The engine's events: which container is inspected again, and which one has died.
 
 use crate::announce::policy::container::Death;
 use crate::announce::policy::labels::PREFIX;
@@ -12,35 +12,35 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tracing::debug;
 
-/// Marks that wait to be heard. The watcher is at them all the time; if it is not, it has to look at
-/// everything anyway.
+/// The capacity of the channel to the watcher. A watcher that falls behind by more has to inspect everything
+/// anyway.
 pub(super) const MARKS_WAITING: usize = 1024;
 
-/// What is watched.
+/// Which containers are watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchScope {
     /// The container of this name, or with this id.
     One(String),
-    /// All with labels of ours.
+    /// All containers with sidekick labels.
     Labelled,
 }
 
-/// What an event says of a container. One that is watched by its name is named so, others by their id.
+/// What an event says of a container, which is named as it is watched: by its name, or by its id.
 #[derive(Debug)]
 pub(super) enum ContainerEvent {
-    /// This one is to be looked at again.
+    /// The container is inspected again.
     Inspect(String),
-    /// So is this one, and a main process has ended.
+    /// The container's main process has ended.
     Died(String, Death),
-    /// So is this one, and its pause is over.
+    /// The container's pause is over.
     Unpaused(String),
-    /// The container with this id was connected to a network, or disconnected. It may be none that is
-    /// watched: such an event has neither its name nor its labels.
+    /// The container with this id was connected to a network, or disconnected. It may not be a watched one: such
+    /// an event has neither its name nor its labels.
     Connected(String),
 }
 
-/// Reads events and marks, from the moment `since` (by the engine's clock, since 1970) on: those that
-/// happen before the engine has subscribed us are told too. Returns why it ended.
+/// Reads events from `since` on (the engine's clock, since 1970), so that those that happen before the engine has
+/// subscribed us are read too. Returns why the stream ended.
 pub(super) async fn read_events(
     docker: Docker,
     scope: WatchScope,
@@ -87,8 +87,8 @@ pub(super) fn decode_event(event: EventMessage, scope: &WatchScope) -> Option<Co
     })
 }
 
-/// The id of the container that a network is told of with. Docker has it in the attributes, for the
-/// actor is the network; Podman has it for the actor.
+/// The id of the container in a network event. Docker has it in the attributes, because the actor is the
+/// network; Podman has it as the actor.
 fn connected(event: EventMessage) -> Option<String> {
     if !matches!(event.action.as_deref(), Some("connect" | "disconnect")) {
         return None;
@@ -98,10 +98,10 @@ fn connected(event: EventMessage) -> Option<String> {
     attributes.get("container").cloned().or(actor.id)
 }
 
-/// What an event may be about, if it may be about what is watched.
+/// The container that an event may be about, if that may be a watched one.
 ///
-/// What a health check's exec says comes every few seconds and changes nothing; anything else,
-/// known or not, is worth a look.
+/// The exec events of health checks come every few seconds and change nothing; any other event, known or not,
+/// is worth an inspect.
 fn subject(event: &EventMessage, scope: &WatchScope) -> Option<String> {
     let action = event.action.as_deref().unwrap_or_default();
     if action.starts_with("exec_") || action == "top" {
@@ -119,7 +119,7 @@ fn subject(event: &EventMessage, scope: &WatchScope) -> Option<String> {
                 || id.is_none_or(|id| id.starts_with(name));
             concerns.then(|| name.clone())
         }
-        // An event names the container's labels. What it leaves out, a list finds.
+        // An event carries the container's labels. Where it doesn't, the next list finds the container.
         WatchScope::Labelled => {
             let ours = attributes?.keys().any(|key| key.starts_with(PREFIX));
             id.filter(|_| ours).cloned()

@@ -1,7 +1,8 @@
-//! What `GET /containers/{name}/json` answers, as our own snapshot; and what of a list matters.
+//! Decodes the engine's answers: an inspect into our own snapshot, and a list.
 
 use crate::announce::policy::container::{
-    Binding, ContainerHealth, ContainerPort, ContainerSnapshot, ContainerState, Observation,
+    Binding, ContainerHealth, ContainerPort, ContainerSnapshot, ContainerState, ContainerView,
+    Observation,
 };
 use crate::announce::policy::eligibility::parse_binding;
 use crate::announce::policy::labels::PREFIX;
@@ -14,17 +15,17 @@ use std::sync::Arc;
 /// A line of `GET /containers/json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ListedContainer {
-    /// The whole id.
+    /// The full id.
     pub(super) id: String,
     /// The name, without Docker's leading slash.
     pub(super) name: String,
-    /// In Docker's word.
+    /// The state, in Docker's word.
     pub(super) state: String,
-    /// Whether it has a label of ours.
+    /// Whether the container has a sidekick label.
     pub(super) labelled: bool,
 }
 
-/// `None` for what has no id.
+/// `None` for an entry without an id.
 pub(super) fn listed(container: ContainerSummary) -> Option<ListedContainer> {
     let names = container.names.unwrap_or_default();
     let labels = container.labels.unwrap_or_default();
@@ -36,7 +37,7 @@ pub(super) fn listed(container: ContainerSummary) -> Option<ListedContainer> {
     })
 }
 
-/// The same of a list that holds something unknown. `None` where it is no list at all.
+/// The same for a list that holds unknown words. `None` where it is no list at all.
 pub(super) fn listed_leniently(json: &str) -> Option<Vec<ListedContainer>> {
     let all: Vec<Value> = serde_json::from_str(json).ok()?;
     let listed = all.iter().filter_map(|container| {
@@ -65,7 +66,7 @@ fn own_name<'a>(names: impl Iterator<Item = &'a str>) -> String {
         .to_owned()
 }
 
-/// A state in the word that a list has for it.
+/// The word that a list has for a state.
 pub(super) fn word(state: &ContainerState) -> &str {
     match state {
         ContainerState::Running => "running",
@@ -79,14 +80,14 @@ pub(super) fn word(state: &ContainerState) -> &str {
     }
 }
 
-/// Podman's word for a container that has ended and isn't cleaned up behind yet.
+/// Podman's word for a container that has ended and isn't cleaned up yet.
 const STOPPED: &str = "stopped";
 
-/// `None` for what is no answer about a container. Read word by word, so that one that no bollard knows
-/// (Podman has some, and a newer engine may) says nothing of the others.
+/// `None` for JSON that is no answer about a container. Each field is decoded by itself, so that a word that
+/// bollard doesn't know (Podman has some, and a newer engine may) doesn't spoil the others.
 ///
-/// The engine also takes any prefix of an id for a name, so `db` might find a stranger whose id
-/// begins with db. Only the name itself, or 12 digits of the id and more, is the one we want.
+/// The engine also takes any prefix of an id for a name, so that `db` might find another container whose id
+/// begins with db. Only the name itself, or 12 digits of the id and more, means the container.
 pub(super) fn observation(answer: &Value, wanted: &str) -> Option<Observation> {
     let snapshot = snapshot(answer)?;
     let by_id = wanted.len() >= 12 && snapshot.id.starts_with(wanted);
@@ -124,7 +125,7 @@ fn snapshot(answer: &Value) -> Option<ContainerSnapshot> {
 fn state_of(state: &Value) -> ContainerState {
     let flag = |flag: &str| state[flag].as_bool();
     let status = state["Status"].as_str().unwrap_or_default();
-    // The flags first: the status may be older than they are, never the other way round.
+    // The flags come first: the status may be older than they are, never the other way round.
     if flag("Paused") == Some(true) || status == "paused" {
         ContainerState::Paused
     } else if flag("Restarting") == Some(true) || status == "restarting" {
@@ -152,7 +153,7 @@ fn health(health: &Value, retries: u32) -> ContainerHealth {
     match health["Status"].as_str().unwrap_or_default() {
         "" | "none" | "healthy" => ContainerHealth::Good,
         "unhealthy" => ContainerHealth::Unhealthy { failed },
-        // Podman has `reset` and `stopped` too, while there is no verdict.
+        // Podman has `reset` and `stopped` too, while there is no result.
         _ => ContainerHealth::Starting { failed, retries },
     }
 }
@@ -172,6 +173,27 @@ fn published(ports: &Value) -> BTreeMap<ContainerPort, Vec<Binding>> {
         published.insert(port, bindings);
     }
     published
+}
+
+/// Whether a list's line differs from the last inspect.
+// see below
+pub(super) fn differs(view: &ContainerView, listed: &ListedContainer) -> bool {
+    match &view.observation {
+        Observation::Present(container) => {
+            container.name != listed.name || word(&container.state) != listed.state
+        }
+        Observation::Absent | Observation::NeverAsked => true,
+    }
+}
+
+/// Whether the two differ by a change that the engine has an event for. (A health check's count of failures has
+/// none.)
+pub(super) fn another_life(before: &Observation, after: &Observation) -> bool {
+    let life = |observation: &Observation| match observation {
+        Observation::Present(c) => Some((c.id.clone(), c.state.clone(), c.started_at)),
+        Observation::Absent | Observation::NeverAsked => None,
+    };
+    life(before) != life(after)
 }
 
 #[cfg(test)]

@@ -1,41 +1,41 @@
-//! Which containers are to be looked at, and when: a few at a time, and those that don't answer not
-//! in the way of the others. Pure.
+//! Which containers are inspected next: a few at a time, and those whose inspect fails without delaying the
+//! others. Pure.
 
 use crate::announce::policy::container::Death;
 use crate::clock::Moment;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Looks under way at a time: enough to keep an engine busy, few enough to leave it room for others.
+/// Inspects under way at a time: enough to keep an engine busy, few enough to leave room for other clients.
 pub(super) const AT_A_TIME: usize = 8;
 
-/// Of these so many may be at containers that didn't answer the last time: an engine that hangs on
-/// ten of them answers for the rest.
+/// How many of these may be of containers whose last inspect failed: an engine that hangs on ten containers
+/// answers for the rest.
 const TROUBLED_AT_A_TIME: usize = 2;
 
-/// A container that couldn't be inspected is tried again after this: its key is to be right within 2 s
-/// after whatever was wrong (`make chaos`, seed 78, found 5 s).
+/// The pause before a failed inspect is tried again: the key has to be right within 2 s after the failure is
+/// over (`make chaos`, seed 78, found 5 s).
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 
-/// An event may be later than the look that shows what it tells, but no later than this.
+/// An event may come later than the inspect that shows the change, but no later than this.
 const EVENTS_LATENESS: Duration = Duration::from_secs(5);
 
-/// Why a container is looked at.
+/// Why a container is inspected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum InspectTrigger {
-    /// Time has passed.
+    /// The routine relist.
     Timer,
-    /// An event hinted at it, or the connection is new.
+    /// An event, or a new connection to the engine.
     Event,
 }
 
-/// What became known while a container was looked at.
+/// What happened while a container was inspected.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct FinishedInspect {
-    /// An event had hinted at it, before the look or meanwhile.
+    /// An event was the reason, or came meanwhile.
     pub(super) hinted: bool,
-    /// Deaths that were heard of since it began. Docker marks a container as ended before it tells of the
-    /// death (moby holds the container's lock over both, libpod too), so a look that begins after the
+    /// Deaths since the inspect began. Docker marks a container as ended before it tells of the
+    /// death (moby holds the container's lock over both, libpod too), so an inspect that begins after the
     /// event shows the death or a later life; the answer of one that began before may be older.
     pub(super) deaths: Vec<Death>,
 }
@@ -46,21 +46,21 @@ struct ActiveInspect {
     deaths: Vec<Death>,
 }
 
-/// See the module's text.
+/// The containers that are to be inspected, and those that are being inspected.
 #[derive(Debug, Default)]
 pub(super) struct InspectQueue {
-    /// To be looked at.
+    /// Waiting to be inspected.
     waiting: BTreeMap<String, InspectTrigger>,
-    /// Being looked at.
+    /// Being inspected.
     under_way: BTreeMap<String, ActiveInspect>,
-    /// Those that couldn't be inspected, and when they may be tried again.
+    /// Containers whose last inspect failed, and when it may be tried again.
     troubled: BTreeMap<String, Moment>,
-    /// Those that changed without an event, and when that was seen.
+    /// Containers that changed without an event, and when that was seen.
     suspects: BTreeMap<String, Moment>,
 }
 
 impl InspectQueue {
-    /// That one is to be looked at; once more, if it is being looked at just now.
+    /// Adds a container; also one that is being inspected, which is then inspected once more.
     pub(super) fn want(&mut self, id: String, trigger: InspectTrigger) {
         if trigger == InspectTrigger::Event {
             self.suspects.remove(&id);
@@ -69,12 +69,12 @@ impl InspectQueue {
         *known = trigger.max(*known);
     }
 
-    /// Whether nothing waits.
+    /// Whether no container waits.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Those to look at now.
+    /// The containers whose inspects begin now.
     pub(super) fn begin(&mut self, now: Moment) -> Vec<String> {
         let is_troubled = |id: &&String| self.troubled.contains_key(*id);
         let mut troubled = self.under_way.keys().filter(is_troubled).count();
@@ -105,30 +105,30 @@ impl InspectQueue {
         begun.into_iter().map(|(id, _)| id).collect()
     }
 
-    /// Until one that didn't answer may be tried again; `None` where none waits for that.
+    /// Until a failed inspect may be tried again; `None` where none waits for that.
     pub(super) fn pause(&self, now: Moment) -> Option<Duration> {
         let waiting = |(id, _): &(&String, &Moment)| self.waiting.contains_key(*id);
         let times = self.troubled.iter().filter(waiting).map(|(_, at)| *at);
-        // Those whose time has come wait for others' answers.
+        // Those whose time has come wait until another inspect ends.
         times.filter(|at| *at > now).min().map(|at| at - now)
     }
 
-    /// A container that is looked at by this id (or name) has died. It counts against the look that is
-    /// under way, and against no later one.
+    /// A container with this id (or name) has died. That outdates the inspect that is under way, and no later
+    /// one.
     pub(super) fn died(&mut self, id: &str, death: Death) {
         if let Some(inspect) = self.under_way.get_mut(id) {
-            // Bounded by the containers that had the name during one look.
+            // Bounded by the containers that had the name during one inspect.
             inspect.deaths.retain(|earlier| earlier.id != death.id);
             inspect.deaths.push(death);
         }
     }
 
-    /// Whether that one is being looked at, or is to be.
+    /// Whether the container is being inspected, or waits for it.
     pub(super) fn concerns(&self, id: &str) -> bool {
         self.under_way.contains_key(id) || self.waiting.contains_key(id)
     }
 
-    /// It answered.
+    /// The inspect was answered.
     pub(super) fn answered(&mut self, id: &str) -> FinishedInspect {
         self.troubled.remove(id);
         let ended = self.under_way.remove(id);
@@ -142,7 +142,7 @@ impl InspectQueue {
         }
     }
 
-    /// It didn't, and is tried again later.
+    /// The inspect failed, and is tried again later.
     pub(super) fn failed(&mut self, id: String, now: Moment) {
         let trigger = self
             .under_way
@@ -152,23 +152,23 @@ impl InspectQueue {
         self.want(id, trigger);
     }
 
-    /// Whether all have answered the last time.
+    /// Whether no container's last inspect failed.
     pub(super) fn is_well(&self) -> bool {
         self.troubled.is_empty()
     }
 
-    /// It changed, and no event had said so until `now`.
+    /// The container has changed, and no event had told so until `now`.
     pub(super) fn suspect(&mut self, id: String, now: Moment) {
         self.suspects.insert(id, now);
     }
 
-    /// Whether events are missing: a change is too old for its event to be late.
+    /// Whether an event is missing: a change is older than any event may be late.
     pub(super) fn misses_events(&self, now: Moment) -> bool {
         let mut seen = self.suspects.values();
         seen.any(|at| now.saturating_sub(*at) >= EVENTS_LATENESS)
     }
 
-    /// Only these are there.
+    /// Forgets the containers that are gone.
     pub(super) fn retain(&mut self, is_there: impl Fn(&String) -> bool) {
         self.troubled.retain(|id, _| is_there(id));
     }

@@ -1,9 +1,9 @@
-//! The watcher: looks at containers again whenever an event hints at a change, and tells what it
-//! sees. One container by its name, or all that have labels of ours.
+//! The watcher: inspects containers whenever an event hints at a change, and publishes what the engine tells.
+//! It watches one container by its name, or all that have sidekick labels.
 
 use super::client::{DockerHost, connect, engine_info, inspect, list};
 use super::events::{ContainerEvent, MARKS_WAITING, WatchScope, read_events};
-use super::inspect::{ListedContainer, word};
+use super::inspect::{ListedContainer, another_life, differs};
 use super::inspect_queue::{InspectQueue, InspectTrigger};
 use crate::announce::policy::container::{ContainerView, ContainerViews, Observation};
 use crate::clock::{Moment, now};
@@ -24,24 +24,23 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-/// How often containers are looked at although no event came: the engine keeps 256 events for a
-/// slow reader and drops the rest, and a proxy may let the stream fall silent.
+/// The interval of the relist, which needs no event: the engine keeps 256 events for a slow reader and drops
+/// the rest, and a proxy may let the stream fall silent.
 const RELIST: Duration = Duration::from_secs(30);
 
-/// A list shows most changes, and an inspect all: so many containers that look unchanged are
-/// inspected at each relist all the same, turn by turn. All of them on most machines.
+/// A list shows most changes, and an inspect all of them: this many containers that look unchanged are inspected
+/// at each relist all the same, in turn. On most machines that is every container.
 const RELOOK: usize = 100;
 
-/// How often an idle loop shows that it lives.
+/// The longest wait of an idle loop, which beats for the watchdog.
 const TICK: Duration = Duration::from_secs(10);
 
-/// While many containers wait to be looked at, what was seen is told so often, and not each time.
+/// While many containers wait to be inspected, changes are published at this interval, and not each by itself.
 const CROWD_PAUSE: Duration = Duration::from_millis(20);
 
 /// Watches until it is dropped, and publishes every change.
 ///
-/// The engine may be down at the start, restart, or come back on a new socket: it is asked again
-/// for ever.
+/// The engine may be down at the start, restart, or come back on a new socket: the watcher reconnects for ever.
 pub async fn watch(
     host: DockerHost,
     scope: WatchScope,
@@ -86,7 +85,7 @@ pub async fn watch(
     }
 }
 
-/// How the requests have been going, over all connections.
+/// Failures of requests, over all connections, and what the log said of them.
 struct EngineAttempts<'a> {
     host: &'a DockerHost,
     retry: Retry,
@@ -108,7 +107,7 @@ impl EngineAttempts<'_> {
 type InspectCall = Pin<Box<dyn Future<Output = (String, anyhow::Result<Observation>)> + Send>>;
 type ListCall = Pin<Box<dyn Future<Output = anyhow::Result<Vec<ListedContainer>>> + Send>>;
 
-/// One connection's life.
+/// One connection to the engine.
 struct EngineConnection<'a> {
     docker: Docker,
     scope: &'a WatchScope,
@@ -116,7 +115,7 @@ struct EngineConnection<'a> {
     pulse: &'a Pulse,
     engine_name: Option<Arc<str>>,
     marks: mpsc::Receiver<ContainerEvent>,
-    /// Ends with the session.
+    /// Ends with the connection.
     reader: JoinSet<anyhow::Error>,
     queue: InspectQueue,
     inspecting: FuturesUnordered<InspectCall>,
@@ -149,8 +148,8 @@ impl<'a> EngineConnection<'a> {
         pulse.beat();
         let engine = engine_info(&docker).await;
         pulse.beat();
-        // Subscribed before the first look. The reader only marks; nothing that the session does
-        // can make it slow.
+        // Subscribed before the first inspect. The reader only passes events on; nothing that this
+        // connection does can make it slow.
         let (mark, marks) = mpsc::channel(MARKS_WAITING);
         let mut reader = JoinSet::new();
         let (asking, watched) = (docker.clone(), scope.clone());
@@ -181,12 +180,12 @@ impl<'a> EngineConnection<'a> {
             self.begin_looks();
             self.publish();
             let silent = self.queue.misses_events(now());
-            // A stream of events that keeps silent about a change has to be opened anew.
+            // A stream that leaves out an event has to be opened anew.
             anyhow::ensure!(!silent, "GET /events: a container changed without an event");
             let pause = if self.unpublished { CROWD_PAUSE } else { TICK };
             let pause = pause.min(self.queue.pause(now()).unwrap_or(TICK));
             // Cancel-safe: a channel keeps what isn't received, a set its futures, and the list is
-            // polled by reference. Marks first: a death is known before an answer that is older.
+            // polled by reference. Events come first: a death is known before an answer that is older.
             tokio::select! {
                 biased;
                 Some(mark) = self.marks.recv() => self.hear(mark),
@@ -201,7 +200,7 @@ impl<'a> EngineConnection<'a> {
         }
     }
 
-    /// Looks at everything again, when it is time to.
+    /// Begins a relist when it is due.
     fn begin_list(&mut self) {
         if now() < self.relist.at {
             return;
@@ -244,7 +243,7 @@ impl<'a> EngineConnection<'a> {
         let subject = match mark {
             ContainerEvent::Inspect(subject) => subject,
             ContainerEvent::Died(subject, death) => {
-                // Believed at once, and before an answer that may be older.
+                // Published at once, and before an answer that may be older.
                 self.views.send_if_modified(|views| {
                     let view = views.containers.get_mut(&subject);
                     view.is_some_and(|view| view.died(&death))
@@ -267,7 +266,7 @@ impl<'a> EngineConnection<'a> {
         self.queue.want(subject, InspectTrigger::Event);
     }
 
-    /// As what the container with this id is watched, if it may be.
+    /// The name or id that the container with this id is watched by, if it may be a watched one.
     fn watched_as(&self, container: String) -> Option<String> {
         let views = self.views.borrow();
         let view = |subject: &String| views.containers.get(subject);
@@ -332,7 +331,7 @@ impl<'a> EngineConnection<'a> {
         Ok(())
     }
 
-    /// Nothing is known of that one, as if the engine were gone for it alone.
+    /// The container's view says that the engine doesn't answer, as if it were unreachable for this one alone.
     fn inspect_failed(&mut self, id: String, error: &anyhow::Error, failures: &mut LogThrottle) {
         let now = now();
         if let Some(notice) = failures.failed(now) {
@@ -356,7 +355,7 @@ impl<'a> EngineConnection<'a> {
         let trigger = self.routine();
         let known: Vec<String> = self.views.borrow().containers.keys().cloned().collect();
         let all = match all {
-            // An engine that can't list may be able to inspect; what is known is looked at.
+            // An engine that can't list may be able to inspect: the known containers are inspected.
             Err(error) if !self.relist.done_once && !known.is_empty() => {
                 if let Some(notice) = attempts.lists.happened(now()) {
                     let n = notice.failures;
@@ -385,7 +384,7 @@ impl<'a> EngineConnection<'a> {
         let from = (Bound::Excluded(self.relist.turn.clone()), Bound::Unbounded);
         let turn = views.containers.range(from).map(|(id, _)| id).take(RELOOK);
         let turn: Vec<_> = turn.cloned().collect();
-        // At the end the next round begins at the start.
+        // After the last container the next turn begins at the first.
         self.relist.turn = turn.get(RELOOK - 1).cloned().unwrap_or_default();
         let ids: BTreeSet<_> = gone
             .cloned()
@@ -401,7 +400,7 @@ impl<'a> EngineConnection<'a> {
         Ok(())
     }
 
-    /// Tells what was seen; not each time while there is a crowd.
+    /// Wakes the receiver of the views; while many inspects wait, at intervals.
     fn publish(&mut self) {
         let crowd = !self.queue.is_empty() && now() < self.published_at + CROWD_PAUSE;
         if self.unpublished && !crowd {
@@ -412,30 +411,10 @@ impl<'a> EngineConnection<'a> {
     }
 }
 
-/// Never ready while there is none.
+/// Never ready while there is no future.
 async fn poll<T>(future: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
     match future {
         Some(future) => future.await,
         None => std::future::pending().await,
     }
-}
-
-/// Whether a list's line shows another state of things than was seen last.
-fn differs(view: &ContainerView, listed: &ListedContainer) -> bool {
-    match &view.observation {
-        Observation::Present(container) => {
-            container.name != listed.name || word(&container.state) != listed.state
-        }
-        Observation::Absent | Observation::NeverAsked => true,
-    }
-}
-
-/// Whether something happened between the two that the engine has an event for. (A health check's
-/// count of failures has none.)
-fn another_life(before: &Observation, after: &Observation) -> bool {
-    let life = |observation: &Observation| match observation {
-        Observation::Present(c) => Some((c.id.clone(), c.state.clone(), c.started_at)),
-        Observation::Absent | Observation::NeverAsked => None,
-    };
-    life(before) != life(after)
 }

@@ -1,4 +1,4 @@
-//! Executes what the registrar asks for against etcd. Decides nothing.
+//! Sends the registrar's requests to etcd. The only writer to etcd; it makes no decisions.
 
 use super::event_log::LeaseEventLog;
 use super::protocol::{DesiredKeys, Entry, Header, KeyStatuses, Op, Request, Response, Step};
@@ -25,33 +25,33 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-/// After a stop was asked for, etcd gets so long to take the keys away. The TTL does the rest. The
-/// process is promised to be gone within 5 s.
+/// How long the revocation of the lease may take after a stop was requested. After that the keys remain until
+/// their TTL ends. The process exits within 5 s.
 pub const REVOKE_DEADLINE: Duration = Duration::from_millis(4_500);
 
-/// An idle loop looks at the clock so often: timers stand still while the machine is suspended.
+/// The longest wait of an idle loop: timers stand still while the machine is suspended.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// The channels of the one task that writes to etcd.
 #[derive(Debug)]
 pub struct Executor {
-    /// Whom to ask.
+    /// The members of the etcd cluster.
     pub members: Arc<Members>,
-    /// What ought to stand.
+    /// The desired keys.
     pub desired: watch::Receiver<DesiredKeys>,
-    /// What the watch sees.
+    /// The events of etcd's watch.
     pub key_events: mpsc::Receiver<KeyEvent>,
-    /// How it stands.
+    /// The status of each key.
     pub statuses: watch::Sender<KeyStatuses>,
-    /// This loop's sign of life.
+    /// The loop's heartbeat for the watchdog.
     pub pulse: Pulse,
-    /// When to give everything up.
+    /// When to revoke the lease and end.
     pub shutdown: Shutdown,
 }
 
 impl Executor {
-    /// Keeps the keys as wished until a stop is asked for; then takes them away, for [`REVOKE_DEADLINE`]
-    /// at most.
+    /// Keeps the keys as desired until a stop is requested; then revokes the lease, within
+    /// [`REVOKE_DEADLINE`].
     pub async fn run(mut self, settings: LeaseSettings) -> ShutdownReport {
         // 64 bits of the operating system's randomness: two processes with one id would share a lease.
         let seed = RandomState::new().build_hasher().finish();
@@ -104,7 +104,7 @@ impl Executor {
         }
     }
 
-    /// What happened meanwhile is heard before the next question is asked.
+    /// Passes on what came in meanwhile, before the next request.
     fn hear(&mut self, registrar: &mut Registrar) {
         if self.desired.has_changed().unwrap_or(false) {
             registrar.set_desired(&self.desired.borrow_and_update());
@@ -127,8 +127,8 @@ impl Executor {
         });
     }
 
-    /// One request and its answer; after a failure, the pause that the policy wants. The first
-    /// failure of each member costs no pause: the next member may be well.
+    /// Sends one request; after a failure, waits for the pause of the retry policy. The first
+    /// failure of each member costs no pause: the next member may serve.
     async fn carry_out(
         &self,
         registrar: &mut Registrar,
@@ -170,12 +170,12 @@ impl Executor {
     }
 }
 
-/// How the requests have been going.
+/// Failures of requests, and what the log said of them.
 struct WriteAttempts {
     retry: Retry,
-    /// Single keys that etcd rejects.
+    /// Rejections of single keys.
     rejections: LogThrottle,
-    /// Requests in a row that a member failed.
+    /// Requests in a row that failed.
     failed_members: usize,
     log: LeaseEventLog,
 }
@@ -314,7 +314,7 @@ async fn write(mut client: Client, lease: i64, ops: &[Op]) -> Result<Response, E
     if response.succeeded() {
         Ok(Response::Written(header))
     } else {
-        Ok(Response::Refused(
+        Ok(Response::ConditionFailed(
             header,
             found(keys(), response.op_responses()),
         ))

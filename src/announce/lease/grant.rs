@@ -1,11 +1,23 @@
-//! The ids that leases are asked for by. Pure.
+//! The lease's term, and the ids of the leases that are asked for. Pure.
 //!
-//! A grant whose answer is lost has left a lease in etcd, perhaps. It is asked for again by the same id,
-//! so that there is one lease whatever became of which request.
+//! A grant whose response is lost may have left a lease in etcd. It is asked for again with the same id,
+//! so that there is one lease whichever request was done.
 
 use super::protocol::LeaseId;
+use crate::clock::Moment;
+use std::time::Duration;
 
-/// The grant that is asked for, and those to come.
+/// The lease's term: how it is asked for, and when it is renewed.
+#[derive(Debug)]
+pub(super) struct LeaseTerm {
+    pub(super) grants: Grants,
+    /// The TTL that etcd gave the lease.
+    pub(super) granted: Duration,
+    /// When the lease is renewed next.
+    pub(super) renew_at: Moment,
+}
+
+/// Makes the ids, and remembers the grant whose outcome is unknown.
 #[derive(Debug)]
 pub(super) struct Grants {
     /// The generator's state.
@@ -17,13 +29,12 @@ pub(super) struct Grants {
 #[derive(Debug)]
 struct Grant {
     id: LeaseId,
-    /// A request with this id had no answer, so that etcd may have granted it.
+    /// A request with this id got no response, so that etcd may have granted it.
     in_doubt: bool,
 }
 
 impl Grants {
-    /// `seed`: a random number, the processes' only difference; two that begin with the same one ask for
-    /// the same ids.
+    /// `seed` is a random number: two processes with the same seed ask for the same ids.
     pub(super) const fn new(seed: u64) -> Self {
         Self {
             state: seed,
@@ -31,7 +42,7 @@ impl Grants {
         }
     }
 
-    /// The id to ask for: the same until it is known what became of it.
+    /// The id to ask for: the same one until the outcome is known.
     pub(super) fn id(&mut self) -> LeaseId {
         if let Some(grant) = &self.open {
             return grant.id;
@@ -50,25 +61,25 @@ impl Grants {
         id
     }
 
-    /// The id that was asked for, if it isn't known yet what became of it.
+    /// The id that was asked for, while the outcome is unknown.
     pub(super) fn asked(&self) -> Option<LeaseId> {
         self.open.as_ref().map(|grant| grant.id)
     }
 
-    /// A request for the id had no answer.
+    /// A request for the id got no response.
     pub(super) const fn unanswered(&mut self) {
         if let Some(grant) = &mut self.open {
             grant.in_doubt = true;
         }
     }
 
-    /// The lease is there.
+    /// The lease was granted.
     pub(super) const fn granted(&mut self) {
         self.open = None;
     }
 
-    /// etcd has a lease of that id already. Returns whether it is ours; where it is another's the next
-    /// grant asks for another id.
+    /// etcd already has a lease with that id. Returns whether it is ours; if not, the next grant asks for
+    /// another id.
     pub(super) fn exists(&mut self) -> bool {
         self.open.take().is_some_and(|grant| grant.in_doubt)
     }

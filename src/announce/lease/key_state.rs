@@ -1,4 +1,5 @@
-//! One key: what is wished for, what is believed to stand there, and what lies between. Pure.
+//! One key: its desired value, its value in etcd as far as it is known, and the operation that brings the
+//! second to the first. Pure.
 
 use super::ownership::{Holder, Precedence, precedence_of};
 use super::protocol::{DesiredKey, Entry, KeyStatus, LeaseEvent, LeaseId, Op, Revision};
@@ -8,23 +9,23 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 /// How many of our own former leases are remembered. A former lease matters only while it is
-/// alive after all, which takes a restored etcd or a wrong "not found"; two would do.
+/// alive after all, which takes a restored etcd or a wrong "not found"; two would be enough.
 const FORMER_LEASES: usize = 8;
 
-/// A put that nobody waits for any more may still be done: by a member that was frozen with the
-/// request in its buffers, say. A key is minded for so long after its last put.
+/// A put whose deadline is over may still be done: by a member that was frozen with the request in its
+/// buffers, for example. A retired key is remembered for this long after its last put.
 const LATENESS: Duration = Duration::from_secs(10);
 
 /// The leases of this process.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
-    /// The one that keys are put on.
+    /// The lease that keys are put on.
     pub(super) current: Option<LeaseId>,
     former: VecDeque<LeaseId>,
 }
 
 impl Leases {
-    /// etcd has forgotten the current one.
+    /// etcd has forgotten the current lease. Returns its id.
     pub(super) fn lose(&mut self) -> Option<LeaseId> {
         let lost = self.current.take()?;
         self.former.push_back(lost);
@@ -39,14 +40,14 @@ impl Leases {
     }
 }
 
-/// What is believed to stand at a key.
+/// The value of a key, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum KnownValue {
-    /// Nothing is known, or a write's outcome isn't.
+    /// The key was not read yet, or the outcome of a write is unknown.
     Unknown,
-    /// Nothing stands there.
+    /// The key does not exist.
     Absent,
-    /// This does.
+    /// The key has this value.
     Present(Entry),
 }
 
@@ -56,7 +57,7 @@ impl From<Option<Entry>> for KnownValue {
     }
 }
 
-/// What is believed of a key, and as of when.
+/// The value of a key, as far as it is known, and as of when.
 #[derive(Debug)]
 pub(super) struct Belief {
     pub(super) value: KnownValue,
@@ -80,7 +81,7 @@ struct OwnWrites {
     read_late: bool,
 }
 
-/// See the module's text.
+/// One key of the registrar.
 #[derive(Debug)]
 pub(super) struct KeyState {
     desired: DesiredKey,
@@ -95,7 +96,7 @@ pub(super) struct KeyState {
     /// When etcd rejected a request for this key alone the last time. Until etcd accepts one, the key travels
     /// apart from the others.
     pub(super) rejected: Option<Moment>,
-    /// The holder whose better right was told last.
+    /// The holder that was reported last as having precedence.
     told_holder: Option<Holder>,
     /// The key is no longer desired, and is forgotten when nothing of ours is left at it.
     pub(super) retired: bool,
@@ -119,7 +120,7 @@ impl KeyState {
         }
     }
 
-    /// This ought to stand there from now on.
+    /// Sets the desired value.
     pub(super) fn set_desired(&mut self, desired: &DesiredKey) {
         if self.desired != *desired {
             self.desired = desired.clone();
@@ -131,11 +132,11 @@ impl KeyState {
         }
     }
 
-    /// What would bring the key nearer to its wish.
+    /// The operation that brings the key to its desired value; `None` where there is none to do.
     pub(super) fn op(&self, key: &Key, leases: &Leases) -> Option<Op> {
         let (key, value) = (|| key.clone(), || self.encoded.clone());
         match (&self.desired, &self.belief.value) {
-            // Where nothing is known a create finds out, and is right if nothing stands there.
+            // Where nothing is known a create finds out, and succeeds if the key does not exist.
             (DesiredKey::Announce(_), KnownValue::Unknown | KnownValue::Absent) => {
                 Some(Op::Create(key(), value()))
             }
@@ -173,7 +174,7 @@ impl KeyState {
         if leases.holds(entry) {
             return Precedence::Ours;
         }
-        // No sidekick puts without a lease: what has none was put by hand and would stay for ever,
+        // No sidekick puts without a lease: a value without one was put by hand and would stay for ever,
         // whatever container it names.
         if entry.lease == 0 || leases.former.contains(&entry.lease) {
             return Precedence::TakeOver;
@@ -185,10 +186,10 @@ impl KeyState {
         precedence_of(&Holder::from(&**ours), &entry.value, overtook_us)
     }
 
-    /// How it stands with the key.
+    /// The key's status.
     pub(super) fn status(&self, leases: &Leases) -> KeyStatus {
         match self.believed(leases) {
-            KeyStatus::Pending if self.rejected.is_some() => KeyStatus::Refused,
+            KeyStatus::Pending if self.rejected.is_some() => KeyStatus::Rejected,
             status => status,
         }
     }
@@ -212,7 +213,7 @@ impl KeyState {
         }
     }
 
-    /// The holder that we stand by for, the first time.
+    /// The holder that the key stands by for, once for every holder.
     pub(super) fn note_standby(&mut self, leases: &Leases) -> Option<Holder> {
         let (DesiredKey::Announce(_), KnownValue::Present(entry)) =
             (&self.desired, &self.belief.value)
@@ -228,7 +229,7 @@ impl KeyState {
         }
     }
 
-    /// A request with this operation is about to leave at `now`.
+    /// A request with this operation is sent at `now`.
     pub(super) fn asked(&mut self, op: &Op, now: Moment) {
         self.writes.may_stand = true;
         if let Op::Clear(_, version) = op {
@@ -240,13 +241,13 @@ impl KeyState {
         }
     }
 
-    /// An answer to a question of this moment was learnt.
+    /// The response to a request of this moment was learnt.
     pub(super) fn answered(&mut self, asked_at: Moment) {
         let late = |put_at: Moment| asked_at >= put_at + LATENESS;
         self.writes.read_late = self.writes.put_at.is_none_or(late);
     }
 
-    /// Whether nothing has to be minded here any more.
+    /// Whether the key can be forgotten: it is retired, and nothing of ours is left at it, nor can come late.
     pub(super) fn is_over(&self, leases: &Leases) -> bool {
         let quiet = self.writes.put_at.is_none() || self.writes.read_late;
         self.retired && quiet && self.is_gone(leases)
@@ -283,8 +284,8 @@ impl KeyState {
         event
     }
 
-    /// An answer says that this stood there at `revision`. A watch event that overtook the answer
-    /// is newer than it.
+    /// A response says that the key had this value at `revision`. A watch event that overtook the response is
+    /// newer than it.
     pub(super) fn learn(&mut self, seen: KnownValue, leases: &Leases, revision: Revision) {
         if revision < self.belief.as_of {
             return;
@@ -301,7 +302,7 @@ impl KeyState {
         }
     }
 
-    /// The watch says that this has stood there since `revision`.
+    /// The watch says that the key has had this value since `revision`.
     pub(super) fn observe(&mut self, seen: KnownValue, revision: Revision) {
         if revision > self.belief.as_of {
             self.belief.as_of = revision;
@@ -309,7 +310,7 @@ impl KeyState {
         }
     }
 
-    /// Our lease is gone, and the keys with it: that is nobody's doing.
+    /// Our lease is gone, and its keys with it: no other writer deleted them.
     pub(super) fn lease_lost(&mut self, lost: LeaseId) {
         if matches!(&self.belief.value, KnownValue::Present(entry) if entry.lease == lost) {
             self.belief.value = KnownValue::Unknown;
@@ -317,7 +318,7 @@ impl KeyState {
         self.settled = false;
     }
 
-    /// Revisions known so far mean nothing any more.
+    /// etcd has another history: the revisions that were known mean nothing in it.
     pub(super) fn history_reset(&mut self) {
         self.belief.as_of = 0;
         self.writes.claimed = None;
@@ -326,7 +327,7 @@ impl KeyState {
         self.settled = false;
     }
 
-    /// Whether nothing of ours can be left there.
+    /// Whether no put of ours can be left at the key.
     fn is_gone(&self, leases: &Leases) -> bool {
         match &self.belief.value {
             KnownValue::Unknown => !self.writes.may_stand,
@@ -335,7 +336,7 @@ impl KeyState {
         }
     }
 
-    /// What to tell of an operation that was done on what was believed until then.
+    /// The event to report of an operation that was done; called before the new value is learnt.
     fn event_of(&self, op: &Op) -> Option<LeaseEvent> {
         let contested = self.settled && op.is_put();
         match (op, &self.belief.value) {

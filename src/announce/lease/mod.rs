@@ -1,8 +1,11 @@
 //! The lease and its keys in etcd: decided by the registrar, done by the executor.
 
+mod audit;
+mod batch;
 mod event_log;
 pub mod executor;
 mod grant;
+mod history;
 mod key_state;
 pub mod ownership;
 pub mod protocol;

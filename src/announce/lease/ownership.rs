@@ -1,23 +1,23 @@
-//! Who has the better right to a key: rule 3 of the contract. Pure.
+//! Which of two holders of a key has precedence: rule 3 of the contract. Pure.
 
 use crate::endpoint::{Endpoint, Since};
 use std::cmp::Ordering;
 use std::fmt;
 use std::time::Duration;
 
-/// An incarnation of a container, as far as a value tells.
+/// One life of a container, as far as a value tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
     /// The container's id, as the value has it.
     pub container: Option<String>,
-    /// When it started.
+    /// When that life of the container started.
     pub since: Option<Since>,
     /// `host:port`, for messages.
     pub address: String,
 }
 
 impl Holder {
-    /// The one that wrote `value`.
+    /// The holder that a value names.
     ///
     /// # Errors
     /// Why the value is no endpoint.
@@ -28,8 +28,7 @@ impl Holder {
         }
     }
 
-    /// Whether this was written for the container that is known to be down as `down`, and not for a
-    /// later life of it.
+    /// Whether the value was put for the same container as `down`, and for the same life or an earlier one.
     #[must_use]
     pub fn is_past_life_of(&self, down: &Self) -> bool {
         self.container.is_some() && self.container == down.container && self.since <= down.since
@@ -60,11 +59,11 @@ impl fmt::Display for Holder {
     }
 }
 
-/// How far in the future a container's start may seem to be before the clocks are doubted.
+/// A container's start that lies further than this in the future means that the clocks differ.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(1);
 
-/// What to add where we stand by for `holder` and its container starts only later than `now`, by this
-/// machine's clock: as long as that holder lives, a container that started after it waits.
+/// A warning to add where a key stands by for `holder` whose container starts later than `now`, this machine's
+/// wall clock: while that holder lives, containers that started after it wait.
 #[must_use]
 pub fn clock_warning(holder: &Holder, now: Since) -> Option<String> {
     let ahead = holder.since?.ahead_of(now)?;
@@ -76,31 +75,31 @@ pub fn clock_warning(holder: &Holder, now: Since) -> Option<String> {
     })
 }
 
-/// What to do about a key that holds a value.
+/// What to do about a key that another holder has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Precedence {
-    /// It is on our lease already.
+    /// The key is on our lease.
     Ours,
-    /// Overwrite it, if it is still the same.
+    /// Overwrite the value, if it is still the same.
     TakeOver,
-    /// Leave it alone.
+    /// Leave the value, and wait until the key is deleted.
     StandBy(Holder),
 }
 
-/// Judges a value that hangs on another's lease.
+/// Compares our holder with a value that hangs on another lease.
 ///
-/// `overtook_us`: it was written after our own last write of this key. Our own past life can't
-/// have done that, so the same life of the same container is then announced by a second sidekick,
-/// which the first leaves in peace: else the two would overwrite each other for ever.
+/// `overtook_us`: the value was written after our own last write of this key. An earlier process of ours can't
+/// have done that, so a second sidekick announces the same life of the same container. The first one then
+/// stands by: else the two would overwrite each other for ever.
 #[must_use]
 pub fn precedence_of(ours: &Holder, value: &[u8], overtook_us: bool) -> Precedence {
-    // What can't be read is somebody else's, with no `since`.
+    // A value that can't be decoded has no `since`.
     let Ok(theirs) = Holder::of(value) else {
         return Precedence::TakeOver;
     };
-    // Of two lives the later, be they one container's or two's: a second sidekick may know of a
-    // restart that we can't see. No `since` is earlier than any; of equal ones the smaller container
-    // id yields.
+    // The later life has precedence, be it of the same container or of another: a second sidekick may know of
+    // a restart that we can't see. No `since` counts as the earliest; of equal ones the greater container id
+    // has precedence.
     match (theirs.since, &theirs.container).cmp(&(ours.since, &ours.container)) {
         Ordering::Less => Precedence::TakeOver,
         Ordering::Equal if !overtook_us => Precedence::TakeOver,

@@ -1,5 +1,5 @@
-//! The words between the registrar, which decides, and the registry, which does: what is wished for,
-//! asked of etcd, answered, and worth telling. Pure.
+//! What registrar and executor exchange: the desired keys, requests, responses, the status of each key, and
+//! events. Pure.
 
 use super::ownership::Holder;
 use crate::clock::Moment;
@@ -19,37 +19,37 @@ pub type LeaseId = i64;
 /// An etcd store revision.
 pub type Revision = i64;
 
-/// What ought to stand at a key.
+/// The desired value of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DesiredKey {
-    /// This endpoint.
+    /// The key has this endpoint as its value.
     Announce(Arc<Endpoint>),
-    /// Nothing of ours. `down` is the incarnation of the container that is known to be down: a
-    /// value that names it was left by our own past life, and is cleared away too.
+    /// The key has no value of ours.
     Withdraw {
-        /// See above.
+        /// The life of the container that is known to be down. A value that names it was left by an earlier
+        /// process of ours, and is deleted too.
         down: Option<Holder>,
     },
 }
 
-/// What ought to stand at each key.
+/// The desired value of each key.
 pub type DesiredKeys = BTreeMap<Key, DesiredKey>;
 
-/// How it stands with each key.
+/// The status of each key.
 pub type KeyStatuses = BTreeMap<Key, KeyStatus>;
 
-/// What stands at a key.
+/// A key's value in etcd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The bytes.
+    /// The bytes of the value.
     pub value: Vec<u8>,
-    /// The lease it hangs on; 0 for none.
+    /// The lease that the key hangs on; 0: none.
     pub lease: LeaseId,
-    /// When it was written last.
+    /// The store revision of the last write.
     pub mod_revision: Revision,
 }
 
-/// Where in which history an answer was given.
+/// Which cluster gave a response, and at which revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// etcd's cluster id.
@@ -59,7 +59,7 @@ pub struct Header {
 }
 
 impl Entry {
-    /// Which write this is.
+    /// Identifies the write that the value comes from.
     #[must_use]
     pub const fn version(&self) -> Version {
         Version {
@@ -73,29 +73,29 @@ impl Entry {
 /// or emptied behind our back the same number may be another's write, on another lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Version {
-    /// When it was written.
+    /// The store revision of the write.
     pub mod_revision: Revision,
-    /// The lease it hangs on; 0 for none.
+    /// The lease that the key hangs on; 0: none.
     pub lease: LeaseId,
 }
 
-/// What to do about one key inside a transaction.
+/// One operation of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
-    /// Put it if nothing is there.
+    /// Puts the key if it does not exist.
     Create(Key, Vec<u8>),
-    /// Put it if it is on our lease.
+    /// Puts the key if it is on our lease.
     Update(Key, Vec<u8>),
-    /// Put it if that write still stands there.
+    /// Puts the key if that write is still its latest.
     TakeOver(Key, Vec<u8>, Version),
-    /// Delete it if it is on our lease.
+    /// Deletes the key if it is on our lease.
     Delete(Key),
-    /// Delete it if that write still stands there.
+    /// Deletes the key if that write is still its latest.
     Clear(Key, Version),
 }
 
 impl Op {
-    /// The key that it is about.
+    /// The key of the operation.
     #[must_use]
     pub const fn key(&self) -> &Key {
         match self {
@@ -107,7 +107,7 @@ impl Op {
         }
     }
 
-    /// Whether it puts, rather than deletes.
+    /// Whether the operation is a put.
     #[must_use]
     pub const fn is_put(&self) -> bool {
         matches!(
@@ -117,29 +117,29 @@ impl Op {
     }
 }
 
-/// One call to etcd.
+/// One request to etcd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// A lease by this id, of this length.
+    /// Grant a lease with this id and TTL.
     Grant(LeaseId, Duration),
-    /// Keep this lease alive.
+    /// Renew this lease.
     Renew(LeaseId),
-    /// A linearizable read of these keys, [`MAX_OPS`] at most.
+    /// Read these keys (linearizable); at most [`MAX_OPS`].
     Read(Vec<Key>),
-    /// All of these, each put on this lease, if all of their conditions hold; else a read of their keys.
+    /// Do all of these operations, each put on this lease, if all of their conditions hold; else read their keys.
     Write(LeaseId, Vec<Op>),
-    /// Give the lease up, and every key on it.
+    /// Revoke the lease, which deletes every key on it.
     Revoke(LeaseId),
 }
 
 impl Request {
-    /// Whether it reads or writes keys, and not only the lease.
+    /// Whether the request reads or writes keys, rather than the lease.
     #[must_use]
     pub const fn names_keys(&self) -> bool {
         matches!(self, Self::Read(_) | Self::Write(..))
     }
 
-    /// The key, where the request is about one alone.
+    /// The key, if the request reads or writes a single one.
     #[must_use]
     pub fn only_key(&self) -> Option<&Key> {
         match self {
@@ -150,55 +150,55 @@ impl Request {
     }
 }
 
-/// What came of a request.
+/// The response to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Response {
-    /// There is such a lease now; with the time to live that etcd gave it.
+    /// The lease was granted, with this TTL.
     Granted(Duration),
-    /// There is a lease of that id already.
+    /// etcd already has a lease with that id.
     LeaseExists,
-    /// The lease lives.
+    /// The lease was renewed.
     Renewed,
-    /// etcd says that there is no such lease.
+    /// The lease does not exist.
     LeaseGone,
-    /// What stands at the keys.
+    /// The values of the keys.
     Read(Header, Vec<(Key, Option<Entry>)>),
-    /// All conditions held and all was done.
+    /// All conditions held, and all operations were done.
     Written(Header),
-    /// A condition didn't hold, nothing was done, and this is what stands at the keys.
-    Refused(Header, Vec<(Key, Option<Entry>)>),
-    /// The lease is given up.
+    /// A condition failed, no operation was done, and these are the values of the keys.
+    ConditionFailed(Header, Vec<(Key, Option<Entry>)>),
+    /// The lease was revoked.
     Revoked,
-    /// etcd answered that it won't: it has no space, or we no right, or one of the keys no reader.
+    /// etcd rejected the request: it has no space left, or our user has no right to one of the keys.
     Rejected,
-    /// No answer, or an error. It may have been done all the same.
+    /// No response, or an error. The request may have been done all the same.
     Failed,
 }
 
-/// What to do next.
+/// What the executor does next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// This call, and then tell the answer.
+    /// Send this request, and pass on the response.
     Do(Request),
-    /// Nothing before this moment.
+    /// Wait until this moment.
     Wait(Moment),
-    /// Nothing ever again: the lease is given up.
+    /// End: the lease is revoked.
     Done,
 }
 
-/// How it stands with a key.
+/// The status of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyStatus {
-    /// Not there yet, or not known to be.
+    /// The desired value is not put yet, or the outcome is unknown.
     Pending,
-    /// It stands as wished, on our lease.
+    /// The key has the desired value, on our lease.
     Announced(Arc<Endpoint>),
-    /// Somebody with a better right holds it.
+    /// Another holder has precedence.
     StandingBy(Holder),
-    /// Nothing of ours is there, as wished.
+    /// The key has no value of ours, as desired.
     Withdrawn,
-    /// Not as wished, for etcd refuses this key by itself; it is tried again.
-    Refused,
+    /// etcd rejects the desired value of this key; it is tried again.
+    Rejected,
 }
 
 /// What happened to a key or to the lease that the operator may want to read.
@@ -206,7 +206,7 @@ pub enum KeyStatus {
 /// `contested`: the key had stood as desired before, so that another writer changed it and may go on to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaseEvent {
-    /// Another holder with the better right has the key; emitted once for every holder.
+    /// Another holder has precedence; emitted once for every holder.
     StandingBy(Key, Holder),
     /// The value of another container's announcer was overwritten.
     TookOver {

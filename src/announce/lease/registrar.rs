@@ -1,42 +1,45 @@
 //! The state machine that owns the lease and the keys. Pure.
 //!
-//! It is asked what to do next ([`Registrar::poll`]) and told what came of it
-//! ([`Registrar::answer`]), what etcd's watch saw, and what is wished for. One request is under way
-//! at a time. Whatever it believes of etcd may be wrong; so every write carries the condition under
-//! which it is right, and a belief that a write refutes is replaced by what etcd says.
+//! The executor asks for the next request ([`Registrar::poll`]), and passes on the response to it
+//! ([`Registrar::answer`]), the events of etcd's watch, and the desired keys. One request is under way at a time.
+//! What the registrar knows of etcd may be out of date; so every write carries the condition under which it
+//! is right, and a response to a failed condition replaces what was known.
 
-use super::grant::Grants;
+use super::audit::Audit;
+use super::batch::BatchSizes;
+use super::grant::{Grants, LeaseTerm};
+use super::history::KnownHistory;
 use super::key_state::{KeyState, KnownValue, Leases};
 use super::protocol::{
-    DesiredKey, DesiredKeys, Entry, Header, KeyStatuses, LeaseEvent, LeaseId, MAX_OPS, MAX_WRITES,
-    Op, Request, Response, Revision, Step,
+    DesiredKey, DesiredKeys, Entry, Header, KeyStatuses, LeaseEvent, LeaseId, Op, Request,
+    Response, Revision, Step,
 };
 use crate::clock::Moment;
 use crate::endpoint::Key;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A key that others keep changing is put right at once the first time, and then at most this often.
+/// A key that other writers keep changing is corrected at once the first time, and then at most this often.
 pub const HEAL_PAUSE: Duration = Duration::from_secs(1);
 
-/// Of the keys that etcd refuses by themselves one is tried so often: it may be out of space, or we
-/// without the right to a key that somebody's label names.
+/// The interval at which one of the keys that etcd rejects is tried: etcd may be out of space, or our user may
+/// have no right to a key that a label names.
 pub const REJECTED_PAUSE: Duration = Duration::from_secs(1);
 
-/// So often is the lease renewed within its TTL. A renewal is no write to etcd's log; an etcd that is away
-/// for what is left of the TTL, less the time of one failover, costs no key.
+/// Renewals of the lease within its TTL. A renewal is no write to etcd's log; an etcd that is unreachable for
+/// what is left of the TTL, less the time of one failover, costs no key.
 const RENEWALS_PER_TTL: u32 = 3;
 
-/// How long the lease lives and how often the keys are looked at.
+/// How long the lease lives and how often the keys are read back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseSettings {
-    /// What is asked of etcd; whole seconds.
+    /// The TTL that is requested from etcd; whole seconds.
     pub ttl: Duration,
-    /// Between two audits, which read the keys back and put right what isn't as it should be.
+    /// The interval of the audits, which read all keys back and correct those that differ.
     pub interval: Duration,
 }
 
-/// The state machine. See the module's text.
+/// The state machine that owns the lease and the keys.
 #[derive(Debug)]
 pub struct Registrar {
     settings: LeaseSettings,
@@ -52,45 +55,6 @@ pub struct Registrar {
     asked_at: Moment,
     phase: Phase,
     events: Vec<LeaseEvent>,
-}
-
-/// The lease's time.
-#[derive(Debug)]
-struct LeaseTerm {
-    grants: Grants,
-    /// The TTL that etcd gave the lease.
-    granted: Duration,
-    renew_at: Moment,
-}
-
-/// The reading back of all keys.
-#[derive(Debug, Default)]
-struct Audit {
-    /// When the next one begins.
-    at: Moment,
-    /// Keys that the running audit hasn't read yet.
-    unread: BTreeSet<Key>,
-}
-
-/// How many keys the next request takes.
-#[derive(Debug)]
-struct BatchSizes {
-    /// Of a transaction; halves when a condition fails, so that one contested key doesn't hold up the others.
-    writes: usize,
-    /// Of a read; halves when etcd rejects one.
-    reads: usize,
-}
-
-/// Where in etcd's history the answers stand.
-#[derive(Debug, Default)]
-struct KnownHistory {
-    /// The id of the cluster that answered last.
-    cluster: Option<u64>,
-    /// The latest revision in an answer.
-    revision: Revision,
-    /// The latest revision that was known when the request under way was asked for. A linearizable answer
-    /// below it means that etcd went back in time.
-    floor: Revision,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,10 +81,7 @@ impl Registrar {
                 renew_at: Moment::ZERO,
             },
             audit: Audit::default(),
-            sizes: BatchSizes {
-                writes: MAX_WRITES,
-                reads: MAX_OPS,
-            },
+            sizes: BatchSizes::new(),
             history: KnownHistory::default(),
             rejected_retry_at: Moment::ZERO,
             asked_at: Moment::ZERO,
@@ -129,54 +90,54 @@ impl Registrar {
         }
     }
 
-    /// These keys ought to stand so from now on. A key that was wished for before and isn't any
-    /// more is withdrawn, and forgotten when it is certain that nothing of ours comes back.
+    /// Sets the desired keys. A key that is no longer among them is withdrawn, and forgotten when it is certain
+    /// that no put of ours can come late.
     pub fn set_desired(&mut self, desired: &DesiredKeys) {
         for (key, desire) in desired {
             match self.keys.get_mut(key) {
-                Some(key_state) => {
-                    key_state.retired = false;
-                    key_state.set_desired(desire);
+                Some(state) => {
+                    state.retired = false;
+                    state.set_desired(desire);
                 }
                 None => {
                     self.keys.insert(key.clone(), KeyState::new(desire));
                 }
             }
         }
-        for (key, key_state) in &mut self.keys {
+        for (key, state) in &mut self.keys {
             if !desired.contains_key(key) {
-                key_state.retired = true;
-                key_state.set_desired(&DesiredKey::Withdraw { down: None });
+                state.retired = true;
+                state.set_desired(&DesiredKey::Withdraw { down: None });
             }
         }
         self.forget();
     }
 
-    /// Give everything up: from now on the only request is to revoke the lease.
+    /// Starts the shutdown: from now on the only request is to revoke the lease.
     pub const fn shut_down(&mut self) {
         if matches!(self.phase, Phase::Running) {
             self.phase = Phase::Revoking;
         }
     }
 
-    /// etcd's watch saw this at `key`, which happened at `revision`.
+    /// etcd's watch told that `key` has this value since `revision`; `None`: it was deleted.
     pub fn observe(&mut self, key: &Key, entry: Option<Entry>, revision: Revision) {
-        if let Some(key_state) = self.keys.get_mut(key) {
-            key_state.observe(entry.into(), revision);
+        if let Some(state) = self.keys.get_mut(key) {
+            state.observe(entry.into(), revision);
         }
     }
 
-    /// This key is watched from now on (again): what happened before has to be read.
+    /// The key is watched from now on (again): what happened before has to be read.
     pub fn watch_opened(&mut self, key: &Key) {
         self.audit.unread.insert(key.clone());
     }
 
     fn start_audit(&mut self) {
-        self.audit.unread = self.keys.keys().cloned().collect();
-        self.audit.at = self.asked_at + self.settings.interval;
+        let next = self.asked_at + self.settings.interval;
+        self.audit.start(self.keys.keys(), next);
     }
 
-    /// The lease is there, and lives for `ttl` from when it was asked for at the latest.
+    /// etcd granted the lease; it lives for at least `ttl` from when it was asked for.
     fn lease_granted(&mut self, lease: LeaseId, ttl: Duration) {
         self.leases.current = Some(lease);
         self.term.granted = ttl;
@@ -184,22 +145,22 @@ impl Registrar {
         self.audit.at = self.asked_at + self.settings.interval;
     }
 
-    /// etcd has a lease by the id that was asked for already.
+    /// etcd already has a lease with the id that was asked for.
     fn lease_exists(&mut self, lease: LeaseId, ttl: Duration) {
         if self.term.grants.exists() {
             self.lease_granted(lease, ttl);
-            // It has lived since an earlier try, and may end soon.
+            // An earlier try was granted, so that the lease may expire soon.
             self.term.renew_at = self.asked_at;
         }
     }
 
-    /// Whether something is remembered of the key.
+    /// Whether the registrar still has a state for the key.
     #[must_use]
     pub fn knows(&self, key: &Key) -> bool {
         self.keys.contains_key(key)
     }
 
-    /// What was worth telling since the last call.
+    /// The events since the last call.
     pub fn take_events(&mut self) -> Vec<LeaseEvent> {
         std::mem::take(&mut self.events)
     }
@@ -210,34 +171,31 @@ impl Registrar {
         self.leases.current
     }
 
-    /// Whether there are keys that etcd refuses by themselves.
+    /// Whether there are keys that etcd rejects by themselves.
     #[must_use]
     pub fn has_rejected_keys(&self) -> bool {
-        self.keys
-            .values()
-            .any(|key_state| key_state.rejected.is_some())
+        self.keys.values().any(|state| state.rejected.is_some())
     }
 
-    /// How it stands with every key that is wished for.
+    /// The status of every desired key.
     #[must_use]
     pub fn statuses(&self) -> KeyStatuses {
         self.keys
             .iter()
-            .filter(|(_, key_state)| !key_state.retired)
-            .map(|(key, key_state)| (key.clone(), key_state.status(&self.leases)))
+            .filter(|(_, state)| !state.retired)
+            .map(|(key, state)| (key.clone(), state.status(&self.leases)))
             .collect()
     }
 
-    /// What to do at `now`. The same until something is told, or time has passed.
+    /// The next step at `now`; the same one until a response, an event or new desired keys come in, or time
+    /// has passed.
     pub fn poll(&mut self, now: Moment) -> Step {
         self.asked_at = now;
-        self.history.floor = self
-            .keys
-            .values()
-            .map(|key_state| key_state.belief.as_of)
-            .fold(self.history.revision, Revision::max);
+        let observed = self.keys.values().map(|state| state.belief.as_of);
+        self.history
+            .request_sent(observed.max().unwrap_or_default());
         if self.phase != Phase::Running {
-            // Also one that was asked for and of which it isn't known whether it was granted.
+            // Also a lease that was asked for and may have been granted.
             return match self.leases.current.or_else(|| self.term.grants.asked()) {
                 Some(lease) if self.phase == Phase::Revoking => Step::Do(Request::Revoke(lease)),
                 _ => Step::Done,
@@ -246,66 +204,67 @@ impl Registrar {
         let Some(lease) = self.leases.current else {
             return Step::Do(Request::Grant(self.term.grants.id(), self.settings.ttl));
         };
-        // First, for everything else hangs on it. It is overdue after a suspend as well.
+        // The renewal comes first, because every key hangs on the lease. After a suspend it is overdue as well.
         if now >= self.term.renew_at {
             return Step::Do(Request::Renew(lease));
         }
         if now >= self.audit.at {
             self.start_audit();
         }
-        for (key, key_state) in &mut self.keys {
-            let holder = key_state.note_standby(&self.leases);
+        for (key, state) in &mut self.keys {
+            let holder = state.note_standby(&self.leases);
             self.events
                 .extend(holder.map(|h| LeaseEvent::StandingBy(key.clone(), h)));
         }
-        let (ops, heal_at) = self.ops(now);
+        let (ops, heal_at) = self.next_ops(now);
         if !ops.is_empty() {
             return Step::Do(Request::Write(lease, ops));
         }
-        let keys = self.unread();
+        let keys = self.audit.next_keys(&self.keys, self.sizes.reads);
         if !keys.is_empty() {
             return Step::Do(Request::Read(keys));
         }
-        let apart_at = match self.retry_rejected(now, lease) {
+        let retry_at = match self.retry_rejected(now, lease) {
             Some(Step::Wait(at)) => Some(at),
             Some(step) => return step,
             None => None,
         };
-        let times = [heal_at, apart_at].into_iter().flatten();
+        let times = [heal_at, retry_at].into_iter().flatten();
         Step::Wait(times.fold(self.term.renew_at.min(self.audit.at), Moment::min))
     }
 
-    /// One of those that are refused by themselves, in turn.
+    /// A request for one of the rejected keys, in turn.
     fn retry_rejected(&mut self, now: Moment, lease: LeaseId) -> Option<Step> {
-        let refused = self.keys.iter_mut();
-        let refused = refused.filter(|(_, key_state)| key_state.rejected.is_some());
-        let (key, key_state) = refused.min_by_key(|(_, key_state)| key_state.rejected)?;
+        let rejected = self.keys.iter_mut();
+        let rejected = rejected.filter(|(_, state)| state.rejected.is_some());
+        let (key, state) = rejected.min_by_key(|(_, state)| state.rejected)?;
         if now < self.rejected_retry_at {
             return Some(Step::Wait(self.rejected_retry_at));
         }
-        Some(Step::Do(match key_state.op(key, &self.leases) {
+        Some(Step::Do(match state.op(key, &self.leases) {
             Some(op) => {
-                key_state.asked(&op, now);
+                state.asked(&op, now);
                 Request::Write(lease, vec![op])
             }
             None => Request::Read(vec![key.clone()]),
         }))
     }
 
-    /// The next transaction, and when the next difference may be put right that may not be yet.
-    fn ops(&mut self, now: Moment) -> (Vec<Op>, Option<Moment>) {
+    /// The operations of the next transaction; and the earliest time at which a key may be corrected that was
+    /// corrected less than [`HEAL_PAUSE`] ago.
+    fn next_ops(&mut self, now: Moment) -> (Vec<Op>, Option<Moment>) {
         let (mut puts, mut deletes) = (Vec::new(), Vec::new());
         let mut heal_at: Option<Moment> = None;
-        for (key, key_state) in self
+        for (key, state) in self
             .keys
             .iter()
-            .filter(|(_, key_state)| key_state.rejected.is_none())
+            .filter(|(_, state)| state.rejected.is_none())
         {
-            let Some(op) = key_state.op(key, &self.leases) else {
+            let Some(op) = state.op(key, &self.leases) else {
                 continue;
             };
-            let ready_at = key_state.healed.map_or(Moment::ZERO, |at| at + HEAL_PAUSE);
-            if key_state.settled && now < ready_at {
+            let ready_at = state.healed.map_or(Moment::ZERO, |at| at + HEAL_PAUSE);
+            if state.settled && now < ready_at {
                 heal_at = Some(heal_at.map_or(ready_at, |at| at.min(ready_at)));
             } else if op.is_put() {
                 puts.push(op);
@@ -313,45 +272,23 @@ impl Registrar {
                 deletes.push(op);
             }
         }
-        // Apart, and deletes first: etcd refuses a transaction with a put in it when its space is
-        // used up, and takes one without.
+        // Puts and deletes travel apart, deletes first: an etcd without space refuses a transaction with a put
+        // in it, and takes one without.
         let mut ops = if deletes.is_empty() { puts } else { deletes };
         ops.truncate(self.sizes.writes);
         for op in &ops {
-            if let Some(key_state) = self.keys.get_mut(op.key()) {
-                key_state.asked(op, now);
+            if let Some(state) = self.keys.get_mut(op.key()) {
+                state.asked(op, now);
             }
         }
         (ops, heal_at)
     }
 
-    /// What the audit reads next; where none runs, what nothing is known of.
-    fn unread(&mut self) -> Vec<Key> {
-        let keys = &self.keys;
-        let open = |key_state: &&KeyState| key_state.rejected.is_none();
-        self.audit
-            .unread
-            .retain(|key| keys.get(key).filter(open).is_some());
-        if self.audit.unread.is_empty() {
-            let unknown = keys.iter();
-            let unknown = unknown.filter(|(_, key_state)| {
-                open(key_state) && key_state.belief.value == KnownValue::Unknown
-            });
-            self.audit.unread = unknown.map(|(key, _)| key.clone()).collect();
-        }
-        self.audit
-            .unread
-            .iter()
-            .take(self.sizes.reads)
-            .cloned()
-            .collect()
-    }
-
-    /// What came of `request`, which [`Registrar::poll`] asked for last.
+    /// The response to `request`, which [`Registrar::poll`] asked for last.
     pub fn answer(&mut self, request: &Request, answer: Response) {
         if let Response::Read(header, _)
         | Response::Written(header)
-        | Response::Refused(header, _) = &answer
+        | Response::ConditionFailed(header, _) = &answer
         {
             self.check_history(*header);
         }
@@ -363,7 +300,7 @@ impl Registrar {
             (Request::Grant(id, ttl), Response::LeaseExists) => self.lease_exists(*id, *ttl),
             (Request::Grant(..), Response::Failed) => self.term.grants.unanswered(),
             (Request::Renew(_), Response::Renewed) => {
-                // Counted from when it was asked for, as etcd may have done it at once.
+                // Counted from when it was asked for, because etcd may have renewed it at once.
                 self.term.renew_at = self.asked_at + self.term.granted / RENEWALS_PER_TTL;
             }
             (Request::Revoke(_), Response::Revoked | Response::LeaseGone) => {
@@ -371,37 +308,36 @@ impl Registrar {
             }
             (_, Response::LeaseGone) => self.lose_lease(),
             (_, Response::Read(header, entries)) => {
-                self.sizes.reads = (self.sizes.reads * 2).min(MAX_OPS);
+                self.sizes.read_succeeded();
                 self.learn(header, entries);
             }
             (Request::Read(keys), Response::Rejected) => {
-                self.sizes.reads = (self.sizes.reads / 2).max(1);
+                self.sizes.read_failed();
                 self.rejected(keys.as_slice());
             }
             (Request::Write(lease, ops), Response::Written(header)) => {
-                self.sizes.writes = (self.sizes.writes * 2).min(MAX_WRITES);
+                self.sizes.write_succeeded();
                 for op in ops {
                     self.accepted(op.key());
-                    if let Some(key_state) = self.keys.get_mut(op.key()) {
+                    if let Some(state) = self.keys.get_mut(op.key()) {
                         let revision = header.revision;
-                        let event =
-                            key_state.done(op, &self.leases, *lease, revision, self.asked_at);
+                        let event = state.done(op, &self.leases, *lease, revision, self.asked_at);
                         self.events.extend(event);
                     }
                 }
             }
-            (_, Response::Refused(header, entries)) => {
-                self.sizes.writes = (self.sizes.writes / 2).max(1);
+            (_, Response::ConditionFailed(header, entries)) => {
+                self.sizes.write_failed();
                 self.learn(header, entries);
             }
             (Request::Write(_, ops), failed) => {
                 for op in ops {
-                    if let Some(key_state) = self.keys.get_mut(op.key()) {
-                        key_state.belief.value = KnownValue::Unknown;
+                    if let Some(state) = self.keys.get_mut(op.key()) {
+                        state.belief.value = KnownValue::Unknown;
                     }
                 }
                 if failed == Response::Rejected {
-                    self.sizes.writes = (self.sizes.writes / 2).max(1);
+                    self.sizes.write_failed();
                     let keys: Vec<_> = ops.iter().map(|op| op.key().clone()).collect();
                     self.rejected(&keys);
                 }
@@ -411,25 +347,25 @@ impl Registrar {
         self.forget();
     }
 
-    /// etcd won't have these keys. Of several it is one, or all: smaller batches find out.
+    /// etcd rejected a request for these keys. Of several one may be the cause, or all: smaller batches find out.
     fn rejected(&mut self, keys: &[Key]) {
         if let [key] = keys
-            && let Some(key_state) = self.keys.get_mut(key)
+            && let Some(state) = self.keys.get_mut(key)
         {
-            key_state.rejected = Some(self.asked_at);
+            state.rejected = Some(self.asked_at);
             self.rejected_retry_at = self.asked_at + REJECTED_PAUSE;
         }
     }
 
-    /// It had one of those that it used to refuse: perhaps it has the others too.
+    /// etcd accepted a key; if it had rejected it before, it may now accept the others too.
     fn accepted(&mut self, key: &Key) {
         if self
             .keys
             .get(key)
-            .is_some_and(|key_state| key_state.rejected.is_some())
+            .is_some_and(|state| state.rejected.is_some())
         {
-            for key_state in self.keys.values_mut() {
-                key_state.rejected = None;
+            for state in self.keys.values_mut() {
+                state.rejected = None;
             }
         }
     }
@@ -440,9 +376,9 @@ impl Registrar {
         }
         for (key, entry) in entries {
             self.audit.unread.remove(&key);
-            if let Some(key_state) = self.keys.get_mut(&key) {
-                key_state.learn(entry.into(), &self.leases, header.revision);
-                key_state.answered(self.asked_at);
+            if let Some(state) = self.keys.get_mut(&key) {
+                state.learn(entry.into(), &self.leases, header.revision);
+                state.answered(self.asked_at);
             }
         }
     }
@@ -450,24 +386,18 @@ impl Registrar {
     fn lose_lease(&mut self) {
         if let Some(lost) = self.leases.lose() {
             self.events.push(LeaseEvent::LeaseLost(lost));
-            for key_state in self.keys.values_mut() {
-                key_state.lease_lost(lost);
+            for state in self.keys.values_mut() {
+                state.lease_lost(lost);
             }
         }
     }
 
-    /// Notices that etcd went back in time, or became another cluster.
+    /// Notices that etcd's revision went back, or that it is another cluster.
     fn check_history(&mut self, header: Header) {
-        let another = self
-            .history
-            .cluster
-            .is_some_and(|known| known != header.cluster);
-        self.history.cluster = Some(header.cluster);
-        self.history.revision = header.revision;
-        if another || header.revision < self.history.floor {
+        if self.history.is_reset_by(header) {
             self.events.push(LeaseEvent::HistoryReset);
-            for key_state in self.keys.values_mut() {
-                key_state.history_reset();
+            for state in self.keys.values_mut() {
+                state.history_reset();
             }
             self.start_audit();
         }
@@ -475,7 +405,7 @@ impl Registrar {
 
     fn forget(&mut self) {
         let leases = &self.leases;
-        self.keys.retain(|_, key_state| !key_state.is_over(leases));
+        self.keys.retain(|_, state| !state.is_over(leases));
     }
 }
 

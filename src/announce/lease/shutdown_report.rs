@@ -1,15 +1,15 @@
-//! What became of the keys at shutdown, in one line. Pure.
+//! The keys at shutdown, in the last line of the log. Pure.
 
 use super::protocol::{KeyStatus, KeyStatuses};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// How it stood when a stop was asked for, and what came of that.
+/// The keys when a stop was requested, and whether the lease was revoked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShutdownReport {
-    /// When the stop was asked for.
+    /// The status of each key when the stop was requested.
     pub statuses: KeyStatuses,
-    /// The lease is given up for certain, and the keys with it.
+    /// The lease is revoked for certain, and its keys are deleted.
     pub revoked: bool,
 }
 
@@ -54,7 +54,7 @@ impl ShutdownReport {
     }
 }
 
-/// One by its name, several by their number.
+/// One key by its name, several by their number.
 fn counted(names: &[&str]) -> String {
     match names {
         [one] => (*one).to_owned(),

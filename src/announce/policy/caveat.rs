@@ -1,4 +1,4 @@
-//! What makes it doubtful that clients reach an announced address. Pure.
+//! Why clients may not be able to reach an announced address. Pure.
 
 use super::container::{Binding, ContainerPort};
 use crate::endpoint::Host;
@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 /// The announced address is none of those that the port is published on. Something may translate it on
-/// the way (a router, a cloud's public address), so it is announced all the same.
+/// the way (a router, a cloud's public address), so the address is announced all the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caveat {
     host: IpAddr,
@@ -15,8 +15,8 @@ pub struct Caveat {
 }
 
 impl Caveat {
-    /// `None` where one of the bindings takes connections to `host`, and where `host` is a name: what it
-    /// resolves to is the clients' affair.
+    /// `None` where one of the bindings accepts connections to `host`, and where `host` is a name, which clients
+    /// resolve.
     #[must_use]
     pub fn of(host: &Host, port: ContainerPort, bound: &[Binding]) -> Option<Self> {
         let Host::Ip(host) = host else {

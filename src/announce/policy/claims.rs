@@ -1,4 +1,4 @@
-//! What each container claims of etcd, and who has a key that several claim. Pure.
+//! Which keys each container claims, and which container has a key that several claim. Pure.
 //!
 //! `announce CONTAINER --key` is the case of one container and one claim.
 
@@ -16,19 +16,19 @@ use crate::endpoint::Key;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What is announced.
+/// Which containers are announced, and at which keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// One container at one key.
     One {
-        /// Its name, or 12 or more digits of its id.
+        /// The container's name, or 12 or more digits of its id.
         container: String,
         /// The key to keep.
         key: Key,
     },
-    /// Every container with labels that say so.
+    /// Every container with sidekick labels.
     All {
-        /// Below which the keys stand; no slash at its end.
+        /// The prefix of the keys; no slash at its end.
         prefix: String,
     },
 }
@@ -38,39 +38,39 @@ pub enum Target {
 pub struct Claim {
     /// The key.
     pub key: Key,
-    /// Whether it is to be announced there.
+    /// Whether the container is announced there.
     pub verdict: Verdict,
 }
 
-/// A container as it was judged.
+/// The result of evaluating a container.
 #[derive(Debug, Clone)]
 pub struct Evaluation {
-    /// Its name; its id, where nothing else is known of it.
+    /// The container's name; its id, where the name isn't known.
     pub name: String,
-    /// What it was judged by.
+    /// The view that was evaluated.
     view: ContainerView,
-    /// Its claims, each at a key of its own.
+    /// The container's claims, each to a key of its own.
     pub claims: Vec<Claim>,
-    /// Why there are none.
+    /// Why the container claims no key.
     pub refused: Option<Reason>,
-    /// When it has to be judged again, though nothing is seen.
+    /// When the container is evaluated again although its view hasn't changed.
     pub ends: Option<Moment>,
 }
 
-/// By what containers are judged.
+/// The options that containers are evaluated by.
 #[derive(Debug, Clone, Copy)]
 pub struct Evaluator<'a> {
-    /// What is announced.
+    /// Which containers are announced, and at which keys.
     pub target: &'a Target,
-    /// Which address and port.
+    /// The options that the address is chosen by.
     pub rules: &'a AddressOptions,
-    /// How long an announcement outlives Docker's answers; `None` is for ever.
+    /// How long a key is kept while Docker doesn't answer; `None`: for ever.
     pub grace: Option<Duration>,
 }
 
 impl Evaluator<'_> {
-    /// Judges the watcher's latest word on one container, which it knows by this id (or name).
-    /// `before` is what it was judged to be the last time.
+    /// Evaluates the view of one container, which the watcher knows by this id (or name).
+    /// `before` is the result of the last time.
     #[must_use]
     pub fn judge(
         &self,
@@ -138,7 +138,7 @@ impl Evaluator<'_> {
     }
 
     /// # Errors
-    /// No key can be told.
+    /// The labels make no valid key.
     fn claim(
         &self,
         prefix: &str,
@@ -152,8 +152,8 @@ impl Evaluator<'_> {
         let instance = match (&service.instance, &decision) {
             (Some(instance), _) => instance.clone(),
             (None, Ok(decision)) => format!("{}@{}", container.name, decision.endpoint.host),
-            // While nothing is published there is no binding to tell the address: that of any
-            // other container here is the best guess. If it is wrong, nothing of ours stands there.
+            // While no port is published there is no binding to take the address from: that of other
+            // containers here is the best guess. If it is wrong, the key holds no value of ours.
             (None, Err(reason)) => {
                 let told = configured_host(&service.wanted, self.rules);
                 let host = told.map_or_else(|| default_host(None, self.rules, engine), Ok);
@@ -175,7 +175,7 @@ impl Evaluator<'_> {
     }
 }
 
-/// While it can't be asked about, it claims what it claimed; after that nothing.
+/// While the engine doesn't answer, a container claims the same keys as before; after that none.
 fn past_asking(
     id: &str,
     view: &ContainerView,
@@ -206,13 +206,13 @@ fn past_asking(
 }
 
 impl Evaluation {
-    /// Whether it would be judged the same again.
+    /// Whether evaluating the view again would give the same.
     #[must_use]
     pub fn stands(&self, view: &ContainerView, now: Moment) -> bool {
         self.view == *view && self.ends.is_none_or(|end| now < end)
     }
 
-    /// Whether the container has ended, and not only stopped to serve for a while.
+    /// Whether the container has ended, rather than stopped serving for a while.
     #[must_use]
     pub fn is_over(&self) -> bool {
         let over = |state: &ContainerState| {
@@ -225,8 +225,7 @@ impl Evaluation {
         }
     }
 
-    /// The incarnation that is known to be down, if it is the container that is down and not our
-    /// knowledge of it.
+    /// The life of the container that is known to be down; `None` where the reason is another one.
     fn past_life(&self, reason: &Reason) -> Option<Holder> {
         match &self.view.observation {
             Observation::Present(container) if reason.container_is_down() => Some(Holder {
@@ -239,21 +238,21 @@ impl Evaluation {
     }
 }
 
-/// The claims that come to nothing, by container and key, and the name of who has the key.
+/// The claims that lost, by container and key, and the name of the container that has the key.
 pub type Outranked = BTreeMap<(String, Key), String>;
 
-/// Who has which key.
+/// Which container has which key.
 #[derive(Debug, Default)]
 pub struct Assignment {
-    /// What ought to stand at each key.
+    /// The desired value of each key.
     pub desired: DesiredKeys,
-    /// Who has a key that others claim too.
+    /// The claims that lost.
     pub outranked: Outranked,
 }
 
-/// Gives each key to the one that has the best right to it among those that claim it: what is to be
-/// announced before what isn't, then the one that started later, then the one with the greater id.
-/// (The same rule decides between machines.) `before` is what was wished for until now.
+/// Assigns each key to one of the containers that claim it: one that is to be announced before one that isn't,
+/// then the one that started later, then the one with the greater id. (The same rule decides between machines.)
+/// `before` are the desired keys until now.
 #[must_use]
 pub fn assign_keys(all: &BTreeMap<String, Evaluation>, before: &DesiredKeys) -> Assignment {
     let mut best: BTreeMap<Key, (DesiredKey, &str)> = BTreeMap::new();
@@ -300,7 +299,7 @@ pub fn assign_keys(all: &BTreeMap<String, Evaluation>, before: &DesiredKeys) -> 
     assignment
 }
 
-/// Greater is better.
+/// The claim with the greatest precedence has the key.
 fn right(wish: &DesiredKey) -> impl PartialOrd {
     match wish {
         DesiredKey::Announce(endpoint) => (true, endpoint.since, endpoint.container.clone()),

@@ -11,24 +11,24 @@ use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// What the Docker Engine says of one container at one moment.
+/// One container's state, as the Docker Engine told it at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerSnapshot {
-    /// The whole id, 64 hex digits.
+    /// The full id, 64 hex digits.
     pub id: String,
     /// The name, without Docker's leading slash.
     pub name: String,
-    /// What it is doing.
+    /// The container's state.
     pub state: ContainerState,
-    /// What its health check says.
+    /// The result of the container's health check.
     pub health: ContainerHealth,
-    /// When it was started last; `None` if never.
+    /// When the container was started last; `None` if never.
     pub started_at: Option<Since>,
-    /// Whether it uses the host's own network.
+    /// Whether the container uses the host's network.
     pub host_network: bool,
     /// The published container ports and where each is bound on the host.
     pub ports: BTreeMap<ContainerPort, Vec<Binding>>,
-    /// Its `sidekick.*` labels.
+    /// The container's `sidekick.*` labels.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -43,41 +43,41 @@ impl ContainerSnapshot {
     }
 }
 
-/// What a container is doing, from `ContainerState` of `GET /containers/{id}/json`.
+/// A container's state, from `ContainerState` of `GET /containers/{id}/json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContainerState {
-    /// Up, and neither paused nor about to be restarted. Docker's `Running` flag alone is true of
+    /// Running, and neither paused nor about to be restarted. Docker's `Running` flag alone is true of
     /// a paused container as well.
     Running,
-    /// Frozen by `docker pause`.
+    /// Paused by `docker pause`.
     Paused,
-    /// Between two lives under a restart policy.
+    /// Ended, and about to be started again by a restart policy.
     Restarting,
-    /// Made and never started.
+    /// Created and never started.
     Created,
     /// Ended, with this status.
     Exited(i64),
     /// Being removed.
     Removing,
-    /// Couldn't be removed wholly.
+    /// Removed in part: the engine failed to remove the rest.
     Dead,
-    /// Anything that a newer engine may come to say.
+    /// A state that this sidekick doesn't know, from a newer engine.
     Other(String),
 }
 
-/// What a container's health check says.
+/// The result of a container's health check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContainerHealth {
-    /// It has none, or the last check passed.
+    /// There is no health check, or the last one passed.
     Good,
-    /// No verdict yet.
+    /// There is no result yet.
     Starting {
         /// Checks that failed in a row.
         failed: u32,
         /// Failures in a row that make it unhealthy.
         retries: u32,
     },
-    /// The verdict is bad.
+    /// The check failed as often as makes the container unhealthy.
     Unhealthy {
         /// Checks that failed in a row.
         failed: u32,
@@ -89,7 +89,7 @@ pub enum ContainerHealth {
 pub struct ContainerPort {
     /// 1–65535.
     pub number: NonZeroU16,
-    /// Its protocol.
+    /// The port's protocol.
     pub protocol: Protocol,
 }
 
@@ -140,32 +140,32 @@ impl fmt::Display for Binding {
     }
 }
 
-/// Whether the wanted container is there.
+/// What the engine answered when the container was inspected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observation {
     /// The engine hasn't answered since sidekick started.
     NeverAsked,
     /// The engine knows no such container.
     Absent,
-    /// There it is.
+    /// The engine's answer.
     Present(Arc<ContainerSnapshot>),
 }
 
 /// What the engine's `die` event says: the main process of a container has ended.
 ///
-/// The one event that is believed and not only a hint: a life ends once, and the engine answers no
+/// The only event that is taken as a fact, and not as a hint: a life ends once, and the engine answers no
 /// inspect until it has cleaned up behind a dead container (0.1 s and more).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Death {
-    /// The container's whole id.
+    /// The container's full id.
     pub id: String,
-    /// Its exit status.
+    /// The exit status of its main process.
     pub code: i64,
 }
 
 impl Observation {
-    /// What is to be believed once these deaths were heard of after the look began: that the container
-    /// runs is out of date. Which life it was is told by the order of events and looks, never by clocks:
+    /// The observation, corrected by the deaths that were told after the inspect began: a container that had died
+    /// is no longer running. Which life has ended is told by the order of events and inspects, never by clocks:
     /// an engine's may step back between a death and the next start.
     #[must_use]
     pub fn after(mut self, deaths: &[Death]) -> Self {
@@ -181,7 +181,7 @@ impl Observation {
         self
     }
 
-    /// Which life of which container it is, if it is one, and what it does.
+    /// The container's id and start, which identify its life, and its state; `None` without a container.
     fn life(&self) -> Option<((&str, Option<Since>), &ContainerState)> {
         match self {
             Self::Present(c) => Some(((&c.id, c.started_at), &c.state)),
@@ -190,32 +190,32 @@ impl Observation {
     }
 }
 
-/// The watcher's latest word on one container: what was last seen, and whether it still can be asked.
+/// What the watcher knows of one container, and whether the engine still answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerView {
-    /// What the engine said last.
+    /// The engine's latest answer.
     pub observation: Observation,
     /// Since when the engine doesn't answer; `None` while it does.
     pub lost_since: Option<Moment>,
-    /// Since when it is paused, where its running was seen before; `None` where it isn't paused, or may
-    /// have been for any time.
+    /// Since when the container is paused, if it was seen running before; `None` where it isn't paused, or may have
+    /// been for any time.
     pub paused_since: Option<Moment>,
     /// The Docker host's own name (`Name` of `GET /info`), where the engine tells it.
     pub engine_name: Option<Arc<str>>,
 }
 
-/// The watcher's latest word on all that it watches.
+/// What the watcher knows of all containers that it watches.
 #[derive(Debug, Clone)]
 pub struct ContainerViews {
     /// By the container's name where one is watched, by id where all with labels are.
     pub containers: BTreeMap<String, ContainerView>,
-    /// Since when the engine doesn't answer; `None` while it does. A single container can be past
-    /// asking all the same.
+    /// Since when the engine doesn't answer; `None` while it does. The inspect of a single container may fail all
+    /// the same.
     pub lost_since: Option<Moment>,
 }
 
 impl ContainerViews {
-    /// Before the first question to the engine.
+    /// Before the first answer of the engine.
     #[must_use]
     pub const fn unasked(now: Moment) -> Self {
         Self {
@@ -226,7 +226,7 @@ impl ContainerViews {
 }
 
 impl ContainerView {
-    /// Before the first question to the engine.
+    /// Before the first answer of the engine.
     #[must_use]
     pub const fn unasked(now: Moment) -> Self {
         Self {
@@ -237,7 +237,7 @@ impl ContainerView {
         }
     }
 
-    /// What the engine has just said; `before` is the last word until then.
+    /// The view after an answer of the engine at `now`; `before` is the view until then.
     #[must_use]
     pub fn seen(
         observation: Observation,
@@ -266,8 +266,8 @@ impl ContainerView {
         }
     }
 
-    /// Its container's pause is over, so that the next one counts from its own beginning, also where no
-    /// look falls between the two. Returns whether that changes anything.
+    /// The container's pause is over, so that the next pause counts from its own beginning, also where no inspect
+    /// falls between the two. Returns whether that changes anything.
     pub fn unpaused(&mut self) -> bool {
         let Observation::Present(container) = &mut self.observation else {
             return false;
@@ -280,7 +280,7 @@ impl ContainerView {
         was_paused
     }
 
-    /// Its container may have died. Returns whether that changes anything.
+    /// A container has died, perhaps this one. Returns whether that changes anything.
     pub fn died(&mut self, death: &Death) -> bool {
         let observation = self.observation.clone().after(std::slice::from_ref(death));
         let changed = self.observation != observation;

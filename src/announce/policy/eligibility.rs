@@ -1,6 +1,7 @@
-//! Snapshot and rules in, endpoint out, or the reason why not. Pure.
+//! Whether a container is announced, and as which endpoint: a snapshot in; an endpoint out, or the reason why
+//! not. Pure.
 //!
-//! `announce` acts on what stands here and `explain` prints it: one decision, told twice.
+//! `announce` acts on this decision, and `explain` prints the same one.
 
 use super::caveat::Caveat;
 use super::container::{
@@ -24,11 +25,11 @@ pub const HOST_LABEL: &str = "sidekick.host";
 /// The label that names the container port to announce.
 pub const PORT_LABEL: &str = "sidekick.port";
 
-/// A pause counts once it has lasted for so long. `docker commit` pauses a container for some 60 ms;
-/// until then its kernel accepts connections for it, and its sessions wait.
+/// A pause withdraws the key after this time. `docker commit` pauses a container for some 60 ms, during which the
+/// kernel accepts connections for it, and its sessions wait.
 pub const PAUSE_COUNTS_AFTER: Duration = Duration::from_secs(1);
 
-/// What the operator asked for, and what the machine says of itself.
+/// The options that the address is chosen by, and this machine's host name.
 #[derive(Debug, Clone, Default)]
 pub struct AddressOptions {
     /// `--host`.
@@ -39,35 +40,35 @@ pub struct AddressOptions {
     pub hostname: Option<String>,
 }
 
-/// A container that can be announced.
+/// How a container is announced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// What to announce.
+    /// The endpoint.
     pub endpoint: Arc<Endpoint>,
-    /// Which rule chose the address.
+    /// Where the address comes from.
     pub host_source: HostSource,
     /// The port inside the container.
     pub container_port: ContainerPort,
     /// The binding on the host that leads to it; `None` on the host's own network.
     pub binding: Option<Binding>,
-    /// Why clients may not reach it there; `None` where nothing is known against it.
+    /// Why clients may not reach the endpoint; `None` where no reason is known.
     pub caveat: Option<Caveat>,
 }
 
-/// What to do about a container, given the watcher's latest word.
+/// What to do about a container's key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Announce it so.
+    /// Put the key.
     Announce(Box<Decision>),
-    /// Take the key away.
+    /// Delete the key.
     Withdraw(Reason),
-    /// Docker can't be asked: leave everything as it is until this moment (`None`: for ever).
+    /// Docker doesn't answer: leave the key as it is until this moment (`None`: for ever).
     Keep(Option<Moment>),
 }
 
-/// Judges the watcher's latest word on the container called `name`.
+/// The verdict on the container called `name`.
 ///
-/// `grace` is how long an announcement outlives Docker's answers; `None` is for ever.
+/// `grace` is how long a key is kept while Docker doesn't answer; `None`: for ever.
 #[must_use]
 pub fn judge(
     name: &str,
@@ -95,14 +96,14 @@ pub fn judge(
     }
 }
 
-/// When a pause comes to count; `None` where there is none, or it counts.
+/// When the container's pause withdraws its key; `None` where it isn't paused, or the moment has passed.
 #[must_use]
 pub fn pause_effective_at(view: &ContainerView, now: Moment) -> Option<Moment> {
     let at = view.paused_since?.saturating_add(PAUSE_COUNTS_AFTER);
     (now < at).then_some(at)
 }
 
-/// The container by which to judge: one whose pause doesn't count yet runs.
+/// The container, which counts as running until [`PAUSE_COUNTS_AFTER`] is over.
 #[must_use]
 pub fn with_effective_state(
     container: &Arc<ContainerSnapshot>,
@@ -116,8 +117,8 @@ pub fn with_effective_state(
     container
 }
 
-/// The verdict on a container that can't be asked about; `None` where it can, and where a pause that was
-/// seen before has come to count.
+/// The verdict while the engine doesn't answer; `None` where it does, and where a pause that was seen before
+/// has lasted long enough to withdraw the key.
 #[must_use]
 pub fn outage_verdict(
     view: &ContainerView,
@@ -130,7 +131,7 @@ pub fn outage_verdict(
     }
     Some(
         match grace.map(|grace| (grace, since.saturating_add(grace))) {
-            // Nothing has been announced yet, so there is nothing to be patient about.
+            // No key has been put yet, so there is none to keep.
             _ if view.observation == Observation::NeverAsked => {
                 Verdict::Withdraw(Reason::NeverAsked)
             }
@@ -140,10 +141,10 @@ pub fn outage_verdict(
     )
 }
 
-/// The endpoint to announce for `container`, by the rules of the design's section 2.
+/// The endpoint to announce for `container`, by options and labels.
 ///
 /// # Errors
-/// The first rule that says no.
+/// The first reason against it.
 pub fn decide(
     container: &ContainerSnapshot,
     rules: &AddressOptions,
@@ -166,21 +167,21 @@ pub fn decide(
     endpoint_of(container, &wanted, rules, engine_name)
 }
 
-/// What labels want of an endpoint.
+/// What the labels of a service override in its endpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LabelOverrides {
     /// The address to announce.
     pub host: Option<Host>,
     /// The container port to announce.
     pub port: Option<ContainerPort>,
-    /// The operator's own words.
+    /// The operator's own key-value pairs.
     pub meta: BTreeMap<String, String>,
 }
 
-/// That the container is up and well.
+/// Checks that the container is running and healthy.
 ///
 /// # Errors
-/// What it is instead.
+/// The state or health that it has instead.
 pub fn check_up(container: &ContainerSnapshot) -> Result<(), Reason> {
     if container.state != ContainerState::Running {
         return Err(Reason::NotRunning {
@@ -194,10 +195,10 @@ pub fn check_up(container: &ContainerSnapshot) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Where a container that is up is reached.
+/// The endpoint of a container that is up.
 ///
 /// # Errors
-/// The first rule that says no.
+/// The first reason against it.
 pub fn endpoint_of(
     container: &ContainerSnapshot,
     wanted: &LabelOverrides,
@@ -211,7 +212,7 @@ pub fn endpoint_of(
         Some(told) => told,
         None => default_host(binding, rules, engine_name)?,
     };
-    // On the host's own network there is no binding to judge by.
+    // On the host's own network no port is published, so that there is no binding.
     let bound = binding.and(container.ports.get(&container_port));
     Ok(Decision {
         caveat: bound.and_then(|bound| Caveat::of(&host, container_port, bound)),
@@ -230,7 +231,7 @@ pub fn endpoint_of(
     })
 }
 
-/// The address that somebody named: `--host`, else the label.
+/// The configured address: `--host`, else the label.
 #[must_use]
 pub fn configured_host(
     wanted: &LabelOverrides,
@@ -240,7 +241,7 @@ pub fn configured_host(
     option.or_else(|| wanted.host.clone().map(|host| (host, HostSource::Label)))
 }
 
-/// Reads a label that need not be there.
+/// Parses a label; `Ok(None)` without the label.
 ///
 /// # Errors
 /// [`Reason::BadLabel`].
@@ -255,8 +256,7 @@ pub fn read_label<T: FromStr<Err: fmt::Display>>(
     })
 }
 
-/// The address that nobody named: the binding's own, else Docker's name for its host, else the
-/// machine's.
+/// The address where none is configured: the binding's own, else the engine host's name, else this machine's.
 ///
 /// # Errors
 /// [`Reason::NoHost`] or [`Reason::UnusableHost`].
@@ -342,7 +342,7 @@ fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
 
-/// Reads a published port's host side; `None` for what isn't bound.
+/// Parses the host's side of a published port; `None` where it isn't bound.
 #[must_use]
 pub fn parse_binding(ip: Option<&str>, port: Option<&str>) -> Option<Binding> {
     let ip = match ip.unwrap_or_default() {

@@ -1,17 +1,17 @@
-//! A container's labels → the services that it asks to be announced as. Pure.
+//! A container's labels → the services that it is announced as. Pure.
 //!
 //! ```text
-//! sidekick.service=NAME         announce it as an instance of that service
+//! sidekick.service=NAME         announce the container as an instance of that service
 //! sidekick.port=6379            this container port; else the only published one
 //! sidekick.PORT.service=NAME    announce that port of several, such as 6379 or 53/udp
 //! sidekick.instance=NAME        the key's last part; else NAME-OF-CONTAINER@HOST
 //! sidekick.host=HOST            the address
-//! sidekick.meta.KEY=VALUE       words for whoever reads the key
+//! sidekick.meta.KEY=VALUE       a key-value pair for readers of the key
 //! ```
 //!
-//! `sidekick.PORT.instance`, `.host` and `.meta.KEY` are that port's own; what they don't say is said
-//! by the labels without a port. A label that can't be read, or that nobody knows, refuses the whole
-//! container: half of what was meant is worse than a word in the log.
+//! `sidekick.PORT.instance`, `.host` and `.meta.KEY` hold for that port; where they are missing the labels without a
+//! port hold. A label that can't be parsed, or is unknown, refuses the whole container: announcing half of what
+//! was meant is worse than a line in the log.
 
 use super::container::{ContainerPort, Protocol};
 use super::eligibility::{LabelOverrides, PORT_LABEL, read_label};
@@ -19,7 +19,7 @@ use super::reason::Reason;
 use crate::endpoint::{Host, check_part};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What every label of ours begins with.
+/// The prefix of all sidekick labels.
 pub const PREFIX: &str = "sidekick.";
 
 const SERVICE: &str = "service";
@@ -31,16 +31,16 @@ const META: &str = "meta.";
 /// keys fit in one request to etcd (1.5 MiB).
 pub const MAX_META: usize = 8 * 1024;
 
-/// One service that a container asks to be announced as.
+/// One service that a container is announced as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelledService {
-    /// Its name: the key's part before the last.
+    /// The service's name: the key's part before the last.
     pub name: String,
-    /// The key's last part, where a label says it.
+    /// The key's last part, where a label sets it.
     pub instance: Option<String>,
-    /// What follows the last part, so that several ports under one service have a key each.
+    /// Appended to the key's last part, so that several ports under one service have a key each.
     pub suffix: Option<String>,
-    /// Address, port and words.
+    /// Address, port and key-value pairs.
     pub wanted: LabelOverrides,
 }
 
@@ -53,7 +53,7 @@ struct Group {
     meta: BTreeMap<String, String>,
 }
 
-/// Reads the labels that begin with [`PREFIX`]; there may be others, which are nobody's here.
+/// Parses the labels that begin with [`PREFIX`], and ignores all others.
 ///
 /// # Errors
 /// [`Reason::BadLabel`] for the first that is wrong, or [`Reason::NoService`].

@@ -5,76 +5,76 @@ use super::host_source::HostSource;
 use crate::endpoint::{HostError, Key, KeyError};
 use std::time::Duration;
 
-/// The first rule that says no.
+/// The first reason against announcing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
     /// Docker has not answered yet.
     #[error("Docker has not answered yet")]
     NeverAsked,
-    /// Docker doesn't answer, and this grace is over.
+    /// Docker doesn't answer, and this grace period is over.
     #[error("Docker has not answered for longer than --docker-grace ({} s)", .0.as_secs())]
     EngineLost(Duration),
     /// There is no such container.
     #[error("there is no container {0}")]
     Absent(String),
-    /// It is there, and not running.
+    /// The container is not running.
     #[error("{name} {}", state_words(.state))]
     NotRunning {
-        /// The container.
+        /// The container's name.
         name: String,
-        /// What it does instead.
+        /// The container's state.
         state: ContainerState,
     },
-    /// Its health check has no verdict yet, or a bad one.
+    /// The container's health check has no result yet, or failed.
     #[error("health: {}", health_words(.0))]
     ContainerHealth(ContainerHealth),
-    /// The wanted port isn't published.
+    /// The requested port isn't published.
     #[error("{wanted} is not published; published: {}", list(.published))]
     NotPublished {
-        /// The container port asked for.
+        /// The requested container port.
         wanted: ContainerPort,
-        /// What is.
+        /// The published ports.
         published: Vec<(ContainerPort, Vec<Binding>)>,
     },
-    /// No port is published, and none was asked for.
+    /// No port is published, and none was requested.
     #[error("no port is published; publish one with -p, or name one with --port")]
     NothingPublished,
-    /// More than one port is published, and none was asked for.
+    /// Several ports are published, and none was requested.
     #[error("several ports are published; name one with --port: {}", list(.0))]
     SeveralPublished(Vec<(ContainerPort, Vec<Binding>)>),
-    /// It is on the host's network, and no port was asked for.
+    /// The container is on the host's network, and no port was requested.
     #[error(
         "{0} is on the host's own network, where no port is published; name the port with --port"
     )]
     HostNetworkNeedsPort(String),
-    /// Published for this machine alone.
+    /// The port is published on loopback addresses only.
     #[error("{port} is published on loopback only ({}); other machines can't reach it", bindings(.bound))]
     LoopbackOnly {
         /// The container port.
         port: ContainerPort,
-        /// Its bindings.
+        /// The port's bindings.
         bound: Vec<Binding>,
     },
-    /// A label that can't be read.
+    /// A label can't be parsed.
     #[error("label {label} {problem}")]
     BadLabel {
-        /// Its name.
+        /// The label's name.
         label: String,
-        /// What is wrong with it.
+        /// What is wrong with the value.
         problem: String,
     },
-    /// It has labels of sidekick's, and none that names a service.
+    /// There are sidekick labels, but none that names a service.
     #[error("no label names a service: sidekick.service=NAME, or sidekick.PORT.service=NAME")]
     NoService,
-    /// The key that its labels and its name come to.
+    /// The labels and the container's name make no valid key.
     #[error("{key:?} {problem}; name the instance by the label sidekick.instance")]
     BadKey {
-        /// What it would be.
+        /// The invalid key.
         key: String,
-        /// What is wrong with it.
+        /// What is wrong with the value.
         problem: KeyError,
     },
-    /// Another container of this machine claims the same key, with the better right.
+    /// Another container of this machine claims the same key, and has precedence.
     #[error("{winner} has the key {key}, because it started later")]
     Outranked {
         /// The key.
@@ -82,22 +82,22 @@ pub enum Reason {
         /// The other container's name.
         winner: String,
     },
-    /// No rule told an address.
+    /// No address is configured, and none is known.
     #[error("no address is known for this machine; pass --host")]
     NoHost,
-    /// The last rule told an address that nobody can dial.
+    /// The last source of an address gave one that clients can't dial.
     #[error("{rule} {problem}; pass --host")]
     UnusableHost {
-        /// The rule that told it.
+        /// The source of the address.
         rule: HostSource,
-        /// What is wrong with it.
+        /// What is wrong with the value.
         problem: HostError,
     },
 }
 
 impl Reason {
-    /// Whether it is the container itself that isn't up, rather than something unknown or
-    /// misconfigured. Only then may a key that our own past life left behind be cleared away.
+    /// Whether the container itself is down, rather than unknown or misconfigured. Only then may a key be deleted
+    /// that an earlier process of ours left behind.
     #[must_use]
     pub const fn container_is_down(&self) -> bool {
         matches!(self, Self::NotRunning { .. } | Self::ContainerHealth(_))

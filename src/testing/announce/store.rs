@@ -215,7 +215,7 @@ impl Store {
 
     fn write(&mut self, lease: LeaseId, ops: &[Op], author: &Author) -> Result<Response, String> {
         if !ops.iter().all(|op| self.holds(op, lease)) {
-            return Ok(Response::Refused(
+            return Ok(Response::ConditionFailed(
                 self.header(),
                 self.read(ops.iter().map(Op::key)),
             ));

@@ -43,7 +43,7 @@ fn a_thousand_keys_travel_in_batches_and_one_contested_key_does_not_hold_them_up
                             (*op.key() == key(500)).then(|| contested.clone()),
                         )
                     };
-                    Response::Refused(header(revision), ops.iter().map(found).collect())
+                    Response::ConditionFailed(header(revision), ops.iter().map(found).collect())
                 } else {
                     revision += 1;
                     Response::Written(header(revision))
@@ -93,7 +93,10 @@ fn a_put_that_was_done_after_its_key_was_given_up_is_taken_back() {
     desk.answer(&create, Response::Failed);
     desk.desire(&[]);
     let delete = desk.asks();
-    desk.answer(&delete, Response::Refused(header(5), vec![(key(1), None)]));
+    desk.answer(
+        &delete,
+        Response::ConditionFailed(header(5), vec![(key(1), None)]),
+    );
     let read = desk.reads();
     assert_eq!(read, Request::Read(vec![key(1)]));
     let late = entry(&endpoint(1).encode(), desk.lease, 6);

@@ -45,7 +45,7 @@ fn what_stands_there_at_the_start_is_told_by_whose_it_is() {
         let mut desk = Desk::new(&[(1, announce(1))]);
         let create = desk.asks();
         let found = vec![(key(1), Some(entry(value, lease, 4)))];
-        desk.answer(&create, Response::Refused(header(5), found));
+        desk.answer(&create, Response::ConditionFailed(header(5), found));
         desk.written(6);
         assert_eq!(desk.registrar.take_events(), [event]);
     }
@@ -92,7 +92,7 @@ fn a_write_of_unknown_outcome_is_found_out_and_not_assumed() {
     let stands = entry(&endpoint(1).encode(), desk.lease, 6);
     desk.answer(
         &again,
-        Response::Refused(header(6), vec![(key(1), Some(stands))]),
+        Response::ConditionFailed(header(6), vec![(key(1), Some(stands))]),
     );
     assert_eq!(desk.waits(), START + THIRD);
     // And a withdrawal makes sure too, although nothing is known to stand there.
@@ -118,7 +118,7 @@ fn standing_by_is_told_once_for_every_holder() {
     };
     desk.answer(
         &write,
-        Response::Refused(header(9), vec![(key(1), Some(younger(1)))]),
+        Response::ConditionFailed(header(9), vec![(key(1), Some(younger(1)))]),
     );
     desk.waits();
     assert!(matches!(
@@ -185,7 +185,7 @@ fn what_is_put_back_after_it_was_cleared_away_is_left_in_peace() {
     let delete = desk.asks();
     desk.answer(
         &delete,
-        Response::Refused(header(5), vec![(key(1), left(4))]),
+        Response::ConditionFailed(header(5), vec![(key(1), left(4))]),
     );
     assert!(matches!(desk.writes()[..], [Op::Clear(..)]));
     desk.written(6);
@@ -207,7 +207,7 @@ fn a_permanent_copy_of_a_younger_containers_value_is_taken_over() {
         9,
     );
     let found = vec![(key(1), Some(copy))];
-    desk.answer(&write, Response::Refused(header(9), found));
+    desk.answer(&write, Response::ConditionFailed(header(9), found));
     assert!(matches!(desk.writes()[..], [Op::TakeOver(..)]));
 }
 
@@ -223,7 +223,7 @@ fn a_stale_view_of_the_container_yields_to_a_later_one() {
     let mut stale = Desk::new(&[(1, announce(1))]);
     let write = stale.asks();
     let found = vec![(key(1), Some(later.clone()))];
-    stale.answer(&write, Response::Refused(header(9), found));
+    stale.answer(&write, Response::ConditionFailed(header(9), found));
     assert_eq!(stale.waits(), START + THIRD);
 
     let fresh = Endpoint::decode(&later.value).expect("an endpoint");
@@ -246,7 +246,7 @@ fn a_take_over_names_the_lease_that_it_takes_over_from() {
         9,
     );
     let found = vec![(key(1), Some(older.clone()))];
-    desk.answer(&write, Response::Refused(header(9), found));
+    desk.answer(&write, Response::ConditionFailed(header(9), found));
     let [Op::TakeOver(_, _, version)] = &desk.writes()[..] else {
         panic!("no take-over");
     };

@@ -1,4 +1,4 @@
-//! What an error of etcd's means: whose answer it is, and what to do about it.
+//! What an error from etcd means: whether another member, a login or a new lease is worth a try.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 /// Why a call to etcd gave no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EtcdError {
-    /// No answer in time: it may have been done all the same.
+    /// No answer in time: the call may have been done all the same.
     #[error("no answer within {} ms", .0.as_millis())]
     Timeout(Duration),
     /// The member can't be reached or can't serve: another one may.
@@ -31,7 +31,7 @@ impl EtcdError {
     }
 }
 
-/// What an answer of etcd's is about.
+/// What an error is about.
 #[derive(Clone, Copy)]
 enum About {
     /// The member that was asked; another may serve.
@@ -55,7 +55,7 @@ impl About {
     }
 }
 
-/// etcd's own words, from `server/etcdserver` and `api/v3rpc/rpctypes/error.go` of etcd 3.4 to 3.6, as far as the
+/// etcd's error texts, from `server/etcdserver` and `api/v3rpc/rpctypes/error.go` of etcd 3.4 to 3.6, as far as the
 /// status code alone would mislead: the code of a sentence differs between versions (a learner's is UNAVAILABLE in 3.4 and
 /// in Debian's 3.5.16, FAILED_PRECONDITION in others), several meanings share one code, and a watch that is cancelled gives
 /// the sentence without a code.
@@ -68,7 +68,7 @@ const WORDS: &[(&str, About)] = &[
     ("server stopped", About::Member),
     ("request timed out", About::Member),
     ("unhealthy cluster", About::Member),
-    // A member that is too far behind in applying what was agreed on.
+    // A member that lags behind in applying the raft log.
     ("too many requests", About::Member),
     ("corrupt cluster", About::Member),
     // The code is NOT_FOUND, as of a lease that is gone.
@@ -90,7 +90,7 @@ fn known(text: &str) -> Option<About> {
 }
 
 /// The gRPC status codes (<https://grpc.github.io/grpc/core/md_doc_statuscodes.html>) that are an answer
-/// of the cluster's, for words that aren't known. With all others the member is in trouble.
+/// of the cluster, for unknown texts. All others mean that the member has a problem.
 fn by_code(code: i32) -> About {
     const INVALID_ARGUMENT: i32 = 3;
     const NOT_FOUND: i32 = 5;
