@@ -14,7 +14,7 @@ use tracing::debug;
 
 /// The capacity of the channel to the watcher. A watcher that falls behind by more has to inspect everything
 /// anyway.
-pub(super) const MARKS_WAITING: usize = 1024;
+pub(super) const EVENTS_WAITING: usize = 1024;
 
 /// Which containers are watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(super) async fn read_events(
     docker: Docker,
     scope: WatchScope,
     since: Duration,
-    marks: mpsc::Sender<ContainerEvent>,
+    sender: mpsc::Sender<ContainerEvent>,
 ) -> anyhow::Error {
     let filters = HashMap::from([("type", vec!["container", "network"])]);
     let options = EventsOptionsBuilder::default()
@@ -54,12 +54,12 @@ pub(super) async fn read_events(
         .build();
     let mut events = std::pin::pin!(docker.events(Some(options)));
     while let Some(event) = events.next().await {
-        let marked = match event {
+        let decoded = match event {
             Ok(event) => decode_event(event, &scope),
             Err(error) => return anyhow::Error::from(error).context("GET /events"),
         };
         // Never waits: the engine keeps 256 events for a slow reader, and drops the rest.
-        match marked.map(|event| marks.try_send(event)) {
+        match decoded.map(|event| sender.try_send(event)) {
             Some(Err(TrySendError::Full(_))) => {
                 return anyhow::anyhow!("GET /events: more events than sidekick can handle");
             }

@@ -2,7 +2,7 @@
 //! It watches one container by its name, or all that have sidekick labels.
 
 use super::client::{DockerHost, connect, engine_info, inspect, list};
-use super::events::{ContainerEvent, MARKS_WAITING, WatchScope, read_events};
+use super::events::{ContainerEvent, EVENTS_WAITING, WatchScope, read_events};
 use super::inspect::{ListedContainer, another_life, differs};
 use super::inspect_queue::{InspectQueue, InspectTrigger};
 use crate::announce::policy::container::{ContainerView, ContainerViews, Observation};
@@ -114,7 +114,7 @@ struct EngineConnection<'a> {
     views: &'a watch::Sender<ContainerViews>,
     pulse: &'a Pulse,
     engine_name: Option<Arc<str>>,
-    marks: mpsc::Receiver<ContainerEvent>,
+    events: mpsc::Receiver<ContainerEvent>,
     /// Ends with the connection.
     reader: JoinSet<anyhow::Error>,
     queue: InspectQueue,
@@ -150,17 +150,17 @@ impl<'a> EngineConnection<'a> {
         pulse.beat();
         // Subscribed before the first inspect. The reader only passes events on; nothing that this
         // connection does can make it slow.
-        let (mark, marks) = mpsc::channel(MARKS_WAITING);
+        let (sender, events) = mpsc::channel(EVENTS_WAITING);
         let mut reader = JoinSet::new();
         let (asking, watched) = (docker.clone(), scope.clone());
-        reader.spawn(read_events(asking, watched, engine.clock, mark));
+        reader.spawn(read_events(asking, watched, engine.clock, sender));
         Ok(Self {
             docker,
             scope,
             views,
             pulse,
             engine_name: engine.name,
-            marks,
+            events,
             reader,
             queue: InspectQueue::default(),
             inspecting: FuturesUnordered::new(),
@@ -188,7 +188,7 @@ impl<'a> EngineConnection<'a> {
             // polled by reference. Events come first: a death is known before an answer that is older.
             tokio::select! {
                 biased;
-                Some(mark) = self.marks.recv() => self.hear(mark),
+                Some(event) = self.events.recv() => self.hear(event),
                 Some(ended) = self.reader.join_next() => return Err(ended.unwrap_or_else(Into::into)),
                 Some((id, answer)) = self.inspecting.next() => self.learn(id, answer, attempts)?,
                 all = poll(&mut self.relist.call) => {
@@ -239,8 +239,8 @@ impl<'a> EngineConnection<'a> {
         }
     }
 
-    fn hear(&mut self, mark: ContainerEvent) {
-        let subject = match mark {
+    fn hear(&mut self, event: ContainerEvent) {
+        let subject = match event {
             ContainerEvent::Inspect(subject) => subject,
             ContainerEvent::Died(subject, death) => {
                 // Published at once, and before an answer that may be older.

@@ -214,7 +214,7 @@ impl KeyState {
     }
 
     /// The holder that the key stands by for, once for every holder.
-    pub(super) fn note_standby(&mut self, leases: &Leases) -> Option<Holder> {
+    pub(super) fn new_holder(&mut self, leases: &Leases) -> Option<Holder> {
         let (DesiredKey::Announce(_), KnownValue::Present(entry)) =
             (&self.desired, &self.belief.value)
         else {

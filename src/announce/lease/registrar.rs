@@ -212,7 +212,7 @@ impl Registrar {
             self.start_audit();
         }
         for (key, state) in &mut self.keys {
-            let holder = state.note_standby(&self.leases);
+            let holder = state.new_holder(&self.leases);
             self.events
                 .extend(holder.map(|h| LeaseEvent::StandingBy(key.clone(), h)));
         }

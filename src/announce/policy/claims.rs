@@ -259,23 +259,23 @@ pub fn assign_keys(all: &BTreeMap<String, Evaluation>, before: &DesiredKeys) -> 
     let mut assignment = Assignment::default();
     for (id, judged) in all {
         for claim in &judged.claims {
-            let wish = match &claim.verdict {
+            let desired = match &claim.verdict {
                 Verdict::Announce(decision) => DesiredKey::Announce(decision.endpoint.clone()),
                 Verdict::Withdraw(reason) => DesiredKey::Withdraw {
                     down: judged.past_life(reason),
                 },
                 Verdict::Keep(_) => match before.get(&claim.key) {
-                    Some(wish) => wish.clone(),
+                    Some(desired) => desired.clone(),
                     None => continue,
                 },
             };
             let Some((other, holder)) = best.get(&claim.key) else {
-                best.insert(claim.key.clone(), (wish, id));
+                best.insert(claim.key.clone(), (desired, id));
                 continue;
             };
-            let loser = if right(&wish) > right(other) {
+            let loser = if precedence(&desired) > precedence(other) {
                 let loser = *holder;
-                best.insert(claim.key.clone(), (wish, id));
+                best.insert(claim.key.clone(), (desired, id));
                 loser
             } else {
                 id
@@ -294,14 +294,14 @@ pub fn assign_keys(all: &BTreeMap<String, Evaluation>, before: &DesiredKeys) -> 
     }
     assignment.desired = best
         .into_iter()
-        .map(|(key, (wish, _))| (key, wish))
+        .map(|(key, (desired, _))| (key, desired))
         .collect();
     assignment
 }
 
 /// The claim with the greatest precedence has the key.
-fn right(wish: &DesiredKey) -> impl PartialOrd {
-    match wish {
+fn precedence(desired: &DesiredKey) -> impl PartialOrd {
+    match desired {
         DesiredKey::Announce(endpoint) => (true, endpoint.since, endpoint.container.clone()),
         DesiredKey::Withdraw { down } => (
             false,

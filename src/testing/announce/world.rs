@@ -246,10 +246,16 @@ impl AnnounceWorld {
     fn fault(&mut self) {
         self.totals.faults += 1;
         let which = self.rng.usize(0..self.announcers.len());
-        let id = self.announcers[which].container.clone();
         let back_at = self.now + Duration::from_millis(self.rng.u64(0..3000));
         match self.rng.u32(0..36) {
-            0..8 => self.turn(&id),
+            roll @ (8..=13 | 21 | 22 | 25..=27 | 35..) => self.etcd_fault(roll, which, back_at),
+            roll => self.announcer_fault(roll, which, back_at),
+        }
+    }
+
+    /// Something happens to etcd, or by hand to a key.
+    fn etcd_fault(&mut self, roll: u32, which: usize, back_at: Moment) {
+        match roll {
             8 | 9 => {
                 for key in self.some_keys() {
                     self.store.delete_by_hand(&key);
@@ -269,6 +275,38 @@ impl AnnounceWorld {
                     self.store.revoke(lease);
                 }
             }
+            21 => {
+                // What stands there already, made permanent.
+                for key in self.some_keys() {
+                    let stands = self.store.entries.get(&key).map(|e| e.value.clone());
+                    if let Some(value) = stands {
+                        self.store.put_by_hand(&key, &value);
+                    }
+                }
+            }
+            25 | 26 => {
+                for key in self.some_keys() {
+                    if !self.store.denied.remove(&key) {
+                        self.store.denied.insert(key);
+                    }
+                }
+            }
+            27 => self.store.full = !self.store.full,
+            _ => {
+                let cluster = self.store.cluster + u64::from(self.rng.bool());
+                self.store.wipe(cluster);
+                for announcer in &mut self.announcers {
+                    announcer.break_watch(&self.store, back_at);
+                }
+            }
+        }
+    }
+
+    /// Something happens to a container, to its sidekick or to their machine.
+    fn announcer_fault(&mut self, roll: u32, which: usize, back_at: Moment) {
+        let id = self.announcers[which].container.clone();
+        match roll {
+            0..8 => self.turn(&id),
             14 | 15 => self.announcers[which].break_watch(&self.store, back_at),
             16 | 17 => {
                 let crashed = &mut self.announcers[which];
@@ -295,15 +333,6 @@ impl AnnounceWorld {
                     self.see_again(which);
                 }
             }
-            21 => {
-                // What stands there already, made permanent.
-                for key in self.some_keys() {
-                    let stands = self.store.entries.get(&key).map(|e| e.value.clone());
-                    if let Some(value) = stands {
-                        self.store.put_by_hand(&key, &value);
-                    }
-                }
-            }
             23 | 24 => {
                 let keys = self.some_keys();
                 for announcer in &mut self.announcers {
@@ -312,14 +341,6 @@ impl AnnounceWorld {
                     }
                 }
             }
-            25 | 26 => {
-                for key in self.some_keys() {
-                    if !self.store.denied.remove(&key) {
-                        self.store.denied.insert(key);
-                    }
-                }
-            }
-            27 => self.store.full = !self.store.full,
             28 => self.announcers[which].harm_until = self.now + Duration::from_secs(5),
             29 => {
                 self.totals.leaps += 1;
@@ -341,13 +362,7 @@ impl AnnounceWorld {
                     self.announcers[which].blind = true;
                 }
             }
-            _ => {
-                let cluster = self.store.cluster + u64::from(self.rng.bool());
-                self.store.wipe(cluster);
-                for announcer in &mut self.announcers {
-                    announcer.break_watch(&self.store, back_at);
-                }
-            }
+            _ => {}
         }
     }
 
