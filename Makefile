@@ -78,7 +78,7 @@ deny: cargo ## cargo-deny: licences, duplicates, sources, advisories; what is mi
 simulate: SEEDS = 100000
 simulate: cargo ## registrar and agent in virtual time, SEEDS=100000 of each, some minutes; SEED=N plays that one alone
 	@scripts/install cc protoc
-	SIDEKICK_SIM_SEEDS=$(SEEDS) $(if $(SEED),SIDEKICK_SIM_SEED=$(SEED)) cargo test --locked --test registrar_simulation -- --nocapture
+	SIDEKICK_SIM_SEEDS=$(SEEDS) $(if $(SEED),SIDEKICK_SIM_SEED=$(SEED)) cargo test --locked --lib testing::announce -- --nocapture
 	SIDEKICK_SIM_SEEDS=$(SEEDS) $(if $(SEED),SIDEKICK_SIM_SEED=$(SEED)) cargo test --locked --lib whatever_ -- --nocapture
 
 fuzz: export SIDEKICK_FUZZ_CASES = $(CASES)
@@ -89,7 +89,7 @@ fuzz: MINUTES = 1
 fuzz: cargo ## the decoders: by cargo-fuzz where a nightly toolchain is, MINUTES=1 each (TARGETS=value); else CASES=200000 SEED=2 changes
 	@scripts/install cc protoc
 	@if rustup toolchain list 2>/dev/null | grep -q ^nightly; then fuzz/run.sh $(MINUTES) $(TARGETS); else \
-		cargo test --locked --lib announce::fuzz -- --nocapture && cargo test --locked --test fuzz -- --nocapture; fi
+		cargo test --locked --lib announce::docker::fuzz -- --nocapture && cargo test --locked --test fuzz -- --nocapture; fi
 
 soak: cargo ## 200 containers start and die under announce --all and an agent, for MINUTES=10; fails where something grows
 	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli haproxy

@@ -1,21 +1,24 @@
-//! `sidekick explain`: the same decision as announcing, told to a person. Writes nothing to etcd.
+//! `sidekick explain`: prints the decision that `announce` would act on. Writes nothing to etcd.
 
-use crate::announce::claims::{Claim, Judge, Judged, Target, settle};
-use crate::announce::container::{Sighting, View};
-use crate::announce::docker;
-use crate::announce::exchange::Wishes;
-use crate::announce::ownership::{Holder, Verdict as Contest, contest};
-use crate::announce::reason::{Reason, health_words};
-use crate::announce::rules::{Decision, Verdict, judge};
+mod config;
+
+pub use config::{ExplainArgs, ExplainConfig};
+
+use crate::announce::docker::client;
+use crate::announce::lease::ownership::{Holder, Precedence, precedence_of};
+use crate::announce::lease::protocol::DesiredKeys;
+use crate::announce::policy::claims::{Claim, Evaluation, Evaluator, Target, assign_keys};
+use crate::announce::policy::container::{ContainerView, Observation};
+use crate::announce::policy::eligibility::{Decision, Verdict, judge};
+use crate::announce::policy::reason::{Reason, health_words};
 use crate::clock::now;
-use crate::config::ExplainConfig;
 use crate::etcd::members::Members;
 use crate::etcd::reader;
 use etcd_client::{Client, KeyValue};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// What to print, and whether the container is announceable.
+/// The text to print, and whether the container is announceable.
 #[derive(Debug)]
 pub struct Explanation {
     /// Lines for a person.
@@ -24,10 +27,10 @@ pub struct Explanation {
     pub announceable: bool,
 }
 
-/// Looks at one container and at what stands in etcd, or at all containers.
+/// Explains one container and its key in etcd, or all containers.
 ///
 /// # Errors
-/// Docker can't be asked. (An etcd that can't be asked is a line of the explanation.)
+/// Docker doesn't answer. (An etcd that doesn't answer is a line of the explanation.)
 pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     match &config.container {
         Some(name) => one(config, name).await,
@@ -35,13 +38,13 @@ pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     }
 }
 
-/// Every container with labels of ours: how it is announced, or why not.
+/// Every container with sidekick labels: how it is announced, or why not.
 async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
-    let everything = docker::look_at_all(&config.docker).await?;
+    let everything = client::look_at_all(&config.docker).await?;
     let target = Target::All {
         prefix: config.prefix.clone(),
     };
-    let judge = Judge {
+    let judge = Evaluator {
         target: &target,
         rules: &config.rules,
         grace: None,
@@ -50,8 +53,8 @@ async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     let mut judged = BTreeMap::new();
     for (id, view) in everything.labelled {
         match view {
-            // It went while we looked.
-            Ok(view) if view.sighting == Sighting::Absent => {}
+            // The container was removed after the list.
+            Ok(view) if view.observation == Observation::Absent => {}
             Ok(view) => drop(judged.insert(id.clone(), judge.judge(&id, &view, None, now()))),
             Err(error) => {
                 refused += 1;
@@ -59,7 +62,7 @@ async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
             }
         }
     }
-    let settlement = settle(&judged, &Wishes::new());
+    let assignment = assign_keys(&judged, &DesiredKeys::new());
     let kvs = read(config).await;
     let by_key = kvs.iter().flatten().map(|kv| (kv.key(), kv));
     let by_key: BTreeMap<_, _> = by_key.collect();
@@ -70,13 +73,13 @@ async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
         writeln!(text, "{}", judged.name)?;
         let winner = |claim: &Claim| {
             let at = (id.clone(), claim.key.clone());
-            settlement.outranked.get(&at).cloned()
+            assignment.outranked.get(&at).cloned()
         };
         let stands =
             |claim: &Claim, decision: &Decision| match by_key.get(claim.key.as_str().as_bytes()) {
                 _ if kvs.is_err() => None,
                 Some(kv) => Some(told(kv, Some(decision)).join("; ")),
-                None => Some("nothing stands there".to_owned()),
+                None => Some("the key does not exist".to_owned()),
             };
         refused += usize::from(!describe_claims(&mut text, judged, winner, stands)?);
     }
@@ -86,7 +89,7 @@ async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     let unlabelled = everything.unlabelled;
     writeln!(
         text,
-        "{count} containers with labels of sidekick's, {} announceable; {unlabelled} without",
+        "{count} containers with sidekick labels, {} announceable; {unlabelled} without",
         count - refused
     )?;
     Ok(Explanation {
@@ -95,10 +98,10 @@ async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     })
 }
 
-/// Returns whether all that it claims would be announced.
+/// Returns whether all of its claims would be announced.
 fn describe_claims(
     text: &mut String,
-    judged: &Judged,
+    judged: &Evaluation,
     winner: impl Fn(&Claim) -> Option<String>,
     stands: impl Fn(&Claim, &Decision) -> Option<String>,
 ) -> Result<bool, std::fmt::Error> {
@@ -117,7 +120,7 @@ fn describe_claims(
             },
             (Verdict::Announce(decision), None) => {
                 let endpoint = &decision.endpoint;
-                let (port, rule) = (decision.container_port, decision.host_rule);
+                let (port, rule) = (decision.container_port, decision.host_source);
                 writeln!(text, "  {key}: yes: {endpoint} ({port}; host by {rule})")?;
                 if let Some(caveat) = &decision.caveat {
                     writeln!(text, "    warning: {caveat}")?;
@@ -127,7 +130,7 @@ fn describe_claims(
                 }
                 continue;
             }
-            // Only where Docker can't be asked, and then there is no view.
+            // Only where Docker doesn't answer, and then there is no view.
             (Verdict::Keep(_), None) => continue,
         };
         all = false;
@@ -137,7 +140,7 @@ fn describe_claims(
 }
 
 async fn one(config: &ExplainConfig, name: &str) -> anyhow::Result<Explanation> {
-    let view = docker::look(&config.docker, name).await?;
+    let view = client::look(&config.docker, name).await?;
     let verdict = judge(name, &view, &config.rules, None, now());
     let mut text = String::new();
     describe_container(&mut text, name, &view)?;
@@ -150,7 +153,7 @@ async fn one(config: &ExplainConfig, name: &str) -> anyhow::Result<Explanation> 
             writeln!(text, "{:<12}no: {reason}", "announced")?;
             None
         }
-        // Only where Docker can't be asked, and then there is no view.
+        // Only where Docker doesn't answer, and then there is no view.
         Verdict::Keep(_) => None,
     };
     describe_etcd(&mut text, config, &view, decision).await?;
@@ -160,9 +163,9 @@ async fn one(config: &ExplainConfig, name: &str) -> anyhow::Result<Explanation> 
     })
 }
 
-fn describe_container(text: &mut String, name: &str, view: &View) -> std::fmt::Result {
-    let Sighting::Present(container) = &view.sighting else {
-        return writeln!(text, "{:<12}{name}: there is none", "container");
+fn describe_container(text: &mut String, name: &str, view: &ContainerView) -> std::fmt::Result {
+    let Observation::Present(container) = &view.observation else {
+        return writeln!(text, "{:<12}{name}: not found", "container");
     };
     let since = container
         .started_at
@@ -180,12 +183,12 @@ fn describe_container(text: &mut String, name: &str, view: &View) -> std::fmt::R
 fn describe_decision(text: &mut String, decision: &Decision) -> std::fmt::Result {
     let Decision {
         endpoint,
-        host_rule,
+        host_source,
         container_port,
         binding,
         caveat,
     } = decision;
-    writeln!(text, "{:<12}{} (by {host_rule})", "host", endpoint.host)?;
+    writeln!(text, "{:<12}{} (by {host_source})", "host", endpoint.host)?;
     match binding {
         Some(binding) => writeln!(text, "{:<12}{container_port} → {binding}", "port")?,
         None => writeln!(
@@ -204,16 +207,16 @@ fn describe_decision(text: &mut String, decision: &Decision) -> std::fmt::Result
 async fn describe_etcd(
     text: &mut String,
     config: &ExplainConfig,
-    view: &View,
+    view: &ContainerView,
     decision: Option<&Decision>,
 ) -> anyhow::Result<()> {
     let kvs = match read(config).await {
         Ok(kvs) => kvs,
         Err(error) => return Ok(writeln!(text, "{:<12}{error:#}", "key")?),
     };
-    let id = match &view.sighting {
-        Sighting::Present(container) => container.short_id(),
-        Sighting::Absent | Sighting::NeverAsked => None,
+    let id = match &view.observation {
+        Observation::Present(container) => container.short_id(),
+        Observation::Absent | Observation::NeverAsked => None,
     };
     let names_it = |kv: &&KeyValue| {
         config.key.is_some()
@@ -232,14 +235,18 @@ async fn describe_etcd(
         }
     }
     match &config.key {
-        Some(key) if none => writeln!(text, "{:<12}{key}: nothing stands there", "key")?,
-        None if none => writeln!(text, "{:<12}no key below {} names it", "key", config.prefix)?,
+        Some(key) if none => writeln!(text, "{:<12}{key}: the key does not exist", "key")?,
+        None if none => writeln!(
+            text,
+            "{:<12}no key below {} names the container",
+            "key", config.prefix
+        )?,
         _ => {}
     }
     Ok(())
 }
 
-/// What stands at the key that is asked about, or below the prefix.
+/// The key that is asked about, or all keys below the prefix.
 async fn read(config: &ExplainConfig) -> anyhow::Result<Vec<KeyValue>> {
     let members = Members::new(&config.etcd)?;
     let Some(key) = &config.key else {
@@ -252,11 +259,11 @@ async fn read(config: &ExplainConfig) -> anyhow::Result<Vec<KeyValue>> {
     Ok(members.try_each(ask).await?.take_kvs())
 }
 
-/// Who holds a key; and, where the container is to be announced, what would come of it.
+/// The holder of a key; and, where the container is announceable, what `announce` would do.
 fn told(kv: &KeyValue, decision: Option<&Decision>) -> Vec<String> {
     let stands = match Holder::of(kv.value()) {
         Ok(holder) => format!("{holder}, lease {:x}", kv.lease()),
-        Err(why) => format!("held by a bad value: {why}"),
+        Err(why) => format!("held by an invalid value: {why}"),
     };
     let outcome = decision.map(|decision| outcome(kv, decision).to_owned());
     [stands].into_iter().chain(outcome).collect()
@@ -267,10 +274,10 @@ fn outcome(kv: &KeyValue, decision: &Decision) -> &'static str {
         return "announce would take it over: it is on no lease";
     }
     if kv.value() == decision.endpoint.encode().as_bytes() {
-        return "stands as it should";
+        return "the key is as desired";
     }
-    match contest(&Holder::from(&*decision.endpoint), kv.value(), false) {
-        Contest::Ours | Contest::TakeOver => "announce would take it over",
-        Contest::StandBy(_) => "announce would stand by: the holder has the better right",
+    match precedence_of(&Holder::from(&*decision.endpoint), kv.value(), false) {
+        Precedence::Ours | Precedence::TakeOver => "announce would take it over",
+        Precedence::StandBy(_) => "announce would stand by: the holder has precedence",
     }
 }

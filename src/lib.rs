@@ -4,48 +4,45 @@
 //!
 //! ```text
 //! main.rs          parse, telemetry, signals, dispatch, exit code
-//! cli.rs           clap structs, raw input only
-//!   hidden.rs      a word that no `Debug` shows
-//!   reading.rs     reads them: what is empty, and what may not be said on the command line
-//! config/          raw input → validated configs; everything that exits with 2 is found here
+//! cli.rs           the subcommands
+//!   parse.rs       reads the command line: empty options, and passwords that may not stand there
 //!   ignored.rs   P variables of etcdctl and docker that sidekick doesn't use, in words
-//! endpoint/     P  the contract: Key, Host, Since, Endpoint, their codec and limits
-//! retry.rs      P  retry policies, and when one thing is tried again
-//! log_throttle.rs P which failures that repeat are worth a line
-//! clock.rs         the one clock that policies are fed from (CLOCK_BOOTTIME)
-//! shutdown.rs      SIGINT | SIGTERM | SIGHUP → a value to wait for; the second SIGINT or SIGTERM ends the process
-//! telemetry.rs     logging: what a line looks like
-//! log_writer.rs    the bounded queue of all that goes to stderr, and the thread that writes it
-//! systemd.rs       READY, STATUS, WATCHDOG, STOPPING: never waits for systemd
-//! watchdog.rs   P  when the watchdog is fed, and whether a loop is stuck, from the loops' pulses
-//! etcd/            what both jobs need of etcd
-//!   mod.rs         its configuration
-//!   fault.rs       what an error means: whose answer it is
-//!   credentials.rs TLS material and password, read again for each connection
-//!   members.rs     one client for one member; deadlines, failover, login
-//!   watch.rs       watches on single keys, on one stream that reopens for ever
-//!   reader.rs      everything below a prefix: a snapshot, then changes; a snapshot again after any gap
+//! explain.rs       prints the decision that `announce` would act on
+//!   config.rs      its options
+//! list.rs          prints what is registered
+//!   config.rs      its options
 //! announce/        the job `sidekick announce`
-//!   mod.rs         wires the tasks
-//!   container.rs P our own snapshot of a container
-//!   rules.rs     P snapshot + rules → Endpoint, or the Reason why not
-//!   caveat.rs    P why clients may not reach what is announced, in words
-//!   reason.rs    P the reasons, in words
-//!   labels.rs    P a container's labels → the services that it asks to be announced as
-//!   claims.rs    P which container claims which key, and who has it where several do
-//!   agenda.rs    P which container is to be looked at, and when
-//!   grant.rs     P the ids that leases are asked for by
-//!   exchange.rs  P the words between registrar and registry
-//!   ownership.rs P who has the better right to a key
-//!   slot.rs      P one key: wished for, seen, and what lies between
-//!   registrar.rs P the lease, the audit, the batches: what to ask of etcd next
-//!   status.rs    P how it stands, in one line
-//!   verdict_log.rs P when the log tells a verdict
-//!   docker.rs      what is asked of the Docker Engine, each with a deadline
-//!   events.rs      its events: what to look at again, and who died
-//!   watcher.rs     subscribe, list, inspect, publish
-//!   inspection.rs  an inspect's answer → snapshot
-//!   registry.rs    executes the registrar's requests; decides nothing
+//!   mod.rs         wires the tasks; turns views into desired keys
+//!   config.rs      its options, checked
+//!   status.rs    P the status in one line
+//!   verdict_log.rs P which verdicts are logged
+//!   docker/
+//!     client.rs    requests to the Docker Engine, each with a deadline
+//!     events.rs    its events: which container is inspected again, and which one has died
+//!     inspect.rs   decodes an inspect's answer into a snapshot
+//!     inspect_queue.rs P which containers are inspected next
+//!     watcher.rs   subscribe, list, inspect, publish
+//!     fuzz.rs      properties of the decoders
+//!   policy/      P
+//!     container.rs our own snapshot of a container
+//!     eligibility.rs snapshot + options → endpoint, or the reason why not
+//!     host_source.rs where the announced address comes from, in words
+//!     caveat.rs    why clients may not reach an announced address, in words
+//!     reason.rs    why a container is not announced, in words
+//!     labels.rs    labels → the services that a container is announced as
+//!     claims.rs    which keys a container claims, and which container has a key that several claim
+//!   lease/
+//!     protocol.rs P requests, responses, statuses and events between registrar and executor
+//!     ownership.rs P which of two holders of a key has precedence
+//!     grant.rs   P the lease's term, and the ids of the leases that are asked for
+//!     audit.rs   P which keys are read back next
+//!     batch.rs   P how many keys travel in one request
+//!     history.rs P where in etcd's history the responses stand
+//!     key_state.rs P one key: its desired value, its value in etcd, the operation between them
+//!     registrar.rs P the lease, the audit, the batches: the next request
+//!     executor.rs  sends the registrar's requests: the only writer to etcd
+//!     event_log.rs logs the registrar's events, throttled
+//!     shutdown_report.rs P the keys at shutdown, in one line
 //! agent/           the job `sidekick agent`
 //!   mod.rs         wires the tasks, goes through one pass after another, and looks at HAProxy's servers between
 //!   table.rs     P  what stands in etcd → services and instances; the quarantine
@@ -84,12 +81,29 @@
 //!   master.rs      the master's socket
 //!   child.rs       the HAProxy that is ours
 //!   haproxy.rs     those three together: executes what apply decides
-//! explain.rs       the same decisions, told to a person
-//! list.rs          what is registered
+//! etcd/            the etcd client of both jobs
+//!   config.rs      its options, checked
+//!   error.rs       what an error means: another member, a login, or a new lease
+//!   credentials.rs TLS material and password, read again for each connection
+//!   members.rs     one client for one member; deadlines, failover, login
+//!   stream.rs      how a watch is opened, and what a message says
+//!   watch.rs       watches on single keys, on one stream that reopens for ever
+//!   reader.rs      everything below a prefix: a snapshot, then changes; a snapshot again after any gap
+//! systemd.rs       READY, STATUS, WATCHDOG, STOPPING: never waits for systemd
+//! shutdown.rs      SIGINT | SIGTERM | SIGHUP → a value to wait for; the second SIGINT or SIGTERM ends the process
+//! watchdog.rs    P when the watchdog is fed, and whether a loop is stuck, from the loops' pulses
+//! telemetry.rs     logging: the format of a line
+//! config.rs      P what the text of an option means: durations, prefixes, URLs
+//! retry.rs       P retry policies, and when one thing is tried again
+//! log_throttle.rs P which failures that repeat are worth a line
+//! log_writer.rs    the bounded queue of all that goes to stderr, and the thread that writes it
+//! clock.rs         the one clock that policies are fed from (CLOCK_BOOTTIME)
+//! endpoint/      P the contract: Key, Host, Since, Endpoint, their codec and limits
+//! testing/         simulations and fakes (cfg(test))
 //! ```
 //!
 //! P: pure, values in and values out; `tests/pure_rooms.rs` sees to it. Arrows run one way:
-//! main → cli → config → job → I/O → P → endpoint.
+//! main → cli → job → etcd → P → endpoint.
 //!
 //! # The tasks of `announce`
 //!
@@ -154,4 +168,6 @@ pub mod retry;
 pub mod shutdown;
 pub mod systemd;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod watchdog;

@@ -1,11 +1,14 @@
 //! `sidekick list`: what is registered, for a person or for a program. Writes nothing to etcd.
 
+mod config;
+
+pub use config::{ListArgs, ListConfig};
+
 use crate::agent::haproxy_on_this_machine;
 use crate::agent::health::{Seen, seen};
 use crate::agent::table::{Item, Table};
-use crate::config::ListConfig;
 use crate::endpoint::{Endpoint, Protocol, Status};
-use crate::etcd::Fault;
+use crate::etcd::EtcdError;
 use crate::etcd::members::Members;
 use crate::etcd::reader::{self, Change, Update};
 use crate::log_writer::{flush, say};
@@ -19,16 +22,16 @@ use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// So many leases are asked for at once.
+/// The most requests for a lease's TTL at once.
 const AT_ONCE: usize = 32;
 
-/// Updates that wait while we print.
+/// The most updates that wait while a table is printed.
 const UPDATES_WAITING: usize = 16;
 
 /// Prints, and with `--watch` goes on until `shutdown`.
 ///
 /// # Errors
-/// etcd can't be asked. (With `--watch` it is asked again, for ever.)
+/// etcd doesn't answer, or refuses. (With `--watch` it is retried for ever.)
 pub async fn run(config: &ListConfig, mut shutdown: Shutdown) -> anyhow::Result<()> {
     let members = Arc::new(Members::new(&config.etcd)?);
     if !config.watch {
@@ -56,7 +59,7 @@ pub async fn run(config: &ListConfig, mut shutdown: Shutdown) -> anyhow::Result<
         }
         anyhow::Ok(())
     };
-    // Nothing is half-done by any of them that matters: they only read.
+    // Cancel-safe: all three only read.
     tokio::select! {
         () = shutdown.requested() => Ok(()),
         () = reader => Ok(()),
@@ -88,14 +91,15 @@ pub struct Row {
     container: Option<String>,
     since: Option<String>,
     status: &'static str,
-    /// Seconds that its lease has left; none for a key without a lease.
+    /// The seconds that its lease has left; `None` for a key without a lease.
     ttl: Option<i64>,
     protocol: Protocol,
-    /// What the HAProxy on this machine makes of it; none where no HAProxy can be asked, or it has no such server.
+    /// The state of the instance's server in this machine's HAProxy; `None` where no HAProxy answers, or it has no
+    /// such server.
     haproxy: Option<Seen>,
 }
 
-/// `false`: nobody reads it any more.
+/// `false`: stdout is closed.
 async fn print(
     config: &ListConfig,
     members: &Members,
@@ -126,7 +130,7 @@ async fn print(
         for instance in instances.keys() {
             let key = format!("{}/{service}/{instance}", config.prefix);
             let kv = kvs.get(key.as_bytes());
-            // The table has found it good.
+            // The table holds only keys whose value can be decoded.
             let Some((kv, Ok(endpoint))) = kv.map(|kv| (kv, Endpoint::decode(kv.value()))) else {
                 continue;
             };
@@ -158,7 +162,7 @@ async fn print(
     if config.watch && !config.json {
         text.push('\n');
     }
-    // What is wrong precedes the table, where both go to one terminal.
+    // Messages precede the table, where both go to one terminal.
     flush();
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -175,7 +179,7 @@ fn item(kv: &KeyValue) -> Item<'_> {
     }
 }
 
-/// Seconds that each lease has left. One that is just ending, or can't be asked for, is left out.
+/// The seconds that each lease has left, without leases that are just expiring or whose request failed.
 async fn time_left(members: &Members, leases: BTreeSet<i64>) -> BTreeMap<i64, i64> {
     let ask = |lease| async move {
         let answer = members
@@ -184,8 +188,9 @@ async fn time_left(members: &Members, leases: BTreeSet<i64>) -> BTreeMap<i64, i6
         answer.map(|answer| (lease, answer.ttl()))
     };
     let answers = stream::iter(leases).map(ask).buffer_unordered(AT_ONCE);
-    let known = answers
-        .filter_map(|answer: Result<_, Fault>| async { answer.ok().filter(|(_, ttl)| *ttl >= 0) });
+    let known = answers.filter_map(|answer: Result<_, EtcdError>| async {
+        answer.ok().filter(|(_, ttl)| *ttl >= 0)
+    });
     known.collect().await
 }
 
@@ -245,7 +250,7 @@ fn columns(rows: &[Row]) -> String {
             Protocol::Tcp => address,
             other => format!("{address}/{other}"),
         };
-        // Whole seconds will do for a person.
+        // Whole seconds are enough for a person.
         let since = row
             .since
             .as_deref()

@@ -60,12 +60,12 @@ pub fn flush() {
 /// Lines on their way to whatever reads the log.
 #[derive(Debug)]
 pub struct LogQueue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     changed: Condvar,
 }
 
 #[derive(Debug)]
-struct State {
+struct QueueState {
     lines: VecDeque<Vec<u8>>,
     /// Of all lines.
     bytes: usize,
@@ -84,7 +84,7 @@ enum Work {
 impl LogQueue {
     const fn new() -> Self {
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(QueueState {
                 lines: VecDeque::new(),
                 bytes: 0,
                 lost: 0,
@@ -154,12 +154,12 @@ impl LogQueue {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl QueueState {
     fn is_idle(&self) -> bool {
         self.lines.is_empty() && self.lost == 0 && self.busy_since.is_none()
     }

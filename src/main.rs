@@ -1,10 +1,12 @@
 //! Parse, set up, dispatch, exit.
 
-use sidekick::cli::{Cli, Command, one_line};
-use sidekick::config::{
-    AgentConfig, AnnounceConfig, ConfigError, ExplainConfig, ListConfig, ignored_variables,
-};
-use sidekick::{agent, announce, explain, list, log_writer, shutdown, telemetry};
+use sidekick::agent::{self, AgentConfig};
+use sidekick::announce::{self, AnnounceConfig};
+use sidekick::cli::{Cli, CliCommand, ignored_variables, one_line};
+use sidekick::config::ConfigError;
+use sidekick::explain::{self, ExplainConfig};
+use sidekick::list::{self, ListConfig};
+use sidekick::{log_writer, shutdown, telemetry};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
     status
 }
 
-fn start(command: Command) -> ExitCode {
+fn start(command: CliCommand) -> ExitCode {
     let ignored = ignored_variables(&command, |name| std::env::var(name).ok());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -57,13 +59,7 @@ fn start(command: Command) -> ExitCode {
             for line in ignored {
                 tracing::warn!("{line}");
             }
-            let result = runtime.block_on(async {
-                // Cancel-safe: nothing comes of counting.
-                tokio::select! {
-                    result = run(job) => result,
-                    never = telemetry::count_tasks() => match never {},
-                }
-            });
+            let result = runtime.block_on(run(job));
             // Where DNS hangs, getaddrinfo(3) sits in its thread for 20 s, and nothing can cut it short.
             runtime.shutdown_background();
             result
@@ -82,12 +78,12 @@ enum Job {
     Explain(ExplainConfig),
 }
 
-fn checked(command: Command) -> Result<Job, ConfigError> {
+fn checked(command: CliCommand) -> Result<Job, ConfigError> {
     Ok(match command {
-        Command::Agent(args) => Job::Agent(AgentConfig::new(args)?),
-        Command::List(args) => Job::List(ListConfig::new(args)?),
-        Command::Announce(args) => Job::Announce(AnnounceConfig::new(args)?),
-        Command::Explain(args) => Job::Explain(ExplainConfig::new(args)?),
+        CliCommand::Agent(args) => Job::Agent(AgentConfig::new(args)?),
+        CliCommand::List(args) => Job::List(ListConfig::new(args)?),
+        CliCommand::Announce(args) => Job::Announce(AnnounceConfig::new(args)?),
+        CliCommand::Explain(args) => Job::Explain(ExplainConfig::new(args)?),
     })
 }
 

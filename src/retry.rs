@@ -1,6 +1,6 @@
 //! Retry policies: named, capped, never-ending. Pure: the jitter comes in as a number.
 //!
-//! There is no "give up": a daemon that stops trying is a daemon that somebody has to restart.
+//! There is no "give up": a daemon that stops trying is one that an operator has to restart.
 
 use crate::clock::Moment;
 use crate::log_throttle::{LogThrottle, Notice};
@@ -139,6 +139,11 @@ impl Retry {
     /// The next try waits for nothing.
     pub const fn hurry(&mut self) {
         self.next = None;
+    }
+
+    /// The pauses begin with the policy's first one again, whatever the log says.
+    pub const fn reset_backoff(&mut self) {
+        self.backoff.reset();
     }
 
     /// A try at `now` failed, as is usual, and the log says nothing of it. `jitter` is that of

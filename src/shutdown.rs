@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP, as a value that tasks wait for.
+//! SIGINT, SIGTERM and SIGHUP as a value that tasks await.
 
 use crate::telemetry;
 use rustix::process::Signal;
@@ -6,20 +6,20 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-/// Whether it is time to stop. Clones see the same.
+/// Whether a stop was requested. All clones see the same.
 #[derive(Debug, Clone)]
 pub struct Shutdown(watch::Receiver<bool>);
 
 impl Shutdown {
-    /// Returns when a stop was asked for; at once if it was before. Cancel-safe.
+    /// Returns when a stop is requested; at once if it was before. Cancel-safe.
     pub async fn requested(&mut self) {
-        // An error means that the listener is gone; then nobody can ask for a clean stop any more,
-        // and the only safe reading is that it is time.
+        // An error means that the task that receives signals is gone: no clean stop can be requested any
+        // more, so that this counts as one.
         let _ = self.0.wait_for(|asked| *asked).await;
     }
 }
 
-/// Listens for SIGINT, SIGTERM and SIGHUP from now on. The first of them asks for a stop; the second
+/// Handles SIGINT, SIGTERM and SIGHUP from now on. The first of them requests a stop; the second
 /// SIGINT or SIGTERM ends the process at once with status 1.
 ///
 /// SIGHUP never counts as the second one: of a terminal that closes both kernel and shell send it, and
@@ -47,7 +47,7 @@ pub fn on_signals() -> std::io::Result<Shutdown> {
             };
             times += u32::from(counts);
             if times > 1 {
-                warn!("{name} again: leaving at once");
+                warn!("{name} received again: exiting at once");
                 telemetry::flush();
                 std::process::exit(1);
             }

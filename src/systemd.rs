@@ -13,10 +13,13 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// Between two tries to tell systemd what it did not take.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// Between two counts of the tasks in the debug log.
+const TASK_COUNT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The connection to the service manager. By default there is none.
 #[derive(Debug, Default)]
@@ -27,6 +30,8 @@ pub struct Systemd {
     /// After a datagram that systemd did not take: no other before then.
     retry: Moment,
     watchdog: Watchdog,
+    /// When the log was told last how many tasks live.
+    counted: Moment,
     /// A loop that is stuck, as far as the log is concerned.
     stuck: LogThrottle,
     /// A socket that takes nothing, as far as the log is concerned.
@@ -51,7 +56,7 @@ impl Systemd {
             if let Err(error) = &address {
                 warn!(
                     ?name,
-                    "NOTIFY_SOCKET can't be used, systemd is told nothing: {error}"
+                    "cannot use NOTIFY_SOCKET, sending systemd no notifications: {error}"
                 );
             }
             address.ok()
@@ -102,16 +107,27 @@ impl Systemd {
             Feeding::Stuck(name) => {
                 self.untold.alive = false;
                 if self.stuck.failed(now).is_some() {
-                    error!("the {name} loop is stuck; not feeding the watchdog");
+                    error!("the {name} loop is stuck; sending systemd no watchdog notification");
                 }
             }
         }
+        self.count_tasks(now);
         self.tell(now);
         let pause = self.watchdog.pause(now);
         if self.untold.is_empty() {
             pause
         } else {
             pause.min(RETRY)
+        }
+    }
+
+    /// Every 5 s the debug log says how many tasks live: a task that was forgotten shows there first.
+    fn count_tasks(&mut self, now: Moment) {
+        if now >= self.counted + TASK_COUNT_INTERVAL
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            self.counted = now;
+            debug!(tasks = runtime.metrics().num_alive_tasks(), "alive");
         }
     }
 

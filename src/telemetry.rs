@@ -3,23 +3,43 @@
 pub use crate::log_writer::flush;
 
 use crate::log_writer;
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::convert::Infallible;
 use std::io::IsTerminal;
-use std::time::Duration;
-use tracing::debug;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
-/// How a log line looks.
+/// The format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people, and for journald.
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Logging")]
+pub struct LogArgs {
+    /// error, warn, info, debug, trace or off
+    #[arg(
+        long,
+        env = "SIDEKICK_LOG_LEVEL",
+        default_value = "info",
+        value_name = "LEVEL"
+    )]
+    pub log_level: LevelFilter,
+
+    /// The format of a line
+    #[arg(
+        long,
+        env = "SIDEKICK_LOG_FORMAT",
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
+    pub log_format: LogFormat,
 }
 
 /// Sets the process's logging up, on the log's thread, which runs. Logging never waits for what reads stderr. Later
@@ -53,19 +73,4 @@ pub fn init(level: LevelFilter, format: LogFormat) {
         }
     };
     drop(done);
-}
-
-/// Says every five seconds how many tasks there are, where debug output is asked for: what shows a task
-/// that was forgotten before anything else does.
-pub async fn count_tasks() -> Infallible {
-    if !tracing::enabled!(tracing::Level::DEBUG) {
-        return std::future::pending().await;
-    }
-    loop {
-        let tasks = tokio::runtime::Handle::current()
-            .metrics()
-            .num_alive_tasks();
-        debug!(tasks, "alive");
-        tokio::time::sleep(Duration::from_secs(5)).await;
-    }
 }

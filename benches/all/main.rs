@@ -131,7 +131,7 @@ async fn steady(title: &str, etcd: &Etcd, sidekick: &Sidekick, transactions: u64
          transactions to announce all; {} KiB resident, {} KiB at its peak; {:.2} ms of CPU per interval\n",
         per_ttl(renewals_after - renewals),
         per_interval(reads_after - reads),
-        sidekick::announce::exchange::MAX_OPS,
+        sidekick::announce::lease::protocol::MAX_OPS,
         revision_after - revision,
         after.resident,
         after.peak,

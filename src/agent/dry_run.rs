@@ -1,6 +1,7 @@
 //! `sidekick agent --dry-run`: what would be written now.
 
 use super::addresses::{Addresses, Directory};
+use super::config::AgentConfig;
 use super::layout::lay_out;
 use super::machine::{self, frame};
 use super::presence::Presence;
@@ -8,7 +9,6 @@ use super::render::render;
 use super::table::Table;
 use super::{item, names};
 use crate::clock::now;
-use crate::config::AgentConfig;
 use crate::etcd::members::Members;
 use crate::etcd::reader;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,6 +1,6 @@
 //! One agent per configuration file and per HAProxy: flock(2) on a file beside each of the two.
 
-use crate::config::Way;
+use super::config::Way;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use std::fs::File;

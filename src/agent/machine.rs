@@ -2,9 +2,9 @@
 
 use super::addresses::Addresses;
 use super::base::listener_maxconn;
+use super::config::{AgentConfig, Way};
 use super::haproxy::has_ipv6;
 use super::render::Frame;
-use crate::config::{AgentConfig, Way};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};

@@ -13,6 +13,7 @@ pub mod base;
 mod beside;
 mod bound;
 mod child;
+pub mod config;
 pub mod diff;
 mod dry_run;
 #[cfg(test)]
@@ -45,11 +46,11 @@ pub mod table;
 mod telling;
 pub mod text;
 
+pub use config::{AgentArgs, AgentConfig, Way};
 pub use dry_run::dry_run;
 pub use local::haproxy_on_this_machine;
 
 use crate::clock::{Moment, now};
-use crate::config::{AgentConfig, Way};
 use crate::etcd::members::Members;
 use crate::etcd::reader::{self, Change, Update};
 use crate::retry::HAPROXY;

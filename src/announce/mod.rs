@@ -1,44 +1,33 @@
 //! `sidekick announce`: wires the tasks together and holds no policy.
 
-mod agenda;
-pub mod caveat;
-pub mod claims;
-pub mod container;
+pub mod config;
 pub mod docker;
-pub mod events;
-pub mod exchange;
-#[cfg(any(test, fuzzing))]
-pub mod fuzz;
-mod grant;
-mod inspection;
-pub mod labels;
-pub mod ownership;
-pub mod reason;
-pub mod registrar;
-pub mod registry;
-pub mod rules;
-mod slot;
+pub mod lease;
+pub mod policy;
 pub mod status;
 mod verdict_log;
-pub mod watcher;
+
+#[cfg(any(test, fuzzing))]
+pub use docker::fuzz;
+
+pub use config::{AnnounceArgs, AnnounceConfig};
 
 use crate::clock::{Moment, now};
-use crate::config::AnnounceConfig;
 use crate::endpoint::Key;
 use crate::etcd::members::Members;
 use crate::etcd::watch::follow;
 use crate::log_throttle::LogThrottle;
 use crate::shutdown::Shutdown;
 use crate::systemd::Systemd;
-use claims::{Claim, Judge, Judged, Outranked, Target, settle};
-use container::Views;
-use events::Scope;
-use exchange::{Standings, Wishes};
-use reason::Reason;
-use registrar::Settings;
-use registry::{FAREWELL, Registry};
-use rules::Verdict;
-use status::Outlook;
+use docker::events::WatchScope;
+use lease::executor::{Executor, REVOKE_DEADLINE};
+use lease::protocol::{DesiredKeys, KeyStatuses};
+use lease::registrar::LeaseSettings;
+use policy::claims::{Claim, Evaluation, Evaluator, Outranked, Target, assign_keys};
+use policy::container::ContainerViews;
+use policy::eligibility::Verdict;
+use policy::reason::Reason;
+use status::AnnounceStatus;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,80 +37,80 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 use verdict_log::VerdictLog;
 
-/// Events of the watch that wait for the registry; more wait in etcd.
-const NEWS_WAITING: usize = 64;
+/// The capacity of the channel from the watch to the executor; more events wait in etcd.
+const KEY_EVENTS_WAITING: usize = 64;
 
-/// How often the status line is looked at while something is wrong.
+/// The interval at which the status line is updated while etcd or Docker is unreachable.
 const TICK_IN_TROUBLE: Duration = Duration::from_secs(1);
 
-/// Announces until `shutdown`, then withdraws.
+/// Announces until `shutdown`, then revokes the lease.
 ///
 /// # Errors
 /// A task ended that never should.
 pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut systemd = Systemd::from_environment();
     let members = Arc::new(Members::new(&config.etcd)?);
-    let (views_tx, views) = watch::channel(Views::unasked(now()));
-    let (wish_tx, wishes) = watch::channel(Wishes::new());
-    let (standings_tx, standings) = watch::channel(Standings::new());
-    let (news_tx, news) = mpsc::channel(NEWS_WAITING);
-    let registry = Registry {
+    let (views_tx, views) = watch::channel(ContainerViews::unasked(now()));
+    let (wish_tx, desired) = watch::channel(DesiredKeys::new());
+    let (standings_tx, statuses) = watch::channel(KeyStatuses::new());
+    let (key_events_tx, key_events) = mpsc::channel(KEY_EVENTS_WAITING);
+    let executor = Executor {
         members: members.clone(),
-        wishes: wishes.clone(),
-        news,
-        standings: standings_tx,
+        desired: desired.clone(),
+        key_events,
+        statuses: standings_tx,
         pulse: systemd.pulse("etcd"),
         shutdown: shutdown.clone(),
     };
-    let settings = Settings {
+    let settings = LeaseSettings {
         ttl: config.ttl,
         interval: config.interval,
     };
-    let mut registry = tokio::spawn(registry.run(settings));
+    let mut executor = tokio::spawn(executor.run(settings));
     let mut watchers = JoinSet::new();
-    watchers.spawn(follow(members.clone(), wishes, news_tx));
+    watchers.spawn(follow(members.clone(), desired, key_events_tx));
     let scope = match &config.target {
-        Target::One { container, .. } => Scope::One(container.clone()),
-        Target::All { .. } => Scope::Labelled,
+        Target::One { container, .. } => WatchScope::One(container.clone()),
+        Target::All { .. } => WatchScope::Labelled,
     };
     let pulse = systemd.pulse("docker");
-    watchers.spawn(watcher::watch(
+    watchers.spawn(docker::watcher::watch(
         config.docker.clone(),
         scope,
         views_tx,
         pulse,
     ));
-    let mut announcer = Announcer {
+    let mut announce_loop = AnnounceLoop {
         lost: members.unreachable_since(),
         config,
         views,
-        wishes: wish_tx,
-        standings,
-        judged: BTreeMap::new(),
+        desired: wish_tx,
+        statuses,
+        evaluations: BTreeMap::new(),
         outranked: BTreeMap::new(),
         told: VerdictLog::default(),
         keeping: LogThrottle::default(),
         systemd,
     };
-    announcer.systemd.ready();
+    announce_loop.systemd.ready();
 
-    // Cancel-safe: a JoinHandle that is polled by reference loses nothing, nor does a JoinSet, and
-    // nothing is left half-done by the announcer but waiting. The stop first: the registry may end
-    // at that very moment, where it has no lease to give up.
+    // Cancel-safe: a JoinHandle that is polled by reference loses nothing, nor does a JoinSet, and the
+    // announce loop awaits nothing but channels and a sleep. The stop comes first: the executor may end
+    // at that very moment, where it has no lease to revoke.
     let mut stop = shutdown;
     tokio::select! {
         biased;
         () = stop.requested() => {}
-        () = announcer.run() => {}
-        ended = &mut registry => anyhow::bail!("the registry's task ended: {ended:?}"),
+        () = announce_loop.run() => {}
+        ended = &mut executor => anyhow::bail!("the executor's task ended: {ended:?}"),
         Some(ended) = watchers.join_next() => anyhow::bail!("a watcher's task ended: {ended:?}"),
     }
-    announcer.systemd.stopping();
-    // Nothing is wished for any more: Docker and the watch have nothing to add.
+    announce_loop.systemd.stopping();
+    // The keys are about to be deleted: what Docker and the watch tell no longer matters.
     watchers.abort_all();
-    let farewell = registry.await?;
-    let line = farewell.line(FAREWELL);
-    if farewell.revoked {
+    let report = executor.await?;
+    let line = report.line(REVOKE_DEADLINE);
+    if report.revoked {
         info!("{line}");
     } else {
         warn!("{line}");
@@ -129,22 +118,22 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
     Ok(())
 }
 
-/// Turns what Docker shows into what ought to stand in etcd, and tells systemd how it goes.
-struct Announcer {
+/// Turns the watcher's views into desired keys, and reports the status to systemd.
+struct AnnounceLoop {
     config: AnnounceConfig,
-    views: watch::Receiver<Views>,
-    wishes: watch::Sender<Wishes>,
-    standings: watch::Receiver<Standings>,
+    views: watch::Receiver<ContainerViews>,
+    desired: watch::Sender<DesiredKeys>,
+    statuses: watch::Receiver<KeyStatuses>,
     lost: watch::Receiver<Option<Moment>>,
-    judged: BTreeMap<String, Judged>,
+    evaluations: BTreeMap<String, Evaluation>,
     outranked: Outranked,
     told: VerdictLog,
-    /// Since when something is kept only because Docker can't be asked, as far as the log is concerned.
+    /// Throttles the line about keys that are kept while Docker doesn't answer.
     keeping: LogThrottle,
     systemd: Systemd,
 }
 
-impl Announcer {
+impl AnnounceLoop {
     async fn run(&mut self) {
         loop {
             let now = now();
@@ -157,24 +146,27 @@ impl Announcer {
             if !calm {
                 pause = pause.min(TICK_IN_TROUBLE);
             }
-            let ends = self.judged.values().filter_map(|judged| judged.ends);
+            let ends = self
+                .evaluations
+                .values()
+                .filter_map(|evaluations| evaluations.ends);
             if let Some(end) = ends.chain(self.told.next()).min() {
                 pause = pause.min(end.saturating_sub(now));
             }
             // Cancel-safe: watch channels keep their mark, a sleep has no effect. A sender that is
-            // gone is noticed by `run`, which owns its task; here it is just no news.
+            // gone is noticed by `run`, which owns its task; here it is no event.
             tokio::select! {
                 Ok(()) = self.views.changed() => {}
-                Ok(()) = self.standings.changed() => {}
+                Ok(()) = self.statuses.changed() => {}
                 Ok(()) = self.lost.changed() => {}
                 () = sleep(pause) => {}
             }
         }
     }
 
-    /// Judges what has changed, and wishes for what comes of it.
+    /// Evaluates the views that have changed, and publishes the desired keys.
     fn decide(&mut self, now: Moment) {
-        let judge = Judge {
+        let judge = Evaluator {
             target: &self.config.target,
             rules: &self.config.rules,
             grace: self.config.docker_grace,
@@ -182,12 +174,12 @@ impl Announcer {
         let mut changes = Vec::new();
         let views = self.views.borrow_and_update();
         for (id, view) in &views.containers {
-            let before = self.judged.get(id);
-            if !before.is_some_and(|judged| judged.stands(view, now)) {
+            let before = self.evaluations.get(id);
+            if !before.is_some_and(|evaluations| evaluations.stands(view, now)) {
                 changes.push((id.clone(), Some(judge.judge(id, view, before, now))));
             }
         }
-        let gone = self.judged.keys();
+        let gone = self.evaluations.keys();
         let gone = gone.filter(|id| !views.containers.contains_key(*id));
         changes.extend(gone.map(|id| (id.clone(), None)));
         drop(views);
@@ -198,32 +190,37 @@ impl Announcer {
             .into_iter()
             .map(|(id, new)| {
                 let old = match new {
-                    Some(new) => self.judged.insert(id.clone(), new),
-                    None => self.judged.remove(&id),
+                    Some(new) => self.evaluations.insert(id.clone(), new),
+                    None => self.evaluations.remove(&id),
                 };
                 (id, old)
             })
             .collect();
-        let settlement = settle(&self.judged, &self.wishes.borrow());
-        let outranked = std::mem::replace(&mut self.outranked, settlement.outranked);
+        let assignment = assign_keys(&self.evaluations, &self.desired.borrow());
+        let outranked = std::mem::replace(&mut self.outranked, assignment.outranked);
         for (id, old) in before {
             self.log(&id, old.as_ref(), now);
         }
         self.log_ranks(&outranked, now);
-        let kept = |judged: &Judged| judged.claims.iter().any(|claim| is_kept(&claim.verdict));
-        if !self.judged.values().any(kept) {
+        let kept = |evaluations: &Evaluation| {
+            evaluations
+                .claims
+                .iter()
+                .any(|claim| is_kept(&claim.verdict))
+        };
+        if !self.evaluations.values().any(kept) {
             self.keeping.recovered(now);
         }
-        self.wishes.send_if_modified(|old| {
-            let changed = *old != settlement.wishes;
-            *old = settlement.wishes;
+        self.desired.send_if_modified(|old| {
+            let changed = *old != assignment.desired;
+            *old = assignment.desired;
             changed
         });
     }
 
-    /// Each verdict is told once.
-    fn log(&mut self, id: &str, old: Option<&Judged>, now: Moment) {
-        let Some(new) = self.judged.get(id) else {
+    /// Logs what has changed of one container.
+    fn log(&mut self, id: &str, old: Option<&Evaluation>, now: Moment) {
+        let Some(new) = self.evaluations.get(id) else {
             let name = old.map(|old| &old.name);
             info!(container = name, "the container is gone");
             self.told.retain(id, |_| false);
@@ -245,21 +242,21 @@ impl Announcer {
         }
     }
 
-    /// Who has a key instead, and who has it after all.
+    /// Logs which claims lost their key to another container, and which have it back.
     fn log_ranks(&mut self, before: &Outranked, now: Moment) {
         for (at @ (id, key), winner) in &self.outranked {
-            if let Some(judged) = self.judged.get(id)
+            if let Some(evaluations) = self.evaluations.get(id)
                 && before.get(at) != Some(winner)
             {
                 let (key, winner) = (key.clone(), winner.clone());
                 let reason = Reason::Outranked { key, winner };
-                warn!(container = judged.name, "not announcing: {reason}");
+                warn!(container = evaluations.name, "not announcing: {reason}");
                 self.told.forget(at);
             }
         }
         for at @ (id, key) in before.keys() {
-            let judged = self.judged.get(id);
-            let claim = judged.and_then(|j| j.claims.iter().find(|claim| claim.key == *key));
+            let evaluations = self.evaluations.get(id);
+            let claim = evaluations.and_then(|j| j.claims.iter().find(|claim| claim.key == *key));
             if let Some(verdict) = claim.map(|claim| claim.verdict.clone())
                 && !self.outranked.contains_key(at)
             {
@@ -268,8 +265,8 @@ impl Announcer {
         }
     }
 
-    /// Says it if it is news. What is kept for a while is none by itself: an engine that is lost and
-    /// found again, and again, is one line at growing intervals, whatever hangs on it.
+    /// Logs a verdict that is new. Keys that are kept while Docker doesn't answer are not logged one by one: an
+    /// engine that goes and comes back is one line at growing intervals, however many keys there are.
     fn log_claim(&mut self, at: (String, Key), verdict: Verdict, now: Moment) {
         let key = &at.1;
         match &verdict {
@@ -278,7 +275,7 @@ impl Announcer {
                     let grace = self.config.docker_grace.unwrap_or_default().as_secs();
                     let long =
                         until.map_or_else(String::new, |_| format!(" for {grace} s at most"));
-                    warn!(%key, "Docker can't be asked; keeping what is announced{long}");
+                    warn!(%key, "Docker does not answer; keeping the keys that are announced{long}");
                 }
             }
             told if !self.told.is_due(&at, told, now) => {}
@@ -287,7 +284,7 @@ impl Announcer {
                 info!(
                     %key,
                     container,
-                    "announcing {} (address by {})", decision.endpoint, decision.host_rule
+                    "announcing {} (address by {})", decision.endpoint, decision.host_source
                 );
                 if let Some(caveat) = &decision.caveat {
                     warn!(%key, container, "{caveat}");
@@ -297,23 +294,23 @@ impl Announcer {
         }
     }
 
-    /// Returns whether all is well, so that the line need not be counted up.
+    /// Returns whether etcd and Docker answer; else the line counts seconds, and has to be updated.
     fn tell_status(&mut self, now: Moment) -> bool {
-        let standings = self.standings.borrow_and_update();
+        let statuses = self.statuses.borrow_and_update();
         let etcd_lost = *self.lost.borrow_and_update();
         let docker_lost = self.views.borrow().lost_since;
-        let outlook = Outlook {
-            standings: &standings,
+        let status = AnnounceStatus {
+            statuses: &statuses,
             etcd_lost_since: etcd_lost,
             docker_lost_since: docker_lost,
             now,
         };
-        let line = match (&self.config.target, self.judged.values().next()) {
+        let line = match (&self.config.target, self.evaluations.values().next()) {
             (Target::One { .. }, None) => return true,
-            (Target::One { .. }, Some(judged)) => outlook.of_one(judged),
-            (Target::All { .. }, _) => outlook.of_all(&self.judged, &self.outranked),
+            (Target::One { .. }, Some(evaluations)) => status.of_one(evaluations),
+            (Target::All { .. }, _) => status.of_all(&self.evaluations, &self.outranked),
         };
-        drop(standings);
+        drop(statuses);
         self.systemd.status(line);
         etcd_lost.is_none() && docker_lost.is_none()
     }

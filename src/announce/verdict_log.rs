@@ -1,31 +1,31 @@
-//! When the log tells a verdict: once, and the reasons that a start passes through only where they stand.
-//! Pure.
+//! Which verdicts are logged: each once, and the reasons that a starting container passes through only where they
+//! last. Pure.
 
-use super::rules::Verdict;
+use super::policy::eligibility::Verdict;
 use crate::clock::Moment;
 use crate::endpoint::Key;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// While nothing is announced a new reason is told once it has stood for so long: a start goes from
+/// While a container isn't announced a new reason is logged after it has held for this long: a start goes from
 /// "was never started" by "no port is published" to a key within milliseconds, and within 2 s where the engine
-/// is busy. The status has it at once.
+/// is busy. The status shows it at once.
 const PASSING: Duration = Duration::from_secs(3);
 
 /// A container's id (or name) and a key that it claims.
 pub(super) type At = (String, Key);
 
-/// What the log said last of each container at each key, and what it may be about to say.
+/// The verdict that was logged last of each container at each key, and those that are not logged yet.
 #[derive(Debug, Default)]
 pub(super) struct VerdictLog {
     told: BTreeMap<At, Verdict>,
-    /// Since when these verdicts have stood untold.
+    /// Verdicts that are not logged yet, and since when they hold.
     waiting: BTreeMap<At, (Verdict, Moment)>,
 }
 
 impl VerdictLog {
-    /// Whether the verdict is to be told now; then it counts as told. What is announced, and what takes
-    /// it away, is told at once.
+    /// Whether the verdict is logged now; then it counts as logged. An announcement, and its end, is logged at
+    /// once.
     pub(super) fn is_due(&mut self, at: &At, verdict: &Verdict, now: Moment) -> bool {
         let told = self.told.get(at);
         if told == Some(verdict) {
@@ -48,7 +48,7 @@ impl VerdictLog {
         true
     }
 
-    /// Those that have stood for long enough.
+    /// The verdicts that have held for long enough.
     pub(super) fn overdue(&self, now: Moment) -> Vec<(At, Verdict)> {
         let waiting = self.waiting.iter();
         waiting
@@ -57,19 +57,19 @@ impl VerdictLog {
             .collect()
     }
 
-    /// When one will have.
+    /// When the next verdict has held for long enough.
     pub(super) fn next(&self) -> Option<Moment> {
         let since = self.waiting.values().map(|(_, since)| *since);
         since.min().map(|since| since.saturating_add(PASSING))
     }
 
-    /// Something else was told of that one.
+    /// Another line was logged of that container and key.
     pub(super) fn forget(&mut self, at: &At) {
         self.told.remove(at);
         self.waiting.remove(at);
     }
 
-    /// Of that container these keys alone are claimed.
+    /// Forgets the keys that the container no longer claims.
     pub(super) fn retain(&mut self, id: &str, is_claimed: impl Fn(&Key) -> bool) {
         let stays = |(of, key): &At| of != id || is_claimed(key);
         self.told.retain(|at, _| stays(at));
@@ -80,9 +80,10 @@ impl VerdictLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::announce::container::{ContainerPort, State};
-    use crate::announce::reason::Reason;
-    use crate::announce::rules::{Decision, HostRule};
+    use crate::announce::policy::container::{ContainerPort, ContainerState};
+    use crate::announce::policy::eligibility::Decision;
+    use crate::announce::policy::host_source::HostSource;
+    use crate::announce::policy::reason::Reason;
     use crate::endpoint::Endpoint;
     use std::sync::Arc;
 
@@ -95,14 +96,14 @@ mod tests {
         let endpoint = Endpoint::decode(br#"{"host":"worker-1","port":6379}"#).unwrap();
         Verdict::Announce(Box::new(Decision {
             endpoint: Arc::new(endpoint),
-            host_rule: HostRule::Option,
+            host_source: HostSource::Option,
             container_port: "6379".parse::<ContainerPort>().unwrap(),
             binding: None,
             caveat: None,
         }))
     }
 
-    fn state(state: State) -> Verdict {
+    fn state(state: ContainerState) -> Verdict {
         let name = "redis1".to_owned();
         Verdict::Withdraw(Reason::NotRunning { name, state })
     }
@@ -113,11 +114,11 @@ mod tests {
         let mut now = Moment::from_secs(100);
         let mut told = Vec::new();
         for verdict in [
-            state(State::Created),
+            state(ContainerState::Created),
             Verdict::Withdraw(Reason::NothingPublished),
             announce(),
-            state(State::Exited(0)),
-            state(State::Restarting),
+            state(ContainerState::Exited(0)),
+            state(ContainerState::Restarting),
             announce(),
         ] {
             now += Duration::from_millis(400);
@@ -125,14 +126,17 @@ mod tests {
                 told.push(verdict);
             }
         }
-        assert_eq!(told, [announce(), state(State::Exited(0)), announce()]);
+        assert_eq!(
+            told,
+            [announce(), state(ContainerState::Exited(0)), announce()]
+        );
         assert_eq!(log.next(), None);
     }
 
     #[test]
     fn a_reason_that_stands_is_told_once() {
         let (mut log, at) = (VerdictLog::default(), at());
-        let (now, reason) = (Moment::from_secs(100), state(State::Created));
+        let (now, reason) = (Moment::from_secs(100), state(ContainerState::Created));
         assert!(!log.is_due(&at, &reason, now));
         assert_eq!(log.next(), Some(now + PASSING));
         assert_eq!(log.overdue(now + PASSING - Duration::from_nanos(1)), []);

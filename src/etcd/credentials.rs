@@ -31,9 +31,9 @@ pub struct Files {
     pub password: Option<PathBuf>,
 }
 
-/// Which of the files.
+/// The kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FileKind {
     /// The CAs to trust.
     Ca,
     /// Our certificate.
@@ -44,17 +44,17 @@ pub enum Kind {
     Password,
 }
 
-/// A file that is no use, and why; the text names it, and holds nothing of its content.
+/// Why a file can't be used. The text names the file, and holds nothing of its content.
 #[derive(Debug, thiserror::Error)]
 #[error("{problem}")]
 pub struct BadFile {
-    /// Which it is.
-    pub kind: Kind,
+    /// The kind of the file.
+    pub kind: FileKind,
     problem: String,
 }
 
 impl BadFile {
-    const fn new(kind: Kind, problem: String) -> Self {
+    const fn new(kind: FileKind, problem: String) -> Self {
         Self { kind, problem }
     }
 }
@@ -64,11 +64,11 @@ impl BadFile {
 /// # Errors
 /// The file can't be read, or holds no certificate, or half of one.
 pub fn read_ca(path: &Path) -> Result<Vec<u8>, BadFile> {
-    let (pem, certificates) = certificates(Kind::Ca, path)?;
+    let (pem, certificates) = certificates(FileKind::Ca, path)?;
     let (valid, _) = RootCertStore::empty().add_parsable_certificates(certificates);
     if valid == 0 {
         let problem = format!("{} holds no certificate that can be read", path.display());
-        return Err(BadFile::new(Kind::Ca, problem));
+        return Err(BadFile::new(FileKind::Ca, problem));
     }
     Ok(pem)
 }
@@ -76,11 +76,11 @@ pub fn read_ca(path: &Path) -> Result<Vec<u8>, BadFile> {
 /// Our certificate and its key.
 ///
 /// # Errors
-/// One of the files can't be read, or is not what it ought to be, or the two don't belong together.
+/// One of the files can't be read or parsed, or the two don't belong together.
 pub fn read_identity(certificate: &Path, key: &Path) -> Result<(Vec<u8>, Secret), BadFile> {
-    let (pem, chain) = certificates(Kind::Certificate, certificate)?;
-    let key_pem = read(Kind::Key, key)?;
-    let bad = |problem: String| BadFile::new(Kind::Key, problem);
+    let (pem, chain) = certificates(FileKind::Certificate, certificate)?;
+    let key_pem = read(FileKind::Key, key)?;
+    let bad = |problem: String| BadFile::new(FileKind::Key, problem);
     let parsed = PrivateKeyDer::from_pem_slice(&key_pem)
         .map_err(|_| bad(format!("{} holds no PEM private key", key.display())))?;
     // rustls' errors hold nothing of a key.
@@ -97,8 +97,8 @@ pub fn read_identity(certificate: &Path, key: &Path) -> Result<(Vec<u8>, Secret)
 /// The file can't be read, is not in UTF-8, or is empty.
 pub fn read_password(path: &Path) -> Result<Secret, BadFile> {
     let shown = path.display();
-    let bad = |problem: String| BadFile::new(Kind::Password, problem);
-    let all = String::from_utf8(read(Kind::Password, path)?)
+    let bad = |problem: String| BadFile::new(FileKind::Password, problem);
+    let all = String::from_utf8(read(FileKind::Password, path)?)
         .map_err(|_| bad(format!("{shown} is not in UTF-8")))?;
     match all.lines().next() {
         Some(line) if !line.is_empty() => Ok(Secret(line.as_bytes().to_vec())),
@@ -106,13 +106,13 @@ pub fn read_password(path: &Path) -> Result<Secret, BadFile> {
     }
 }
 
-fn read(kind: Kind, path: &Path) -> Result<Vec<u8>, BadFile> {
+fn read(kind: FileKind, path: &Path) -> Result<Vec<u8>, BadFile> {
     std::fs::read(path)
         .map_err(|e| BadFile::new(kind, format!("can't read {}: {e}", path.display())))
 }
 
 fn certificates(
-    kind: Kind,
+    kind: FileKind,
     path: &Path,
 ) -> Result<(Vec<u8>, Vec<CertificateDer<'static>>), BadFile> {
     let pem = read(kind, path)?;
@@ -126,7 +126,7 @@ fn certificates(
     }
 }
 
-/// What was found in the files, at one time; `None` where there is no file.
+/// The content of the files at one time; `None` where there is no file.
 #[derive(Default)]
 struct Contents {
     ca: Option<Result<Vec<u8>, BadFile>>,
@@ -154,7 +154,7 @@ pub(super) struct Credentials {
     files: Files,
     tls: Option<Tls>,
     user: Option<(String, Secret)>,
-    /// A read that has not come to its end: there never is a second one.
+    /// A read that is under way: there never is a second one.
     reading: Option<JoinHandle<Contents>>,
     hangs: LogThrottle,
     kept: [Kept; 3],
@@ -167,7 +167,7 @@ struct Kept {
 }
 
 impl Kept {
-    /// Replaces `good` by what was read, or says that it is kept.
+    /// Replaces `good` by what was read, or logs that it is kept.
     fn take<T>(&mut self, what: &str, read: Option<Result<T, BadFile>>) -> Option<T> {
         let now = now();
         match read? {
@@ -211,7 +211,7 @@ impl Credentials {
         }
     }
 
-    /// Reads the files, and adds to `options` what they hold; of a bad file what it held when it was good.
+    /// Reads the files, and adds their content to `options`; for a bad file the last good content.
     pub(super) async fn add_to(&mut self, mut options: ConnectOptions) -> ConnectOptions {
         self.refresh().await;
         if let Some(tls) = &self.tls {
@@ -237,7 +237,7 @@ impl Credentials {
         }
         let reading = self.reading.get_or_insert_with(|| {
             let files = self.files.clone();
-            // A file system that hangs holds up this one thread and nothing else.
+            // A file system that hangs blocks this one thread and nothing else.
             tokio::task::spawn_blocking(move || files.read())
         });
         match timeout(READ_DEADLINE, reading).await {
@@ -280,7 +280,7 @@ mod tests {
     use std::fs;
     use tempfile::TempDir;
 
-    struct Scene {
+    struct CredentialFiles {
         directory: TempDir,
         credentials: Credentials,
     }
@@ -292,7 +292,7 @@ mod tests {
         (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
     }
 
-    impl Scene {
+    impl CredentialFiles {
         fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let path = |name: &str| directory.path().join(name);
@@ -352,7 +352,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_connection_has_what_the_files_hold_then() {
-        let mut scene = Scene::new();
+        let mut scene = CredentialFiles::new();
         let (certificate, key) = pair();
         scene.write("ca", &certificate);
         scene.write("cert", &certificate);
@@ -376,7 +376,7 @@ mod tests {
             ("password", ""),
             ("password", "\n"),
         ] {
-            let mut scene = Scene::new();
+            let mut scene = CredentialFiles::new();
             let before = scene.used().await;
             scene.write(name, text);
             assert_eq!(scene.used().await, before, "{name}: {text}");
@@ -391,7 +391,7 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_and_never_quoted() {
-        let scene = Scene::new();
+        let scene = CredentialFiles::new();
         scene.write("key", "-----BEGIN PRIVATE KEY-----\nhunter2");
         let error = read_identity(&scene.path("cert"), &scene.path("key")).unwrap_err();
         let shown = format!("{error} {error:?}");
@@ -404,7 +404,7 @@ mod tests {
     /// A FIFO that no process writes to is a file whose file system hangs.
     #[tokio::test]
     async fn a_file_system_that_hangs_holds_up_no_connection() {
-        let mut scene = Scene::new();
+        let mut scene = CredentialFiles::new();
         let before = scene.used().await;
         let path = scene.path("password");
         fs::remove_file(&path).unwrap();

@@ -1,11 +1,11 @@
-//! Which member to ask. One single-endpoint client for one member at a time; failover is ours.
+//! Requests to the members of an etcd cluster, with failover: one single-endpoint client at a time.
 //!
 //! etcd-client picks among several endpoints at random and never drops a dead one
 //! (etcdv3/etcd-client#54), so it is given one, and thrown away together with its connection when
 //! the member fails a call.
 
 use super::credentials::Credentials;
-use super::{EtcdConfig, Fault};
+use super::{EtcdConfig, EtcdError};
 use crate::clock::{Moment, now};
 use crate::log_throttle::LogThrottle;
 use anyhow::Context as _;
@@ -17,12 +17,11 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-/// One call to one member, login and connect included. etcd answers in milliseconds; a disk that
-/// takes a second for an fsync is still within it; and a frozen first member delays a failover by
-/// just this.
+/// The deadline of one call to one member, login and connect included. etcd answers in milliseconds; a disk that
+/// takes a second for an fsync is still within it; and a frozen first member delays a failover by just this.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(2);
 
-/// TCP's handshake alone. Half of the deadline, so that a member that drops packets doesn't eat it all.
+/// The deadline of TCP's handshake: half of a call's, so that a member that drops packets doesn't use it up.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 
 /// HTTP/2 pings find a peer that died under an open watch. etcd answers more than one ping in 5 s
@@ -38,16 +37,16 @@ pub struct Members {
     endpoints: Vec<String>,
     /// Held while connecting, so that two tasks don't log in twice.
     connection: tokio::sync::Mutex<Connection>,
-    /// Counts the connections; the watch reopens when it changes.
+    /// Counts the failovers; a watch reopens when this changes.
     generation: watch::Sender<u64>,
     outage: Mutex<LogThrottle>,
     unreachable_since: watch::Sender<Option<Moment>>,
 }
 
 struct Connection {
-    /// What the next one is made with.
+    /// The credentials of the next connection.
     credentials: Credentials,
-    /// Made in that generation, and good for no other.
+    /// The client, and the generation that it belongs to.
     client: Option<(u64, Client)>,
     last_login: Option<Moment>,
 }
@@ -60,7 +59,7 @@ impl std::fmt::Debug for Members {
 }
 
 impl Members {
-    /// Connects to nobody yet.
+    /// Doesn't connect yet.
     ///
     /// # Errors
     /// A password that is no UTF-8.
@@ -81,13 +80,13 @@ impl Members {
         })
     }
 
-    /// How many there are.
+    /// The number of members.
     #[must_use]
     pub const fn count(&self) -> usize {
         self.endpoints.len()
     }
 
-    /// Changes whenever another member is turned to.
+    /// Changes at every failover.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
@@ -99,13 +98,13 @@ impl Members {
         self.unreachable_since.subscribe()
     }
 
-    /// One call, with a deadline. A stale token is renewed and the call repeated once; after a
-    /// member's own failure the next call goes to the next member.
+    /// One call, with a deadline. A stale token is renewed and the call repeated once; after a failure of the member
+    /// the next call goes to the next member.
     ///
     /// # Errors
-    /// See [`Fault`]. After [`Fault::Timeout`] and [`Fault::Unreachable`] it isn't known whether
+    /// See [`EtcdError`]. After [`EtcdError::Timeout`] and [`EtcdError::Unreachable`] it isn't known whether
     /// the call was done.
-    pub async fn call<T, F, R>(&self, request: F) -> Result<T, Fault>
+    pub async fn call<T, F, R>(&self, request: F) -> Result<T, EtcdError>
     where
         F: Fn(Client) -> R,
         R: Future<Output = Result<T, Error>>,
@@ -113,8 +112,8 @@ impl Members {
         let generation = *self.generation.borrow();
         let attempt = async {
             let client = self.client().await?;
-            match request(client.clone()).await.map_err(Fault::from) {
-                Err(Fault::Auth(why)) => {
+            match request(client.clone()).await.map_err(EtcdError::from) {
+                Err(EtcdError::Auth(why)) => {
                     self.login(&client, why).await?;
                     Ok(request(client).await?)
                 }
@@ -123,7 +122,7 @@ impl Members {
         };
         let result = timeout(CALL_DEADLINE, attempt)
             .await
-            .unwrap_or(Err(Fault::Timeout(CALL_DEADLINE)));
+            .unwrap_or(Err(EtcdError::Timeout(CALL_DEADLINE)));
         match &result {
             Err(fault) if fault.is_the_members() => self.failed(generation, fault),
             _ => self.answered(),
@@ -131,26 +130,26 @@ impl Members {
         result
     }
 
-    /// For commands that ask and end: tries once with each member, until one answers.
+    /// For one-shot commands: tries each member once, until one answers.
     ///
     /// # Errors
-    /// What the cluster refused, or that nobody answers; it names the members.
+    /// The cluster refused, or no member answers; the error names the members.
     pub async fn try_each<T>(
         &self,
-        mut attempt: impl AsyncFnMut() -> Result<T, Fault>,
+        mut attempt: impl AsyncFnMut() -> Result<T, EtcdError>,
     ) -> anyhow::Result<T> {
         let mut result = attempt().await;
         for _ in 1..self.count() {
-            if !result.as_ref().is_err_and(Fault::is_the_members) {
+            if !result.as_ref().is_err_and(EtcdError::is_the_members) {
                 break;
             }
             result = attempt().await;
         }
-        let endpoints = || format!("etcd can't be asked ({})", self.endpoints.join(", "));
+        let endpoints = || format!("cannot read from etcd ({})", self.endpoints.join(", "));
         result.with_context(endpoints)
     }
 
-    async fn client(&self) -> Result<Client, Fault> {
+    async fn client(&self) -> Result<Client, EtcdError> {
         let mut connection = self.connection.lock().await;
         let current = *self.generation.borrow();
         if let Some((generation, client)) = &connection.client
@@ -158,7 +157,7 @@ impl Members {
         {
             return Ok(client.clone());
         }
-        // The old one's connection goes first, so that there never are two.
+        // The old connection is dropped first, so that there never are two.
         connection.client = None;
         let options = ConnectOptions::new()
             .with_require_leader(true)
@@ -176,27 +175,27 @@ impl Members {
         &self.endpoints[index]
     }
 
-    async fn login(&self, client: &Client, why: String) -> Result<(), Fault> {
+    async fn login(&self, client: &Client, why: String) -> Result<(), EtcdError> {
         let mut connection = self.connection.lock().await;
         let now = now();
         if connection
             .last_login
             .is_some_and(|at| now.saturating_sub(at) < LOGIN_PAUSE)
         {
-            return Err(Fault::Auth(why));
+            return Err(EtcdError::Auth(why));
         }
         connection.last_login = Some(now);
         let renewed = client.refresh_token().await;
         if renewed.is_err() {
-            // It has the password that it was made with; the next one is made with what the file then holds.
+            // The client keeps the password that it was made with; the next one reads the file again.
             connection.client = None;
         }
         Ok(renewed?)
     }
 
-    /// The member that was current at `generation` failed: the next one's turn. Two tasks that
-    /// failed on the same one move on by one.
-    pub fn failed(&self, generation: u64, fault: &Fault) {
+    /// The member of `generation` failed: the next one is used from now on. Two tasks that fail on the same member
+    /// move on by one.
+    pub fn failed(&self, generation: u64, fault: &EtcdError) {
         let moved = self.generation.send_if_modified(|current| {
             let same = *current == generation;
             *current += u64::from(same);
@@ -241,7 +240,7 @@ impl Members {
                 "etcd answers again after {ms} ms ({n} failed tries)"
             );
         }
-        // Also where nothing was said of it.
+        // Also where the log said nothing of it.
         self.unreachable_since
             .send_if_modified(|since| since.take().is_some());
     }

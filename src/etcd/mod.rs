@@ -1,18 +1,35 @@
-//! What both jobs need of etcd: whom to ask, how long to wait, and what an error means.
+//! The etcd client of both jobs: members and failover, watches, and what an error means.
 
+pub mod config;
 pub mod credentials;
-mod fault;
+mod error;
 pub mod members;
 pub mod reader;
+pub mod stream;
 pub mod watch;
 
-pub use fault::Fault;
+pub use error::EtcdError;
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// Bytes that no log and no `Debug` shows.
 #[derive(Clone)]
 pub struct Secret(pub Vec<u8>);
+
+impl Secret {
+    /// The text that it was made of.
+    #[must_use]
+    pub fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.0)
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text.into_bytes())
+    }
+}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

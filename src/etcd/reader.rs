@@ -1,57 +1,44 @@
-//! Everything below a prefix: a snapshot, then what changes, for ever.
+//! Everything below a prefix: a snapshot, then the changes, for ever.
 //!
 //! Whenever the stream is lost (a member that dies or hangs, a compaction, a cluster restored from
-//! elsewhere) there is a snapshot again; the listener finds out what is different. So nothing that
-//! happened in between needs to be known, and no revision is ever trusted across a gap.
+//! elsewhere) there is a snapshot again, and the receiver compares. So what happened in between need not be
+//! known, and no revision is ever trusted across a gap.
 
-use super::Fault;
+pub use super::stream::Change;
+
+use super::EtcdError;
 use super::members::Members;
+use super::stream::{LARGEST_MESSAGE, cancelled, open, received};
 use crate::clock::now;
 use crate::log_throttle::LogThrottle;
-use crate::retry::{Backoff, ETCD};
+use crate::retry::{ETCD, Retry};
 use crate::systemd::Pulse;
-use etcd_client::{
-    Client, Error, EventType, GetOptions, KeyValue, ResponseHeader, WatchOptions, WatchStream,
-};
+use etcd_client::{Client, Error, GetOptions, KeyValue, ResponseHeader, WatchOptions, WatchStream};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
-/// What the reader tells.
+/// What the reader sends.
 #[derive(Debug)]
 pub enum Update {
-    /// All that there is.
+    /// All keys below the prefix.
     Snapshot(Vec<KeyValue>),
-    /// What has changed since, in etcd's order.
+    /// The changes since, in etcd's order.
     Changes(Vec<Change>),
 }
 
-/// One key.
-#[derive(Debug)]
-pub enum Change {
-    /// It was put.
-    Put(KeyValue),
-    /// It was deleted.
-    Deleted(Vec<u8>),
-}
-
-/// Keys in one answer: 10,000 instances are some 2 MB in ten answers.
+/// The most keys in one answer: 10,000 instances are some 2 MB in ten answers.
 const PAGE: i64 = 1_000;
 
-/// The largest message that is taken. etcd's own limit for a value is 1.5 MiB, so that a page of
-/// such values has to be asked for in smaller pages.
-const LARGEST_MESSAGE: usize = 16 << 20;
-
-/// How often etcd is asked for a sign of life while a watch is open: a member that is cut off or
-/// frozen just falls silent. One read of one key's count. With [`CALL_DEADLINE`] for the answer, it
-/// takes 4 s at most until another member is asked.
+/// The interval of the probes while a watch is open: a member that is cut off or frozen just falls silent. A
+/// probe reads a count of keys. With [`CALL_DEADLINE`] for the answer, it takes at most 4 s until the failover.
 ///
 /// [`CALL_DEADLINE`]: super::members::CALL_DEADLINE
 const PROBE: Duration = Duration::from_secs(2);
 
-/// How often everything is read again, though the watch looks well.
+/// The interval at which everything is read again although the watch works.
 const RESYNC: Duration = Duration::from_secs(300);
 
 /// Which history a revision belongs to.
@@ -62,37 +49,37 @@ struct History {
 }
 
 impl History {
-    fn of(header: Option<&ResponseHeader>) -> Result<Self, Fault> {
-        let header =
-            header.ok_or_else(|| Fault::Unreachable("an answer without a header".to_owned()))?;
+    fn of(header: Option<&ResponseHeader>) -> Result<Self, EtcdError> {
+        let header = header
+            .ok_or_else(|| EtcdError::Unreachable("an answer without a header".to_owned()))?;
         Ok(Self {
             cluster: header.cluster_id(),
             revision: header.revision(),
         })
     }
 
-    /// Whether `later` can't have come after.
+    /// Whether `later` can't be a later revision of the same history.
     const fn is_broken_by(self, later: Self) -> bool {
         self.cluster != later.cluster || later.revision < self.revision
     }
 }
 
-/// Why a watch was given up.
-enum End {
-    /// Nobody listens any more.
+/// Why a watch ended.
+enum RoundEnd {
+    /// The receiver is gone.
     Deaf,
-    /// Another member is turned to, or it is time to read everything again.
+    /// There was a failover, or the resync is due.
     Renew,
-    /// What is to be told was forgotten, up to that revision.
+    /// etcd has compacted the revisions up to this one.
     Compacted(i64),
-    /// It is another history.
+    /// etcd has another history.
     Restored,
-    /// It broke.
-    Broken(Fault),
+    /// The stream failed.
+    Broken(EtcdError),
 }
 
-/// Reads every key below `prefix` (no slash at its end) and tells `updates`; ends only when nobody
-/// listens any more.
+/// Reads every key below `prefix` (no slash at its end) and sends to `updates`; ends only when the receiver is
+/// gone.
 pub async fn read(
     members: Arc<Members>,
     prefix: String,
@@ -109,45 +96,45 @@ pub async fn read(
         resets: LogThrottle::default(),
         compactions: LogThrottle::default(),
     };
-    let mut backoff = Backoff::new(ETCD);
-    let mut refusals = LogThrottle::default();
+    let mut retry = Retry::new(ETCD);
     loop {
         reader.pulse.beat();
         let generation = *reader.members.changes().borrow();
         let fault = match reader.round().await {
-            Ok(End::Deaf) => return,
-            Ok(End::Renew) => {
-                backoff.reset();
-                refusals.recovered(now());
+            Ok(RoundEnd::Deaf) => return,
+            Ok(RoundEnd::Renew) => {
+                retry.succeeded(now());
                 continue;
             }
-            Ok(End::Compacted(revision)) => {
+            Ok(RoundEnd::Compacted(revision)) => {
                 if let Some(notice) = reader.compactions.happened(now()) {
                     let n = notice.failures;
                     info!(
-                        "etcd has compacted revision {revision} ({n} times); reading everything again"
+                        "etcd has compacted revision {revision} ({n} times); reading all keys again"
                     );
                 }
                 continue;
             }
-            // The next snapshot says so.
-            Ok(End::Restored) => continue,
-            Ok(End::Broken(fault)) => {
-                backoff.reset();
+            // The next snapshot logs it.
+            Ok(RoundEnd::Restored) => continue,
+            Ok(RoundEnd::Broken(fault)) => {
+                retry.reset_backoff();
                 fault
             }
             Err(fault) => fault,
         };
+        let (now, jitter) = (now(), fastrand::f64());
         if fault.is_the_members() {
             debug!("reading {}: {fault}", reader.prefix);
             reader.members.failed(generation, &fault);
-        } else if let Some(notice) = refusals.failed(now()) {
+            retry.postpone(now, jitter);
+        } else if let Some(notice) = retry.failed(now, jitter) {
             warn!(
-                "reading {}: {fault} ({} times); retrying, and serving what was there",
+                "cannot read {}: {fault} ({} times); retrying, the last known keys stay in use",
                 reader.prefix, notice.failures
             );
         }
-        sleep(backoff.next_pause(fastrand::f64())).await;
+        sleep(retry.next().unwrap_or(now).saturating_sub(now)).await;
     }
 }
 
@@ -158,14 +145,14 @@ struct Reader {
     pulse: Pulse,
     page: i64,
     history: Option<History>,
-    /// Other histories and compactions, as far as the log is concerned.
+    /// Throttle the lines about other histories and about compactions.
     resets: LogThrottle,
     compactions: LogThrottle,
 }
 
 impl Reader {
     /// One snapshot and the watch after it.
-    async fn round(&mut self) -> Result<End, Fault> {
+    async fn round(&mut self) -> Result<RoundEnd, EtcdError> {
         let mut changes = self.members.changes();
         changes.borrow_and_update();
         let (kvs, history) =
@@ -176,14 +163,14 @@ impl Reader {
             && let Some(notice) = self.resets.happened(now())
         {
             warn!(
-                "etcd is another cluster than before, or was restored ({} times); taking it as it is now",
+                "etcd is another cluster than before, or its revision went back ({} times); reading all keys again",
                 notice.failures
             );
         }
         self.history = Some(history);
         debug!(revision = history.revision, "read {} keys", kvs.len());
         if !self.tell(Update::Snapshot(kvs)).await {
-            return Ok(End::Deaf);
+            return Ok(RoundEnd::Deaf);
         }
         let mut stream = self.watch(history.revision + 1).await?;
         let resync = Instant::now() + RESYNC;
@@ -193,20 +180,20 @@ impl Reader {
             // All cancel-safe: a watch channel keeps its mark, a stream a half-read message, and a
             // sleep has no effect. The probe itself runs in its arm, where nothing cancels it.
             tokio::select! {
-                _ = changes.changed() => return Ok(End::Renew),
+                _ = changes.changed() => return Ok(RoundEnd::Renew),
                 message = stream.message() => match changes_of(message) {
                     Err(end) => return Ok(end),
                     Ok(changes) if changes.is_empty() => {}
                     Ok(changes) => if !self.tell(Update::Changes(changes)).await {
-                        return Ok(End::Deaf);
+                        return Ok(RoundEnd::Deaf);
                     },
                 },
                 () = sleep_until(probe) => {
                     if Instant::now() > resync {
-                        return Ok(End::Renew);
+                        return Ok(RoundEnd::Renew);
                     }
                     match self.probe().await {
-                        Ok(now) if history.is_broken_by(now) => return Ok(End::Restored),
+                        Ok(now) if history.is_broken_by(now) => return Ok(RoundEnd::Restored),
                         // A member that doesn't answer changes the generation, and so ends this.
                         Ok(_) | Err(_) => probe = Instant::now() + PROBE,
                     }
@@ -215,7 +202,7 @@ impl Reader {
         }
     }
 
-    /// Passes it on; `false` when nobody listens any more. Beats while the listener is busy.
+    /// Sends an update; `false` when the receiver is gone. Beats for the watchdog while the receiver is busy.
     async fn tell(&self, update: Update) -> bool {
         loop {
             // Cancel-safe: a permit that isn't used goes back.
@@ -228,9 +215,9 @@ impl Reader {
         }
     }
 
-    async fn probe(&self) -> Result<History, Fault> {
+    async fn probe(&self) -> Result<History, EtcdError> {
         let options = GetOptions::new().with_count_only();
-        // Below the prefix, where a role that may read nothing else lets us look.
+        // Below the prefix, which is all that our user may have the right to read.
         let key = format!("{}/", self.prefix).into_bytes();
         let answer = self
             .members
@@ -239,38 +226,21 @@ impl Reader {
         History::of(answer.header())
     }
 
-    async fn watch(&self, from: i64) -> Result<WatchStream, Fault> {
+    async fn watch(&self, from: i64) -> Result<WatchStream, EtcdError> {
+        // In fragments: a thousand large values that change at once don't fit in one message.
+        let options = WatchOptions::new()
+            .with_prefix()
+            .with_start_revision(from)
+            .with_fragment();
         let key = format!("{}/", self.prefix);
-        self.members
-            .call(|client| {
-                // Fragments: a thousand large values changed at once are no one message.
-                let options = WatchOptions::new()
-                    .with_prefix()
-                    .with_start_revision(from)
-                    .with_fragment();
-                let mut client = client
-                    .watch_client()
-                    .max_decoding_message_size(LARGEST_MESSAGE);
-                let key = key.clone();
-                async move {
-                    let mut stream = client.watch(key, Some(options)).await?;
-                    let closed = || Error::WatchError("the stream closed at once".to_owned());
-                    let first = stream.message().await?.ok_or_else(closed)?;
-                    // A refusal has both flags set; one for a compaction may name no reason.
-                    if first.canceled() {
-                        return Err(Error::WatchError(first.cancel_reason().to_owned()));
-                    }
-                    Ok(stream)
-                }
-            })
-            .await
+        Ok(open(&self.members, &key, Some(options)).await?.0)
     }
 }
 
 /// Everything below `prefix`, once; each member is asked in turn.
 ///
 /// # Errors
-/// None of them can be asked, or etcd refuses.
+/// No member answers, or etcd refuses.
 pub async fn once(members: &Members, prefix: &str) -> anyhow::Result<Vec<KeyValue>> {
     let pulse = Pulse::default();
     let all = async || snapshot(members, prefix, &mut PAGE.clone(), &pulse).await;
@@ -283,7 +253,7 @@ async fn snapshot(
     prefix: &str,
     size: &mut i64,
     pulse: &Pulse,
-) -> Result<(Vec<KeyValue>, History), Fault> {
+) -> Result<(Vec<KeyValue>, History), EtcdError> {
     let mut all: Vec<KeyValue> = Vec::new();
     let mut history: Option<History> = None;
     // The byte after '/'.
@@ -303,7 +273,7 @@ async fn snapshot(
         pulse.beat();
         let mut answer = match answer {
             Ok(answer) => answer,
-            Err(Fault::Refused(why)) if why.contains("too large") && *size > 1 => {
+            Err(EtcdError::Refused(why)) if why.contains("too large") && *size > 1 => {
                 *size = (*size / 8).max(1);
                 continue;
             }
@@ -312,7 +282,7 @@ async fn snapshot(
         let now = History::of(answer.header())?;
         let first = *history.get_or_insert(now);
         if first.cluster != now.cluster {
-            return Err(Fault::Unreachable(
+            return Err(EtcdError::Unreachable(
                 "two members of different clusters answered".to_owned(),
             ));
         }
@@ -337,27 +307,16 @@ async fn get(
 
 fn changes_of(
     message: Result<Option<etcd_client::WatchResponse>, Error>,
-) -> Result<Vec<Change>, End> {
-    let broken = |fault: Fault| End::Broken(fault);
-    let message = message.map_err(|e| broken(e.into()))?;
-    let ended = || broken(Fault::Unreachable("the watch's stream ended".to_owned()));
-    let message = message.ok_or_else(ended)?;
+) -> Result<Vec<Change>, RoundEnd> {
+    let message = received(message).map_err(RoundEnd::Broken)?;
     if message.compact_revision() > 0 {
-        return Err(End::Compacted(message.compact_revision()));
+        return Err(RoundEnd::Compacted(message.compact_revision()));
     }
     if message.canceled() {
-        return Err(broken(
-            Error::WatchError(message.cancel_reason().to_owned()).into(),
-        ));
+        return Err(RoundEnd::Broken(cancelled(&message)));
     }
-    let changes = message.events().iter().filter_map(|event| {
-        let kv = event.kv()?;
-        Some(match event.event_type() {
-            EventType::Put => Change::Put(kv.clone()),
-            EventType::Delete => Change::Deleted(kv.key().to_vec()),
-        })
-    });
-    Ok(changes.collect())
+    let changes = message.events().iter().filter_map(Change::of);
+    Ok(changes.map(|(change, _)| change).collect())
 }
 
 #[cfg(test)]

@@ -6,13 +6,13 @@
 //! into a hash map at each write), needs no right to read more than our own keys, and an event
 //! that isn't ours never leaves etcd.
 
-use super::Fault;
+use super::EtcdError;
 use super::members::{CALL_DEADLINE, Members};
+use super::stream::{Change, cancelled, open, received};
 use crate::clock::{Moment, now};
 use crate::endpoint::Key;
-use crate::log_throttle::LogThrottle;
-use crate::retry::{Backoff, ETCD};
-use etcd_client::{Error, EventType, KeyValue, WatchResponse, WatchStream};
+use crate::retry::{ETCD, Retry};
+use etcd_client::{Error, WatchResponse, WatchStream};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
@@ -21,18 +21,17 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-/// What a watch tells.
+/// An event of the watches.
 #[derive(Debug)]
-pub enum News {
-    /// This key is watched from now on (again): what happened before has to be read.
+pub enum KeyEvent {
+    /// The key is watched from now on (again): what happened before has to be read.
     Opened(Key),
-    /// A key was put.
-    Put(KeyValue),
-    /// A key was deleted, at that store revision.
-    Deleted(Vec<u8>, i64),
+    /// A key was put or deleted, at that store revision.
+    Changed(Change, i64),
 }
 
-/// A key that we may not watch is tried again so often. Until then an audit has to do.
+/// The interval at which a watch is tried again that our user has no right to. Until then the key is read at each
+/// audit.
 const DENIED_PAUSE: Duration = Duration::from_secs(30);
 
 /// A refusal on a stream younger than this is about the key; on an older one the stream's login may
@@ -40,53 +39,51 @@ const DENIED_PAUSE: Duration = Duration::from_secs(30);
 const FRESH: Duration = Duration::from_secs(10);
 
 /// Why a stream was given up.
-enum End {
-    /// Nobody listens, or wishes for anything, any more.
+enum StreamEnd {
+    /// The receiver of the events is gone, or the sender of the keys.
     Deaf,
-    /// Another member is turned to.
+    /// There was a failover to another member.
     Moved,
-    /// It broke.
-    Broken(Fault),
+    /// The stream failed.
+    Broken(EtcdError),
 }
 
-impl From<Fault> for End {
-    fn from(fault: Fault) -> Self {
+impl From<EtcdError> for StreamEnd {
+    fn from(fault: EtcdError) -> Self {
         Self::Broken(fault)
     }
 }
 
-impl From<Error> for End {
+impl From<Error> for StreamEnd {
     fn from(error: Error) -> Self {
         Self::Broken(error.into())
     }
 }
 
-/// Watches the keys of the map that `wanted` holds, whatever its values, and tells `news`; ends only
-/// when nobody listens any more.
+/// Watches the keys of the map that `wanted` holds, whatever its values, and sends to `events`; ends only when the
+/// receiver is gone.
 ///
-/// Between an interruption and [`News::Opened`] events of a key are lost: the listener reads after it.
+/// Between an interruption and [`KeyEvent::Opened`] events of a key are lost: the receiver reads the key after it.
 pub async fn follow<V>(
     members: Arc<Members>,
     mut wanted: watch::Receiver<BTreeMap<Key, V>>,
-    news: mpsc::Sender<News>,
+    events: mpsc::Sender<KeyEvent>,
 ) {
     let mut changes = members.changes();
-    let mut backoff = Backoff::new(ETCD);
-    let mut refusals = LogThrottle::default();
+    let mut retry = Retry::new(ETCD);
     let mut denied = Denied::default();
     loop {
         let generation = *changes.borrow_and_update();
         let Some(first) = first_key(&mut wanted, &mut denied).await else {
             return;
         };
-        let fault = match open(&members, &first).await {
+        let fault = match open(&members, first.as_str(), None).await {
             Ok(stream) => {
-                backoff.reset();
-                refusals.recovered(now());
-                let session = Session {
+                retry.succeeded(now());
+                let session = KeyWatches {
                     stream,
                     wanted: &mut wanted,
-                    news: &news,
+                    events: &events,
                     denied: &mut denied,
                     opened: now(),
                     watches: BTreeMap::new(),
@@ -98,31 +95,36 @@ pub async fn follow<V>(
                 // Cancel-safe: what is dropped is the stream, which is to be reopened anyway.
                 let end = tokio::select! {
                     end = session.run(first) => end,
-                    _ = changes.changed() => End::Moved,
+                    _ = changes.changed() => StreamEnd::Moved,
                 };
                 match end {
-                    End::Deaf => return,
-                    End::Moved => continue,
-                    End::Broken(fault) => fault,
+                    StreamEnd::Deaf => return,
+                    StreamEnd::Moved => continue,
+                    StreamEnd::Broken(fault) => fault,
                 }
             }
-            Err(fault @ Fault::Refused(_)) => {
+            Err(fault @ EtcdError::Refused(_)) => {
                 denied.add(&first, &fault);
                 fault
             }
             Err(fault) => fault,
         };
+        let (now, jitter) = (now(), fastrand::f64());
         if fault.is_the_members() {
             debug!("watch: {fault}");
             members.failed(generation, &fault);
-        } else if let Some(notice) = refusals.failed(now()) {
-            warn!("etcd watch: {fault} ({} times); retrying", notice.failures);
+            retry.postpone(now, jitter);
+        } else if let Some(notice) = retry.failed(now, jitter) {
+            warn!(
+                "cannot watch keys in etcd: {fault} ({} times); retrying",
+                notice.failures
+            );
         }
-        sleep(backoff.next_pause(fastrand::f64())).await;
+        sleep(retry.next().unwrap_or(now).saturating_sub(now)).await;
     }
 }
 
-/// Keys that we may not watch, and when they were last tried.
+/// Keys that our user may not watch, and when they were last tried.
 #[derive(Default)]
 struct Denied {
     keys: BTreeSet<Key>,
@@ -130,10 +132,10 @@ struct Denied {
 }
 
 impl Denied {
-    fn add(&mut self, key: &Key, fault: &Fault) {
+    fn add(&mut self, key: &Key, fault: &EtcdError) {
         if self.keys.insert(key.clone()) {
             self.since = now();
-            debug!(%key, "watch: {fault}; it is looked at once an interval");
+            debug!(%key, "cannot watch the key: {fault}; reading it at each --interval");
         }
     }
 
@@ -142,7 +144,7 @@ impl Denied {
     }
 }
 
-/// Waits until there is a key to watch. Of several the first that wasn't denied.
+/// Waits until there is a key to watch. Returns the first that wasn't denied.
 async fn first_key<V>(
     wanted: &mut watch::Receiver<BTreeMap<Key, V>>,
     denied: &mut Denied,
@@ -156,49 +158,33 @@ async fn first_key<V>(
     wanted.keys().next().cloned()
 }
 
-/// Opens a stream with its first watch, and waits until etcd says that it runs.
-async fn open(members: &Members, key: &Key) -> Result<(WatchStream, i64), Fault> {
-    members
-        .call(|mut client| async move {
-            let mut stream = client.watch(key.as_str(), None).await?;
-            let closed = || Error::WatchError("the stream closed at once".to_owned());
-            let first = stream.message().await?.ok_or_else(closed)?;
-            // A refusal has both flags set.
-            if first.canceled() {
-                return Err(Error::WatchError(first.cancel_reason().to_owned()));
-            }
-            Ok((stream, first.watch_id()))
-        })
-        .await
-}
-
-/// One stream's life.
-struct Session<'a, V> {
+/// One stream and its watches.
+struct KeyWatches<'a, V> {
     stream: (WatchStream, i64),
     wanted: &'a mut watch::Receiver<BTreeMap<Key, V>>,
-    news: &'a mpsc::Sender<News>,
+    events: &'a mpsc::Sender<KeyEvent>,
     denied: &'a mut Denied,
     opened: Moment,
-    /// The id that etcd gave each watch; `None` while it hasn't answered.
+    /// The id that etcd gave each watch; `None` until etcd has answered.
     watches: BTreeMap<Key, Option<i64>>,
-    /// Those that it hasn't answered, in the order in which it will.
+    /// Watches that etcd hasn't answered, in the order in which it will.
     asked: VecDeque<Key>,
     asked_at: Moment,
-    /// Cancelled by us, and not confirmed yet.
+    /// Watches that we cancelled, and that etcd hasn't confirmed.
     ending: BTreeSet<i64>,
-    /// The watches may not be those that are wanted.
+    /// The watches may differ from the wanted keys.
     behind: bool,
 }
 
-impl<V> Session<'_, V> {
-    async fn run(mut self, first: Key) -> End {
+impl<V> KeyWatches<'_, V> {
+    async fn run(mut self, first: Key) -> StreamEnd {
         match self.try_run(first).await {
             Ok(never) => match never {},
             Err(end) => end,
         }
     }
 
-    async fn try_run(&mut self, first: Key) -> Result<std::convert::Infallible, End> {
+    async fn try_run(&mut self, first: Key) -> Result<std::convert::Infallible, StreamEnd> {
         self.opened(first, self.stream.1).await?;
         loop {
             if self.behind || self.denied.is_over() {
@@ -206,14 +192,14 @@ impl<V> Session<'_, V> {
             }
             let silent = now().saturating_sub(self.asked_at);
             if !self.asked.is_empty() && silent >= CALL_DEADLINE {
-                return Err(End::Broken(Fault::Timeout(CALL_DEADLINE)));
+                return Err(StreamEnd::Broken(EtcdError::Timeout(CALL_DEADLINE)));
             }
             // Cancel-safe: a stream keeps a half-read message, a watch channel its mark. (A message
             // that is ready loses nothing by being read after a change.)
             tokio::select! {
-                message = self.stream.0.message() => self.hear(message?).await?,
+                message = self.stream.0.message() => self.hear(message).await?,
                 changed = self.wanted.changed() => {
-                    changed.map_err(|_| End::Deaf)?;
+                    changed.map_err(|_| StreamEnd::Deaf)?;
                     self.behind = true;
                 }
                 () = sleep(CALL_DEADLINE) => {}
@@ -221,8 +207,8 @@ impl<V> Session<'_, V> {
         }
     }
 
-    /// Asks for the watches that are wanted and don't run, and ends those that run and aren't.
-    async fn keep_up(&mut self) -> Result<(), End> {
+    /// Creates the watches that are missing, and cancels those of keys that are no longer wanted.
+    async fn keep_up(&mut self) -> Result<(), StreamEnd> {
         if self.denied.is_over() {
             self.denied.keys.clear();
         }
@@ -254,57 +240,56 @@ impl<V> Session<'_, V> {
         Ok(())
     }
 
-    async fn hear(&mut self, message: Option<WatchResponse>) -> Result<(), End> {
-        let ended = || Fault::Unreachable("the watch's stream ended".to_owned());
-        let message = message.ok_or_else(ended)?;
-        let reason = || Fault::from(Error::WatchError(message.cancel_reason().to_owned()));
+    async fn hear(
+        &mut self,
+        message: Result<Option<WatchResponse>, Error>,
+    ) -> Result<(), StreamEnd> {
+        let message = received(message)?;
         if message.created() {
             self.asked_at = now();
-            let unasked = || Fault::Unreachable("a watch that nobody asked for".to_owned());
+            let unasked =
+                || EtcdError::Unreachable("etcd opened a watch that was not requested".to_owned());
             let key = self.asked.pop_front().ok_or_else(unasked)?;
             if !message.canceled() {
                 return self.opened(key, message.watch_id()).await;
             }
             let young = now().saturating_sub(self.opened) < FRESH;
-            match reason() {
-                fault @ Fault::Refused(_) if young => {
+            match cancelled(&message) {
+                fault @ EtcdError::Refused(_) if young => {
                     self.watches.remove(&key);
                     self.denied.add(&key, &fault);
                 }
-                fault => return Err(End::Broken(fault)),
+                fault => return Err(StreamEnd::Broken(fault)),
             }
             return Ok(());
         }
         if message.canceled() && !self.ending.remove(&message.watch_id()) {
-            return Err(End::Broken(reason()));
+            return Err(StreamEnd::Broken(cancelled(&message)));
         }
         for event in message.events() {
-            let Some(kv) = event.kv() else { continue };
-            self.tell(match event.event_type() {
-                EventType::Put => News::Put(kv.clone()),
-                EventType::Delete => News::Deleted(kv.key().to_vec(), kv.mod_revision()),
-            })
-            .await?;
+            if let Some((change, revision)) = Change::of(event) {
+                self.tell(KeyEvent::Changed(change, revision)).await?;
+            }
         }
         Ok(())
     }
 
-    async fn opened(&mut self, key: Key, id: i64) -> Result<(), End> {
-        // It may have become needless meanwhile.
+    async fn opened(&mut self, key: Key, id: i64) -> Result<(), StreamEnd> {
+        // The key may no longer be wanted.
         self.behind |= !self.wanted.borrow().contains_key(&key);
         self.watches.insert(key.clone(), Some(id));
-        self.tell(News::Opened(key)).await
+        self.tell(KeyEvent::Opened(key)).await
     }
 
-    async fn tell(&self, news: News) -> Result<(), End> {
-        self.news.send(news).await.map_err(|_| End::Deaf)
+    async fn tell(&self, events: KeyEvent) -> Result<(), StreamEnd> {
+        self.events.send(events).await.map_err(|_| StreamEnd::Deaf)
     }
 }
 
-/// Passing a request on takes no time, unless the connection is stuck.
-async fn in_time(sent: impl Future<Output = Result<(), Error>>) -> Result<(), End> {
+/// Sending a request takes no time, unless the connection is stuck.
+async fn in_time(sent: impl Future<Output = Result<(), Error>>) -> Result<(), StreamEnd> {
     match timeout(CALL_DEADLINE, sent).await {
         Ok(result) => Ok(result?),
-        Err(_) => Err(End::Broken(Fault::Timeout(CALL_DEADLINE))),
+        Err(_) => Err(StreamEnd::Broken(EtcdError::Timeout(CALL_DEADLINE))),
     }
 }

@@ -398,11 +398,11 @@ fn who_cannot_be_asked_is_named() {
     let nobody = "http://127.0.0.1:1";
     for words in [&["list"][..], &["agent", "--dry-run"]] {
         let usage = Usage::of(words).with("--etcd-endpoints", nobody);
-        usage.fails_with(&format!("etcd can't be asked ({nobody}): "));
+        usage.fails_with(&format!("cannot read from etcd ({nobody}): "));
     }
     for words in [&["explain", "redis1"][..], &["explain", "--all"]] {
         let usage = Usage::of(words).with("--docker-host", "unix:///no/docker.sock");
-        usage.fails_with("Docker can't be asked at unix:///no/docker.sock: ");
+        usage.fails_with("cannot reach Docker at unix:///no/docker.sock: ");
     }
 }
 

@@ -10,7 +10,7 @@ use sidekick::agent::processes::Processes;
 use sidekick::agent::render::{BASE, Frame, render};
 use sidekick::agent::server_defaults::ServerDefaults;
 use sidekick::agent::table::{Item, Table};
-use sidekick::announce::labels::services;
+use sidekick::announce::policy::labels::services;
 use sidekick::clock::Moment;
 use sidekick::endpoint::{Endpoint, Key, check_part};
 use std::collections::{BTreeMap, BTreeSet};

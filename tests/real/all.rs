@@ -246,7 +246,7 @@ async fn explain_all_tells_of_each_container_why_or_why_not() {
         "{}: yes: {HOST}:{port} (6379/tcp; host by --host)\n    {HOST}:{port}",
         host.key_of(&good)
     )));
-    assert!(told("; stands as it should\n"));
+    assert!(told("; the key is as desired\n"));
     assert!(told(&format!(
         "{}\n  no: label sidekick.service \"no/name\"",
         bad.name()

@@ -91,7 +91,7 @@ async fn answers_that_take_20_s_are_no_word_on_the_container() {
         !scene.sidekick.is_up() || scene.etcd.get(KEY).await != before
     })
     .await;
-    scene.sidekick.logs("Docker can't be asked").await;
+    scene.sidekick.logs("Docker does not answer").await;
 
     scene.redis.kill().await;
     proxy.pass();

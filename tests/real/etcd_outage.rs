@@ -91,7 +91,7 @@ async fn an_etcd_without_space_keeps_what_stands_and_gets_the_rest_when_it_has_s
     scene.redis.kill().await;
     scene.is_withdrawn().await;
     scene.redis.start().await;
-    let told = "etcd refuses redis@1; trying again";
+    let told = "etcd refuses redis@1; retrying";
     notifications.status(told, |status| status == told).await;
 
     alarm(AlarmAction::Deactivate).await;

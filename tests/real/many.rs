@@ -191,7 +191,11 @@ async fn what_no_event_tells_is_found_by_the_list() {
         host.etcd.get(&new).await.is_some() && host.etcd.get(&old).await.is_none()
     })
     .await;
-    let reopened = async || host.sidekick.times_logged("a change came without an event") > 0;
+    let reopened = async || {
+        host.sidekick
+            .times_logged("a container changed without an event")
+            > 0
+    };
     eventually(secs(20), "the events are subscribed to anew", reopened).await;
 }
 

@@ -122,7 +122,7 @@ async fn junk_that_stands_at_the_key_is_taken_over_and_logged_once() {
     assert_eq!(
         meeting.sidekick.times_logged("WARN"),
         1,
-        "a bad value is logged once: {log:#?}"
+        "an invalid value is logged once: {log:#?}"
     );
 }
 

@@ -1,0 +1,203 @@
+//! Requests to the Docker Engine, each with a deadline. Bollard's types stop here, in events.rs and in
+//! inspect.rs.
+//!
+//! Only GETs: /version, /info, /events, /containers/{name}/json, and /containers/json where all
+//! containers are watched; a read-only socket proxy suffices.
+
+use super::inspect::{ListedContainer, listed, listed_leniently, observation};
+use super::inspect_queue::AT_A_TIME;
+use crate::announce::policy::container::{ContainerView, Observation};
+use anyhow::Context as _;
+use bollard::errors::Error;
+use bollard::models::SystemInfo;
+use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder};
+use bollard::{API_DEFAULT_VERSION, Docker};
+use futures_util::StreamExt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::time::timeout;
+use tracing::debug;
+
+/// The deadline of one request. A busy engine takes seconds to inspect a container that it is starting; after
+/// ten it hangs.
+const CALL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The address of the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DockerHost {
+    /// A socket's path.
+    Unix(String),
+    /// `tcp://host:port`, without TLS: a socket proxy, for example.
+    Tcp(String),
+}
+
+impl std::fmt::Display for DockerHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{path}"),
+            Self::Tcp(url) => f.write_str(url),
+        }
+    }
+}
+
+/// Inspects one container, once.
+///
+/// # Errors
+/// The engine does not answer, or refuses.
+pub async fn look(host: &DockerHost, name: &str) -> anyhow::Result<ContainerView> {
+    let docker = reach(host).await?;
+    Ok(ContainerView {
+        observation: inspect(&docker, name).await?,
+        lost_since: None,
+        paused_since: None,
+        engine_name: engine_info(&docker).await.name,
+    })
+}
+
+/// All containers of the engine.
+#[derive(Debug)]
+pub struct AllContainers {
+    /// Containers with sidekick labels, by id; or why the inspect failed.
+    pub labelled: Vec<(String, anyhow::Result<ContainerView>)>,
+    /// The number of containers without such labels.
+    pub unlabelled: usize,
+}
+
+/// Inspects all containers with sidekick labels, once.
+///
+/// # Errors
+/// The engine does not answer, or refuses.
+pub async fn look_at_all(host: &DockerHost) -> anyhow::Result<AllContainers> {
+    let docker = reach(host).await?;
+    let engine_name = engine_info(&docker).await.name;
+    let (labelled, others): (Vec<_>, Vec<_>) =
+        list(&docker).await?.into_iter().partition(|c| c.labelled);
+    let (docker, engine_name) = (&docker, &engine_name);
+    let looks = labelled.into_iter().map(|listed| async move {
+        let view = inspect(docker, &listed.id)
+            .await
+            .map(|observation| ContainerView {
+                observation,
+                lost_since: None,
+                paused_since: None,
+                engine_name: engine_name.clone(),
+            });
+        (listed.id, view)
+    });
+    Ok(AllContainers {
+        labelled: futures_util::stream::iter(looks)
+            .buffered(AT_A_TIME)
+            .collect()
+            .await,
+        unlabelled: others.len(),
+    })
+}
+
+async fn within<T>(
+    what: &str,
+    call: impl Future<Output = Result<T, Error>>,
+) -> anyhow::Result<Result<T, Error>> {
+    match timeout(CALL_DEADLINE, call).await {
+        Ok(result) => Ok(result),
+        Err(_) => anyhow::bail!("{what}: no answer within {} s", CALL_DEADLINE.as_secs()),
+    }
+}
+
+fn about(what: &str) -> impl FnOnce(Error) -> anyhow::Error {
+    move |error| anyhow::Error::from(error).context(what.to_owned())
+}
+
+/// Connects; the error names the engine's address.
+async fn reach(host: &DockerHost) -> anyhow::Result<Docker> {
+    let docker = connect(host).await;
+    docker.with_context(|| format!("cannot reach Docker at {host}"))
+}
+
+/// # Errors
+/// The engine does not answer, or refuses.
+pub(super) async fn connect(host: &DockerHost) -> anyhow::Result<Docker> {
+    let seconds = CALL_DEADLINE.as_secs();
+    let docker = match host {
+        DockerHost::Unix(path) => Docker::connect_with_unix(path, seconds, API_DEFAULT_VERSION)?,
+        DockerHost::Tcp(url) => Docker::connect_with_http(url, seconds, API_DEFAULT_VERSION)?,
+    };
+    // At every reconnect: the engine may be of another version than before.
+    const WHAT: &str = "GET /version";
+    within(WHAT, docker.negotiate_version())
+        .await?
+        .map_err(about(WHAT))
+}
+
+/// The part of `GET /info` that sidekick uses.
+#[derive(Debug)]
+pub(super) struct EngineInfo {
+    /// The engine host's name; `None` where the engine, or a proxy before it, doesn't tell it.
+    pub(super) name: Option<Arc<str>>,
+    /// The engine's clock, since 1970; this machine's where the engine doesn't tell it.
+    pub(super) clock: Duration,
+}
+
+pub(super) async fn engine_info(docker: &Docker) -> EngineInfo {
+    const WHAT: &str = "GET /info";
+    let info = match within(WHAT, docker.info()).await {
+        Ok(Ok(info)) => info,
+        Ok(Err(error)) => {
+            debug!("{WHAT}: {error}; continuing without the Docker host's name");
+            SystemInfo::default()
+        }
+        Err(error) => {
+            debug!("{error:#}; continuing without the Docker host's name");
+            SystemInfo::default()
+        }
+    };
+    let clock = info.system_time.as_deref().and_then(since_1970);
+    let own = || SystemTime::now().duration_since(UNIX_EPOCH);
+    EngineInfo {
+        name: info.name.filter(|name| !name.is_empty()).map(Into::into),
+        clock: clock.unwrap_or_else(|| own().unwrap_or_default()),
+    }
+}
+
+fn since_1970(date: &str) -> Option<Duration> {
+    let nanos = OffsetDateTime::parse(date, &Rfc3339).ok()?;
+    let nanos = u64::try_from(nanos.unix_timestamp_nanos()).ok()?;
+    Some(Duration::from_nanos(nanos))
+}
+
+/// # Errors
+/// The engine does not answer, or refuses.
+pub(super) async fn list(docker: &Docker) -> anyhow::Result<Vec<ListedContainer>> {
+    const WHAT: &str = "GET /containers/json";
+    let options = ListContainersOptionsBuilder::default().all(true).build();
+    match within(WHAT, docker.list_containers(Some(options))).await? {
+        Ok(all) => Ok(all.into_iter().filter_map(listed).collect()),
+        // One container in a state that this bollard doesn't know must not hide the others.
+        Err(Error::JsonDataError {
+            contents, message, ..
+        }) => listed_leniently(&contents).ok_or_else(|| anyhow::anyhow!("{WHAT}: {message}")),
+        Err(error) => Err(about(WHAT)(error)),
+    }
+}
+
+/// # Errors
+/// The engine does not answer, or refuses.
+pub(super) async fn inspect(docker: &Docker, name: &str) -> anyhow::Result<Observation> {
+    let what = format!("inspecting {name}");
+    let call = docker.inspect_container(name, None::<InspectContainerOptions>);
+    let answer = match within(&what, call).await? {
+        Ok(answer) => serde_json::to_value(answer)?,
+        // One word that this bollard doesn't know must not make the whole answer unusable.
+        Err(Error::JsonDataError { contents, .. }) => {
+            serde_json::from_str(&contents).with_context(|| what.clone())?
+        }
+        Err(Error::DockerResponseServerError {
+            status_code: 404, ..
+        }) => return Ok(Observation::Absent),
+        Err(error) => return Err(about(&what)(error)),
+    };
+    observation(&answer, name)
+        .with_context(|| format!("{what}: the answer is about no container: it has no Id or Name"))
+}

@@ -1,0 +1,9 @@
+//! What the Docker Engine says: asked with deadlines, watched for ever.
+
+pub mod client;
+pub mod events;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+pub mod inspect;
+mod inspect_queue;
+pub mod watcher;

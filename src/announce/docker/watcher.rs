@@ -1,0 +1,420 @@
+//! The watcher: inspects containers whenever an event hints at a change, and publishes what the engine tells.
+//! It watches one container by its name, or all that have sidekick labels.
+
+use super::client::{DockerHost, connect, engine_info, inspect, list};
+use super::events::{ContainerEvent, EVENTS_WAITING, WatchScope, read_events};
+use super::inspect::{ListedContainer, another_life, differs};
+use super::inspect_queue::{InspectQueue, InspectTrigger};
+use crate::announce::policy::container::{ContainerView, ContainerViews, Observation};
+use crate::clock::{Moment, now};
+use crate::log_throttle::LogThrottle;
+use crate::retry::{DOCKER, Retry};
+use crate::systemd::Pulse;
+use bollard::Docker;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::ops::Bound;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+/// The interval of the relist, which needs no event: the engine keeps 256 events for a slow reader and drops
+/// the rest, and a proxy may let the stream fall silent.
+const RELIST: Duration = Duration::from_secs(30);
+
+/// A list shows most changes, and an inspect all of them: this many containers that look unchanged are inspected
+/// at each relist all the same, in turn. On most machines that is every container.
+const RELOOK: usize = 100;
+
+/// The longest wait of an idle loop, which beats for the watchdog.
+const TICK: Duration = Duration::from_secs(10);
+
+/// While many containers wait to be inspected, changes are published at this interval, and not each by itself.
+const CROWD_PAUSE: Duration = Duration::from_millis(20);
+
+/// Watches until it is dropped, and publishes every change.
+///
+/// The engine may be down at the start, restart, or come back on a new socket: the watcher reconnects for ever.
+pub async fn watch(
+    host: DockerHost,
+    scope: WatchScope,
+    views: watch::Sender<ContainerViews>,
+    pulse: Pulse,
+) {
+    let mut attempts = EngineAttempts {
+        host: &host,
+        retry: Retry::new(DOCKER),
+        inspects: LogThrottle::default(),
+        lists: LogThrottle::default(),
+    };
+    if let WatchScope::One(name) = &scope {
+        let unasked = ContainerView::unasked(now());
+        views.send_modify(|v| drop(v.containers.insert(name.clone(), unasked)));
+    }
+    loop {
+        let connection = EngineConnection::open(&host, &scope, &views, &pulse).await;
+        let error = match connection {
+            Err(error) => error,
+            Ok(mut connection) => match connection.run(&mut attempts).await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            },
+        };
+        let now = now();
+        views.send_if_modified(|v| {
+            let first = v.lost_since.is_none();
+            v.lost_since.get_or_insert(now);
+            for view in v.containers.values_mut() {
+                view.lost_since.get_or_insert(now);
+            }
+            first
+        });
+        if let Some(notice) = attempts.retry.failed(now, fastrand::f64()) {
+            let (n, s) = (notice.failures, notice.lasted.as_secs());
+            warn!(docker = %host, "Docker unreachable for {s} s ({n} tries), retrying: {error:#}");
+        }
+        pulse.beat();
+        let next = attempts.retry.next().unwrap_or(now);
+        sleep(next.saturating_sub(now)).await;
+    }
+}
+
+/// Failures of requests, over all connections, and what the log said of them.
+struct EngineAttempts<'a> {
+    host: &'a DockerHost,
+    retry: Retry,
+    /// Inspects of single containers that failed.
+    inspects: LogThrottle,
+    /// Lists that failed while the engine answers.
+    lists: LogThrottle,
+}
+
+impl EngineAttempts<'_> {
+    fn answered(&mut self) {
+        if let Some(notice) = self.retry.succeeded(now()) {
+            let ms = notice.lasted.as_millis();
+            info!(docker = %self.host, "Docker answers again after {ms} ms");
+        }
+    }
+}
+
+type InspectCall = Pin<Box<dyn Future<Output = (String, anyhow::Result<Observation>)> + Send>>;
+type ListCall = Pin<Box<dyn Future<Output = anyhow::Result<Vec<ListedContainer>>> + Send>>;
+
+/// One connection to the engine.
+struct EngineConnection<'a> {
+    docker: Docker,
+    scope: &'a WatchScope,
+    views: &'a watch::Sender<ContainerViews>,
+    pulse: &'a Pulse,
+    engine_name: Option<Arc<str>>,
+    events: mpsc::Receiver<ContainerEvent>,
+    /// Ends with the connection.
+    reader: JoinSet<anyhow::Error>,
+    queue: InspectQueue,
+    inspecting: FuturesUnordered<InspectCall>,
+    relist: Relist,
+    /// Changes of the views that their receiver hasn't been woken for.
+    unpublished: bool,
+    published_at: Moment,
+}
+
+/// The routine look at everything.
+#[derive(Default)]
+struct Relist {
+    call: Option<ListCall>,
+    /// When the next one begins.
+    at: Moment,
+    /// The connection has had its first one, which finds what happened while no event was heard.
+    done_once: bool,
+    /// The last container of the latest turn of routine inspects; the next turn begins after it.
+    turn: String,
+}
+
+impl<'a> EngineConnection<'a> {
+    async fn open(
+        host: &DockerHost,
+        scope: &'a WatchScope,
+        views: &'a watch::Sender<ContainerViews>,
+        pulse: &'a Pulse,
+    ) -> anyhow::Result<Self> {
+        let docker = connect(host).await?;
+        pulse.beat();
+        let engine = engine_info(&docker).await;
+        pulse.beat();
+        // Subscribed before the first inspect. The reader only passes events on; nothing that this
+        // connection does can make it slow.
+        let (sender, events) = mpsc::channel(EVENTS_WAITING);
+        let mut reader = JoinSet::new();
+        let (asking, watched) = (docker.clone(), scope.clone());
+        reader.spawn(read_events(asking, watched, engine.clock, sender));
+        Ok(Self {
+            docker,
+            scope,
+            views,
+            pulse,
+            engine_name: engine.name,
+            events,
+            reader,
+            queue: InspectQueue::default(),
+            inspecting: FuturesUnordered::new(),
+            relist: Relist::default(),
+            unpublished: false,
+            published_at: Moment::ZERO,
+        })
+    }
+
+    async fn run(
+        &mut self,
+        attempts: &mut EngineAttempts<'_>,
+    ) -> anyhow::Result<std::convert::Infallible> {
+        loop {
+            self.pulse.beat();
+            self.begin_list();
+            self.begin_looks();
+            self.publish();
+            let silent = self.queue.misses_events(now());
+            // A stream that leaves out an event has to be opened anew.
+            anyhow::ensure!(!silent, "GET /events: a container changed without an event");
+            let pause = if self.unpublished { CROWD_PAUSE } else { TICK };
+            let pause = pause.min(self.queue.pause(now()).unwrap_or(TICK));
+            // Cancel-safe: a channel keeps what isn't received, a set its futures, and the list is
+            // polled by reference. Events come first: a death is known before an answer that is older.
+            tokio::select! {
+                biased;
+                Some(event) = self.events.recv() => self.hear(event),
+                Some(ended) = self.reader.join_next() => return Err(ended.unwrap_or_else(Into::into)),
+                Some((id, answer)) = self.inspecting.next() => self.learn(id, answer, attempts)?,
+                all = poll(&mut self.relist.call) => {
+                    self.relist.call = None;
+                    self.learn_list(all, attempts)?;
+                }
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Begins a relist when it is due.
+    fn begin_list(&mut self) {
+        if now() < self.relist.at {
+            return;
+        }
+        self.relist.at = now() + RELIST;
+        match self.scope {
+            WatchScope::One(name) => {
+                let trigger = self.routine();
+                self.queue.want(name.clone(), trigger);
+                self.relist.done_once = true;
+            }
+            WatchScope::Labelled => {
+                let docker = self.docker.clone();
+                self.relist
+                    .call
+                    .get_or_insert_with(|| Box::pin(async move { list(&docker).await }));
+            }
+        }
+    }
+
+    const fn routine(&self) -> InspectTrigger {
+        if !self.relist.done_once {
+            InspectTrigger::Event
+        } else {
+            InspectTrigger::Timer
+        }
+    }
+
+    fn begin_looks(&mut self) {
+        for id in self.queue.begin(now()) {
+            let docker = self.docker.clone();
+            self.inspecting.push(Box::pin(async move {
+                let answer = inspect(&docker, &id).await;
+                (id, answer)
+            }));
+        }
+    }
+
+    fn hear(&mut self, event: ContainerEvent) {
+        let subject = match event {
+            ContainerEvent::Inspect(subject) => subject,
+            ContainerEvent::Died(subject, death) => {
+                // Published at once, and before an answer that may be older.
+                self.views.send_if_modified(|views| {
+                    let view = views.containers.get_mut(&subject);
+                    view.is_some_and(|view| view.died(&death))
+                });
+                self.queue.died(&subject, death);
+                subject
+            }
+            ContainerEvent::Unpaused(subject) => {
+                self.views.send_if_modified(|views| {
+                    let view = views.containers.get_mut(&subject);
+                    view.is_some_and(ContainerView::unpaused)
+                });
+                subject
+            }
+            ContainerEvent::Connected(container) => match self.watched_as(container) {
+                Some(subject) => subject,
+                None => return,
+            },
+        };
+        self.queue.want(subject, InspectTrigger::Event);
+    }
+
+    /// The name or id that the container with this id is watched by, if it may be a watched one.
+    fn watched_as(&self, container: String) -> Option<String> {
+        let views = self.views.borrow();
+        let view = |subject: &String| views.containers.get(subject);
+        let (subject, known) = match self.scope {
+            WatchScope::One(name) => {
+                let seen = view(name).map(|view| &view.observation);
+                let other =
+                    matches!(seen, Some(Observation::Present(seen)) if seen.id != container);
+                (name.clone(), !other)
+            }
+            WatchScope::Labelled => {
+                let known = view(&container).is_some();
+                (container, known)
+            }
+        };
+        (known || self.queue.concerns(&subject)).then_some(subject)
+    }
+
+    fn learn(
+        &mut self,
+        id: String,
+        answer: anyhow::Result<Observation>,
+        attempts: &mut EngineAttempts<'_>,
+    ) -> anyhow::Result<()> {
+        let observation = match (answer, self.scope) {
+            (Ok(observation), _) => observation,
+            (Err(error), WatchScope::One(_)) => return Err(error),
+            (Err(error), WatchScope::Labelled) => {
+                self.inspect_failed(id, &error, &mut attempts.inspects);
+                return Ok(());
+            }
+        };
+        attempts.answered();
+        let inspect = self.queue.answered(&id);
+        if self.queue.is_well() {
+            attempts.inspects.recovered(now());
+        }
+        let observation = observation.after(&inspect.deaths);
+        let before = self.views.borrow().containers.get(&id).cloned();
+        let engine_name = self.engine_name.clone();
+        let view = ContainerView::seen(observation, engine_name, before.as_ref(), now());
+        let before = before.map_or(Observation::Absent, |view| view.observation);
+        if !inspect.hinted && another_life(&before, &view.observation) {
+            self.queue.suspect(id.clone(), now());
+        }
+        let mut changed = false;
+        self.views.send_if_modified(|views| {
+            changed = views.lost_since.take().is_some();
+            changed |= match self.scope {
+                WatchScope::Labelled if view.observation == Observation::Absent => {
+                    views.containers.remove(&id).is_some()
+                }
+                _ if views.containers.get(&id) == Some(&view) => false,
+                _ => {
+                    views.containers.insert(id, view);
+                    true
+                }
+            };
+            false
+        });
+        self.unpublished |= changed;
+        Ok(())
+    }
+
+    /// The container's view says that the engine doesn't answer, as if it were unreachable for this one alone.
+    fn inspect_failed(&mut self, id: String, error: &anyhow::Error, failures: &mut LogThrottle) {
+        let now = now();
+        if let Some(notice) = failures.failed(now) {
+            warn!("{error:#} ({} times); retrying", notice.failures);
+        }
+        self.queue.failed(id.clone(), now);
+        self.views.send_if_modified(|views| {
+            let unasked = || ContainerView::unasked(now);
+            let view = views.containers.entry(id).or_insert_with(unasked);
+            view.lost_since.get_or_insert(now);
+            false
+        });
+        self.unpublished = true;
+    }
+
+    fn learn_list(
+        &mut self,
+        all: anyhow::Result<Vec<ListedContainer>>,
+        attempts: &mut EngineAttempts<'_>,
+    ) -> anyhow::Result<()> {
+        let trigger = self.routine();
+        let known: Vec<String> = self.views.borrow().containers.keys().cloned().collect();
+        let all = match all {
+            // An engine that can't list may be able to inspect: the known containers are inspected.
+            Err(error) if !self.relist.done_once && !known.is_empty() => {
+                if let Some(notice) = attempts.lists.happened(now()) {
+                    let n = notice.failures;
+                    warn!("{error:#} ({n} times); inspecting each known container");
+                }
+                self.relist.done_once = true;
+                known
+                    .into_iter()
+                    .for_each(|id| self.queue.want(id, trigger));
+                return Ok(());
+            }
+            all => all?,
+        };
+        attempts.answered();
+        let there: BTreeMap<_, _> = all
+            .iter()
+            .filter(|listed| listed.labelled)
+            .map(|listed| (&listed.id, listed))
+            .collect();
+        let gone = known.iter().filter(|id| !there.contains_key(id));
+        let views = self.views.borrow();
+        let changed = there.values().filter(|listed| {
+            let view = views.containers.get(&listed.id);
+            !self.relist.done_once || view.is_none_or(|view| differs(view, listed))
+        });
+        let from = (Bound::Excluded(self.relist.turn.clone()), Bound::Unbounded);
+        let turn = views.containers.range(from).map(|(id, _)| id).take(RELOOK);
+        let turn: Vec<_> = turn.cloned().collect();
+        // After the last container the next turn begins at the first.
+        self.relist.turn = turn.get(RELOOK - 1).cloned().unwrap_or_default();
+        let ids: BTreeSet<_> = gone
+            .cloned()
+            .chain(changed.map(|listed| listed.id.clone()))
+            .chain(turn)
+            .collect();
+        drop(views);
+        ids.into_iter().for_each(|id| self.queue.want(id, trigger));
+        self.queue.retain(|id| there.contains_key(id));
+        self.relist.done_once = true;
+        self.views
+            .send_if_modified(|views| views.lost_since.take().is_some());
+        Ok(())
+    }
+
+    /// Wakes the receiver of the views; while many inspects wait, at intervals.
+    fn publish(&mut self) {
+        let crowd = !self.queue.is_empty() && now() < self.published_at + CROWD_PAUSE;
+        if self.unpublished && !crowd {
+            self.unpublished = false;
+            self.published_at = now();
+            self.views.send_modify(|_| {});
+        }
+    }
+}
+
+/// Never ready while there is no future.
+async fn poll<T>(future: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}

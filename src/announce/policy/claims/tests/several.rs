@@ -1,0 +1,162 @@
+//! Several containers: who has a key that two claim, and how the status tells of all.
+
+use super::*;
+
+fn claimant(id: &str, since: Option<&str>) -> Evaluation {
+    let mut container = web(&[
+        ("sidekick.service", "web"),
+        ("sidekick.port", "80"),
+        ("sidekick.instance", "x"),
+    ]);
+    container.id = id.repeat(64);
+    container.name = format!("web-{id}");
+    container.started_at = since.and_then(Since::parse);
+    judged(container)
+}
+
+#[test]
+fn of_two_that_claim_one_key_the_later_has_it_and_the_other_is_told() {
+    let (early, late) = (
+        Some("2026-11-23T05:06:06.5Z"),
+        Some("2026-11-23T05:06:06.51Z"),
+    );
+    for (a, b, winner) in [
+        (early, late, "b"),
+        (late, early, "a"),
+        (early, early, "b"),
+        (None, early, "b"),
+    ] {
+        let both = [("a", claimant("a", a)), ("b", claimant("b", b))];
+        let all: BTreeMap<_, _> = both.map(|(id, j)| (id.to_owned(), j)).into();
+        let assignment = assign_keys(&all, &DesiredKeys::new());
+        let [(key, DesiredKey::Announce(endpoint))] =
+            &assignment.desired.iter().collect::<Vec<_>>()[..]
+        else {
+            panic!("{:?}", assignment.desired);
+        };
+        assert_eq!(endpoint.container, Some(winner.repeat(12)));
+        let loser = if winner == "a" { "b" } else { "a" };
+        let told: Vec<_> = assignment.outranked.iter().collect();
+        assert_eq!(
+            told,
+            [(
+                &(loser.to_owned(), (*key).clone()),
+                &format!("web-{winner}")
+            )]
+        );
+    }
+}
+
+#[test]
+fn one_that_is_up_has_the_key_before_one_that_is_down() {
+    let mut later = web(&[("sidekick.service", "web"), ("sidekick.instance", "x")]);
+    later.id = "b".repeat(64);
+    later.state = ContainerState::Paused;
+    later.started_at = Since::parse("2027-01-01T00:00:00Z");
+    let all = BTreeMap::from([
+        ("a".to_owned(), claimant("a", Some("2026-11-23T05:06:06Z"))),
+        ("b".to_owned(), judged(later)),
+    ]);
+    let desired = assign_keys(&all, &DesiredKeys::new()).desired;
+    assert!(
+        matches!(desired.values().next(), Some(DesiredKey::Announce(e)) if e.container == Some("a".repeat(12)))
+    );
+}
+
+#[test]
+fn while_the_engine_is_lost_claims_stay_for_the_grace_and_no_longer() {
+    let view = seen(web(&[("sidekick.service", "web"), ("sidekick.port", "80")]));
+    let before = judged_after(&view, None, NOW);
+    let lost = ContainerView {
+        lost_since: Some(NOW),
+        ..view.clone()
+    };
+    let end = NOW + Duration::from_secs(60);
+    let kept = judged_after(&lost, Some(&before), end - Duration::from_millis(1));
+    assert_eq!(kept.claims, before.claims);
+    assert_eq!(kept.ends, Some(end));
+    assert!(kept.stands(&lost, end - Duration::from_millis(1)));
+    assert!(!kept.stands(&lost, end));
+    assert!(
+        !kept.stands(&view, NOW),
+        "an engine that is back is judged by"
+    );
+    let over = judged_after(&lost, Some(&kept), end);
+    assert!(matches!(over.claims[0].verdict, Verdict::Withdraw(_)));
+    assert_eq!(over.claims[0].key, before.claims[0].key);
+    let back = judged_after(&view, Some(&over), end);
+    assert_eq!(back.claims, before.claims);
+}
+
+#[test]
+fn the_status_counts_the_containers_that_run_and_names_some_that_are_not_announced() {
+    let said = |all: &BTreeMap<String, Evaluation>, announced: &[&str]| {
+        let assignment = assign_keys(all, &DesiredKeys::new());
+        let statuses = assignment
+            .desired
+            .iter()
+            .filter_map(|(key, wish)| match wish {
+                DesiredKey::Announce(endpoint) if announced.contains(&key.instance()) => {
+                    Some((key.clone(), KeyStatus::Announced(endpoint.clone())))
+                }
+                _ => None,
+            });
+        let status = AnnounceStatus {
+            statuses: &statuses.collect(),
+            etcd_lost_since: None,
+            docker_lost_since: None,
+            now: NOW,
+        };
+        status.of_all(all, &assignment.outranked)
+    };
+    let named = |name: &str, state: ContainerState, label: &str| {
+        let mut container = web(&[("sidekick.service", label), ("sidekick.port", "80")]);
+        container.name = name.to_owned();
+        container.state = state;
+        (name.to_owned(), judged(container))
+    };
+    assert_eq!(
+        said(&BTreeMap::new(), &[]),
+        "waiting: no container has a sidekick label"
+    );
+    let mut all = BTreeMap::from([
+        named("a", ContainerState::Running, "web"),
+        named("over", ContainerState::Exited(0), "web"),
+    ]);
+    assert_eq!(said(&all, &["a@worker-1"]), "announcing 1 container");
+    assert_eq!(
+        said(&all, &[]),
+        "announcing 0 of 1 containers; a@worker-1 has not been put yet"
+    );
+    all.extend([
+        named("b", ContainerState::Paused, "web"),
+        named("c", ContainerState::Restarting, "web"),
+        named("d", ContainerState::Running, "/"),
+        named("e", ContainerState::Running, "/"),
+    ]);
+    let line = said(&all, &["a@worker-1"]);
+    let begins =
+        "announcing 1 of 5 containers; b is paused; c is restarting; d: label sidekick.service";
+    assert!(
+        line.starts_with(begins) && line.ends_with("; and 1 more"),
+        "{line}"
+    );
+}
+
+proptest! {
+    /// Whoever claims what: each key has one wish, and all other claims to it are told who has it.
+    #[test]
+    fn each_claim_has_its_key_or_is_told_who_has(starts in prop::collection::vec(0u8..4, 1..6)) {
+        let all: BTreeMap<_, _> = starts.iter().zip('a'..).map(|(start, id)| {
+            let since = format!("2026-11-23T05:06:0{start}Z");
+            (id.to_string(), claimant(&id.to_string(), Some(&since)))
+        }).collect();
+        let assignment = assign_keys(&all, &DesiredKeys::new());
+        prop_assert_eq!(assignment.desired.len(), 1);
+        prop_assert_eq!(assignment.outranked.len(), all.len() - 1);
+        let best = starts.iter().zip('a'..).max().map(|(_, id)| format!("web-{id}"));
+        for winner in assignment.outranked.values() {
+            prop_assert_eq!(Some(winner), best.as_ref());
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Which container is announced at which key, and why not. Pure.
+
+pub mod caveat;
+pub mod claims;
+pub mod container;
+pub mod eligibility;
+pub mod host_source;
+pub mod labels;
+pub mod reason;

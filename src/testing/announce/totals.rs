@@ -1,0 +1,87 @@
+//! What happened in the runs, and whether that was enough.
+
+use crate::announce::lease::protocol::LeaseEvent;
+
+/// What happened in a run, so that the schedule can be seen to do something.
+#[derive(Debug, Default)]
+pub(crate) struct AnnounceTotals {
+    pub(crate) runs: usize,
+    pub(crate) faults: usize,
+    pub(crate) takeovers: usize,
+    pub(crate) clears: usize,
+    pub(crate) standbys: usize,
+    pub(crate) leases_lost: usize,
+    pub(crate) resets: usize,
+    pub(crate) heals: usize,
+    pub(crate) rejections: usize,
+    pub(crate) torn: usize,
+    /// Runs that were calm with one who couldn't see its container any more.
+    pub(crate) blind: usize,
+    /// Containers whose new life is the earlier one, by the clock on the wall.
+    pub(crate) backwards: usize,
+    pub(crate) leaps: usize,
+    /// Grants that were asked for again and had been done.
+    pub(crate) granted_before: usize,
+    /// Keys that a holder with a fast clock kept from a newer container, until it went.
+    pub(crate) kept_out: usize,
+}
+
+impl AnnounceTotals {
+    pub(crate) fn add(&mut self, run: &Self) {
+        self.runs += 1;
+        self.join(run);
+    }
+
+    pub(crate) fn join(&mut self, other: &Self) {
+        self.runs += other.runs;
+        self.faults += other.faults;
+        self.takeovers += other.takeovers;
+        self.clears += other.clears;
+        self.standbys += other.standbys;
+        self.leases_lost += other.leases_lost;
+        self.resets += other.resets;
+        self.heals += other.heals;
+        self.rejections += other.rejections;
+        self.torn += other.torn;
+        self.blind += other.blind;
+        self.backwards += other.backwards;
+        self.leaps += other.leaps;
+        self.granted_before += other.granted_before;
+        self.kept_out += other.kept_out;
+    }
+
+    pub(crate) fn is_thorough(&self) -> bool {
+        let each = [
+            self.faults,
+            self.takeovers,
+            self.clears,
+            self.standbys,
+            self.leases_lost,
+            self.resets,
+            self.heals,
+            self.rejections,
+            self.torn,
+            self.blind,
+            self.backwards,
+            self.leaps,
+            self.granted_before,
+            self.kept_out,
+        ];
+        each.iter().all(|n| *n > self.runs / 20)
+    }
+
+    pub(crate) fn count(&mut self, events: &[LeaseEvent]) {
+        for event in events {
+            match event {
+                LeaseEvent::StandingBy(..) => self.standbys += 1,
+                LeaseEvent::LeaseLost(_) => self.leases_lost += 1,
+                LeaseEvent::HistoryReset => self.resets += 1,
+                LeaseEvent::Healed { .. } => self.heals += 1,
+                LeaseEvent::TookOver { .. }
+                | LeaseEvent::Resumed(_)
+                | LeaseEvent::BadValue { .. }
+                | LeaseEvent::Cleared(_) => {}
+            }
+        }
+    }
+}

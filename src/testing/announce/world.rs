@@ -1,0 +1,430 @@
+//! A seed's schedule of faults, the calm after it, and what must be true then.
+
+use super::announcer::{Announcer, SETTINGS};
+use super::store::Store;
+use super::totals::AnnounceTotals;
+use crate::announce::lease::protocol::KeyStatus;
+use crate::clock::Moment;
+use crate::endpoint::{Endpoint, Key, Since};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+const STORM: Duration = Duration::from_secs(60);
+/// Between two faults, at most.
+const PAUSE: Duration = Duration::from_millis(1500);
+/// A deadline, a late request, a dead process's TTL and an audit, one after the other.
+const SETTLING: Duration = Duration::from_secs(40);
+/// Several intervals in which nothing may be written.
+const CALM: Duration = Duration::from_secs(30);
+/// From a holder's end to the key of the container that stood by: a delete, a late event of the watch, a
+/// put.
+const SUCCESSION: Duration = Duration::from_secs(5);
+
+/// A container, and the clock on the wall of its machine.
+#[derive(Debug, Default)]
+struct Container {
+    up: Option<Since>,
+    last: Option<Since>,
+    /// When it really started last.
+    started: Moment,
+    /// So many seconds is the clock ahead, or behind.
+    wrong_by: i64,
+}
+
+pub(crate) struct AnnounceWorld {
+    now: Moment,
+    rng: fastrand::Rng,
+    store: Store,
+    announcers: Vec<Announcer>,
+    containers: BTreeMap<String, Container>,
+    keys: Vec<Key>,
+    latest: Option<Since>,
+    totals: AnnounceTotals,
+}
+
+impl AnnounceWorld {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        // One, a few, and now and then so many that they travel in several batches.
+        let count = match rng.u8(0..32) {
+            0 => rng.usize(65..150),
+            1..9 => 3,
+            _ => 1,
+        };
+        let keys: Vec<Key> = (1..=count)
+            .map(|i| format!("/services/redis/redis@{i}").parse().expect("a key"))
+            .collect();
+        // One to three; now and then two of them watch the same container.
+        let count = rng.usize(1..=3);
+        let twins = rng.u8(0..3) == 0;
+        let announcers: Vec<_> = (0..count)
+            .map(|i| {
+                let id = if twins && i > 0 { i - 1 } else { i };
+                Announcer::new(format!("{:012x}", 0xa0 + id), keys.clone(), &mut rng)
+            })
+            .collect();
+        let containers = announcers.iter().map(|a| {
+            let wrong_by = if rng.bool() { rng.i64(-3..=3) } else { 0 };
+            let container = Container {
+                wrong_by,
+                ..Container::default()
+            };
+            (a.container.clone(), container)
+        });
+        Self {
+            now: Duration::from_secs(1000),
+            containers: containers.collect(),
+            rng,
+            store: Store::new(SETTINGS.ttl),
+            announcers,
+            keys,
+            latest: None,
+            totals: AnnounceTotals::default(),
+        }
+    }
+
+    pub(crate) fn run(mut self) -> Result<AnnounceTotals, String> {
+        let end = self.now + STORM;
+        while self.now < end {
+            let next = self.now + PAUSE.mul_f64(self.rng.f64());
+            self.pass(next.min(end), false)?;
+            self.fault();
+        }
+        self.calm_down();
+        self.must_settle()?;
+        // Whoever can't see its container has kept quiet, too.
+        let blind: Vec<_> = (0..self.announcers.len())
+            .filter(|i| self.announcers[*i].blind)
+            .collect();
+        if !blind.is_empty() {
+            self.totals.blind += 1;
+            for i in blind {
+                self.see_again(i);
+            }
+            self.must_settle()?;
+        }
+        self.one_has_a_fast_clock()?;
+        self.holders_with_fast_clocks_go()?;
+        self.check_notes()?;
+        self.totals.granted_before = self.store.granted_before;
+        self.totals.rejections = self.store.rejections;
+        self.totals.takeovers = self.store.takeovers;
+        self.totals.clears = self.store.clears;
+        self.totals.torn = self.announcers.iter().map(|a| a.torn).sum();
+        Ok(self.totals)
+    }
+
+    /// Without any fault it becomes as it ought to be, and then nothing is written any more.
+    fn must_settle(&mut self) -> Result<(), String> {
+        let sleepers = self.announcers.iter().map(|a| a.asleep_until);
+        let awake = sleepers.max().unwrap_or_default().max(self.now);
+        self.pass(awake + SETTLING, true)?;
+        self.check_end()?;
+        let (revision, takeovers) = (self.store.revision, self.store.takeovers);
+        self.pass(self.now + CALM, true)?;
+        self.check_end()?;
+        if (self.store.revision, self.store.takeovers) == (revision, takeovers) {
+            return Ok(());
+        }
+        let last = self.store.history.last();
+        Err(format!("written in the calm: {last:?}"))
+    }
+
+    /// A container starts on a machine whose clock is fast, and then another one on one whose clock is
+    /// right.
+    fn one_has_a_fast_clock(&mut self) -> Result<(), String> {
+        let alive = self.announcers.iter().filter(|a| a.alive);
+        let ids: BTreeSet<_> = alive.map(|a| a.container.clone()).collect();
+        let mut ids = ids.into_iter();
+        let (Some(fast), Some(right)) = (ids.next(), ids.next()) else {
+            return Ok(());
+        };
+        let ahead = self.rng.i64(10..7200);
+        for (id, wrong_by) in [(fast, ahead), (right, 0)] {
+            if self.containers[&id].up.is_some() {
+                self.turn(&id);
+                self.pass(self.now + SUCCESSION, true)?;
+            }
+            self.containers.get_mut(&id).expect("it is one").wrong_by = wrong_by;
+            self.turn(&id);
+            self.pass(self.now + SUCCESSION, true)?;
+        }
+        self.must_settle()
+    }
+
+    /// While a holder whose clock is fast lives, a container that started after it waits, and nobody
+    /// writes (that was the calm). Once it goes, the key is the other's without delay.
+    fn holders_with_fast_clocks_go(&mut self) -> Result<(), String> {
+        while let Some(holder) = self.keeps_a_newer_one_out() {
+            self.totals.kept_out += 1;
+            self.turn(&holder);
+            self.pass(self.now + SUCCESSION, true)?;
+            self.check_end()
+                .map_err(|why| format!("{holder} went, and {why}"))?;
+        }
+        Ok(())
+    }
+
+    /// A container that holds a key which one that really started later waits for.
+    fn keeps_a_newer_one_out(&self) -> Option<String> {
+        let up = |a: &&Announcer| a.alive && a.since.is_some();
+        self.keys.iter().find_map(|key| {
+            let claimants = self.announcers.iter().filter(up);
+            let claimants: Vec<_> = claimants.filter(|a| !a.unclaimed.contains(key)).collect();
+            let holder = claimants
+                .iter()
+                .max_by_key(|a| (a.since, a.container.clone()))?;
+            let started = |a: &Announcer| self.containers[&a.container].started;
+            let newest = claimants.iter().map(|a| started(a)).max()?;
+            (newest > started(holder)).then(|| holder.container.clone())
+        })
+    }
+
+    /// Everything that happens until `end`.
+    fn pass(&mut self, end: Moment, calm: bool) -> Result<(), String> {
+        while self.now < end {
+            let due = self.announcers.iter().map(|a| a.due(&self.store));
+            let due = due.chain(self.store.next_end()).min().unwrap_or(end);
+            let jitter = Duration::from_millis(self.rng.u64(1..60));
+            self.now = due.max(self.now).min(end) + jitter;
+            self.store.expire(self.now);
+            for announcer in &mut self.announcers {
+                announcer.run(&mut self.store, self.now, &mut self.rng, calm)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the clock on that container's machine shows.
+    fn since(&mut self, container: &str) -> Since {
+        // Now and then two containers start in the same nanosecond.
+        if let Some(latest) = self.latest
+            && self.rng.u8(0..5) == 0
+        {
+            return latest;
+        }
+        let wrong_by = self.containers[container].wrong_by;
+        let now = i128::try_from(self.now.as_nanos()).expect("a moment");
+        let shown = 1_790_000_000_000_000_000 + now + i128::from(wrong_by) * 1_000_000_000;
+        *self
+            .latest
+            .insert(Since::from_unix_nanos(shown).expect("a moment"))
+    }
+
+    /// The container starts, or stops; all who can see it do.
+    fn turn(&mut self, id: &str) {
+        let starts = self.containers[id].up.is_none();
+        let up = starts.then(|| self.since(id));
+        let container = self.containers.get_mut(id).expect("a container");
+        container.up = up;
+        if starts {
+            self.totals.backwards += usize::from(container.last > up);
+            container.last = up;
+            container.started = self.now;
+        }
+        for i in 0..self.announcers.len() {
+            if self.announcers[i].container == id && !self.announcers[i].blind {
+                self.see_again(i);
+            }
+        }
+    }
+
+    fn see_again(&mut self, which: usize) {
+        let announcer = &mut self.announcers[which];
+        announcer.blind = false;
+        let container = &self.containers[&announcer.container];
+        announcer.see(container.up, container.last);
+    }
+
+    /// One key, or several.
+    fn some_keys(&mut self) -> BTreeSet<Key> {
+        let count = self.rng.usize(1..=8).min(self.keys.len());
+        let any = |rng: &mut fastrand::Rng| self.keys[rng.usize(0..self.keys.len())].clone();
+        (0..count).map(|_| any(&mut self.rng)).collect()
+    }
+
+    fn fault(&mut self) {
+        self.totals.faults += 1;
+        let which = self.rng.usize(0..self.announcers.len());
+        let back_at = self.now + Duration::from_millis(self.rng.u64(0..3000));
+        match self.rng.u32(0..36) {
+            roll @ (8..=13 | 21 | 22 | 25..=27 | 35..) => self.etcd_fault(roll, which, back_at),
+            roll => self.announcer_fault(roll, which, back_at),
+        }
+    }
+
+    /// Something happens to etcd, or by hand to a key.
+    fn etcd_fault(&mut self, roll: u32, which: usize, back_at: Moment) {
+        match roll {
+            8 | 9 => {
+                for key in self.some_keys() {
+                    self.store.delete_by_hand(&key);
+                }
+            }
+            10 | 11 => {
+                for key in self.some_keys() {
+                    let junk: &[u8] = match self.rng.bool() {
+                        true => b"\xffjunk",
+                        false => br#"{"host":"10.9.9.9","port":1}"#,
+                    };
+                    self.store.put_by_hand(&key, junk);
+                }
+            }
+            12 | 13 => {
+                if let Some(lease) = self.announcers[which].registrar.lease() {
+                    self.store.revoke(lease);
+                }
+            }
+            21 => {
+                // What stands there already, made permanent.
+                for key in self.some_keys() {
+                    let stands = self.store.entries.get(&key).map(|e| e.value.clone());
+                    if let Some(value) = stands {
+                        self.store.put_by_hand(&key, &value);
+                    }
+                }
+            }
+            25 | 26 => {
+                for key in self.some_keys() {
+                    if !self.store.denied.remove(&key) {
+                        self.store.denied.insert(key);
+                    }
+                }
+            }
+            27 => self.store.full = !self.store.full,
+            _ => {
+                let cluster = self.store.cluster + u64::from(self.rng.bool());
+                self.store.wipe(cluster);
+                for announcer in &mut self.announcers {
+                    announcer.break_watch(&self.store, back_at);
+                }
+            }
+        }
+    }
+
+    /// Something happens to a container, to its sidekick or to their machine.
+    fn announcer_fault(&mut self, roll: u32, which: usize, back_at: Moment) {
+        let id = self.announcers[which].container.clone();
+        match roll {
+            0..8 => self.turn(&id),
+            14 | 15 => self.announcers[which].break_watch(&self.store, back_at),
+            16 | 17 => {
+                let crashed = &mut self.announcers[which];
+                crashed.asleep_until = back_at;
+                crashed.crash(&self.store, &mut self.rng);
+                // The next process asks Docker anew.
+                self.see_again(which);
+            }
+            18 => {
+                let long = match self.rng.u8(0..20) {
+                    0 => 7200,
+                    1..4 => 300,
+                    _ => 20,
+                };
+                let time = Duration::from_secs(self.rng.u64(1..long));
+                let stands_still = self.rng.bool();
+                self.announcers[which].sleep(self.now, time, stands_still);
+            }
+            19 => self.announcers[which].leave(),
+            20 => {
+                if !self.announcers[which].alive {
+                    self.announcers[which].alive = true;
+                    self.announcers[which].crash(&self.store, &mut self.rng);
+                    self.see_again(which);
+                }
+            }
+            23 | 24 => {
+                let keys = self.some_keys();
+                for announcer in &mut self.announcers {
+                    if announcer.container == id {
+                        announcer.turn_claims(&keys);
+                    }
+                }
+            }
+            28 => self.announcers[which].harm_until = self.now + Duration::from_secs(5),
+            29 => {
+                self.totals.leaps += 1;
+                let longest = if self.rng.bool() { 20 } else { 7200 };
+                let by = Duration::from_secs(self.rng.u64(1..longest));
+                self.announcers[which].leap(by);
+            }
+            30 | 31 => {
+                let longest = if self.rng.bool() { 10 } else { 7200 };
+                let step = self.rng.i64(-longest..=longest);
+                if let Some(container) = self.containers.get_mut(&id) {
+                    container.wrong_by += step;
+                }
+            }
+            32..35 => {
+                if self.announcers[which].blind {
+                    self.see_again(which);
+                } else {
+                    self.announcers[which].blind = true;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn calm_down(&mut self) {
+        self.store.full = false;
+        self.store.denied.clear();
+    }
+
+    /// The one with the best right holds each key, alone, on a living lease of its own.
+    fn check_end(&self) -> Result<(), String> {
+        let up = |a: &&Announcer| a.alive && a.since.is_some();
+        for key in &self.keys {
+            let claimants = self.announcers.iter().filter(up);
+            let best = claimants
+                .filter(|a| !a.unclaimed.contains(key))
+                .max_by_key(|a| (a.since, a.container.clone()));
+            let entry = self.store.entries.get(key);
+            let Some(best) = best else {
+                match entry {
+                    // Put by hand, without a lease, and nobody is there who might mind.
+                    Some(entry) if entry.lease != 0 => {
+                        return Err(format!("{entry:?} outlived its container"));
+                    }
+                    _ => continue,
+                }
+            };
+            let entry =
+                entry.ok_or_else(|| format!("{key} is missing; {} is up", best.container))?;
+            let wanted = best.endpoint(best.since.ok_or("up without since")?);
+            if Endpoint::decode(&entry.value).as_ref() != Ok(&wanted) {
+                return Err(format!("{key} is {entry:?}, not {wanted:?}"));
+            }
+            let holders = self.announcers.iter().filter(|a| {
+                a.alive
+                    && a.registrar.lease() == Some(entry.lease)
+                    && matches!(
+                        a.registrar.statuses().get(key),
+                        Some(KeyStatus::Announced(_))
+                    )
+            });
+            if holders.count() != 1 {
+                return Err(format!(
+                    "{key}: {entry:?} is not held by exactly one living announcer"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Standing by is told once for every holder, and a holder changes only by a fault.
+    fn check_notes(&mut self) -> Result<(), String> {
+        let limit = (self.totals.faults + 4) * self.keys.len() * 2;
+        for announcer in &self.announcers {
+            self.totals.count(&announcer.events);
+            if announcer.events.len() > limit {
+                return Err(format!(
+                    "{} notes for {} faults",
+                    announcer.events.len(),
+                    self.totals.faults
+                ));
+            }
+        }
+        Ok(())
+    }
+}

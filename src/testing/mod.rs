@@ -1,0 +1,3 @@
+//! Simulations, and the fakes that they run on.
+
+mod announce;
