@@ -179,6 +179,7 @@
 
 pub mod agent;
 pub mod announce;
+pub mod catalog;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -192,4 +193,6 @@ pub mod retry;
 pub mod shutdown;
 pub mod systemd;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod watchdog;

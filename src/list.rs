@@ -1,8 +1,8 @@
 //! `sidekick list`: what is registered, for a person or for a program. Writes nothing to etcd.
 
+use crate::agent::haproxy::health::{Seen, seen};
 use crate::agent::haproxy_on_this_machine;
-use crate::agent::health::{Seen, seen};
-use crate::agent::table::{Item, Table};
+use crate::catalog::{Item, Table};
 use crate::config::ListConfig;
 use crate::endpoint::{Endpoint, Protocol, Status};
 use crate::etcd::Fault;

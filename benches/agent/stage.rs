@@ -4,7 +4,7 @@ use crate::harness::{Scene, Way, free_port, haproxy, host};
 use crate::log::Log;
 use crate::view::View;
 use etcd_client::{Client, Txn, TxnOp};
-use sidekick::agent::render::BASE;
+use sidekick::agent::haproxy::render::BASE;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs};

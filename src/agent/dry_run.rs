@@ -1,12 +1,13 @@
 //! `sidekick agent --dry-run`: what would be written now.
 
-use super::addresses::{Addresses, Directory};
-use super::layout::lay_out;
-use super::machine::{self, frame};
-use super::presence::Presence;
-use super::render::render;
-use super::table::Table;
-use super::{item, names};
+use super::{item, resolver};
+use crate::agent::haproxy::render::render;
+use crate::agent::machine::{self, frame};
+use crate::agent::model::backends::Directory;
+use crate::agent::model::host_addresses::Addresses;
+use crate::agent::model::listeners::lay_out;
+use crate::agent::model::membership::Presence;
+use crate::catalog::Table;
 use crate::clock::now;
 use crate::config::AgentConfig;
 use crate::etcd::members::Members;
@@ -32,7 +33,7 @@ pub async fn dry_run(config: &AgentConfig) -> anyhow::Result<(String, Vec<String
     machine::update(&mut addresses);
     directory.update(presence.wanted(now()), &addresses);
     let hosts: BTreeSet<String> = directory.hosts().cloned().collect();
-    let addresses = names::once(hosts.clone(), addresses, &config.allow).await;
+    let addresses = resolver::once(hosts.clone(), addresses, &config.allow).await;
     directory.update(presence.wanted(now()), &addresses);
     let nothing = BTreeMap::new();
     let (model, refusals) = lay_out(rules, directory.services(), &nothing, &BTreeMap::new());

@@ -14,14 +14,14 @@ const LONGEST_HOLDER: u64 = 20;
 /// An agent's locks. The kernel releases them when the agent's process ends, however it ends; HAProxy doesn't
 /// inherit them (`File::open` sets `O_CLOEXEC`).
 #[derive(Debug)]
-pub(super) struct Locks {
+pub(crate) struct Locks {
     _config: File,
     _socket: Option<File>,
 }
 
 /// Why an agent can't have a lock.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LockError {
+pub(crate) enum LockError {
     /// Another agent has it. The second is that agent's process id, where the lock's file tells.
     #[error("another agent{1} uses {0}; stop that agent, or name another {2}")]
     Taken(PathBuf, String, &'static str),
@@ -35,7 +35,7 @@ impl Locks {
     ///
     /// # Errors
     /// Another agent has one of the locks, or one can't be had.
-    pub(super) fn take(config: &Path, way: &Way) -> Result<Self, LockError> {
+    pub(crate) fn take(config: &Path, way: &Way) -> Result<Self, LockError> {
         let file = lock(config, "file with --haproxy-config")?;
         let socket_lock = match way {
             // Its default is beside the file.

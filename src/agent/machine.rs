@@ -1,13 +1,13 @@
 //! The machine that the agent runs on: its addresses, and what of it stands in HAProxy's file.
 
-use super::addresses::Addresses;
-use super::base::listener_maxconn;
-use super::haproxy::has_ipv6;
-use super::render::Frame;
+use crate::agent::haproxy::base_config::listener_maxconn;
+use crate::agent::haproxy::render::Frame;
+use crate::agent::model::host_addresses::Addresses;
 use crate::config::{AgentConfig, Way};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use tokio::net::TcpSocket;
 use tracing::{debug, warn};
 
 /// proc_pid_net(5): a unit with `ProcSubset=pid` has no other.
@@ -21,7 +21,7 @@ const ELSEWHERE: [(&str, &str); 2] = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "
 ///
 /// # Errors
 /// The kernel's list of IPv4 addresses can't be read. (Without IPv6 there is no other.)
-pub fn addresses() -> io::Result<BTreeSet<IpAddr>> {
+pub(crate) fn addresses() -> io::Result<BTreeSet<IpAddr>> {
     let four = std::fs::read_to_string(IPV4)?;
     let six = std::fs::read_to_string(IPV6).unwrap_or_default();
     let all = local_ipv4(&four).map(IpAddr::from);
@@ -31,7 +31,7 @@ pub fn addresses() -> io::Result<BTreeSet<IpAddr>> {
 
 /// Takes over the addresses that the machine has now; those of before where they can't be read. Tells
 /// whether they are different.
-pub fn update(addresses: &mut Addresses) -> bool {
+pub(crate) fn update(addresses: &mut Addresses) -> bool {
     match self::addresses() {
         Ok(own) => addresses.set_own(own),
         Err(error) => {
@@ -42,7 +42,7 @@ pub fn update(addresses: &mut Addresses) -> bool {
 }
 
 /// The same at the start, where addresses that can't be read are worth a line.
-pub fn begin(addresses: &mut Addresses) {
+pub(crate) fn begin(addresses: &mut Addresses) {
     update(addresses);
     if addresses.own().is_empty() {
         warn!(
@@ -56,7 +56,7 @@ pub fn begin(addresses: &mut Addresses) {
 /// from, else the first IPv4 address. Sends nothing: connect(2) on a datagram socket only looks up the
 /// route.
 #[must_use]
-pub fn usual(own: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+pub(crate) fn usual(own: &BTreeSet<IpAddr>) -> Option<IpAddr> {
     let sources = ELSEWHERE.iter().filter_map(|(from, to)| {
         let socket = UdpSocket::bind(from).ok()?;
         socket.connect(to).ok()?;
@@ -88,7 +88,7 @@ fn local_ipv6(list: &str) -> impl Iterator<Item = Ipv6Addr> {
 }
 
 /// What of this machine stands in HAProxy's file.
-pub(super) fn frame(config: &AgentConfig) -> Frame {
+pub(crate) fn frame(config: &AgentConfig) -> Frame {
     let (Way::Supervise(socket) | Way::Attach(socket)) = &config.way;
     Frame {
         base: config.base.clone(),
@@ -96,6 +96,11 @@ pub(super) fn frame(config: &AgentConfig) -> Frame {
         idle: format!("{}.idle", socket.display()),
         listener_maxconn: listener_maxconn(&config.base, most_files()),
     }
+}
+
+/// Whether the machine has IPv6: not with `ipv6.disable=1` on the kernel's command line.
+fn has_ipv6() -> bool {
+    TcpSocket::new_v6().is_ok()
 }
 
 /// How many files HAProxy may have open, as it gets the agent's own limit: setrlimit(2).

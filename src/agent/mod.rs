@@ -4,50 +4,21 @@
 //! wanted; a pass brings HAProxy and its file there. While a pass runs, whatever else happens piles
 //! up in the channel, and the next pass takes all of it at once.
 
-pub mod addresses;
-mod adjust;
-pub mod allow;
-pub mod apply;
-mod bars;
-pub mod base;
-mod beside;
-mod bound;
-mod child;
-pub mod diff;
 mod dry_run;
-#[cfg(test)]
-mod fake;
-mod file;
-mod haproxy;
-pub mod health;
-#[cfg(test)]
-mod judge;
-pub mod layout;
-pub mod limits;
-mod local;
+pub(crate) mod event_log;
+pub mod haproxy;
 mod lock;
-mod looks;
-mod lookups;
-pub mod machine;
-mod master;
-pub mod names;
-pub mod parse;
-pub mod presence;
-pub mod processes;
-pub mod proxy;
-pub mod render;
-pub mod server_defaults;
-mod sessions;
+mod machine;
+pub mod model;
+mod poll;
+pub(crate) mod reconcile;
+mod resolver;
 mod status;
-#[cfg(test)]
-mod storm;
-pub mod table;
-mod telling;
-pub mod text;
 
 pub use dry_run::dry_run;
-pub use local::haproxy_on_this_machine;
+pub use haproxy::local_servers::haproxy_on_this_machine;
 
+use crate::catalog::{Item, Table};
 use crate::clock::{Moment, now};
 use crate::config::{AgentConfig, Way};
 use crate::etcd::members::Members;
@@ -56,25 +27,25 @@ use crate::retry::HAPROXY;
 use crate::retry::Retry;
 use crate::shutdown::Shutdown;
 use crate::systemd::{Pulse, Systemd};
-use addresses::{Addresses, Directory};
-use apply::{Applier, Report};
 use etcd_client::KeyValue;
-use file::ConfigFile;
-use haproxy::Haproxy;
-use health::Health;
-use layout::Model;
+use event_log::Telling;
+use haproxy::api::{Happening, Proxy, Trouble};
+use haproxy::config_file::ConfigFile;
+use haproxy::executor::Haproxy;
+use haproxy::health::Health;
+use haproxy::parse::{parse, remembered};
+use haproxy::render::render;
 use lock::Locks;
 use machine::frame;
-use names::resolve;
-use parse::{parse, remembered};
-use presence::Presence;
-use proxy::{Happening, Proxy, Trouble};
-use render::render;
+use model::backends::Directory;
+use model::host_addresses::Addresses;
+use model::listeners::Model;
+use model::membership::Presence;
+use reconcile::{Applier, Report};
+use resolver::resolve;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use table::{Item, Table};
-use telling::Telling;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -84,20 +55,20 @@ use tracing::{info, warn};
 const UPDATES_WAITING: usize = 1024;
 
 /// How long the first pass waits for etcd where there is nothing else to serve from.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// After etcd was first heard of, a pass waits so long for names to be looked up: a HAProxy that starts
 /// without its servers has to be told of them one by one, which takes 6 s for ten thousand.
 const NAMES: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether HAProxy is still the one that we know.
-const LOOK: Duration = Duration::from_secs(1);
+pub(crate) const LOOK: Duration = Duration::from_secs(1);
 
 /// How often HAProxy is asked for everything, though nothing seems to have changed.
-const AUDIT: Duration = Duration::from_secs(30);
+pub(crate) const AUDIT: Duration = Duration::from_secs(30);
 
 /// Between two looks at what is due.
-const SHORTEST: Duration = Duration::from_millis(1);
+pub(crate) const SHORTEST: Duration = Duration::from_millis(1);
 
 /// A server whose connections have to end before it goes is no trouble until after so many tries.
 const USUAL_TRIES: u32 = 5;
@@ -208,34 +179,34 @@ fn item(kv: &KeyValue) -> Item<'_> {
     }
 }
 
-struct Agent<P> {
+pub(crate) struct Agent<P> {
     /// Something has happened since the last pass.
-    dirty: bool,
+    pub(crate) dirty: bool,
     /// When HAProxy is looked at again, however much happens until then.
-    look: Moment,
+    pub(crate) look: Moment,
     /// When HAProxy is asked for everything again.
-    audit: Moment,
-    telling: Telling,
-    health: Health,
-    table: Table,
+    pub(crate) audit: Moment,
+    pub(crate) telling: Telling,
+    pub(crate) health: Health,
+    pub(crate) table: Table,
     /// When etcd was first heard of.
-    heard: Option<Moment>,
+    pub(crate) heard: Option<Moment>,
     /// Until then the first pass waits for etcd.
-    patience: Moment,
+    pub(crate) patience: Moment,
     /// Whether there is anything to serve without etcd. A HAProxy that isn't ours is left as it is.
-    may_begin: bool,
-    presence: Presence,
-    directory: Directory,
-    applier: Applier<P>,
-    updates: mpsc::Receiver<Update>,
-    hosts: watch::Sender<BTreeSet<String>>,
-    addresses: watch::Receiver<Addresses>,
-    lost: watch::Receiver<Option<Moment>>,
+    pub(crate) may_begin: bool,
+    pub(crate) presence: Presence,
+    pub(crate) directory: Directory,
+    pub(crate) applier: Applier<P>,
+    pub(crate) updates: mpsc::Receiver<Update>,
+    pub(crate) hosts: watch::Sender<BTreeSet<String>>,
+    pub(crate) addresses: watch::Receiver<Addresses>,
+    pub(crate) lost: watch::Receiver<Option<Moment>>,
     /// How the passes have been going.
-    trouble: Retry,
-    report: Report,
-    systemd: Systemd,
-    pulse: Pulse,
+    pub(crate) trouble: Retry,
+    pub(crate) report: Report,
+    pub(crate) systemd: Systemd,
+    pub(crate) pulse: Pulse,
 }
 
 impl<P: Proxy> Agent<P> {
@@ -281,7 +252,7 @@ impl<P: Proxy> Agent<P> {
     }
 
     /// Whether it is time for a pass.
-    fn is_due(&mut self, time: Moment) -> bool {
+    pub(crate) fn is_due(&mut self, time: Moment) -> bool {
         if time >= self.audit {
             self.applier.forget();
             (self.dirty, self.audit) = (true, time + AUDIT);
@@ -293,7 +264,7 @@ impl<P: Proxy> Agent<P> {
     }
 
     /// When it will be, if nothing happens until then; not sooner than trouble allows.
-    fn next(&self, time: Moment) -> Option<Moment> {
+    pub(crate) fn next(&self, time: Moment) -> Option<Moment> {
         if !self.has_begun(time) {
             return self.may_begin.then_some(self.patience);
         }
@@ -303,7 +274,7 @@ impl<P: Proxy> Agent<P> {
     }
 
     /// That update and all that wait behind it.
-    fn hear(&mut self, first: Update) {
+    pub(crate) fn hear(&mut self, first: Update) {
         let mut next = Some(first);
         while let Some(update) = next {
             match update {
@@ -332,18 +303,18 @@ impl<P: Proxy> Agent<P> {
     }
 
     /// The table may be different now. A key that is put again as it was is nothing new.
-    fn observe(&mut self, time: Moment) {
+    pub(crate) fn observe(&mut self, time: Moment) {
         self.dirty |= self.presence.observe(self.table.services(), time);
         self.telling.junk(&self.table.take_junk(), time);
     }
 
-    fn happened(&mut self, happening: Happening, time: Moment) {
+    pub(crate) fn happened(&mut self, happening: Happening, time: Moment) {
         let again = self.applier.happened(happening, time);
         self.report.again = self.report.again.into_iter().chain(again).min();
     }
 
     /// `None`: it is too early for one.
-    async fn pass(&mut self, time: Moment) -> Option<Result<Report, Trouble>> {
+    pub(crate) async fn pass(&mut self, time: Moment) -> Option<Result<Report, Trouble>> {
         self.dirty = false;
         self.report.again = None;
         let wanted = self.presence.wanted(time);
@@ -378,7 +349,7 @@ impl<P: Proxy> Agent<P> {
         hosts.any(|host| addresses.get(host).is_none())
     }
 
-    fn passed(&mut self, result: Result<Report, Trouble>, time: Moment) {
+    pub(crate) fn passed(&mut self, result: Result<Report, Trouble>, time: Moment) {
         let report = match result {
             Ok(report) => report,
             Err(trouble) => return self.failed(&trouble, time),

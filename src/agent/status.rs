@@ -9,18 +9,18 @@ const WORTH_TELLING: Duration = Duration::from_secs(1);
 
 /// What there is.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Counts {
-    pub(super) fronts: usize,
-    pub(super) servers: usize,
-    pub(super) quarantined: usize,
-    pub(super) refused: usize,
-    pub(super) held: usize,
-    pub(super) down: usize,
-    pub(super) leaving: usize,
+pub(crate) struct Counts {
+    pub(crate) fronts: usize,
+    pub(crate) servers: usize,
+    pub(crate) quarantined: usize,
+    pub(crate) refused: usize,
+    pub(crate) held: usize,
+    pub(crate) down: usize,
+    pub(crate) leaving: usize,
 }
 
 /// The line.
-pub(super) fn line(
+pub(crate) fn line(
     counts: &Counts,
     heard: bool,
     etcd_lost_since: Option<Moment>,

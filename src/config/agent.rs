@@ -2,12 +2,13 @@
 
 use super::etcd::etcd;
 use super::{Checked, duration, prefix, unusable_file, wrong};
-use crate::agent::allow::Allow;
-use crate::agent::base::{occupied, sections};
-use crate::agent::layout::{self, Bind};
-use crate::agent::presence;
-use crate::agent::render::BASE;
-use crate::agent::server_defaults::ServerDefaults;
+use crate::agent::haproxy::base_config::{occupied, sections};
+use crate::agent::haproxy::render::BASE;
+use crate::agent::haproxy::server_defaults::ServerDefaults;
+use crate::agent::model::allow::Allow;
+use crate::agent::model::bind::Bind;
+use crate::agent::model::listeners;
+use crate::agent::model::membership;
 use crate::cli::AgentArgs;
 use crate::endpoint::check_part;
 use crate::etcd::EtcdConfig;
@@ -44,7 +45,7 @@ pub struct AgentConfig {
     /// Below which keys are services; no slash at its end.
     pub prefix: String,
     /// Who listens where.
-    pub rules: layout::Rules,
+    pub rules: listeners::Rules,
     /// The global and defaults sections.
     pub base: String,
     /// What they say of each server.
@@ -56,7 +57,7 @@ pub struct AgentConfig {
     /// The file that HAProxy reads.
     pub file: PathBuf,
     /// How long things outlast their keys.
-    pub keeping: presence::Settings,
+    pub keeping: membership::Settings,
     /// Which addresses instances may have.
     pub allow: Allow,
     /// Print, and that's it.
@@ -108,7 +109,7 @@ impl AgentConfig {
         }
         Ok(Self {
             prefix: prefix(&args.prefix)?,
-            rules: layout::Rules {
+            rules: listeners::Rules {
                 binds,
                 stats,
                 reserved,
@@ -119,7 +120,7 @@ impl AgentConfig {
             haproxy: program(args.haproxy, args.dry_run)?,
             way,
             file,
-            keeping: presence::Settings {
+            keeping: membership::Settings {
                 hold: duration("--hold", &args.hold)?,
                 forget: duration("--forget", &args.forget)?,
                 drain: duration("--drain-timeout", &args.drain_timeout)?,

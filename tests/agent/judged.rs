@@ -1,11 +1,11 @@
 //! `haproxy -c` judges a sample of what the property tests in `render.rs` judge word by word.
 
 use crate::harness::haproxy;
-use sidekick::agent::addresses::Directory;
-use sidekick::agent::layout::{Rules, lay_out};
-use sidekick::agent::presence::{Presence, Settings};
-use sidekick::agent::render::{BASE, Frame, render};
-use sidekick::agent::table::{Item, Table};
+use sidekick::agent::haproxy::render::{BASE, Frame, render};
+use sidekick::agent::model::backends::Directory;
+use sidekick::agent::model::listeners::{Rules, lay_out};
+use sidekick::agent::model::membership::{Presence, Settings};
+use sidekick::catalog::{Item, Table};
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -1,16 +1,17 @@
 //! What has to be true of every decoder of what others write: of etcd's keys and values, of labels, of
 //! HAProxy's answers and of our own file. What the Docker Engine says is in `src/announce/fuzz.rs`.
 
-use sidekick::agent::addresses::{Addresses, Directory};
-use sidekick::agent::diff::{Running, diff, parse_state};
-use sidekick::agent::layout::{Model, Rules, lay_out};
-use sidekick::agent::parse::parse;
-use sidekick::agent::presence::{Presence, Settings};
-use sidekick::agent::processes::Processes;
-use sidekick::agent::render::{BASE, Frame, render};
-use sidekick::agent::server_defaults::ServerDefaults;
-use sidekick::agent::table::{Item, Table};
+use sidekick::agent::haproxy::parse::parse;
+use sidekick::agent::haproxy::process_list::Processes;
+use sidekick::agent::haproxy::render::{BASE, Frame, render};
+use sidekick::agent::haproxy::runtime::{Running, diff, parse_state};
+use sidekick::agent::haproxy::server_defaults::ServerDefaults;
+use sidekick::agent::model::backends::Directory;
+use sidekick::agent::model::host_addresses::Addresses;
+use sidekick::agent::model::listeners::{Model, Rules, lay_out};
+use sidekick::agent::model::membership::{Presence, Settings};
 use sidekick::announce::labels::services;
+use sidekick::catalog::{Item, Table};
 use sidekick::clock::Moment;
 use sidekick::endpoint::{Endpoint, Key, check_part};
 use std::collections::{BTreeMap, BTreeSet};

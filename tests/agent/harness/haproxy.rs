@@ -19,7 +19,11 @@ pub fn haproxy() -> &'static str {
 pub fn listener_maxconn() -> u32 {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let files = limit.maximum.unwrap_or(u64::MAX);
-    sidekick::agent::base::listener_maxconn(sidekick::agent::render::BASE, files).unwrap()
+    sidekick::agent::haproxy::base_config::listener_maxconn(
+        sidekick::agent::haproxy::render::BASE,
+        files,
+    )
+    .unwrap()
 }
 
 /// `backend/server` → its address, and ` drain` or ` maint` if it is.

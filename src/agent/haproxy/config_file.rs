@@ -1,0 +1,247 @@
+//! HAProxy's configuration file: never half written, never one that HAProxy would refuse.
+
+use crate::agent::haproxy::api::Trouble;
+use crate::agent::haproxy::master_socket::alerts;
+use crate::agent::haproxy::process::command;
+use crate::agent::haproxy::render::OURS;
+use crate::agent::haproxy::shared_text::Text;
+use rustix::process::{Pid, setpriority_process};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, ErrorKind, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::timeout;
+use tracing::warn;
+
+/// `haproxy -c`: 0.2 s for ten thousand servers on a small machine.
+const CHECK: Duration = Duration::from_secs(10);
+
+/// The lowest of priorities (setpriority(2)).
+const LAST_IN_LINE: i32 = 19;
+
+/// Whether anybody waits for a file to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// A reload does.
+    Awaited,
+    /// Nobody does: what takes connections, and the next change, come first.
+    Beside,
+}
+
+/// The file, and the program that judges it.
+#[derive(Debug, Clone)]
+pub(crate) struct ConfigFile {
+    binary: PathBuf,
+    path: PathBuf,
+    /// The file as we left it; `None`: there was none, or it is not known yet.
+    left: Arc<Mutex<Option<Stamp>>>,
+}
+
+/// What a file has besides its text; somebody else's writing changes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let data = fs::metadata(path).ok()?;
+        Some(Self {
+            device: data.dev(),
+            inode: data.ino(),
+            length: data.len(),
+            modified: (data.mtime(), data.mtime_nsec()),
+        })
+    }
+}
+
+impl ConfigFile {
+    /// Reads and writes nothing yet.
+    pub(crate) fn new(binary: PathBuf, path: PathBuf) -> Self {
+        Self {
+            binary,
+            path,
+            left: Arc::default(),
+        }
+    }
+
+    /// HAProxy.
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it holds.
+    pub(crate) fn read(&self) -> Option<String> {
+        self.leave(Stamp::of(&self.path));
+        fs::read_to_string(&self.path).ok()
+    }
+
+    /// Whether it is another than the one that was read or written last: somebody changed or removed it.
+    pub(crate) fn is_anothers(&self) -> bool {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) != Stamp::of(&self.path)
+    }
+
+    fn leave(&self, stamp: Option<Stamp>) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = stamp;
+    }
+
+    /// Makes the directory, if it is missing.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub(crate) fn make_room(&self) -> Result<(), Trouble> {
+        let directory = self.path.parent().filter(|it| !it.as_os_str().is_empty());
+        let missing = directory.filter(|it| !it.is_dir());
+        missing.map_or(Ok(()), |it| {
+            fs::create_dir_all(it).map_err(|e| {
+                let it = it.display();
+                Trouble::File(format!(
+                    "can't make {it}: {e}; make it, or name a file elsewhere with --haproxy-config"
+                ))
+            })
+        })
+    }
+
+    /// Temporary file → `haproxy -c` → fsync → rename.
+    pub(crate) async fn write(&self, text: &Text, pace: Pace) -> Result<(), Trouble> {
+        let new = self.draft(text).await?;
+        self.check(&new, pace).await?;
+        // A rename changes none of it.
+        let stamp = Stamp::of(&new);
+        self.blocking(move |path| replace(&new, path)).await?;
+        self.leave(stamp);
+        Ok(())
+    }
+
+    /// Whether such a file would do; leaves the one that is there alone.
+    ///
+    /// # Errors
+    /// It wouldn't, or can't be written.
+    pub(crate) async fn try_out(&self, text: &Text) -> Result<(), Trouble> {
+        let new = self.draft(text).await?;
+        let result = self.check(&new, Pace::Awaited).await;
+        self.blocking(move |_| fs::remove_file(new)).await?;
+        result
+    }
+
+    /// The new file beside the old one.
+    async fn draft(&self, text: &Text) -> Result<PathBuf, Trouble> {
+        let mut name = self.path.clone().into_os_string();
+        name.push(".new");
+        let new = PathBuf::from(name);
+        let (draft, text) = (new.clone(), text.clone());
+        let write = move |path: &Path| {
+            // Half a draft would only take what room there is.
+            put(&draft, path, &text).inspect_err(|_| drop(fs::remove_file(&draft)))
+        };
+        self.blocking(write).await?;
+        Ok(new)
+    }
+
+    /// `haproxy -c`.
+    async fn check(&self, file: &Path, pace: Pace) -> Result<(), Trouble> {
+        let check = async {
+            let check = command(&self.binary)
+                .arg("-c")
+                .arg("-f")
+                .arg(file)
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()?;
+            let pid = check
+                .id()
+                .and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+            if let (Pace::Beside, Some(pid)) = (pace, pid) {
+                // If it can't be, it is only less polite.
+                let _ = setpriority_process(Some(pid), LAST_IN_LINE);
+            }
+            check.wait_with_output().await
+        };
+        let binary = self.binary.display();
+        let late =
+            |_| Trouble::Invalid(format!("{binary} -c takes more than {} s", CHECK.as_secs()));
+        let output = timeout(CHECK, check).await.map_err(late)?;
+        let output = output.map_err(|e| Trouble::Invalid(format!("can't run {binary}: {e}")))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        // Which line is wrong; that one is, it says twice more.
+        let faults = said
+            .lines()
+            .filter(|line| !line.contains("rrors found") && !line.contains("rror(s) found"));
+        let alerts = alerts(faults);
+        let why = if alerts.is_empty() { &*said } else { &alerts };
+        Err(Trouble::Invalid(why.trim_end().replace('\n', "; ")))
+    }
+
+    /// Files are written off the loop: an fsync can take a second.
+    async fn blocking<F>(&self, work: F) -> Result<(), Trouble>
+    where
+        F: FnOnce(&Path) -> io::Result<()> + Send + 'static,
+    {
+        let path = self.path.clone();
+        let work = move || {
+            work(&path).map_err(|e| {
+                let why = format!("can't write {}: {e}", path.display());
+                match e.kind() {
+                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Trouble::Full(why),
+                    _ => Trouble::File(why),
+                }
+            })
+        };
+        let result = tokio::task::spawn_blocking(work).await;
+        result.map_err(|e| Trouble::File(e.to_string()))?
+    }
+}
+
+/// With the old file's permissions; and a copy of the old one if it isn't ours, for somebody wrote it.
+fn put(new: &Path, path: &Path, text: &Text) -> io::Result<()> {
+    let mut out = BufWriter::new(File::create(new)?);
+    for piece in text.pieces() {
+        out.write_all(piece.as_bytes())?;
+    }
+    let out = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+    let Ok(mut old) = File::open(path) else {
+        return Ok(());
+    };
+    out.set_permissions(old.metadata()?.permissions())?;
+    let mut first_line = Vec::new();
+    Read::by_ref(&mut old)
+        .take(OURS.len() as u64)
+        .read_to_end(&mut first_line)?;
+    if first_line != OURS.as_bytes() {
+        let mut copy = path.as_os_str().to_owned();
+        copy.push(".before-sidekick");
+        if !Path::new(&copy).exists() {
+            fs::copy(path, &copy)?;
+            warn!(
+                "{} isn't ours; kept a copy as {}",
+                path.display(),
+                Path::new(&copy).display()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn replace(new: &Path, path: &Path) -> io::Result<()> {
+    File::open(new)?.sync_all()?;
+    fs::rename(new, path)?;
+    // The rename itself has to outlast a power cut too.
+    let directory = path.parent().filter(|d| !d.as_os_str().is_empty());
+    File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()
+}

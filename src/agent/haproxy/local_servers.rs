@@ -1,0 +1,29 @@
+//! What the HAProxy on this machine says of its servers, for a command that isn't the agent.
+
+use crate::agent::haproxy::api::Trouble;
+use crate::agent::haproxy::master_socket::Master;
+use crate::agent::haproxy::runtime::{Running, parse_state};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// A command that a person typed waits no longer than this for each socket.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// The servers of the first of these master sockets that answers. `None`: this isn't an agent's machine, or the
+/// sockets are not this user's to ask.
+pub async fn haproxy_on_this_machine(sockets: &[PathBuf]) -> Option<Running> {
+    for socket in sockets {
+        if let Ok(Ok(running)) = timeout(ANSWER, ask(socket)).await {
+            return Some(running);
+        }
+    }
+    None
+}
+
+async fn ask(socket: &Path) -> Result<Running, Trouble> {
+    let master = Master::new(socket.to_owned());
+    let worker = master.processes().await?.worker;
+    let state = master.ask_worker(worker, "show servers state").await?;
+    Ok(parse_state(&state)?)
+}

@@ -1,0 +1,281 @@
+//! Speaks to HAProxy's master socket. Decides nothing.
+
+use crate::agent::haproxy::api::{Reload, Trouble};
+use crate::agent::haproxy::process_list::Processes;
+use crate::agent::haproxy::render::MARK;
+use std::cell::RefCell;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep, timeout};
+
+/// One question and its answer. A worker with ten thousand servers lists them in some 20 ms.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// While the master starts anew, the kernel takes connections that nobody will answer.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
+
+/// A reload: reading the file, and up to two seconds of trying to bind.
+pub(crate) const RELOAD: Duration = Duration::from_secs(15);
+
+/// A master that got its signal makes its socket anew well within this.
+pub(crate) const ANEW: Duration = Duration::from_secs(2);
+
+/// Between two looks while a reload goes on.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The longest answer that is read: 32,768 servers are some 5 MB.
+const LONGEST_ANSWER: u64 = 32 << 20;
+
+/// What most answers fit in.
+const USUAL_ANSWER: usize = 16 << 10;
+
+/// The longest line that is sent. HAProxy's buffers hold 16 kB unless told otherwise.
+const LONGEST_LINE: usize = 8 << 10;
+
+/// How an answer ends once `prompt` was asked for: the master says `master[ReloadFailed]> ` after a reload that
+/// failed, a socket that isn't a master's `> `.
+const PROMPTS: [&str; 3] = ["master> ", "master[ReloadFailed]> ", "\n> "];
+
+/// What the master answers in the place of a worker that it can't reach.
+const NO_SUCH_WORKER: &str = "Can't find the target";
+
+/// The master's socket.
+#[derive(Debug)]
+pub(crate) struct Master {
+    socket: PathBuf,
+    /// One connection for all that a pass asks. `None`: the next question opens one.
+    line: RefCell<Option<UnixStream>>,
+}
+
+impl Master {
+    pub(crate) const fn new(socket: PathBuf) -> Self {
+        Self {
+            socket,
+            line: RefCell::new(None),
+        }
+    }
+
+    /// Closes the connection that questions share, so that it needn't outlast a reload.
+    pub(crate) fn hang_up(&self) {
+        self.line.replace(None);
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// `show proc`.
+    pub(crate) async fn processes(&self) -> Result<Processes, Trouble> {
+        let text = self.ask("show proc", 1).await?;
+        Processes::parse(&text).ok_or_else(|| Trouble::Down("it has no worker".to_owned()))
+    }
+
+    /// One command to one worker. A worker that is gone is an error, never another worker. So is one that
+    /// still starts: from HAProxy 3.1 on `show proc` lists it before it has read its file.
+    pub(crate) async fn ask_worker(&self, pid: u32, command: &str) -> Result<String, Trouble> {
+        let answer = self.ask(&format!("@!{pid} {command}"), 1).await?;
+        if answer.starts_with(NO_SUCH_WORKER) {
+            return Err(Trouble::Down(format!("its worker {pid} doesn't answer")));
+        }
+        Ok(answer)
+    }
+
+    /// Whether there is a worker that answers.
+    pub(crate) async fn is_ready(&self) -> bool {
+        let Ok(processes) = self.processes().await else {
+            return false;
+        };
+        let question = format!("show env {MARK}");
+        self.ask_worker(processes.worker, &question).await.is_ok()
+    }
+
+    /// A worker's connections, behind the mark of what it was started from.
+    pub(crate) async fn sessions(&self, pid: u32) -> Result<String, Trouble> {
+        let line = format!("@!{pid} show env {MARK}; @!{pid} show sess");
+        self.ask(&line, 2).await
+    }
+
+    /// Many commands to one worker, in order. Returns the first complaint, if there is one.
+    pub(crate) async fn tell_worker(
+        &self,
+        pid: u32,
+        commands: impl Iterator<Item = String>,
+    ) -> Result<String, Trouble> {
+        let (mut line, mut count, mut complaint) = (String::new(), 0, String::new());
+        for command in commands {
+            if line.len() + command.len() > LONGEST_LINE {
+                keep_first(&mut complaint, &self.ask(&line, count).await?);
+                (line, count) = (String::new(), 0);
+            }
+            // Several in one line are done one after another; each needs its worker named.
+            let separator = if line.is_empty() { "" } else { "; " };
+            line = format!("{line}{separator}@!{pid} {command}");
+            count += 1;
+        }
+        if count > 0 {
+            keep_first(&mut complaint, &self.ask(&line, count).await?);
+        }
+        Ok(complaint)
+    }
+
+    /// Waits until it answers, after its socket was lost. Not for long: a signal that comes while it
+    /// starts anew may be lost on it (1 of 12 runs on a busy machine), and is sent again.
+    pub(crate) async fn appears(&self) -> Result<Reload, Trouble> {
+        let end = Instant::now() + ANEW;
+        while Instant::now() < end {
+            self.hang_up();
+            if self.is_ready().await {
+                return Ok(Reload::Done);
+            }
+            sleep(LOOK).await;
+        }
+        Err(Trouble::Down("it doesn't make its socket anew".to_owned()))
+    }
+
+    /// Makes the master read its file again, and waits for what comes of it.
+    pub(crate) async fn reload(&self) -> Result<Reload, Trouble> {
+        let before = self.processes().await?;
+        // 2.7 and later answer when it is over, with a verdict and what was said meanwhile; 2.6
+        // hangs up at once, and the master starts anew under the same process id.
+        self.hang_up();
+        let answer = self.ask_alone("reload", RELOAD).await.unwrap_or_default();
+        if let Some((_, log)) = answer.split_once("Success=0") {
+            return Ok(Reload::Failed(alerts(log.lines())));
+        }
+        let end = Instant::now() + RELOAD;
+        while Instant::now() < end {
+            let text = self
+                .ask_alone("show proc", SIGN_OF_LIFE)
+                .await
+                .unwrap_or_default();
+            if let Some(now) = Processes::parse(&text)
+                && (now.reloads, now.master) != (before.reloads, before.master)
+            {
+                if now.worker != before.worker {
+                    return Ok(Reload::Done);
+                }
+                if now.failed > 0 {
+                    return Ok(Reload::Failed(String::new()));
+                }
+            }
+            sleep(LOOK).await;
+        }
+        Err(Trouble::Down(format!(
+            "the reload didn't come to an end within {} s",
+            RELOAD.as_secs()
+        )))
+    }
+
+    /// A line of so many commands on the connection that questions share, and what is answered. A worker that is
+    /// gone makes the master hang up after it has said so.
+    async fn ask(&self, line: &str, commands: usize) -> Result<String, Trouble> {
+        let kept = self.line.take();
+        let talk = async {
+            if let Some(stream) = kept {
+                match converse(stream, line, commands).await {
+                    // It broke since it was last used.
+                    Err(e) if e.kind() == ErrorKind::BrokenPipe => {}
+                    result => return result,
+                }
+            }
+            let stream = UnixStream::connect(&self.socket).await?;
+            converse(stream, &format!("prompt\n{line}"), commands + 1).await
+        };
+        let (answer, stream) = self.within(ANSWER, talk).await?;
+        self.line.replace(stream);
+        Ok(answer)
+    }
+
+    /// A line on a connection of its own, which ends with it.
+    async fn ask_alone(&self, line: &str, deadline: Duration) -> Result<String, Trouble> {
+        let talk = async {
+            let mut stream = UnixStream::connect(&self.socket).await?;
+            stream.write_all(format!("{line}\n").as_bytes()).await?;
+            // 2.6 keeps the connection open until we close our half.
+            stream.shutdown().await?;
+            let mut answer = Vec::new();
+            stream.take(LONGEST_ANSWER).read_to_end(&mut answer).await?;
+            Ok(String::from_utf8_lossy(&answer).into_owned())
+        };
+        self.within(deadline, talk).await
+    }
+
+    async fn within<T>(
+        &self,
+        deadline: Duration,
+        talk: impl Future<Output = io::Result<T>>,
+    ) -> Result<T, Trouble> {
+        let socket = self.socket.display();
+        let silent = |_| Trouble::Down(format!("{socket} doesn't answer"));
+        let down = |why| Trouble::Down(format!("{socket}: {why}"));
+        timeout(deadline, talk).await.map_err(silent)?.map_err(down)
+    }
+}
+
+/// Sends a line, and reads until so many prompts came; returns what was between them, and the connection unless
+/// the other side closed it.
+///
+/// # Errors
+/// `BrokenPipe`: it was closed before anything was answered.
+async fn converse(
+    mut stream: UnixStream,
+    line: &str,
+    prompts: usize,
+) -> io::Result<(String, Option<UnixStream>)> {
+    let broken = |_| io::Error::from(ErrorKind::BrokenPipe);
+    let line = format!("{line}\n");
+    stream.write_all(line.as_bytes()).await.map_err(broken)?;
+    let mut answer = Vec::with_capacity(USUAL_ANSWER);
+    loop {
+        let room = LONGEST_ANSWER.saturating_sub(answer.len() as u64);
+        match (&mut stream).take(room).read_buf(&mut answer).await {
+            Ok(0) | Err(_) if answer.is_empty() => return Err(ErrorKind::BrokenPipe.into()),
+            Ok(0) => return Ok((without_prompts(&answer).0, None)),
+            Ok(_) if !answer.ends_with(b"> ") => {}
+            Ok(_) => {
+                let (text, found) = without_prompts(&answer);
+                if found >= prompts {
+                    return Ok((text, Some(stream)));
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The answers behind one another, and how many prompts there were.
+fn without_prompts(answer: &[u8]) -> (String, usize) {
+    let mut text = String::from_utf8_lossy(answer).into_owned();
+    let mut found = 0;
+    for prompt in PROMPTS {
+        let before = text.len();
+        text = text.replace(prompt, "");
+        found += (before - text.len()) / prompt.len();
+    }
+    (text, found)
+}
+
+/// What HAProxy says when all went well; anything else is worth a word in the log.
+fn keep_first(complaint: &mut String, answer: &str) {
+    let usual = |line: &str| {
+        line.is_empty()
+            || ["New server registered.", "Server deleted."].contains(&line)
+            || line.contains("changed from")
+            || line.contains("Done.")
+    };
+    if complaint.is_empty()
+        && let Some(line) = answer.lines().map(str::trim).find(|line| !usual(line))
+    {
+        *complaint = format!(" (HAProxy: {line})");
+    }
+}
+
+/// The lines that say what went wrong, without their tags.
+pub(crate) fn alerts<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    let alerts = lines.filter(|line| line.contains("[ALERT]"));
+    let words = alerts.map(|line| line.split_once(" : ").map_or(line, |(_, rest)| rest));
+    words.collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,204 @@
+//! The HAProxy that we start and stop ourselves.
+
+use crate::agent::haproxy::api::Trouble;
+use crate::agent::haproxy::master_socket::alerts;
+use crate::clock::now;
+use crate::log_throttle::Repeats;
+use crate::shutdown::is_in_mask;
+use rustix::process::Signal;
+use std::collections::VecDeque;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{ChildStderr, Command};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+/// After SIGTERM the master ends its workers, connections and all, and then itself.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// So many lines of what it said are kept, to find out whose fault a failed start was.
+const REMEMBERED: usize = 200;
+
+/// A master in the foreground.
+#[derive(Debug)]
+pub(crate) struct Child {
+    process: tokio::process::Child,
+    said: Arc<Mutex<VecDeque<String>>>,
+}
+
+impl Child {
+    /// Starts it on `file`, with its master socket at `socket`. What it says is told as `alerts` has it.
+    pub(crate) fn start(
+        binary: &Path,
+        file: &Path,
+        socket: &Path,
+        alerts: Arc<Mutex<Repeats>>,
+    ) -> Result<Self, Trouble> {
+        let mut process = command(binary)
+            .arg("-W")
+            // Whatever the base file says of `daemon`: it must not slip away.
+            .arg("-db")
+            .arg("-S")
+            .arg(format!("{},mode,600", socket.display()))
+            .arg("-f")
+            .arg(file)
+            .stdin(Stdio::null())
+            // Where `log stdout` of a base file goes: past us, to whoever reads our own output.
+            .stdout(Stdio::inherit())
+            .stderr(Stdio::piped())
+            // A Ctrl-C at the terminal is for us; what it means for HAProxy is ours to say.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|e| Trouble::Down(format!("can't start {}: {e}", binary.display())))?;
+        let said = Arc::new(Mutex::new(VecDeque::new()));
+        if let Some(stderr) = process.stderr.take() {
+            // Ends when HAProxy does.
+            tokio::spawn(listen(stderr, said.clone(), alerts));
+        }
+        Ok(Self { process, said })
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().ok().flatten()
+    }
+
+    /// Returns when it has ended, and how. Cancel-safe.
+    pub(crate) async fn wait(&mut self) -> String {
+        match self.process.wait().await {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// What it complained about since this was last asked.
+    pub(crate) fn complaints(&self) -> String {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: Vec<_> = said.drain(..).collect();
+        alerts(all.iter().map(String::as_str))
+    }
+
+    /// SIGUSR2: it reads its file again, and makes its socket anew. One that is only starting isn't
+    /// told: it would die of the signal.
+    pub(crate) fn reload(&self) {
+        if let Some(pid) = self.process.id().filter(|pid| catches(*pid, Signal::USR2)) {
+            signal(pid, Signal::USR2);
+        }
+    }
+
+    /// Ends it and its workers. Returns whether it did so by itself.
+    pub(crate) async fn stop(mut self) -> bool {
+        if let Some(pid) = self.process.id() {
+            terminate(pid);
+        }
+        let ended = timeout(FAREWELL, self.process.wait()).await.is_ok();
+        if !ended {
+            let _ = self.process.kill().await;
+        }
+        ended
+    }
+}
+
+/// HAProxy, with an environment that is its own business: not systemd's socket, and not etcd's
+/// password, which `show env` would tell.
+pub(crate) fn command(binary: &Path) -> Command {
+    let mut command = Command::new(binary);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("ETCDCTL_")
+            || ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].contains(&&*text)
+        {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// SIGTERM.
+pub(crate) fn terminate(pid: u32) {
+    signal(pid, Signal::TERM);
+}
+
+fn signal(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid {
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+/// Whether the process has a handler for it.
+fn catches(pid: u32, signal: Signal) -> bool {
+    is_in_mask(pid, "SigCgt:", signal)
+}
+
+async fn listen(
+    stderr: ChildStderr,
+    said: Arc<Mutex<VecDeque<String>>>,
+    alerts: Arc<Mutex<Repeats>>,
+) {
+    let mut lines = BufReader::new(stderr).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        debug!("haproxy: {line}");
+        if line.contains("[ALERT]") {
+            let mut alerts = alerts.lock().unwrap_or_else(PoisonError::into_inner);
+            match alerts.happened(&kind(&line), now()) {
+                Some(1) => warn!("haproxy: {line}"),
+                Some(times) => warn!("haproxy: {line} ({times} times)"),
+                None => {}
+            }
+            if let Some(more) = alerts.flood(now()) {
+                warn!("haproxy: {more} alerts more");
+            }
+        }
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.len() == REMEMBERED {
+            said.pop_front();
+        }
+        said.push_back(line);
+    }
+}
+
+/// What two lines have in common that say the same of different processes: `[ALERT]    (17) : Current
+/// worker (18) exited with code 137 (Killed)`.
+fn kind(line: &str) -> String {
+    let parts = line.split('(');
+    let parts = parts.map(|part| part.trim_start_matches(|c: char| c.is_ascii_digit()));
+    parts.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handler_is_seen() {
+        let mut other = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let caught = catches(other.id(), Signal::USR2);
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(!caught, "sleep has no handlers");
+        assert!(catches(std::process::id(), Signal::SEGV), "Rust has one");
+        assert!(!catches(std::process::id(), Signal::USR2));
+    }
+
+    #[test]
+    fn a_process_id_makes_no_other_alert() {
+        let of = |master, worker| {
+            format!(
+                "[ALERT]    ({master}) : Current worker ({worker}) exited with code 137 (Killed)"
+            )
+        };
+        assert_eq!(kind(&of(17, 18)), kind(&of(17, 2345)));
+        let of = |name| format!("[ALERT]    (9) : proxy '{name}' has no server available!");
+        assert_ne!(kind(&of("redis1")), kind(&of("redis2")));
+    }
+}

@@ -1,0 +1,193 @@
+//! Who gets which address to listen on, and so what HAProxy is to be. Pure.
+
+use crate::agent::model::backends::{Served, Servers};
+use crate::agent::model::bind::Bind;
+use itertools::{EitherOrBoth, Itertools};
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+/// What the statistics page is called. No service can have the name: see `render::proxy_name`.
+pub const STATS: &str = "sidekick:stats";
+
+/// One service as HAProxy has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Front {
+    /// Where clients dial.
+    pub bind: Bind,
+    /// Behind it.
+    pub servers: Arc<Servers>,
+}
+
+/// Everything that HAProxy is to be, but for what never changes while the agent runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Model {
+    /// Where the statistics page is.
+    pub stats: Option<Bind>,
+    /// By service.
+    pub fronts: BTreeMap<String, Front>,
+}
+
+/// A front that can't be, and why.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Refusal {
+    /// The service, or [`STATS`].
+    pub service: String,
+    /// In words.
+    pub why: String,
+}
+
+/// What the operator said, and what experience has taught.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// `--bind`: those are there whether or not the service has an instance, and come before others.
+    pub binds: BTreeMap<String, Bind>,
+    /// `--stats`.
+    pub stats: Option<Bind>,
+    /// Names of sections in the operator's own base file.
+    pub reserved: BTreeSet<String>,
+    /// Where those listen. HAProxy would bind one port twice, and clients would get one or the other.
+    pub occupied: Vec<Bind>,
+}
+
+/// Lays the services out. `barred` are fronts that HAProxy couldn't bind lately; `bound` are those that
+/// it has.
+///
+/// Of several that want one address the first of these has it: who was told so by `--bind`; who has
+/// servers that aren't leaving; who is bound there; whose oldest key is older; whose name is smaller. So a newcomer evicts
+/// nobody who serves, and an empty service keeps nothing from another. A service that was told nothing
+/// doesn't get a port that an instance on this machine has, or lately had.
+#[must_use]
+pub fn lay_out(
+    rules: &Rules,
+    services: &BTreeMap<String, Served>,
+    barred: &BTreeMap<(String, Bind), String>,
+    bound: &BTreeMap<String, Bind>,
+) -> (Model, Vec<Refusal>) {
+    let ports_here = services.iter().flat_map(|(service, it)| {
+        let ports = it.ports_here.iter();
+        ports.map(move |port| (*port, service.as_str()))
+    });
+    let mut layout = Layout {
+        rules,
+        barred,
+        ports_here: ports_here.collect(),
+        taken: BTreeMap::new(),
+        refusals: Vec::new(),
+    };
+    let stats = rules.stats.filter(|bind| layout.take(STATS, *bind));
+    let mut fronts = BTreeMap::new();
+    for (service, bind) in &rules.binds {
+        if layout.take(service, *bind) {
+            let servers = services.get(service).map(|it| it.servers.clone());
+            let servers = servers.unwrap_or_default();
+            let bind = *bind;
+            fronts.insert(service.clone(), Front { bind, servers });
+        }
+    }
+    let unasked = services.iter().filter_map(|(service, it)| {
+        let bind = Bind::Everywhere(NonZeroU16::new(it.port)?);
+        let is_bound = bound.get(service) == Some(&bind);
+        let rank = (!it.serves(), !is_bound, it.oldest, service);
+        (!rules.binds.contains_key(service)).then_some((rank, bind, &it.servers))
+    });
+    let mut unasked: Vec<_> = unasked.collect();
+    unasked.sort_unstable_by_key(|(rank, ..)| *rank);
+    for ((_, is_new, _, service), bind, servers) in unasked {
+        if layout.take_unasked(service, bind, is_new) {
+            let servers = servers.clone();
+            fronts.insert(service.clone(), Front { bind, servers });
+        }
+    }
+    (Model { stats, fronts }, layout.refusals)
+}
+
+struct Layout<'a> {
+    rules: &'a Rules,
+    barred: &'a BTreeMap<(String, Bind), String>,
+    /// Ports of instances on this machine, and of which service.
+    ports_here: BTreeMap<u16, &'a str>,
+    /// By port; the few on one port are looked at one by one.
+    taken: BTreeMap<u16, Vec<(Bind, String)>>,
+    refusals: Vec<Refusal>,
+}
+
+impl Layout<'_> {
+    /// `is_new`: HAProxy doesn't listen there yet.
+    fn take_unasked(&mut self, service: &str, bind: Bind, is_new: bool) -> bool {
+        let here = self.ports_here.get(&bind.port()).filter(|_| is_new);
+        let Some(owner) = here else {
+            return self.take(service, bind);
+        };
+        let why = format!(
+            "{bind} is the port of an instance on this machine ({owner}), which couldn't start again if \
+             HAProxy had it; say where to listen: --bind {service}=ADDRESS:PORT"
+        );
+        self.refuse(service, why)
+    }
+
+    fn take(&mut self, service: &str, bind: Bind) -> bool {
+        let on_port = self.taken.entry(bind.port()).or_default();
+        let holder = on_port.iter().find(|(other, _)| bind.overlaps(*other));
+        let why = if let Some((_, holder)) = holder {
+            format!("{bind} is taken by {holder}")
+        } else if self.rules.occupied.iter().any(|it| bind.overlaps(*it)) {
+            format!("{bind} is taken by the base file")
+        } else if self.rules.reserved.contains(service) {
+            "the base file has a section of that name".to_owned()
+        } else if let Some(why) = self.barred.get(&(service.to_owned(), bind)) {
+            format!("{bind}: {why}")
+        } else {
+            on_port.push((bind, service.to_owned()));
+            return true;
+        };
+        self.refuse(service, why)
+    }
+
+    fn refuse(&mut self, service: &str, why: String) -> bool {
+        self.refusals.push(Refusal {
+            service: service.to_owned(),
+            why,
+        });
+        false
+    }
+}
+
+impl Model {
+    /// All that listens.
+    pub fn binds(&self) -> impl Iterator<Item = (&str, Bind)> {
+        let stats = self.stats.map(|bind| (STATS, bind));
+        stats.into_iter().chain(
+            self.fronts
+                .iter()
+                .map(|(name, front)| (name.as_str(), front.bind)),
+        )
+    }
+
+    /// Takes over the servers of the services that it was laid out for. A service that isn't among them
+    /// has none.
+    pub fn follow(&mut self, services: &BTreeMap<String, Served>) {
+        let both = self
+            .fronts
+            .iter_mut()
+            .merge_join_by(services, |(a, _), (b, _)| (*a).cmp(*b));
+        for pair in both {
+            match pair {
+                EitherOrBoth::Both((_, front), (_, it)) => front.servers = it.servers.clone(),
+                EitherOrBoth::Left((_, front)) if !front.servers.is_empty() => {
+                    front.servers = Arc::default()
+                }
+                EitherOrBoth::Left(_) | EitherOrBoth::Right(_) => {}
+            }
+        }
+    }
+
+    /// How many instances there are.
+    #[must_use]
+    pub fn servers(&self) -> usize {
+        self.fronts.values().map(|front| front.servers.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,312 @@
+//! Finds the addresses of host names. HAProxy would look a name up once, or never. A name that stops
+//! resolving keeps its last address. Which name is looked up when: `lookups.rs`.
+
+use super::machine;
+use crate::agent::model::allow::Allow;
+use crate::agent::model::host_addresses::Addresses;
+mod lookups;
+
+use crate::clock::now;
+use crate::log_throttle::LogThrottle;
+use crate::systemd::Pulse;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use lookups::Lookups;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, ToSocketAddrs};
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+/// A silent resolver is given so long by a command that asks once; the agent itself waits.
+const ONCE: Duration = Duration::from_secs(5);
+
+/// How often it is looked which addresses this machine has.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Addresses of names that nobody wants any more are kept, for they may come back while the resolver is
+/// down; of more than so many, none.
+const UNWANTED: usize = 1024;
+
+/// Names that don't resolve, or lately didn't, as far as the log is concerned.
+type Failing = BTreeMap<String, LogThrottle>;
+
+/// What the resolver said: addresses, or why there are none.
+type Answer = Result<Vec<IpAddr>, String>;
+
+/// Keeps `found` up to date for `wanted`, and for the addresses of this machine, for ever. Of a name's
+/// addresses it takes none that `allow` refuses.
+pub(crate) async fn resolve(
+    mut wanted: watch::Receiver<BTreeSet<String>>,
+    found: watch::Sender<Addresses>,
+    allow: Allow,
+    pulse: Pulse,
+) {
+    let mut names = Names::new(found, allow);
+    let mut running = FuturesUnordered::new();
+    let mut look = Instant::now();
+    loop {
+        pulse.beat();
+        if Instant::now() >= look {
+            names.found.send_if_modified(machine::update);
+            look = Instant::now() + LOOK;
+        }
+        if wanted.has_changed().unwrap_or_default() {
+            let wanted = wanted.borrow_and_update().clone();
+            names.want(&wanted);
+        }
+        while let Some(name) = names.lookups.next(now()) {
+            running.push(look_up(name));
+        }
+        let time = now();
+        let next = names.lookups.next_change(time).unwrap_or(time + LOOK);
+        let pause = next.saturating_sub(time).min(LOOK);
+        // Cancel-safe: a watch channel keeps its mark, a sleep has no effect, and a look-up that isn't
+        // awaited any more goes on. A sender that is gone is noticed by whoever owns its task.
+        tokio::select! {
+            Ok(()) = wanted.changed() => wanted.mark_changed(),
+            Some((name, answer)) = running.next() => names.ended(&name, answer),
+            () = sleep(pause) => {}
+        }
+    }
+}
+
+/// Each once, all of them in 5 s at most; added to what is `known`.
+pub(crate) async fn once(wanted: BTreeSet<String>, known: Addresses, allow: &Allow) -> Addresses {
+    let mut names = Names::new(watch::Sender::new(known), allow.clone());
+    names.want(&wanted);
+    let mut running = FuturesUnordered::new();
+    let all = async {
+        loop {
+            while let Some(name) = names.lookups.next(now()) {
+                running.push(look_up(name));
+            }
+            match timeout(ONCE / 20, running.next()).await {
+                Ok(Some((name, answer))) => names.ended(&name, answer),
+                Ok(None) => break,
+                Err(_) => {}
+            }
+        }
+    };
+    let _ = timeout(ONCE, all).await;
+    names.found.borrow().clone()
+}
+
+/// What is looked up, and what came of it.
+struct Names {
+    found: watch::Sender<Addresses>,
+    allow: Allow,
+    lookups: Lookups,
+    failing: Failing,
+}
+
+impl Names {
+    fn new(found: watch::Sender<Addresses>, allow: Allow) -> Self {
+        Self {
+            found,
+            allow,
+            lookups: Lookups::default(),
+            failing: Failing::new(),
+        }
+    }
+
+    fn want(&mut self, names: &BTreeSet<String>) {
+        let known = self.found.borrow().clone();
+        let has_address = |name: &str| known.get(name).is_some();
+        self.lookups.want(names, has_address, now());
+        self.failing.retain(|name, _| names.contains(name));
+        forget(names, &self.found);
+    }
+
+    fn ended(&mut self, name: &str, answer: Answer) {
+        let before = self.found.borrow().get(name);
+        let own = self.found.borrow().own().clone();
+        let chosen = answer.and_then(|all| {
+            let usable = Usable {
+                name,
+                allow: &self.allow,
+                own: &own,
+                before,
+            };
+            usable.choose(&all).ok_or_else(|| {
+                let why = all.iter().find_map(|ip| self.allow.refuses(*ip));
+                why.unwrap_or_else(|| "it has no address".to_owned())
+            })
+        });
+        let answered = chosen.is_ok();
+        match chosen {
+            Ok(address) => {
+                let outage = self.failing.get_mut(name);
+                if outage.is_some_and(|outage| outage.recovered(now()).is_some()) {
+                    info!("{name} resolves again, to {address}");
+                }
+                if before != Some(address) {
+                    self.found
+                        .send_modify(|all| all.insert(name.to_owned(), address));
+                }
+            }
+            Err(why) => complain(name, &why, before, &mut self.failing),
+        }
+        let has_address = answered || before.is_some();
+        self.lookups.ended(name, answered, has_address, now());
+    }
+}
+
+/// Keeps what is known from growing with every name that ever was. Before anything is wanted it is what
+/// the file remembers.
+fn forget(wanted: &BTreeSet<String>, found: &watch::Sender<Addresses>) {
+    if !wanted.is_empty() && found.borrow().count() > wanted.len() + UNWANTED {
+        found.send_modify(|all| all.retain(|name| wanted.contains(name)));
+    }
+}
+
+/// In a thread of its own: one of tokio's could neither be counted nor left behind when the agent ends.
+async fn look_up(name: String) -> (String, Answer) {
+    let (tell, told) = oneshot::channel();
+    let asked = name.clone();
+    let thread = std::thread::Builder::new().spawn(move || {
+        let all = (asked.as_str(), 0).to_socket_addrs();
+        let all = all.map(|all| all.map(|it| it.ip().to_canonical()).collect());
+        let _ = tell.send(all.map_err(|error| error.to_string()));
+    });
+    let answer = match thread {
+        Ok(_) => told
+            .await
+            .unwrap_or_else(|_| Err("its thread ended".to_owned())),
+        Err(error) => Err(error.to_string()),
+    };
+    (name, answer)
+}
+
+fn complain(name: &str, why: &str, before: Option<IpAddr>, failing: &mut Failing) {
+    let outage = failing.entry(name.to_owned()).or_default();
+    // Once while it lasts: there may be thousands of names.
+    if outage.since().is_none() && outage.failed(now()).is_some() {
+        match before {
+            Some(address) => {
+                warn!("{name} doesn't resolve any more, staying with {address}: {why}")
+            }
+            None => warn!("{name} doesn't resolve, its instances wait: {why}"),
+        }
+    }
+}
+
+/// A name, and what decides on its addresses.
+struct Usable<'a> {
+    name: &'a str,
+    allow: &'a Allow,
+    own: &'a BTreeSet<IpAddr>,
+    before: Option<IpAddr>,
+}
+
+impl Usable<'_> {
+    /// The same as before while it is among them, so that a round-robin answer moves no client; else
+    /// IPv4 first, which every Docker host has. The name of this very machine is 127.0.1.1 in Debian's
+    /// /etc/hosts: then it is an address by which other machines reach this one.
+    fn choose(&self, addresses: &[IpAddr]) -> Option<IpAddr> {
+        let is_own = || addresses.iter().any(IpAddr::is_loopback) && is_this_machine(self.name);
+        let among = self.among(addresses);
+        among.or_else(|| is_own().then(|| self.here()).flatten())
+    }
+
+    fn among(&self, addresses: &[IpAddr]) -> Option<IpAddr> {
+        let allowed = |ip: &&IpAddr| self.allow.refuses(**ip).is_none();
+        let usable = || addresses.iter().filter(allowed);
+        let same = usable().find(|ip| Some(**ip) == self.before);
+        let first = same.or_else(|| usable().find(|ip| ip.is_ipv4()));
+        first.or_else(|| usable().next()).copied()
+    }
+
+    fn here(&self) -> Option<IpAddr> {
+        let usual = machine::usual(self.own);
+        let allowed = |ip: &IpAddr| self.allow.refuses(*ip).is_none();
+        let before = self.before.filter(|ip| self.own.contains(ip));
+        let first = before.or(usual).filter(allowed);
+        first.or_else(|| self.among(&self.own.iter().copied().collect::<Vec<_>>()))
+    }
+}
+
+fn is_this_machine(name: &str) -> bool {
+    let own = hostname::get().ok().and_then(|own| own.into_string().ok());
+    own.is_some_and(|own| own.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ips(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn choose(name: &str, addresses: &[IpAddr], before: Option<IpAddr>) -> Option<IpAddr> {
+        let (allow, own) = (Allow::default(), ips(&["10.9.0.1", "fd00:9::1"]));
+        let (allow, own) = (&allow, &own.into_iter().collect());
+        Usable {
+            name,
+            allow,
+            own,
+            before,
+        }
+        .choose(addresses)
+    }
+
+    #[test]
+    fn the_address_stays_while_it_is_among_them() {
+        let both = ips(&["fd00::1", "10.0.0.1", "10.0.0.2"]);
+        assert_eq!(choose("db", &both, None), Some(both[1]));
+        assert_eq!(choose("db", &both, Some(both[2])), Some(both[2]));
+        assert_eq!(choose("db", &both[..1], Some(both[2])), Some(both[0]));
+    }
+
+    #[test]
+    fn a_name_on_loopback_or_link_local_has_no_address_but_this_machines_own_has() {
+        let nowhere = ips(&["127.0.0.1", "::1", "0.0.0.0", "169.254.169.254", "fe80::1"]);
+        assert_eq!(choose("evil.example.com", &nowhere, None), None);
+        let own = hostname::get().unwrap().into_string().unwrap();
+        assert_eq!(
+            choose(&own, &ips(&["127.0.1.1"]), None),
+            ips(&["10.9.0.1"]).first().copied()
+        );
+        let six = ips(&["fd00:9::1"])[0];
+        assert_eq!(choose(&own, &ips(&["127.0.1.1"]), Some(six)), Some(six));
+        assert_eq!(
+            choose(&own, &ips(&["127.0.1.1", "10.0.0.7"]), None),
+            ips(&["10.0.0.7"]).first().copied()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_name_that_stops_resolving_keeps_its_last_address() {
+        let last: Addresses = [("gone.invalid".to_owned(), "10.0.0.9".parse().unwrap())]
+            .into_iter()
+            .collect();
+        let mut names = Names::new(watch::Sender::new(last.clone()), Allow::default());
+        let (name, answer) = look_up("gone.invalid".to_owned()).await;
+        names.ended(&name, answer);
+        assert_eq!(
+            (names.found.borrow().clone(), names.failing.len()),
+            (last, 1)
+        );
+    }
+
+    /// Every name that ever was used to stay, on a cluster where each container has one of its own.
+    #[test]
+    fn names_that_nobody_wants_any_more_do_not_pile_up() {
+        let name = |n: usize| format!("host-{n}");
+        let found = watch::Sender::new(Addresses::default());
+        let mut most = 0;
+        for n in 0..10 * UNWANTED {
+            let wanted = BTreeSet::from([name(n), "steady".to_owned()]);
+            for name in &wanted {
+                let address = "10.0.0.9".parse().unwrap();
+                found.send_modify(|all| all.insert(name.clone(), address));
+            }
+            forget(&wanted, &found);
+            most = most.max(found.borrow().count());
+        }
+        assert_eq!(most, UNWANTED + 2);
+        assert!(found.borrow().get("steady").is_some());
+        assert!(found.borrow().get(&name(10 * UNWANTED - 2)).is_some());
+    }
+}

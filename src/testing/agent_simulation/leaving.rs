@@ -1,0 +1,107 @@
+//! Keys that blink, checks that turn, and how long an instance has that left etcd.
+
+use super::{KEEPING, Scene, Totals};
+use crate::agent::haproxy::render::proxy_name;
+use crate::clock::Moment;
+use crate::endpoint::Host;
+use crate::testing::fake_haproxy::now_or_never;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    /// All that the agent was told to be there, by HAProxy's names.
+    there: BTreeMap<String, (Host, u16)>,
+    /// Those whose keys are gone, where they were, and until when they must not be removed.
+    until: BTreeMap<String, (Host, u16, Moment)>,
+    /// Servers that a check has found down.
+    down: BTreeSet<String>,
+    /// A key that comes back then, as it was.
+    back: Option<(Moment, String, String)>,
+}
+
+impl Leaving {
+    /// Where that server is, if it has left and still has time.
+    pub(super) fn has_time(&self, target: &str, now: Moment) -> Option<(&Host, u16)> {
+        let (host, port, until) = self.until.get(target)?;
+        (*until > now && !self.down.contains(target)).then_some((host, *port))
+    }
+}
+
+impl Scene {
+    /// The agent looks at its table.
+    pub(super) fn observe(&mut self) {
+        self.agent.observe(self.now);
+        let services = self.agent.table.services();
+        let there = services.iter().flat_map(|(service, all)| {
+            let all = all.iter();
+            all.map(move |(name, it)| {
+                let target = format!("{service}/{}", proxy_name(name));
+                (target, (it.host.clone(), it.port.get()))
+            })
+        });
+        let there: BTreeMap<_, _> = there.collect();
+        let until = self.now + KEEPING.drain;
+        for (target, (host, port)) in std::mem::take(&mut self.leaving.there) {
+            if !there.contains_key(&target) {
+                self.leaving.until.insert(target, (host, port, until));
+            }
+        }
+        self.leaving
+            .until
+            .retain(|target, _| !there.contains_key(target));
+        self.leaving.there = there;
+    }
+
+    /// A key goes, which the agent is told, and comes back as it was.
+    pub(super) fn blink(&mut self) {
+        let keys: Vec<_> = self.etcd.stands.keys().cloned().collect();
+        if keys.is_empty() || self.leaving.back.is_some() {
+            return;
+        }
+        let key = keys[self.rng.usize(0..keys.len())].clone();
+        let value = self.etcd.stands[&key].0.clone();
+        self.change(key.clone(), None);
+        self.tell(usize::MAX);
+        let longest = [300, 3_000, 40_000][self.rng.usize(0..3)];
+        let pause = Duration::from_millis(self.rng.u64(1..longest));
+        self.leaving.back = Some((self.now + pause, key, value));
+    }
+
+    /// The key that went for a moment.
+    pub(super) fn come_back(&mut self, totals: &mut Totals) {
+        let now = self.now;
+        let Some((_, key, value)) = self.leaving.back.take_if(|(at, ..)| *at <= now) else {
+            return;
+        };
+        let before = self.agent.presence.leaving().count();
+        self.change(key, Some(value));
+        self.tell(usize::MAX);
+        totals.blinks += usize::from(self.agent.presence.leaving().count() < before);
+    }
+
+    /// HAProxy's check has found a server down, or up again.
+    pub(super) fn a_check_turns(&mut self) {
+        if let Some((target, true)) = self.world().check_turns() {
+            self.leaving.down.insert(target);
+        }
+        self.look_at_servers();
+    }
+
+    /// As `Agent::run` does; a look takes no time here.
+    pub(super) fn look_at_servers(&mut self) {
+        now_or_never(self.agent.look_at_servers(self.now));
+    }
+
+    /// No worker has a server, or connections to one, whose key is gone for long enough.
+    pub(super) fn none_stays(&mut self) -> Result<(), String> {
+        let there = self.leaving.there.clone();
+        let world = self.world();
+        let older = world.older.values().flatten().cloned();
+        let mut targets = world.targets().into_iter().chain(older);
+        match targets.find(|target| !there.contains_key(target)) {
+            Some(target) => Err(format!("{target} stays, and has no key")),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Fakes of the outside world, and simulations in seeded virtual time.
+
+mod agent_simulation;
+pub(crate) mod config_grammar;
+pub(crate) mod fake_haproxy;
+mod reconcile_simulation;

@@ -1,0 +1,433 @@
+//! A HAProxy that fails in every way that one can, seeded, in no time at all. Whatever happened, once
+//! it stops failing a few passes put everything right, and nobody was cut who needn't have been.
+
+use crate::agent::haproxy::api::{Proxy, Trouble};
+use crate::agent::haproxy::parse::parse;
+use crate::agent::haproxy::render::render;
+use crate::agent::haproxy::runtime::{Command, parse_state};
+use crate::agent::haproxy::shared_text::Text;
+use crate::agent::model::backends::Directory;
+use crate::agent::model::bind_backoff::TRY_AGAIN;
+use crate::agent::model::host_addresses::Addresses;
+use crate::agent::model::listeners::{Model, Rules, lay_out};
+use crate::agent::model::membership::Wanted;
+use crate::agent::reconcile::{Applier, LONGEST_RELOAD_PAUSE, RELOAD_PAUSE, Report, reload_pause};
+use crate::catalog::Instance;
+use crate::clock::Moment;
+use crate::endpoint::Endpoint;
+use crate::testing::config_grammar::frame;
+use crate::testing::fake_haproxy::{Fake, World, diff_all, now_or_never};
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+struct Scene {
+    applier: Applier<Fake>,
+    wanted: BTreeMap<String, Wanted>,
+    addresses: Addresses,
+    directory: Directory,
+    now: Moment,
+}
+
+impl Scene {
+    fn new(seed: u64) -> Self {
+        let world = World {
+            rng: fastrand::Rng::with_seed(seed),
+            ..World::default()
+        };
+        let applier = Applier::new(Fake(world.into()), frame(), Rules::default(), None);
+        Self {
+            applier,
+            wanted: BTreeMap::new(),
+            addresses: [("db".to_owned(), [10, 0, 1, 0].into())]
+                .into_iter()
+                .collect(),
+            directory: Directory::default(),
+            now: Moment::from_secs(1000),
+        }
+    }
+
+    fn world(&mut self) -> &mut World {
+        self.applier.proxy.0.get_mut()
+    }
+
+    fn put(&mut self, service: &str, port: u16, instance: &str, status: &str) {
+        self.put_at("10.0.0.1", service, port, instance, status);
+    }
+
+    fn put_at(&mut self, host: &str, service: &str, port: u16, instance: &str, status: &str) {
+        let value = format!(r#"{{"host":"{host}","port":{port},"status":"{status}"}}"#);
+        let endpoint = Endpoint::decode(value.as_bytes()).unwrap();
+        let wanted = self.wanted.entry(service.to_owned());
+        let wanted = wanted.or_insert_with(|| Wanted {
+            port,
+            instances: Arc::default(),
+        });
+        let instances = Arc::make_mut(&mut wanted.instances);
+        instances.insert(instance.to_owned(), Instance::new(endpoint, 1));
+    }
+
+    fn remove(&mut self, service: &str, instance: &str) {
+        if let Some(wanted) = self.wanted.get_mut(service) {
+            Arc::make_mut(&mut wanted.instances).remove(instance);
+        }
+    }
+
+    fn empty(&mut self, service: &str) {
+        self.wanted.get_mut(service).unwrap().instances = Arc::default();
+    }
+
+    fn list(&self) -> impl Iterator<Item = (&String, Wanted)> {
+        let wanted = self.wanted.iter();
+        wanted.map(|(service, wanted)| (service, wanted.clone()))
+    }
+
+    /// What HAProxy is to be, worked out from nothing but what is wanted, and what HAProxy listens on.
+    fn model(&self) -> Model {
+        let mut directory = Directory::default();
+        directory.update(self.list(), &self.addresses);
+        let (nothing, listening) = (BTreeMap::new(), &self.applier.listening);
+        lay_out(&Rules::default(), directory.services(), &nothing, listening).0
+    }
+
+    /// A pass at this very moment.
+    fn pass_now(&mut self) -> Result<Report, Trouble> {
+        let wanted = self.wanted.iter();
+        let wanted = wanted.map(|(service, wanted)| (service, wanted.clone()));
+        self.directory.update(wanted, &self.addresses);
+        now_or_never(self.applier.pass(&self.directory, self.now))
+    }
+
+    fn pass(&mut self) -> Result<Report, Trouble> {
+        self.now += Duration::from_millis(1500);
+        let mut result = self.pass_now();
+        // Saved soon, or not before the next pass.
+        if self.world().saving.is_some() && (self.world().failing == 0 || self.world().rng.bool()) {
+            let happening = now_or_never(self.applier.proxy.happens());
+            let again = self.applier.happened(happening, self.now);
+            if let Ok(report) = &mut result {
+                report.not_after(again);
+            }
+        }
+        result
+    }
+
+    /// Passes until there is nothing to do, and no more than a few.
+    fn settle(&mut self) -> Report {
+        let mut last = None;
+        for _ in 0..40 {
+            last = Some(self.pass());
+            if let Some(Ok(report)) = &last
+                && !report.reloaded
+                && !report.behind
+                && report.changes == 0
+                && report
+                    .again
+                    .is_none_or(|again| again > self.now + RELOAD_PAUSE)
+            {
+                return report.clone();
+            }
+        }
+        panic!("it doesn't settle: {last:?}");
+    }
+
+    fn distinct_ports(&self) -> bool {
+        let ports: BTreeSet<_> = self.wanted.values().map(|w| w.port).collect();
+        ports.len() == self.wanted.len()
+    }
+
+    /// What HAProxy would still have to be told.
+    fn missing(&mut self) -> Vec<Command> {
+        let model = self.model();
+        let text = self.world().servers.state();
+        diff_all(&model, &parse_state(&text).unwrap())
+    }
+
+    /// What the file holds, or will when it is saved.
+    fn latest_text(&self) -> Option<String> {
+        let latest = self.applier.saving.as_ref().or(self.applier.file.as_ref());
+        latest.map(Text::to_string)
+    }
+
+    /// Whether a crash at this moment would be survived.
+    fn file_boots(&mut self) -> bool {
+        let fronts = parse(&self.world().file).unwrap();
+        let busy = &self.world().busy;
+        fronts
+            .values()
+            .all(|front| !busy.contains(&front.bind.port()))
+    }
+
+    fn must_agree(&mut self) {
+        assert_eq!(self.missing(), vec![]);
+        let model = self.model();
+        let world = self.world();
+        assert_eq!(world.file, render(&frame(), &model));
+        // And a crash now would lead to the same servers.
+        world.boot().unwrap();
+        assert_eq!(world.servers.0.keys().count(), model.fronts.len());
+    }
+}
+
+#[test]
+fn instances_cost_no_reload_and_a_service_costs_one() {
+    let mut scene = Scene::new(1);
+    scene.put("redis", 6379, "redis@1", "");
+    scene.settle();
+    assert_eq!(scene.world().reloads, 1);
+    for status in ["", "draining", ""] {
+        scene.put("redis", 6379, "redis@2", status);
+        scene.settle();
+    }
+    scene.empty("redis");
+    scene.settle();
+    assert_eq!(scene.world().reloads, 1);
+    scene.put("web", 80, "web@1", "");
+    scene.settle();
+    assert_eq!(scene.world().reloads, 2);
+    scene.must_agree();
+}
+
+#[test]
+fn at_most_one_reload_a_second() {
+    let mut scene = Scene::new(1);
+    for port in 1..=50 {
+        scene.put(&format!("s{port}"), port, "i", "");
+        scene.now += Duration::from_millis(100);
+        scene.pass_now().unwrap();
+    }
+    assert_eq!(scene.world().reloads, 5);
+    scene.settle();
+    scene.must_agree();
+}
+
+/// With old workers that live on, the pauses grow: after 0, 1, 3, 7, 15 and 31 s.
+#[test]
+fn a_run_of_reloads_leaves_ever_longer_pauses() {
+    let mut scene = Scene::new(1);
+    scene.world().held = true;
+    scene.put("s0", 1, "i", "");
+    scene.settle();
+    scene.now += LONGEST_RELOAD_PAUSE;
+    for port in 2..=47 {
+        scene.put(&format!("s{port}"), port, "i", "");
+        scene.pass_now().unwrap();
+        scene.now += Duration::from_secs(1);
+    }
+    let reloads = scene.world().reloads;
+    assert_eq!((reloads, scene.world().older.len()), (7, 6));
+    scene.settle();
+    scene.must_agree();
+    let pauses = [0, 1, 2, 3, 4, 5, 6, 1000].map(|older| reload_pause(older).as_secs());
+    assert_eq!(pauses, [1, 1, 2, 4, 8, 16, 16, 16]);
+}
+
+/// A reload that couldn't succeed used to freeze all instances.
+#[test]
+fn while_no_reload_can_succeed_instances_come_and_go_at_once() {
+    for (full, stuck) in [(true, false), (false, true)] {
+        let mut scene = Scene::new(1);
+        scene.put("redis", 80, "a", "");
+        scene.put("gone", 81, "a", "");
+        scene.settle();
+        (scene.world().full, scene.world().stuck) = (full, stuck);
+        scene.put("web", 82, "i", "");
+        scene.pass_now().unwrap();
+        for round in 0..50 {
+            let (comes, goes) = if round % 2 == 0 {
+                ("b", "a")
+            } else {
+                ("a", "b")
+            };
+            scene.put("redis", 80, comes, "");
+            scene.remove("redis", goes);
+            scene.wanted.remove("gone");
+            scene.now += Duration::from_millis(100);
+            let report = scene.pass_now().unwrap();
+            assert!(report.behind && report.again.is_some(), "{report:?}");
+            let servers = &scene.world().servers.0;
+            assert_eq!(servers["redis"].keys().collect::<Vec<_>>(), [comes]);
+            assert!(servers["gone"].is_empty());
+        }
+        let tries = scene.world().failed_reloads;
+        assert!(tries <= 5, "{tries} tries in 5 s");
+        (scene.world().full, scene.world().stuck) = (false, false);
+        scene.settle();
+        scene.must_agree();
+    }
+}
+
+/// What HAProxy would start from is there, and can't be written anew.
+#[test]
+fn on_a_full_disk_haproxy_starts_from_the_file_that_is_there() {
+    let mut scene = Scene::new(1);
+    scene.put("redis", 80, "a", "");
+    scene.settle();
+    (scene.world().full, scene.world().worker) = (true, None);
+    scene.put("redis", 80, "b", "");
+    scene.put("web", 81, "i", "");
+    let _ = scene.pass();
+    scene.pass().unwrap();
+    assert_eq!(scene.world().servers.0["redis"].len(), 2);
+    scene.world().full = false;
+    scene.settle();
+    scene.must_agree();
+}
+
+/// A connection in a worker of before the last reload used to survive its instance.
+#[test]
+fn an_instance_that_ends_loses_its_connections_in_old_workers_too() {
+    let mut scene = Scene::new(1);
+    scene.world().held = true;
+    scene.put("redis", 80, "a", "");
+    scene.put("redis", 80, "b", "");
+    scene.settle();
+    scene.put("web", 81, "i", "");
+    scene.settle();
+    assert_eq!(scene.world().older.len(), 1);
+    scene.remove("redis", "a");
+    scene.settle();
+    let left: Vec<_> = scene.world().older.values().flatten().cloned().collect();
+    assert_eq!(left, ["redis/b"]);
+}
+
+/// What it listened for is another service's by then.
+#[test]
+fn an_instance_that_was_leaving_when_its_service_lost_its_port_loses_its_connections_too() {
+    let mut scene = Scene::new(1);
+    scene.world().held = true;
+    scene.put("a", 80, "i", "");
+    scene.put("b", 80, "j", "");
+    scene.settle();
+    let instances = &mut scene.wanted.get_mut("a").unwrap().instances;
+    Arc::make_mut(instances).get_mut("i").unwrap().leaving = true;
+    scene.settle();
+    assert!(scene.world().servers.0.keys().eq(["b"]), "a serves none");
+    assert_eq!(scene.world().older.len(), 1);
+    scene.remove("a", "i");
+    scene.settle();
+    assert!(scene.world().older.is_empty());
+}
+
+#[test]
+fn a_port_that_is_seen_to_be_in_use_costs_no_reload() {
+    let mut scene = Scene::new(1);
+    (scene.world().sees, scene.world().busy) = (true, BTreeSet::from([81]));
+    scene.put("a", 80, "i", "");
+    scene.put("b", 81, "i", "");
+    let report = scene.pass().unwrap();
+    assert_eq!((report.fronts, report.refusals.len()), (1, 1));
+    assert_eq!(scene.world().failed_reloads, 0);
+    scene.world().busy.clear();
+    scene.settle();
+    scene.must_agree();
+}
+
+#[test]
+fn a_port_that_cannot_be_bound_takes_nobody_else_down() {
+    for (talks, most) in [(true, 1), (false, 8)] {
+        let mut scene = Scene::new(1);
+        scene.put("old", 80, "i", "");
+        scene.settle();
+        (scene.world().talks, scene.world().busy) = (talks, BTreeSet::from([137]));
+        for port in 101..=164 {
+            scene.put(&format!("s{port}"), port, "i", "");
+        }
+        for _ in 0..12 {
+            let _ = scene.pass();
+            assert!(
+                scene.file_boots(),
+                "after a failed reload the file doesn't boot"
+            );
+        }
+        let report = scene.settle();
+        assert_eq!((report.fronts, report.refusals.len()), (64, 1), "{talks}");
+        let failed = scene.world().failed_reloads;
+        assert!(failed <= most, "{failed} failed reloads");
+        assert!(scene.world().boot().is_ok(), "the file doesn't boot");
+        // Tried again later, and then it works.
+        scene.world().busy.clear();
+        scene.now += TRY_AGAIN;
+        scene.settle();
+        scene.must_agree();
+    }
+}
+
+#[test]
+fn another_haproxy_is_put_right_too() {
+    let mut scene = Scene::new(1);
+    scene.put("a", 80, "i", "");
+    scene.settle();
+    // It died and came back from the file; meanwhile somebody left.
+    scene.empty("a");
+    scene.world().boot().unwrap();
+    scene.settle();
+    scene.must_agree();
+    assert_eq!(scene.world().reloads, 1);
+}
+
+#[test]
+fn whatever_fails_it_converges_and_cuts_nobody_who_stays() {
+    let seeds = std::env::var("SIDEKICK_SIM_SEEDS").map(|n| n.parse().unwrap());
+    for seed in 0..seeds.unwrap_or(3_000) {
+        let mut scene = Scene::new(seed);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for _ in 0..rng.usize(1..25) {
+            scene.world().failing = if rng.bool() { rng.u8(0..40) } else { 0 };
+            scene.world().full = rng.u8(0..8) == 0;
+            scene.world().stuck = rng.u8(0..8) == 0;
+            scene.world().held = rng.bool();
+            let service = format!("s{}", rng.u8(0..4));
+            let instance = format!("i@{}", rng.u8(0..4));
+            let status = if rng.bool() { "draining" } else { "" };
+            let port = 80 + u16::from(rng.u8(0..6));
+            match rng.u8(0..13) {
+                0..=4 => scene.put(&service, port, &instance, status),
+                5..=6 => scene.remove(&service, &instance),
+                7 => drop(scene.wanted.remove(&service)),
+                8 => drop(scene.world().boot()),
+                9 => scene.world().worker = None,
+                10 => scene.applier.forget(),
+                11 => scene.put_at("db", &service, port, &instance, status),
+                _ => {
+                    let address = [10, 0, 1, rng.u8(1..3)].into();
+                    scene.addresses.insert("db".to_owned(), address);
+                }
+            }
+            let stay: BTreeSet<String> = scene
+                .wanted
+                .iter()
+                .flat_map(|(s, w)| {
+                    w.instances
+                        .keys()
+                        .map(move |i| format!("{s}/{}", i.replace('@', "::")))
+                })
+                .collect();
+            scene.world().removed.clear();
+            let result = scene.pass();
+            let done = result.as_ref().is_ok_and(|report| report.again.is_none());
+            // A pass that says it is through is: nobody comes back to look.
+            if done && scene.distinct_ports() {
+                assert_eq!(scene.missing(), vec![], "seed {seed}");
+                let text = render(&frame(), &scene.model());
+                assert_eq!(scene.latest_text(), Some(text), "seed {seed}");
+            }
+            let cut: Vec<_> = scene
+                .world()
+                .removed
+                .iter()
+                .filter(|target| stay.contains(*target))
+                .cloned()
+                .collect();
+            assert_eq!(cut, Vec::<String>::new(), "seed {seed}");
+        }
+        scene.world().failing = 0;
+        (scene.world().full, scene.world().stuck) = (false, false);
+        scene.settle();
+        // Two on one port are no matter of this test.
+        if scene.distinct_ports() {
+            scene.must_agree();
+        }
+    }
+}
