@@ -8,17 +8,17 @@ pub mod limits;
 mod quarantine;
 
 pub use instance::{Instance, Instances, Services};
-pub use quarantine::{Fault, Junk, Refused};
+pub use quarantine::{QuarantineReason, QuarantinedKey, RefusedInstance};
 
 use crate::endpoint::{Endpoint, Key, Protocol};
-use limits::surplus;
+use limits::over_limits;
 use quarantine::printable;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A key and its value as they came out of etcd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Item<'a> {
+pub struct RawKeyValue<'a> {
     /// Any bytes.
     pub key: &'a [u8],
     /// Any bytes.
@@ -29,168 +29,173 @@ pub struct Item<'a> {
 
 /// The table.
 #[derive(Debug)]
-pub struct Table {
+pub struct Catalog {
     prefix: String,
     /// Whatever an instance speaks is good.
     any_protocol: bool,
     /// Everything that is good, whether there is room for it or not.
-    good: Services,
+    valid: Services,
     /// What there is room for, if not for everything.
-    fitting: Services,
-    quarantine: BTreeMap<Vec<u8>, Fault>,
+    within_limits: Services,
+    quarantine: BTreeMap<Vec<u8>, QuarantineReason>,
     /// Those that there was no room for when last looked.
-    surplus: BTreeMap<(String, String), &'static str>,
-    untold: Vec<Junk>,
+    over_limits: BTreeMap<(String, String), &'static str>,
+    unreported: Vec<QuarantinedKey>,
 }
 
-impl Table {
+impl Catalog {
     /// Nothing known below `prefix` (no slash at its end).
     #[must_use]
     pub const fn new(prefix: String) -> Self {
         Self {
             prefix,
             any_protocol: false,
-            good: BTreeMap::new(),
-            fitting: BTreeMap::new(),
+            valid: BTreeMap::new(),
+            within_limits: BTreeMap::new(),
             quarantine: BTreeMap::new(),
-            surplus: BTreeMap::new(),
-            untold: Vec::new(),
+            over_limits: BTreeMap::new(),
+            unreported: Vec::new(),
         }
     }
 
     /// The same for a reader that only shows what is registered: instances over UDP and SCTP are good too.
     #[must_use]
-    pub const fn of_any_protocol(prefix: String) -> Self {
-        let mut table = Self::new(prefix);
-        table.any_protocol = true;
-        table
+    pub const fn for_any_protocol(prefix: String) -> Self {
+        let mut catalog = Self::new(prefix);
+        catalog.any_protocol = true;
+        catalog
     }
 
     /// Everything that stands there now. What isn't among `items` is gone.
-    pub fn replace<'a>(&mut self, items: impl Iterator<Item = Item<'a>>) {
-        let before = std::mem::take(&mut self.good);
+    pub fn replace<'a>(&mut self, items: impl Iterator<Item = RawKeyValue<'a>>) {
+        let before = std::mem::take(&mut self.valid);
         let known = std::mem::take(&mut self.quarantine);
         for item in items {
-            self.file(item, &known);
+            self.insert(item, &known);
         }
-        keep_pointers(&mut self.good, &before);
+        keep_pointers(&mut self.valid, &before);
     }
 
     /// A key was put.
-    pub fn put(&mut self, item: Item<'_>) {
+    pub fn put(&mut self, item: RawKeyValue<'_>) {
         let known = self.quarantine.remove_entry(item.key);
-        self.file(item, &known.into_iter().collect());
+        self.insert(item, &known.into_iter().collect());
     }
 
     /// A key was deleted.
     pub fn delete(&mut self, key: &[u8]) {
         self.quarantine.remove(key);
-        if let Ok((service, instance)) = self.place(key) {
-            remove(&mut self.good, &service, &instance);
+        if let Ok((service, instance)) = self.parse_key(key) {
+            remove(&mut self.valid, &service, &instance);
         }
     }
 
     /// How many keys are in quarantine.
     #[must_use]
     pub fn quarantined(&self) -> usize {
-        self.quarantine.len() + self.surplus.len()
+        self.quarantine.len() + self.over_limits.len()
     }
 
     /// What went into quarantine since this was last asked. A key is told again only when what is
     /// wrong with it has changed, or when it was well in between.
-    pub fn take_junk(&mut self) -> Vec<Junk> {
-        std::mem::take(&mut self.untold)
+    pub fn take_quarantined(&mut self) -> Vec<QuarantinedKey> {
+        std::mem::take(&mut self.unreported)
     }
 
     /// Instances that were refused for their address, by their keys.
     #[must_use]
-    pub fn refused(&self, refused: Vec<Refused>) -> Vec<Junk> {
-        let junk = refused.into_iter().map(|it| Junk {
+    pub fn refused(&self, refused: Vec<RefusedInstance>) -> Vec<QuarantinedKey> {
+        let junk = refused.into_iter().map(|it| QuarantinedKey {
             key: format!("{}/{}/{}", self.prefix, it.service, it.instance),
-            fault: Fault::Refused(it.why),
+            reason: QuarantineReason::RefusedInstance(it.why),
         });
         junk.collect()
     }
 
     /// Everything that is good, within the limits.
     pub fn services(&mut self) -> &Services {
-        let surplus = surplus(&self.good);
-        let told = std::mem::replace(&mut self.surplus, surplus);
-        if self.surplus.is_empty() {
-            self.fitting.clear();
-            return &self.good;
+        let over_limits = over_limits(&self.valid);
+        let reported = std::mem::replace(&mut self.over_limits, over_limits);
+        if self.over_limits.is_empty() {
+            self.within_limits.clear();
+            return &self.valid;
         }
-        let mut fitting = self.good.clone();
-        for (place, why) in &self.surplus {
-            remove(&mut fitting, &place.0, &place.1);
-            if told.get(place) != Some(why) {
-                let key = format!("{}/{}/{}", self.prefix, place.0, place.1);
-                self.untold.push(Junk {
+        let mut within_limits = self.valid.clone();
+        for (parse_key, why) in &self.over_limits {
+            remove(&mut within_limits, &parse_key.0, &parse_key.1);
+            if reported.get(parse_key) != Some(why) {
+                let key = format!("{}/{}/{}", self.prefix, parse_key.0, parse_key.1);
+                self.unreported.push(QuarantinedKey {
                     key,
-                    fault: Fault::Full(why),
+                    reason: QuarantineReason::Full(why),
                 });
             }
         }
-        keep_pointers(&mut fitting, &self.fitting);
-        self.fitting = fitting;
-        &self.fitting
+        keep_pointers(&mut within_limits, &self.within_limits);
+        self.within_limits = within_limits;
+        &self.within_limits
     }
 
-    fn place(&self, key: &[u8]) -> Result<(String, String), Fault> {
-        let text = std::str::from_utf8(key).map_err(|_| Fault::NotText)?;
+    fn parse_key(&self, key: &[u8]) -> Result<(String, String), QuarantineReason> {
+        let text = std::str::from_utf8(key).map_err(|_| QuarantineReason::NotText)?;
         let rest = text
             .strip_prefix(&self.prefix)
             .and_then(|rest| rest.strip_prefix('/'));
-        let depth = || Fault::Depth(self.prefix.clone());
+        let depth = || QuarantineReason::Depth(self.prefix.clone());
         let (service, instance) = rest
             .and_then(|rest| rest.split_once('/'))
             .ok_or_else(depth)?;
         if instance.contains('/') {
             return Err(depth());
         }
-        text.parse::<Key>().map_err(Fault::Key)?;
+        text.parse::<Key>().map_err(QuarantineReason::Key)?;
         Ok((service.to_owned(), instance.to_owned()))
     }
 
-    fn file(&mut self, item: Item<'_>, known: &BTreeMap<Vec<u8>, Fault>) {
-        let place = self.place(item.key);
+    fn insert(&mut self, item: RawKeyValue<'_>, known: &BTreeMap<Vec<u8>, QuarantineReason>) {
+        let parse_key = self.parse_key(item.key);
         let endpoint = self.endpoint(item.value);
-        match place {
+        match parse_key {
             Ok((service, name)) => match endpoint {
                 Ok(endpoint) => {
                     let instance = Instance::new(endpoint, item.create_revision);
-                    let instances = self.good.entry(service).or_default();
+                    let instances = self.valid.entry(service).or_default();
                     // A key that is put again as it was is no change.
                     if instances.get(&name) != Some(&instance) {
                         Arc::make_mut(instances).insert(name, instance);
                     }
                 }
-                Err(fault) => {
-                    remove(&mut self.good, &service, &name);
-                    self.refuse(item.key, fault, known);
+                Err(reason) => {
+                    remove(&mut self.valid, &service, &name);
+                    self.refuse(item.key, reason, known);
                 }
             },
-            Err(fault) => self.refuse(item.key, fault, known),
+            Err(reason) => self.refuse(item.key, reason, known),
         }
     }
 
-    fn endpoint(&self, value: &[u8]) -> Result<Endpoint, Fault> {
-        match Endpoint::decode(value).map_err(Fault::Value)? {
+    fn endpoint(&self, value: &[u8]) -> Result<Endpoint, QuarantineReason> {
+        match Endpoint::decode(value).map_err(QuarantineReason::Value)? {
             it if it.protocol != Protocol::Tcp && !self.any_protocol => {
-                Err(Fault::Protocol(it.protocol))
+                Err(QuarantineReason::Protocol(it.protocol))
             }
             endpoint => Ok(endpoint),
         }
     }
 
-    fn refuse(&mut self, key: &[u8], fault: Fault, known: &BTreeMap<Vec<u8>, Fault>) {
-        if known.get(key) != Some(&fault) {
-            self.untold.push(Junk {
+    fn refuse(
+        &mut self,
+        key: &[u8],
+        reason: QuarantineReason,
+        known: &BTreeMap<Vec<u8>, QuarantineReason>,
+    ) {
+        if known.get(key) != Some(&reason) {
+            self.unreported.push(QuarantinedKey {
                 key: printable(key),
-                fault: fault.clone(),
+                reason: reason.clone(),
             });
         }
-        self.quarantine.insert(key.to_vec(), fault);
+        self.quarantine.insert(key.to_vec(), reason);
     }
 }
 

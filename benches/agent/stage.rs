@@ -4,7 +4,7 @@ use crate::harness::{Scene, Way, free_port, haproxy, host};
 use crate::log::Log;
 use crate::view::View;
 use etcd_client::{Client, Txn, TxnOp};
-use sidekick::agent::haproxy::render::BASE;
+use sidekick::agent::haproxy::render::DEFAULT_BASE;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs};
@@ -160,7 +160,8 @@ pub fn base(dir: &Path) -> String {
         log_socket(dir).display()
     );
     let defaults = "defaults\n    log global\n    option tcplog\n    option dontlog-normal\n";
-    BASE.replacen("global\n", &global, 1)
+    DEFAULT_BASE
+        .replacen("global\n", &global, 1)
         .replacen("defaults\n", defaults, 1)
 }
 

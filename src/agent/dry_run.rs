@@ -1,13 +1,14 @@
 //! `sidekick agent --dry-run`: what would be written now.
 
-use super::{item, resolver};
+use super::control_loop::item;
+use super::resolver;
 use crate::agent::haproxy::render::render;
 use crate::agent::machine::{self, frame};
-use crate::agent::model::backends::Directory;
-use crate::agent::model::host_addresses::Addresses;
-use crate::agent::model::listeners::lay_out;
-use crate::agent::model::membership::Presence;
-use crate::catalog::Table;
+use crate::agent::model::backends::Backends;
+use crate::agent::model::host_addresses::HostAddresses;
+use crate::agent::model::listeners::assign_listeners;
+use crate::agent::model::membership::Membership;
+use crate::catalog::Catalog;
 use crate::clock::now;
 use crate::config::AgentConfig;
 use crate::etcd::members::Members;
@@ -21,27 +22,28 @@ use std::collections::{BTreeMap, BTreeSet};
 pub async fn dry_run(config: &AgentConfig) -> anyhow::Result<(String, Vec<String>)> {
     let members = Members::new(&config.etcd)?;
     let kvs = reader::once(&members, &config.prefix).await?;
-    let mut table = Table::new(config.prefix.clone());
-    table.replace(kvs.iter().map(item));
-    let mut presence = Presence::new(config.keeping, BTreeMap::new(), now());
-    presence.observe(table.services(), now());
-    let mut directory = Directory::new(config.allow.clone());
+    let mut catalog = Catalog::new(config.prefix.clone());
+    catalog.replace(kvs.iter().map(item));
+    let mut membership = Membership::new(config.retention, BTreeMap::new(), now());
+    membership.observe(catalog.services(), now());
+    let mut backends = Backends::new(config.allow.clone());
     let rules = &config.rules;
     let asked = rules.binds.values().chain(&rules.stats);
-    directory.listens(asked.chain(&rules.occupied).copied());
-    let mut addresses = Addresses::default();
+    backends.set_listeners(asked.chain(&rules.occupied).copied());
+    let mut addresses = HostAddresses::default();
     machine::update(&mut addresses);
-    directory.update(presence.wanted(now()), &addresses);
-    let hosts: BTreeSet<String> = directory.hosts().cloned().collect();
+    backends.update(membership.desired(now()), &addresses);
+    let hosts: BTreeSet<String> = backends.hosts().cloned().collect();
     let addresses = resolver::once(hosts.clone(), addresses, &config.allow).await;
-    directory.update(presence.wanted(now()), &addresses);
+    backends.update(membership.desired(now()), &addresses);
     let nothing = BTreeMap::new();
-    let (model, refusals) = lay_out(rules, directory.services(), &nothing, &BTreeMap::new());
-    let mut junk = table.take_junk();
-    junk.extend(table.refused(directory.take_refused()));
-    let junk = junk
+    let (model, refusals) =
+        assign_listeners(rules, backends.services(), &nothing, &BTreeMap::new());
+    let mut quarantined = catalog.take_quarantined();
+    quarantined.extend(catalog.refused(backends.take_refused()));
+    let quarantined = quarantined
         .into_iter()
-        .map(|junk| format!("quarantined: {}: {}", junk.key, junk.fault));
+        .map(|quarantined| format!("quarantined: {}: {}", quarantined.key, quarantined.reason));
     let refused = refusals
         .into_iter()
         .map(|refusal| format!("refused: {}: {}", refusal.service, refusal.why));
@@ -51,6 +53,6 @@ pub async fn dry_run(config: &AgentConfig) -> anyhow::Result<(String, Vec<String
     let unknown = unknown.map(|host| format!("left out: {host} doesn't resolve"));
     Ok((
         render(&frame(config), &model),
-        junk.chain(refused).chain(unknown).collect(),
+        quarantined.chain(refused).chain(unknown).collect(),
     ))
 }

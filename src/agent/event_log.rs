@@ -1,11 +1,11 @@
 //! What the log says of the agent's doings: each thing once, and of a flood no more than its size.
 
-use crate::agent::haproxy::health::Turns;
+use crate::agent::haproxy::health::HealthChanges;
 use crate::agent::haproxy::parse::original_name;
-use crate::agent::model::listeners::Refusal;
-use crate::agent::model::membership::Note;
-use crate::agent::reconcile::Report;
-use crate::catalog::Junk;
+use crate::agent::model::listeners::RefusedListener;
+use crate::agent::model::membership::MembershipEvent;
+use crate::agent::reconcile::PassReport;
+use crate::catalog::QuarantinedKey;
 use crate::clock::Moment;
 use crate::log_throttle::{Allowance, Repeats};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,21 +14,21 @@ use tracing::{error, info, warn};
 
 /// What was told already.
 #[derive(Debug, Default)]
-pub(crate) struct Telling {
+pub(crate) struct EventLog {
     /// Fronts that can't be, as of the last pass.
-    refused: BTreeSet<Refusal>,
+    refused: BTreeSet<RefusedListener>,
     /// Keys that were bad, by what was printed of them.
-    junk: Repeats,
+    quarantined: Repeats,
     /// Services, by name and by what became of them.
-    notes: Repeats,
+    membership_events: Repeats,
     /// Lines about passes.
     lines: Allowance,
-    unsaid: Unsaid,
+    unlogged: UnloggedPasses,
 }
 
 /// Passes that the log said nothing of.
 #[derive(Debug, Default)]
-struct Unsaid {
+struct UnloggedPasses {
     passes: u64,
     changes: usize,
     /// How often each key was put or deleted since the last line, of so many keys.
@@ -38,13 +38,16 @@ struct Unsaid {
 /// Of more keys than these it isn't said which changed most.
 const KEYS: usize = 500;
 
-impl Telling {
+impl EventLog {
     /// Keys that went into quarantine.
-    pub(crate) fn junk(&mut self, junk: &[Junk], now: Moment) {
-        for junk in junk {
-            match self.junk.happened(&junk.key, now) {
-                Some(1) => warn!(key = junk.key, "quarantined: {}", junk.fault),
-                Some(n) => warn!(key = junk.key, "quarantined ({n} times): {}", junk.fault),
+    pub(crate) fn quarantined(&mut self, quarantined: &[QuarantinedKey], now: Moment) {
+        for quarantined in quarantined {
+            match self.quarantined.happened(&quarantined.key, now) {
+                Some(1) => warn!(key = quarantined.key, "quarantined: {}", quarantined.reason),
+                Some(n) => warn!(
+                    key = quarantined.key,
+                    "quarantined ({n} times): {}", quarantined.reason
+                ),
                 None => {}
             }
         }
@@ -52,20 +55,20 @@ impl Telling {
 
     /// To be called now and then.
     pub(crate) fn floods(&mut self, now: Moment) {
-        if let Some(more) = self.junk.flood(now) {
+        if let Some(more) = self.quarantined.flood(now) {
             warn!("quarantined: {more} keys more");
         }
-        if let Some(more) = self.notes.flood(now) {
+        if let Some(more) = self.membership_events.flood(now) {
             warn!("{more} times more a service lost instances, or was forgotten");
         }
-        if self.unsaid.passes > 0 && self.lines.take(now) {
-            self.say_unsaid();
+        if self.unlogged.passes > 0 && self.lines.take(now) {
+            self.log_unlogged();
         }
     }
 
     /// A key was put or deleted.
     pub(crate) fn heard(&mut self, key: &[u8]) {
-        let keys = &mut self.unsaid.keys;
+        let keys = &mut self.unlogged.keys;
         if let Some(times) = keys.get_mut(key) {
             *times += 1;
         } else if keys.len() < KEYS {
@@ -74,14 +77,14 @@ impl Telling {
     }
 
     /// Servers that HAProxy's checks took out or brought back.
-    pub(crate) fn turns(&self, turns: Turns) {
-        for turn in turns.told {
-            let (backend, server) = &turn.server;
+    pub(crate) fn changes(&self, changes: HealthChanges) {
+        for change in changes.told {
+            let (backend, server) = &change.server;
             let service = original_name(backend).unwrap_or_default();
             let instance = original_name(server).unwrap_or_default();
-            let address = turn.address.map(|it| it.to_string()).unwrap_or_default();
-            let (seconds, times) = (turn.lasted.as_secs(), turn.times);
-            if turn.down {
+            let address = change.address.map(|it| it.to_string()).unwrap_or_default();
+            let (seconds, times) = (change.lasted.as_secs(), change.times);
+            if change.down {
                 warn!(
                     service,
                     instance,
@@ -99,43 +102,48 @@ impl Telling {
                 );
             }
         }
-        if turns.more > 0 {
+        if changes.more > 0 {
             warn!(
                 "HAProxy's checks have taken out or brought back {} instances more; `sidekick list` shows which are down",
-                turns.more
+                changes.more
             );
         }
     }
 
     /// What became of services whose instances left.
-    pub(crate) fn notes(&mut self, notes: Vec<Note>, hold: Duration, now: Moment) {
+    pub(crate) fn membership_events(
+        &mut self,
+        membership_events: Vec<MembershipEvent>,
+        hold: Duration,
+        now: Moment,
+    ) {
         let hold = hold.as_secs();
-        for note in notes {
-            let what = match &note {
-                Note::Held(service, _) => format!("{service} held"),
-                Note::LetGo(service, _) => format!("{service} let go"),
-                Note::Displaced(service, _) => format!("{service} displaced"),
-                Note::Forgotten(service) => format!("{service} forgotten"),
+        for event in membership_events {
+            let what = match &event {
+                MembershipEvent::Held(service, _) => format!("{service} held"),
+                MembershipEvent::HoldEnded(service, _) => format!("{service} let go"),
+                MembershipEvent::Displaced(service, _) => format!("{service} displaced"),
+                MembershipEvent::Forgotten(service) => format!("{service} forgotten"),
             };
-            let Some(times) = self.notes.happened(&what, now) else {
+            let Some(times) = self.membership_events.happened(&what, now) else {
                 continue;
             };
-            match note {
-                Note::Held(service, count) => error!(
+            match event {
+                MembershipEvent::Held(service, count) => error!(
                     service,
                     times,
                     "{count} instances left etcd at a blow: keeping them for {hold} s, HAProxy's checks decide meanwhile"
                 ),
-                Note::LetGo(service, count) => warn!(
+                MembershipEvent::HoldEnded(service, count) => warn!(
                     service,
                     times, "{count} instances didn't come back: letting them go"
                 ),
-                Note::Displaced(service, count) => warn!(
+                MembershipEvent::Displaced(service, count) => warn!(
                     service,
                     times,
                     "{count} instances that were kept go: other keys announce their addresses now"
                 ),
-                Note::Forgotten(service) => {
+                MembershipEvent::Forgotten(service) => {
                     info!(
                         service,
                         times, "had no instance for long enough: its front goes"
@@ -146,14 +154,14 @@ impl Telling {
     }
 
     /// A pass that got through.
-    pub(crate) fn passed(&mut self, report: &Report, now: Moment) {
+    pub(crate) fn passed(&mut self, report: &PassReport, now: Moment) {
         if report.reloaded {
-            self.say_pass(report, "reloaded");
+            self.log_pass(report, "reloaded");
         } else if report.changes > 0 && self.lines.take(now) {
-            self.say_pass(report, "without a reload");
+            self.log_pass(report, "without a reload");
         } else if report.changes > 0 {
-            self.unsaid.passes += 1;
-            self.unsaid.changes += report.changes;
+            self.unlogged.passes += 1;
+            self.unlogged.changes += report.changes;
         }
         let refused: BTreeSet<_> = report.refusals.iter().cloned().collect();
         for refusal in refused.difference(&self.refused) {
@@ -162,28 +170,28 @@ impl Telling {
         self.refused = refused;
     }
 
-    fn say_pass(&mut self, report: &Report, how: &str) {
-        self.say_unsaid();
+    fn log_pass(&mut self, report: &PassReport, how: &str) {
+        self.log_unlogged();
         info!(
             "{} services, {} instances ({} changes, {how})",
-            report.fronts, report.servers, report.changes
+            report.listeners, report.servers, report.changes
         );
     }
 
-    fn say_unsaid(&mut self) {
-        let unsaid = std::mem::take(&mut self.unsaid);
-        if unsaid.passes == 0 {
+    fn log_unlogged(&mut self) {
+        let unlogged = std::mem::take(&mut self.unlogged);
+        if unlogged.passes == 0 {
             return;
         }
-        let most = unsaid.keys.into_iter().max_by_key(|(_, times)| *times);
+        let most = unlogged.keys.into_iter().max_by_key(|(_, times)| *times);
         let (key, times) = most.unwrap_or_default();
         let key = key.escape_ascii().to_string();
         info!(
             key,
             times,
             "{} changes in {} passes, none of them a reload, are not logged one by one; this key changed most often",
-            unsaid.changes,
-            unsaid.passes
+            unlogged.changes,
+            unlogged.passes
         );
     }
 }

@@ -1,6 +1,6 @@
 //! One agent per configuration file and per HAProxy: flock(2) on a file beside each of the two.
 
-use crate::config::Way;
+use crate::config::HaproxyMode;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use std::fs::File;
@@ -35,15 +35,15 @@ impl Locks {
     ///
     /// # Errors
     /// Another agent has one of the locks, or one can't be had.
-    pub(crate) fn take(config: &Path, way: &Way) -> Result<Self, LockError> {
+    pub(crate) fn take(config: &Path, way: &HaproxyMode) -> Result<Self, LockError> {
         let file = lock(config, "file with --haproxy-config")?;
         let socket_lock = match way {
             // Its default is beside the file.
-            Way::Supervise(socket) => Some(lock(
+            HaproxyMode::Supervise(socket) => Some(lock(
                 socket,
                 "file, in another directory, with --haproxy-config",
             )?),
-            Way::Attach(socket) => match lock(socket, "HAProxy with --haproxy-master") {
+            HaproxyMode::Attach(socket) => match lock(socket, "HAProxy with --haproxy-master") {
                 // The directory of another's HAProxy may be closed to an agent that may use the socket in it.
                 Err(LockError::Unusable(path, error, _))
                     if matches!(
@@ -103,8 +103,8 @@ fn holder(file: &File) -> String {
 mod tests {
     use super::*;
 
-    fn supervise(directory: &Path) -> Way {
-        Way::Supervise(directory.join("haproxy-master.sock"))
+    fn supervise(directory: &Path) -> HaproxyMode {
+        HaproxyMode::Supervise(directory.join("haproxy-master.sock"))
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The machine that the agent runs on: its addresses, and what of it stands in HAProxy's file.
 
 use crate::agent::haproxy::base_config::listener_maxconn;
-use crate::agent::haproxy::render::Frame;
-use crate::agent::model::host_addresses::Addresses;
-use crate::config::{AgentConfig, Way};
+use crate::agent::haproxy::render::FixedConfig;
+use crate::agent::model::host_addresses::HostAddresses;
+use crate::config::{AgentConfig, HaproxyMode};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -31,7 +31,7 @@ pub(crate) fn addresses() -> io::Result<BTreeSet<IpAddr>> {
 
 /// Takes over the addresses that the machine has now; those of before where they can't be read. Tells
 /// whether they are different.
-pub(crate) fn update(addresses: &mut Addresses) -> bool {
+pub(crate) fn update(addresses: &mut HostAddresses) -> bool {
     match self::addresses() {
         Ok(own) => addresses.set_own(own),
         Err(error) => {
@@ -42,7 +42,7 @@ pub(crate) fn update(addresses: &mut Addresses) -> bool {
 }
 
 /// The same at the start, where addresses that can't be read are worth a line.
-pub(crate) fn begin(addresses: &mut Addresses) {
+pub(crate) fn begin(addresses: &mut HostAddresses) {
     update(addresses);
     if addresses.own().is_empty() {
         warn!(
@@ -88,9 +88,9 @@ fn local_ipv6(list: &str) -> impl Iterator<Item = Ipv6Addr> {
 }
 
 /// What of this machine stands in HAProxy's file.
-pub(crate) fn frame(config: &AgentConfig) -> Frame {
-    let (Way::Supervise(socket) | Way::Attach(socket)) = &config.way;
-    Frame {
+pub(crate) fn frame(config: &AgentConfig) -> FixedConfig {
+    let (HaproxyMode::Supervise(socket) | HaproxyMode::Attach(socket)) = &config.way;
+    FixedConfig {
         base: config.base.clone(),
         ipv6: has_ipv6(),
         idle: format!("{}.idle", socket.display()),

@@ -3,7 +3,7 @@
 
 use super::machine;
 use crate::agent::model::allow::Allow;
-use crate::agent::model::host_addresses::Addresses;
+use crate::agent::model::host_addresses::HostAddresses;
 mod lookups;
 
 use crate::clock::now;
@@ -19,116 +19,123 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 /// A silent resolver is given so long by a command that asks once; the agent itself waits.
-const ONCE: Duration = Duration::from_secs(5);
+const ONCE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often it is looked which addresses this machine has.
-const LOOK: Duration = Duration::from_secs(5);
+const ADDRESS_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Addresses of names that nobody wants any more are kept, for they may come back while the resolver is
 /// down; of more than so many, none.
-const UNWANTED: usize = 1024;
+const MAX_UNWANTED: usize = 1024;
 
 /// Names that don't resolve, or lately didn't, as far as the log is concerned.
-type Failing = BTreeMap<String, LogThrottle>;
+type FailingNames = BTreeMap<String, LogThrottle>;
 
 /// What the resolver said: addresses, or why there are none.
-type Answer = Result<Vec<IpAddr>, String>;
+type LookupResult = Result<Vec<IpAddr>, String>;
 
 /// Keeps `found` up to date for `wanted`, and for the addresses of this machine, for ever. Of a name's
 /// addresses it takes none that `allow` refuses.
 pub(crate) async fn resolve(
     mut wanted: watch::Receiver<BTreeSet<String>>,
-    found: watch::Sender<Addresses>,
+    found: watch::Sender<HostAddresses>,
     allow: Allow,
     pulse: Pulse,
 ) {
-    let mut names = Names::new(found, allow);
+    let mut resolver = Resolver::new(found, allow);
     let mut running = FuturesUnordered::new();
     let mut look = Instant::now();
     loop {
         pulse.beat();
         if Instant::now() >= look {
-            names.found.send_if_modified(machine::update);
-            look = Instant::now() + LOOK;
+            resolver.found.send_if_modified(machine::update);
+            look = Instant::now() + ADDRESS_POLL_INTERVAL;
         }
         if wanted.has_changed().unwrap_or_default() {
             let wanted = wanted.borrow_and_update().clone();
-            names.want(&wanted);
+            resolver.want(&wanted);
         }
-        while let Some(name) = names.lookups.next(now()) {
+        while let Some(name) = resolver.lookups.next(now()) {
             running.push(look_up(name));
         }
         let time = now();
-        let next = names.lookups.next_change(time).unwrap_or(time + LOOK);
-        let pause = next.saturating_sub(time).min(LOOK);
+        let next = resolver
+            .lookups
+            .next_change(time)
+            .unwrap_or(time + ADDRESS_POLL_INTERVAL);
+        let pause = next.saturating_sub(time).min(ADDRESS_POLL_INTERVAL);
         // Cancel-safe: a watch channel keeps its mark, a sleep has no effect, and a look-up that isn't
         // awaited any more goes on. A sender that is gone is noticed by whoever owns its task.
         tokio::select! {
             Ok(()) = wanted.changed() => wanted.mark_changed(),
-            Some((name, answer)) = running.next() => names.ended(&name, answer),
+            Some((name, answer)) = running.next() => resolver.finished(&name, answer),
             () = sleep(pause) => {}
         }
     }
 }
 
 /// Each once, all of them in 5 s at most; added to what is `known`.
-pub(crate) async fn once(wanted: BTreeSet<String>, known: Addresses, allow: &Allow) -> Addresses {
-    let mut names = Names::new(watch::Sender::new(known), allow.clone());
-    names.want(&wanted);
+pub(crate) async fn once(
+    wanted: BTreeSet<String>,
+    known: HostAddresses,
+    allow: &Allow,
+) -> HostAddresses {
+    let mut resolver = Resolver::new(watch::Sender::new(known), allow.clone());
+    resolver.want(&wanted);
     let mut running = FuturesUnordered::new();
     let all = async {
         loop {
-            while let Some(name) = names.lookups.next(now()) {
+            while let Some(name) = resolver.lookups.next(now()) {
                 running.push(look_up(name));
             }
-            match timeout(ONCE / 20, running.next()).await {
-                Ok(Some((name, answer))) => names.ended(&name, answer),
+            match timeout(ONCE_TIMEOUT / 20, running.next()).await {
+                Ok(Some((name, answer))) => resolver.finished(&name, answer),
                 Ok(None) => break,
                 Err(_) => {}
             }
         }
     };
-    let _ = timeout(ONCE, all).await;
-    names.found.borrow().clone()
+    let _ = timeout(ONCE_TIMEOUT, all).await;
+    resolver.found.borrow().clone()
 }
 
 /// What is looked up, and what came of it.
-struct Names {
-    found: watch::Sender<Addresses>,
+struct Resolver {
+    found: watch::Sender<HostAddresses>,
     allow: Allow,
     lookups: Lookups,
-    failing: Failing,
+    failing: FailingNames,
 }
 
-impl Names {
-    fn new(found: watch::Sender<Addresses>, allow: Allow) -> Self {
+impl Resolver {
+    fn new(found: watch::Sender<HostAddresses>, allow: Allow) -> Self {
         Self {
             found,
             allow,
             lookups: Lookups::default(),
-            failing: Failing::new(),
+            failing: FailingNames::new(),
         }
     }
 
-    fn want(&mut self, names: &BTreeSet<String>) {
+    fn want(&mut self, resolver: &BTreeSet<String>) {
         let known = self.found.borrow().clone();
         let has_address = |name: &str| known.get(name).is_some();
-        self.lookups.want(names, has_address, now());
-        self.failing.retain(|name, _| names.contains(name));
-        forget(names, &self.found);
+        self.lookups.want(resolver, has_address, now());
+        self.failing.retain(|name, _| resolver.contains(name));
+        forget_unwanted(resolver, &self.found);
     }
 
-    fn ended(&mut self, name: &str, answer: Answer) {
+    fn finished(&mut self, name: &str, answer: LookupResult) {
         let before = self.found.borrow().get(name);
         let own = self.found.borrow().own().clone();
         let chosen = answer.and_then(|all| {
-            let usable = Usable {
+            let choice = AddressChoice {
                 name,
                 allow: &self.allow,
                 own: &own,
                 before,
             };
-            usable.choose(&all).ok_or_else(|| {
+            choice.choose(&all).ok_or_else(|| {
                 let why = all.iter().find_map(|ip| self.allow.refuses(*ip));
                 why.unwrap_or_else(|| "it has no address".to_owned())
             })
@@ -136,8 +143,8 @@ impl Names {
         let answered = chosen.is_ok();
         match chosen {
             Ok(address) => {
-                let outage = self.failing.get_mut(name);
-                if outage.is_some_and(|outage| outage.recovered(now()).is_some()) {
+                let failures = self.failing.get_mut(name);
+                if failures.is_some_and(|failures| failures.recovered(now()).is_some()) {
                     info!("{name} resolves again, to {address}");
                 }
                 if before != Some(address) {
@@ -145,23 +152,23 @@ impl Names {
                         .send_modify(|all| all.insert(name.to_owned(), address));
                 }
             }
-            Err(why) => complain(name, &why, before, &mut self.failing),
+            Err(why) => log_failure(name, &why, before, &mut self.failing),
         }
         let has_address = answered || before.is_some();
-        self.lookups.ended(name, answered, has_address, now());
+        self.lookups.finished(name, answered, has_address, now());
     }
 }
 
 /// Keeps what is known from growing with every name that ever was. Before anything is wanted it is what
 /// the file remembers.
-fn forget(wanted: &BTreeSet<String>, found: &watch::Sender<Addresses>) {
-    if !wanted.is_empty() && found.borrow().count() > wanted.len() + UNWANTED {
+fn forget_unwanted(wanted: &BTreeSet<String>, found: &watch::Sender<HostAddresses>) {
+    if !wanted.is_empty() && found.borrow().count() > wanted.len() + MAX_UNWANTED {
         found.send_modify(|all| all.retain(|name| wanted.contains(name)));
     }
 }
 
 /// In a thread of its own: one of tokio's could neither be counted nor left behind when the agent ends.
-async fn look_up(name: String) -> (String, Answer) {
+async fn look_up(name: String) -> (String, LookupResult) {
     let (tell, told) = oneshot::channel();
     let asked = name.clone();
     let thread = std::thread::Builder::new().spawn(move || {
@@ -178,10 +185,10 @@ async fn look_up(name: String) -> (String, Answer) {
     (name, answer)
 }
 
-fn complain(name: &str, why: &str, before: Option<IpAddr>, failing: &mut Failing) {
-    let outage = failing.entry(name.to_owned()).or_default();
+fn log_failure(name: &str, why: &str, before: Option<IpAddr>, failing: &mut FailingNames) {
+    let failures = failing.entry(name.to_owned()).or_default();
     // Once while it lasts: there may be thousands of names.
-    if outage.since().is_none() && outage.failed(now()).is_some() {
+    if failures.since().is_none() && failures.failed(now()).is_some() {
         match before {
             Some(address) => {
                 warn!("{name} doesn't resolve any more, staying with {address}: {why}")
@@ -192,14 +199,14 @@ fn complain(name: &str, why: &str, before: Option<IpAddr>, failing: &mut Failing
 }
 
 /// A name, and what decides on its addresses.
-struct Usable<'a> {
+struct AddressChoice<'a> {
     name: &'a str,
     allow: &'a Allow,
     own: &'a BTreeSet<IpAddr>,
     before: Option<IpAddr>,
 }
 
-impl Usable<'_> {
+impl AddressChoice<'_> {
     /// The same as before while it is among them, so that a round-robin answer moves no client; else
     /// IPv4 first, which every Docker host has. The name of this very machine is 127.0.1.1 in Debian's
     /// /etc/hosts: then it is an address by which other machines reach this one.
@@ -211,10 +218,10 @@ impl Usable<'_> {
 
     fn among(&self, addresses: &[IpAddr]) -> Option<IpAddr> {
         let allowed = |ip: &&IpAddr| self.allow.refuses(**ip).is_none();
-        let usable = || addresses.iter().filter(allowed);
-        let same = usable().find(|ip| Some(**ip) == self.before);
-        let first = same.or_else(|| usable().find(|ip| ip.is_ipv4()));
-        first.or_else(|| usable().next()).copied()
+        let choice = || addresses.iter().filter(allowed);
+        let same = choice().find(|ip| Some(**ip) == self.before);
+        let first = same.or_else(|| choice().find(|ip| ip.is_ipv4()));
+        first.or_else(|| choice().next()).copied()
     }
 
     fn here(&self) -> Option<IpAddr> {
@@ -242,7 +249,7 @@ mod tests {
     fn choose(name: &str, addresses: &[IpAddr], before: Option<IpAddr>) -> Option<IpAddr> {
         let (allow, own) = (Allow::default(), ips(&["10.9.0.1", "fd00:9::1"]));
         let (allow, own) = (&allow, &own.into_iter().collect());
-        Usable {
+        AddressChoice {
             name,
             allow,
             own,
@@ -278,14 +285,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_stops_resolving_keeps_its_last_address() {
-        let last: Addresses = [("gone.invalid".to_owned(), "10.0.0.9".parse().unwrap())]
+        let last: HostAddresses = [("gone.invalid".to_owned(), "10.0.0.9".parse().unwrap())]
             .into_iter()
             .collect();
-        let mut names = Names::new(watch::Sender::new(last.clone()), Allow::default());
+        let mut resolver = Resolver::new(watch::Sender::new(last.clone()), Allow::default());
         let (name, answer) = look_up("gone.invalid".to_owned()).await;
-        names.ended(&name, answer);
+        resolver.finished(&name, answer);
         assert_eq!(
-            (names.found.borrow().clone(), names.failing.len()),
+            (resolver.found.borrow().clone(), resolver.failing.len()),
             (last, 1)
         );
     }
@@ -294,19 +301,19 @@ mod tests {
     #[test]
     fn names_that_nobody_wants_any_more_do_not_pile_up() {
         let name = |n: usize| format!("host-{n}");
-        let found = watch::Sender::new(Addresses::default());
+        let found = watch::Sender::new(HostAddresses::default());
         let mut most = 0;
-        for n in 0..10 * UNWANTED {
+        for n in 0..10 * MAX_UNWANTED {
             let wanted = BTreeSet::from([name(n), "steady".to_owned()]);
             for name in &wanted {
                 let address = "10.0.0.9".parse().unwrap();
                 found.send_modify(|all| all.insert(name.clone(), address));
             }
-            forget(&wanted, &found);
+            forget_unwanted(&wanted, &found);
             most = most.max(found.borrow().count());
         }
-        assert_eq!(most, UNWANTED + 2);
+        assert_eq!(most, MAX_UNWANTED + 2);
         assert!(found.borrow().get("steady").is_some());
-        assert!(found.borrow().get(&name(10 * UNWANTED - 2)).is_some());
+        assert!(found.borrow().get(&name(10 * MAX_UNWANTED - 2)).is_some());
     }
 }

@@ -9,8 +9,8 @@ const WORTH_TELLING: Duration = Duration::from_secs(1);
 
 /// What there is.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Counts {
-    pub(crate) fronts: usize,
+pub(crate) struct StatusCounts {
+    pub(crate) listeners: usize,
     pub(crate) servers: usize,
     pub(crate) quarantined: usize,
     pub(crate) refused: usize,
@@ -21,14 +21,14 @@ pub(crate) struct Counts {
 
 /// The line.
 pub(crate) fn line(
-    counts: &Counts,
+    counts: &StatusCounts,
     heard: bool,
     etcd_lost_since: Option<Moment>,
     haproxy_lost_since: Option<Moment>,
     now: Moment,
 ) -> String {
-    let Counts {
-        fronts,
+    let StatusCounts {
+        listeners,
         servers,
         quarantined,
         refused,
@@ -36,8 +36,8 @@ pub(crate) fn line(
         down,
         leaving,
     } = counts;
-    let mut line = if heard || *fronts > 0 {
-        format!("serving {fronts} services, {servers} instances")
+    let mut line = if heard || *listeners > 0 {
+        format!("serving {listeners} services, {servers} instances")
     } else {
         "waiting for etcd".to_owned()
     };
@@ -73,11 +73,11 @@ mod tests {
     fn the_line_says_what_a_person_wants_to_know() {
         let at = Moment::from_secs;
         assert_eq!(
-            line(&Counts::default(), false, None, None, at(9)),
+            line(&StatusCounts::default(), false, None, None, at(9)),
             "waiting for etcd"
         );
-        let counts = Counts {
-            fronts: 2,
+        let counts = StatusCounts {
+            listeners: 2,
             servers: 5,
             quarantined: 1,
             refused: 0,
@@ -91,7 +91,7 @@ mod tests {
         );
         assert_eq!(
             line(
-                &Counts {
+                &StatusCounts {
                     held: 0,
                     down: 0,
                     leaving: 0,

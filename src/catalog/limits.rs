@@ -9,17 +9,17 @@ pub const MAX_INSTANCES: usize = 4_095;
 /// The most services: each is a listener, a port, and a reload when it comes.
 pub const MAX_SERVICES: usize = 4_096;
 /// The most instances in all: each is a server with a check of its own every 2 s.
-pub const MAX_IN_ALL: usize = 32_768;
+pub const MAX_INSTANCES_TOTAL: usize = 32_768;
 
 /// The most instances that have left etcd and still have their connections.
 pub const MAX_LEAVING: usize = MAX_INSTANCES;
 
 /// Service and instance of those that there is no room for, and why: the latest comers. So a flood doesn't push anybody out.
 #[must_use]
-pub fn surplus(services: &Services) -> BTreeMap<(String, String), &'static str> {
+pub fn over_limits(services: &Services) -> BTreeMap<(String, String), &'static str> {
     let sizes = || services.values().map(|instances| instances.len());
     let fits = services.len() <= MAX_SERVICES
-        && sizes().sum::<usize>() <= MAX_IN_ALL
+        && sizes().sum::<usize>() <= MAX_INSTANCES_TOTAL
         && sizes().all(|size| size <= MAX_INSTANCES);
     if fits {
         return BTreeMap::new();
@@ -31,10 +31,10 @@ pub fn surplus(services: &Services) -> BTreeMap<(String, String), &'static str> 
     let mut order: Vec<_> = all.collect();
     order.sort_unstable();
     let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
-    let (mut all, mut surplus) = (0, BTreeMap::new());
+    let (mut all, mut over_limits) = (0, BTreeMap::new());
     for (_, service, name) in order {
         let size = sizes.get(service.as_str()).copied();
-        let full = if all >= MAX_IN_ALL {
+        let full = if all >= MAX_INSTANCES_TOTAL {
             "too many instances in all"
         } else if size.is_none() && sizes.len() >= MAX_SERVICES {
             "too many services"
@@ -45,7 +45,7 @@ pub fn surplus(services: &Services) -> BTreeMap<(String, String), &'static str> 
             *sizes.entry(service).or_default() += 1;
             continue;
         };
-        surplus.insert((service.clone(), name.clone()), full);
+        over_limits.insert((service.clone(), name.clone()), full);
     }
-    surplus
+    over_limits
 }

@@ -4,7 +4,7 @@ use crate::endpoint::{KeyError, Protocol, ValueError};
 
 /// Why a key is in quarantine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum QuarantineReason {
     /// The key can't be a service and an instance.
     #[error("the key {0}")]
     Key(KeyError),
@@ -28,19 +28,19 @@ pub enum Fault {
     Full(&'static str),
     /// No client may be sent to where it is.
     #[error("{0}")]
-    Refused(String),
+    RefusedInstance(String),
 }
 
 /// A key that was put into quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Junk {
+pub struct QuarantinedKey {
     /// The key, harmless to print and short.
     pub key: String,
     /// What is wrong.
-    pub fault: Fault,
+    pub reason: QuarantineReason,
 }
 
-impl Junk {
+impl QuarantinedKey {
     /// Whether the key begins so, as far as it is shown. `start` is made of checked names.
     #[must_use]
     pub fn is_below(&self, start: &str) -> bool {
@@ -51,7 +51,7 @@ impl Junk {
 
 /// An instance whose address no client may be sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedInstance {
     /// Its service.
     pub service: String,
     /// Its name.
@@ -60,7 +60,7 @@ pub struct Refused {
     pub why: String,
 }
 
-impl Refused {
+impl RefusedInstance {
     pub(crate) fn new(service: &str, instance: &str, why: &str) -> Self {
         Self {
             service: service.to_owned(),

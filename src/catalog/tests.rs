@@ -1,40 +1,40 @@
 //! What is sorted where.
 
-use super::limits::{MAX_IN_ALL, MAX_INSTANCES, MAX_SERVICES};
+use super::limits::{MAX_INSTANCES, MAX_INSTANCES_TOTAL, MAX_SERVICES};
 use super::*;
 use proptest::prelude::*;
 
-fn item<'a>(key: &'a str, value: &'a str, create_revision: i64) -> Item<'a> {
-    Item {
+fn item<'a>(key: &'a str, value: &'a str, create_revision: i64) -> RawKeyValue<'a> {
+    RawKeyValue {
         key: key.as_bytes(),
         value: value.as_bytes(),
         create_revision,
     }
 }
 
-fn table() -> Table {
-    Table::new("/services".to_owned())
+fn catalog() -> Catalog {
+    Catalog::new("/services".to_owned())
 }
 
 const GOOD: &str = r#"{"host":"10.0.0.7","port":6379}"#;
 
 #[test]
 fn puts_and_deletes_are_followed() {
-    let mut table = table();
-    table.replace([item("/services/redis/redis@1", GOOD, 1)].into_iter());
-    table.put(item("/services/redis/redis@2", GOOD, 2));
+    let mut catalog = catalog();
+    catalog.replace([item("/services/redis/redis@1", GOOD, 1)].into_iter());
+    catalog.put(item("/services/redis/redis@2", GOOD, 2));
     assert_eq!(
-        table.services()["redis"].keys().collect::<Vec<_>>(),
+        catalog.services()["redis"].keys().collect::<Vec<_>>(),
         ["redis@1", "redis@2"]
     );
-    table.delete(b"/services/redis/redis@1");
-    table.delete(b"/services/redis/redis@2");
-    assert!(table.services().is_empty());
+    catalog.delete(b"/services/redis/redis@1");
+    catalog.delete(b"/services/redis/redis@2");
+    assert!(catalog.services().is_empty());
 }
 
 #[test]
 fn junk_is_counted_and_told_once_and_good_neighbours_go_on() {
-    let mut table = table();
+    let mut catalog = catalog();
     let long = "x".repeat(300);
     let hostile = [
         ("/services/redis/a b", GOOD),
@@ -67,47 +67,53 @@ fn junk_is_counted_and_told_once_and_good_neighbours_go_on() {
     let (long, large) = (format!("/services/redis/{long}"), "x".repeat(1 << 20));
     items.push(item(&long, GOOD, 1));
     items.push(item("/services/redis/mb", &large, 1));
-    items.push(Item {
+    items.push(RawKeyValue {
         key: b"/services/redis/\xff\xfe",
         value: &[],
         create_revision: 1,
     });
     let bad = items.len();
     items.push(item("/services/redis/good", GOOD, 1));
-    table.replace(items.iter().copied());
-    assert_eq!(table.services()["redis"].len(), 1);
-    assert_eq!((table.quarantined(), table.take_junk().len()), (bad, bad));
+    catalog.replace(items.iter().copied());
+    assert_eq!(catalog.services()["redis"].len(), 1);
+    assert_eq!(
+        (catalog.quarantined(), catalog.take_quarantined().len()),
+        (bad, bad)
+    );
     // The same again, as after a lost stream, is no news.
-    table.replace(items.into_iter());
-    assert_eq!((table.quarantined(), table.take_junk().len()), (bad, 0));
+    catalog.replace(items.into_iter());
+    assert_eq!(
+        (catalog.quarantined(), catalog.take_quarantined().len()),
+        (bad, 0)
+    );
     // Well in between: news again.
-    table.put(item("/services/redis/p0", GOOD, 1));
-    assert_eq!(table.quarantined(), bad - 1);
-    table.put(item("/services/redis/p0", "{", 1));
-    assert_eq!(table.take_junk().len(), 1);
-    assert_eq!(table.services()["redis"].len(), 1);
+    catalog.put(item("/services/redis/p0", GOOD, 1));
+    assert_eq!(catalog.quarantined(), bad - 1);
+    catalog.put(item("/services/redis/p0", "{", 1));
+    assert_eq!(catalog.take_quarantined().len(), 1);
+    assert_eq!(catalog.services()["redis"].len(), 1);
 }
 
 #[test]
 fn a_flood_of_valid_keys_pushes_nobody_out() {
-    let mut table = table();
+    let mut catalog = catalog();
     let mut keys = vec![("/services/zz/old".to_owned(), 1)];
     keys.extend((0..100_000).map(|n| (format!("/services/flood{}/i{n}", n % 20_000), 2)));
     keys.extend((0..9_000).map(|n| (format!("/services/big/i{n}"), 1)));
-    table.replace(
+    catalog.replace(
         keys.iter()
             .map(|(key, revision)| item(key, GOOD, *revision)),
     );
-    let services = table.services();
+    let services = catalog.services();
     assert!(services["zz"].contains_key("old"));
     assert_eq!(services["big"].len(), MAX_INSTANCES);
     assert!(services.len() <= MAX_SERVICES);
     let all: usize = services.values().map(|instances| instances.len()).sum();
-    assert!(all <= MAX_IN_ALL);
-    assert_eq!(table.quarantined(), 109_001 - all);
-    assert_eq!(table.take_junk().len(), 109_001 - all);
-    table.services();
-    assert_eq!(table.take_junk(), []);
+    assert!(all <= MAX_INSTANCES_TOTAL);
+    assert_eq!(catalog.quarantined(), 109_001 - all);
+    assert_eq!(catalog.take_quarantined().len(), 109_001 - all);
+    catalog.services();
+    assert_eq!(catalog.take_quarantined(), []);
 }
 
 proptest! {
@@ -116,7 +122,7 @@ proptest! {
     fn a_services_pointer_changes_when_the_service_does(
         steps in prop::collection::vec((0..4u8, 0..3u8, 0..3u8, 0..3u16), 1..40)
     ) {
-        let (mut table, mut all) = (table(), BTreeMap::new());
+        let (mut catalog, mut all) = (catalog(), BTreeMap::new());
         let mut seen = Services::new();
         for (what, service, instance, port) in steps {
             let key = format!("/services/s{service}/i{instance}");
@@ -125,19 +131,19 @@ proptest! {
             match what {
                 0 => {
                     all.remove(&key);
-                    table.delete(key.as_bytes());
+                    catalog.delete(key.as_bytes());
                 }
-                1 => table.replace(all.iter().map(|(k, v): (&String, &String)| item(k, v, 1))),
+                1 => catalog.replace(all.iter().map(|(k, v): (&String, &String)| item(k, v, 1))),
                 _ => {
-                    table.put(item(&key, &value, 1));
+                    catalog.put(item(&key, &value, 1));
                     all.insert(key, value);
                 }
             }
-            let mut fresh = self::table();
+            let mut fresh = self::catalog();
             fresh.replace(all.iter().map(|(k, v)| item(k, v, 1)));
-            let now = table.services().clone();
+            let now = catalog.services().clone();
             prop_assert_eq!(&now, fresh.services());
-            prop_assert_eq!(table.quarantined(), fresh.quarantined());
+            prop_assert_eq!(catalog.quarantined(), fresh.quarantined());
             for (service, instances) in &now {
                 if let Some(before) = seen.get(service) {
                     prop_assert_eq!(Arc::ptr_eq(before, instances), before == instances);
@@ -151,13 +157,13 @@ proptest! {
     fn arbitrary_bytes_never_panic_and_never_get_through(
         items in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), prop::collection::vec(any::<u8>(), 0..80)), 0..20)
     ) {
-        let mut table = table();
+        let mut catalog = catalog();
         for (tail, value) in items {
             let mut key = b"/services/a/".to_vec();
             key.extend(tail);
-            table.put(Item { key: &key, value: &value, create_revision: 0 });
+            catalog.put(RawKeyValue { key: &key, value: &value, create_revision: 0 });
         }
-        for (service, instances) in table.services() {
+        for (service, instances) in catalog.services() {
             for name in instances.keys().chain([service]) {
                 prop_assert!(crate::endpoint::check_part(name).is_ok());
             }

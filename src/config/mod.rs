@@ -5,7 +5,7 @@ mod announce;
 mod etcd;
 mod ignored;
 
-pub use agent::{AgentConfig, Way};
+pub use agent::{AgentConfig, HaproxyMode};
 pub use announce::{AnnounceConfig, ExplainConfig};
 pub use ignored::ignored_variables;
 

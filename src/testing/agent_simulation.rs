@@ -1,36 +1,36 @@
 //! The whole agent in seeded virtual time: an etcd that is lost, emptied and read again, names that
 //! move, a clock that leaps, and a HAProxy that fails, dies and is meddled with. The tests play
-//! `Agent::run`, and nobody wakes it but what wakes it there.
+//! `ControlLoop::run`, and nobody wakes it but what wakes it there.
 
 mod etcd;
 mod leaving;
 mod settling;
 
-use crate::agent::event_log::Telling;
-use crate::agent::haproxy::api::Proxy;
-use crate::agent::haproxy::health::Health;
-use crate::agent::model::backends::Directory;
-use crate::agent::model::host_addresses::Addresses;
-use crate::agent::model::listeners::Rules;
-use crate::agent::model::membership::Presence;
-use crate::agent::model::membership::Settings;
-use crate::agent::reconcile::{Applier, Report};
-use crate::agent::{AUDIT, Agent, LOOK, PATIENCE, SHORTEST};
-use crate::catalog::Table;
+use crate::agent::control_loop::{ControlLoop, DesiredState, Inputs};
+use crate::agent::event_log::EventLog;
+use crate::agent::haproxy::api::HaproxyApi;
+use crate::agent::haproxy::health::HealthMonitor;
+use crate::agent::model::backends::Backends;
+use crate::agent::model::host_addresses::HostAddresses;
+use crate::agent::model::listeners::ListenerRules;
+use crate::agent::model::membership::Membership;
+use crate::agent::model::membership::Retention;
+use crate::agent::reconcile::{PassReport, Reconciler};
+use crate::agent::schedule::{ETCD_WAIT, MIN_PAUSE, POLL_INTERVAL, Schedule};
+use crate::catalog::Catalog;
 use crate::clock::Moment;
 use crate::endpoint::Host;
-use crate::retry::{HAPROXY, Retry};
 use crate::systemd::{Pulse, Systemd};
 use crate::testing::config_grammar::frame;
-use crate::testing::fake_haproxy::{Fake, Listening, World, now_or_never};
-use etcd::Etcd;
-use leaving::Leaving;
+use crate::testing::fake_haproxy::{FakeHaproxy, FakeWorld, ListeningState, now_or_never};
+use etcd::FakeEtcd;
+use leaving::LeavingServers;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-const KEEPING: Settings = Settings {
+const RETENTION: Retention = Retention {
     hold: Duration::from_secs(30),
     forget: Duration::from_secs(120),
     drain: Duration::from_secs(20),
@@ -42,17 +42,17 @@ const HERE: &str = "10.0.0.3";
 /// A reload, and what HAProxy was told meanwhile. A pass more often than that is one too many.
 const PASSES_A_SECOND: usize = 120;
 
-struct Scene {
-    agent: Agent<Fake>,
-    etcd: Etcd,
-    addresses: watch::Sender<Addresses>,
+struct AgentScene {
+    agent: ControlLoop<FakeHaproxy>,
+    etcd: FakeEtcd,
+    addresses: watch::Sender<HostAddresses>,
     resolver: BTreeMap<String, [u8; 4]>,
     resolve_at: Moment,
     now: Moment,
     /// Servers of services that left at a blow, where they are, and until when they have to stay.
     held: BTreeMap<String, (Host, u16, Moment)>,
     /// What has left, and what blinks.
-    leaving: Leaving,
+    leaving: LeavingServers,
     /// Since when, and how many.
     passes: (Moment, usize),
     /// When somebody changed a server behind our back, which only an audit sees.
@@ -80,57 +80,60 @@ struct Totals {
     slowest: Duration,
 }
 
-impl Scene {
+impl AgentScene {
     fn new(seed: u64) -> Self {
         // The backoffs' jitter comes from the thread's own generator.
         fastrand::seed(seed);
         let rng = fastrand::Rng::with_seed(seed);
-        let world = World {
+        let world = FakeWorld {
             rng: fastrand::Rng::with_seed(seed),
             sees: rng.clone().bool(),
             talks: rng.clone().u8(..) < 128,
-            ..World::default()
+            ..FakeWorld::default()
         };
         let now = Moment::from_secs(1000);
         let (hosts, _) = watch::channel(BTreeSet::new());
-        let mut own = Addresses::default();
+        let mut own = HostAddresses::default();
         own.set_own(BTreeSet::from([[10, 0, 0, 3].into()]));
         let (addresses, seen) = watch::channel(own);
-        let agent = Agent {
-            dirty: true,
-            look: now,
-            audit: now + AUDIT,
-            telling: Telling::default(),
-            health: Health::default(),
-            table: Table::new("/services".to_owned()),
-            heard: None,
-            patience: now + PATIENCE,
-            may_begin: true,
-            presence: Presence::new(KEEPING, BTreeMap::new(), now),
-            directory: Directory::default(),
-            applier: Applier::new(Fake(world.into()), frame(), Rules::default(), None),
-            updates: mpsc::channel(1).1,
-            hosts,
-            addresses: seen,
-            lost: watch::channel(None).1,
-            trouble: Retry::new(HAPROXY),
-            report: Report::default(),
+        let agent = ControlLoop {
+            schedule: Schedule::new(now, now + ETCD_WAIT, true),
+            inputs: Inputs {
+                updates: mpsc::channel(1).1,
+                hosts,
+                addresses: seen,
+                etcd_lost: watch::channel(None).1,
+            },
+            desired: DesiredState {
+                catalog: Catalog::new("/services".to_owned()),
+                membership: Membership::new(RETENTION, BTreeMap::new(), now),
+                backends: Backends::default(),
+            },
+            reconciler: Reconciler::new(
+                FakeHaproxy(world.into()),
+                frame(),
+                ListenerRules::default(),
+                None,
+            ),
+            report: PassReport::default(),
+            health: HealthMonitor::default(),
+            event_log: EventLog::default(),
             systemd: Systemd::default(),
             pulse: Pulse::default(),
         };
         Self {
             agent,
-            etcd: Etcd {
-                stands: BTreeMap::new(),
+            etcd: FakeEtcd {
+                keys: BTreeMap::new(),
                 revision: 1,
-                untold: None,
+                undelivered: None,
             },
             addresses,
             resolver: BTreeMap::new(),
             resolve_at: now,
             now,
             held: BTreeMap::new(),
-            leaving: Leaving::default(),
+            leaving: LeavingServers::default(),
             passes: (now, 0),
             meddled: None,
             crowded: false,
@@ -138,8 +141,8 @@ impl Scene {
         }
     }
 
-    fn world(&mut self) -> &mut World {
-        self.agent.applier.proxy.0.get_mut()
+    fn world(&mut self) -> &mut FakeWorld {
+        self.agent.reconciler.proxy.0.get_mut()
     }
 
     fn fault(&mut self, totals: &mut Totals) {
@@ -163,13 +166,13 @@ impl Scene {
             13..18 => self.change(key, None),
             18..20 => {
                 let prefix = format!("/services/s{service}/");
-                let all: Vec<_> = self.etcd.stands.keys().cloned().collect();
+                let all: Vec<_> = self.etcd.keys.keys().cloned().collect();
                 for key in all.into_iter().filter(|key| key.starts_with(&prefix)) {
                     self.change(key, None);
                 }
             }
             20 => self.empty(),
-            21..23 => self.etcd.untold = None,
+            21..23 => self.etcd.undelivered = None,
             23..26 => self.read_again(),
             26 => {
                 totals.leaps += 1;
@@ -203,7 +206,7 @@ impl Scene {
             42 => self.world().held ^= true,
             43 => self.world().older.clear(),
             35..38 => self.blink(),
-            38 => self.a_check_turns(),
+            38 => self.a_check_changes(),
             _ => {
                 let most = [0, 0, 50, 100][self.rng.usize(0..4)];
                 self.world().failing = self.rng.u8(0..=most);
@@ -213,7 +216,7 @@ impl Scene {
 
     /// `names::resolve`, without its waits.
     fn resolve(&mut self) {
-        let hosts = self.agent.hosts.borrow().clone();
+        let hosts = self.agent.inputs.hosts.borrow().clone();
         self.resolve_at = self.now + Duration::from_secs(30);
         for host in hosts {
             let before = self.addresses.borrow().get(&host);
@@ -223,12 +226,12 @@ impl Scene {
             }
             if let Some(ip) = found.filter(|ip| Some(*ip) != before) {
                 self.addresses.send_modify(|all| all.insert(host, ip));
-                self.agent.dirty = true;
+                self.agent.schedule.dirty = true;
             }
         }
     }
 
-    /// One round of `Agent::run`, and the time until the next, `limit` at most.
+    /// One round of `ControlLoop::run`, and the time until the next, `limit` at most.
     fn round(&mut self, limit: Duration, totals: &mut Totals) -> Result<(), String> {
         if self.now >= self.resolve_at {
             self.resolve();
@@ -244,9 +247,9 @@ impl Scene {
                 return Err(format!("{} passes in a second", self.passes.1));
             }
             self.world().removed.clear();
-            let hosts = self.agent.hosts.borrow().len();
+            let hosts = self.agent.inputs.hosts.borrow().len();
             let mut before = self.world().listening();
-            let known = &self.agent.applier.listening;
+            let known = &self.agent.reconciler.listening;
             before
                 .binds
                 .retain(|name, bind| known.get(name) == Some(bind));
@@ -254,22 +257,24 @@ impl Scene {
             if let Some(result) = result {
                 self.agent.passed(result, self.now);
             }
-            if self.agent.hosts.borrow().len() != hosts {
+            if self.agent.inputs.hosts.borrow().len() != hosts {
                 self.resolve_at = self.now;
             }
             self.no_reload_evicts_who_serves(&before)?;
             self.nobody_is_cut_who_stays()?;
         }
-        self.look_at_servers();
-        let next = self.agent.next(self.now).unwrap_or(Moment::MAX);
-        let pause = next.saturating_sub(self.now).clamp(SHORTEST, LOOK);
+        self.poll_servers();
+        let next = self.agent.next_pass(self.now).unwrap_or(Moment::MAX);
+        let pause = next
+            .saturating_sub(self.now)
+            .clamp(MIN_PAUSE, POLL_INTERVAL);
         if self.world().saving.is_some() && (self.world().failing == 0 || self.rng.bool()) {
-            let happening = now_or_never(self.agent.applier.proxy.happens());
-            self.agent.happened(happening, self.now);
+            let event = now_or_never(self.agent.reconciler.proxy.next_event());
+            self.agent.handle_event(event, self.now);
         }
         self.now += pause.min(limit);
         if pause <= limit {
-            now_or_never(self.agent.look(self.now));
+            now_or_never(self.agent.poll_worker(self.now));
         }
         Ok(())
     }
@@ -277,14 +282,14 @@ impl Scene {
     /// A port goes to another service only if its own has no server any more. What HAProxy really listened on
     /// counts, as far as the agent could know it, and only the agent's own reload: a HAProxy that was started
     /// by another, in the midst of a pass too, listens on whatever its file says.
-    fn no_reload_evicts_who_serves(&mut self, before: &Listening) -> Result<(), String> {
+    fn no_reload_evicts_who_serves(&mut self, before: &ListeningState) -> Result<(), String> {
         let now = self.world().listening();
         let is_reloaded = now.reloads == before.reloads + 1 && now.starts == before.starts + 1;
         if !is_reloaded || self.crowded {
             return Ok(());
         }
         for (service, bind) in &before.binds {
-            let served = self.agent.directory.services().get(service);
+            let served = self.agent.desired.backends.services().get(service);
             let serves = served.is_some_and(|it| it.port == bind.port() && it.serves());
             if serves && now.binds.get(service) != Some(bind) {
                 return Err(format!(
@@ -302,7 +307,7 @@ impl Scene {
         let now = self.now;
         self.held.retain(|_, (.., until)| *until > now);
         let removed = std::mem::take(&mut self.world().removed);
-        let there = self.agent.table.services().clone();
+        let there = self.agent.desired.catalog.services().clone();
         for target in removed {
             let (service, name) = target.split_once('/').ok_or("no target")?;
             let instance = there
@@ -313,7 +318,7 @@ impl Scene {
                 Host::Name(name) => self.addresses.borrow().get(name).is_some(),
             };
             // A listener of ours is none to dial.
-            let ports = self.agent.applier.listening.values().map(|it| it.port());
+            let ports = self.agent.reconciler.listening.values().map(|it| it.port());
             let may_go = |host: &Host, port: u16| {
                 let is_listener = || ports.clone().any(|own| own == port);
                 !has_address(host) || (host.to_string() == HERE && is_listener())
@@ -344,14 +349,14 @@ impl Scene {
             let until = self.now + Duration::from_millis(self.rng.u64(0..gap));
             if self.rng.bool() {
                 let count = self.rng.usize(0..4);
-                self.tell(count);
+                self.deliver(count);
             }
             while self.now < until {
                 let limit = until - self.now;
                 self.round(limit, totals)?;
             }
             if self.rng.bool() {
-                self.tell(usize::MAX);
+                self.deliver(usize::MAX);
             }
         }
         self.must_settle(totals)
@@ -367,7 +372,7 @@ fn whatever_happens_around_it_the_agent_comes_to_etcds_truth_and_empties_nothing
     };
     let (mut totals, mut wrong) = (Totals::default(), Vec::new());
     for seed in seeds.clone() {
-        if let Err(why) = Scene::new(seed).run(&mut totals) {
+        if let Err(why) = AgentScene::new(seed).run(&mut totals) {
             wrong.push(format!("seed {seed}: {why}"));
         }
     }

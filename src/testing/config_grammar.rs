@@ -1,12 +1,14 @@
 //! Models of every kind, hostile input, and a judge of what is rendered, for the tests of the rooms here.
 
 use crate::agent::haproxy::parse::parse;
-use crate::agent::haproxy::render::{BASE, CHECK, Frame, REJECT, SERVICES, render};
-use crate::agent::model::backends::{Directory, Server};
-use crate::agent::model::host_addresses::Addresses;
-use crate::agent::model::listeners::{Front, Model, lay_out};
-use crate::agent::model::membership::{Presence, Settings};
-use crate::catalog::{Item, Table};
+use crate::agent::haproxy::render::{
+    CHECK, DEFAULT_BASE, FixedConfig, REJECT_RULE, SERVICES_LINE, render,
+};
+use crate::agent::model::backends::{Backends, Server};
+use crate::agent::model::host_addresses::HostAddresses;
+use crate::agent::model::listeners::{Listener, Model, assign_listeners};
+use crate::agent::model::membership::{Membership, Retention};
+use crate::catalog::{Catalog, RawKeyValue};
 use crate::clock::Moment;
 use crate::endpoint::{Host, check_part};
 use proptest::prelude::*;
@@ -14,9 +16,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-pub(crate) fn frame() -> Frame {
-    Frame {
-        base: BASE.to_owned(),
+pub(crate) fn frame() -> FixedConfig {
+    FixedConfig {
+        base: DEFAULT_BASE.to_owned(),
         ipv6: true,
         idle: "/run/idle".to_owned(),
         listener_maxconn: Some(25_000),
@@ -75,7 +77,7 @@ fn server() -> impl Strategy<Value = Server> {
         })
 }
 
-/// Models as `lay_out` makes them: no two fronts on one port.
+/// Models as `assign_listeners` makes them: no two fronts on one port.
 pub(crate) fn models() -> impl Strategy<Value = Model> {
     let name = "[A-Za-z0-9_:@-][A-Za-z0-9_.:@-]{0,12}".prop_filter("..", |n| check_part(n).is_ok());
     let bind = prop_oneof![
@@ -85,27 +87,28 @@ pub(crate) fn models() -> impl Strategy<Value = Model> {
         Just("[::]:"),
         Just("0.0.0.0:")
     ];
-    let front = (
+    let listener = (
         bind,
         prop::collection::btree_map(name.clone(), server(), 0..5),
     );
     (
-        prop::collection::btree_map(name, front, 0..6),
+        prop::collection::btree_map(name, listener, 0..6),
         any::<bool>(),
     )
-        .prop_map(|(fronts, stats)| {
-            let fronts = fronts
-                .into_iter()
-                .zip(20_000..)
-                .map(|((name, (bind, servers)), port)| {
-                    let bind = format!("{bind}{port}").parse().unwrap();
-                    let servers = Arc::new(servers);
-                    (name, Front { bind, servers })
-                });
+        .prop_map(|(listeners, stats)| {
+            let listeners =
+                listeners
+                    .into_iter()
+                    .zip(20_000..)
+                    .map(|((name, (bind, servers)), port)| {
+                        let bind = format!("{bind}{port}").parse().unwrap();
+                        let servers = Arc::new(servers);
+                        (name, Listener { bind, servers })
+                    });
             let stats = stats.then(|| "127.0.0.1:1936".parse().unwrap());
             Model {
                 stats,
-                fronts: fronts.collect(),
+                listeners: listeners.collect(),
             }
         })
 }
@@ -114,7 +117,7 @@ pub(crate) fn models() -> impl Strategy<Value = Model> {
 pub(crate) fn tokenize_strictly(text: &str) -> Result<(), String> {
     let ours = text.split_once("\nglobal\n    setenv ").ok_or("no mark")?.1;
     for line in ours.lines().skip(1) {
-        if line.trim_start() == REJECT {
+        if line.trim_start() == REJECT_RULE {
             continue;
         }
         let harmless = |c: char| c.is_ascii_alphanumeric() || " _.:@-[]*/#".contains(c);
@@ -149,7 +152,7 @@ pub(crate) fn tokenize_strictly(text: &str) -> Result<(), String> {
                 is_name(name) && is_address(at) && matches!(flags, Some("" | " weight 0"))
             }
             [""] => true,
-            _ => format!("{line}\n") == format!("{SERVICES}\n"),
+            _ => format!("{line}\n") == format!("{SERVICES_LINE}\n"),
         };
         if !fine || comment.contains(' ') {
             return Err(format!("{line:?}"));
@@ -163,23 +166,23 @@ proptest! {
     fn whatever_stands_in_etcd_the_file_holds_nothing_but_words_of_ours(
         items in prop::collection::vec((hostile(), hostile(), hostile(), any::<i32>(), any::<bool>()), 1..12)
     ) {
-        let mut table = Table::new("/services".to_owned());
+        let mut catalog = Catalog::new("/services".to_owned());
         for (service, instance, host, port, raw) in items {
             let key = [b"/services/", service.as_slice(), b"/", instance.as_slice()].concat();
             let json = serde_json::json!({"host": String::from_utf8_lossy(&host), "port": port.rem_euclid(70_000)});
             let value = if raw { host } else { json.to_string().into_bytes() };
-            table.put(Item { key: &key, value: &value, create_revision: 0 });
+            catalog.put(RawKeyValue { key: &key, value: &value, create_revision: 0 });
         }
-        let settings = Settings { hold: <_>::default(), forget: <_>::default(), drain: <_>::default() };
+        let settings = Retention { hold: <_>::default(), forget: <_>::default(), drain: <_>::default() };
         let now = Moment::from_secs(1);
-        let mut presence = Presence::new(settings, BTreeMap::new(), now);
-        presence.observe(table.services(), now);
-        let mut directory = Directory::default();
-        directory.update(presence.wanted(now), &Addresses::default());
-        let (model, _) = lay_out(&<_>::default(), directory.services(), &BTreeMap::new(), &BTreeMap::new());
+        let mut membership = Membership::new(settings, BTreeMap::new(), now);
+        membership.observe(catalog.services(), now);
+        let mut backends = Backends::default();
+        backends.update(membership.desired(now), &HostAddresses::default());
+        let (model, _) = assign_listeners(&<_>::default(), backends.services(), &BTreeMap::new(), &BTreeMap::new());
         let text = render(&frame(), &model);
         prop_assert_eq!(tokenize_strictly(&text), Ok(()));
-        prop_assert_eq!(parse(&text), Some(model.fronts));
+        prop_assert_eq!(parse(&text), Some(model.listeners));
     }
 
 }

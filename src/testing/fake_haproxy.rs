@@ -1,14 +1,14 @@
 //! A HAProxy for the tests: its servers with as much of its rules as the commands depend on, and
 //! failures of every kind.
 
-use crate::agent::haproxy::api::{Happening, Proxy, Reload, Trouble, Worker};
-use crate::agent::haproxy::parse::{mark_of, parse};
+use crate::agent::haproxy::api::{HaproxyApi, HaproxyEvent, ProxyError, ReloadOutcome, Worker};
+use crate::agent::haproxy::parse::{fingerprint_of, parse};
 use crate::agent::haproxy::render::{CHECK, proxy_name};
 use crate::agent::haproxy::runtime::{
-    CHECKED, Command, DRAIN, Live, Running, Verb, diff, parse_state,
+    CHECKED, DRAIN, RunningServers, ServerAction, ServerCommand, ServerState, diff, parse_state,
 };
 use crate::agent::haproxy::server_defaults::ServerDefaults;
-use crate::agent::haproxy::shared_text::Text;
+use crate::agent::haproxy::shared_text::SharedText;
 use crate::agent::model::bind::Bind;
 use crate::agent::model::listeners::Model;
 use crate::testing::config_grammar::tokenize_strictly;
@@ -22,19 +22,19 @@ use std::task::{Context, Poll, Waker};
 pub(crate) const HEADER: &str = "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr srv_agent_addr srv_agent_port\n";
 
 /// Of all fronts.
-pub(crate) fn diff_all(model: &Model, running: &Running) -> Vec<Command> {
-    let fronts = model.fronts.iter();
+pub(crate) fn diff_all(model: &Model, running: &RunningServers) -> Vec<ServerCommand> {
+    let listeners = model.listeners.iter();
     diff(
-        fronts.map(|(name, front)| (name.as_str(), &*front.servers)),
+        listeners.map(|(name, listener)| (name.as_str(), &*listener.servers)),
         running,
     )
 }
 
 /// A HAProxy's servers, with as much of its rules as the commands depend on.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Servers(pub(crate) Running);
+pub(crate) struct FakeServers(pub(crate) RunningServers);
 
-impl Servers {
+impl FakeServers {
     /// One line at the socket.
     pub(crate) fn command(&mut self, line: &str) -> Result<(), String> {
         let words: Vec<_> = line.split(' ').collect();
@@ -61,7 +61,7 @@ impl Servers {
             };
             servers.insert(
                 name.to_owned(),
-                Live {
+                ServerState {
                     address: at.parse().ok(),
                     admin: 1,
                     weight,
@@ -92,12 +92,12 @@ impl Servers {
 
     /// As HAProxy boots from the model's file.
     pub(crate) fn boot(model: &Model) -> Self {
-        let fronts = model.fronts.iter().map(|(service, front)| {
-            let servers = front.servers.iter().map(|(name, server)| {
+        let listeners = model.listeners.iter().map(|(service, listener)| {
+            let servers = listener.servers.iter().map(|(name, server)| {
                 let weight = u32::from(!server.draining);
                 (
                     proxy_name(name),
-                    Live {
+                    ServerState {
                         address: Some(server.address),
                         admin: 0,
                         weight,
@@ -109,7 +109,7 @@ impl Servers {
             });
             (proxy_name(service), servers.collect())
         });
-        Self(fronts.collect())
+        Self(listeners.collect())
     }
 
     /// `show servers state`.
@@ -137,7 +137,7 @@ pub(crate) fn now_or_never<T>(future: impl Future<Output = T>) -> T {
 
 /// What the worker listens on, `binds` by service, empty if there is none, and what led to it.
 #[derive(Debug)]
-pub(crate) struct Listening {
+pub(crate) struct ListeningState {
     pub(crate) binds: BTreeMap<String, Bind>,
     pub(crate) reloads: u32,
     /// Workers that were started, by a reload or by another.
@@ -145,14 +145,14 @@ pub(crate) struct Listening {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct World {
+pub(crate) struct FakeWorld {
     pub(crate) rng: fastrand::Rng,
     /// Of 100 calls so many fail.
     pub(crate) failing: u8,
     pub(crate) file: String,
     /// pid, and what it was started from.
     pub(crate) worker: Option<(u32, String)>,
-    pub(crate) servers: Servers,
+    pub(crate) servers: FakeServers,
     /// What the worker that was started last listens on.
     pub(crate) binds: BTreeMap<String, Bind>,
     pub(crate) pids: u32,
@@ -160,7 +160,7 @@ pub(crate) struct World {
     pub(crate) failed_reloads: u32,
     /// Ports that another process has.
     pub(crate) busy: BTreeSet<u16>,
-    /// Whether `obstacle` sees them.
+    /// Whether `bind_obstacle` sees them.
     pub(crate) sees: bool,
     /// Whether a failed reload says whose fault it was.
     pub(crate) talks: bool,
@@ -173,12 +173,12 @@ pub(crate) struct World {
     pub(crate) held: bool,
     /// Workers of before a reload, and the servers to which they have connections.
     pub(crate) older: BTreeMap<u32, BTreeSet<String>>,
-    pub(crate) saving: Option<Text>,
+    pub(crate) saving: Option<SharedText>,
     /// Batches of commands of which some were done and some weren't, and the caller was told so or not.
     pub(crate) torn: u32,
 }
 
-impl World {
+impl FakeWorld {
     fn fails(&mut self) -> bool {
         self.rng.u8(0..100) < self.failing
     }
@@ -214,9 +214,9 @@ impl World {
         targets.collect()
     }
 
-    pub(crate) fn listening(&self) -> Listening {
+    pub(crate) fn listening(&self) -> ListeningState {
         let binds = self.worker.as_ref().map(|_| self.binds.clone());
-        Listening {
+        ListeningState {
             binds: binds.unwrap_or_default(),
             reloads: self.reloads,
             starts: self.pids,
@@ -225,10 +225,10 @@ impl World {
 
     /// Starts anew from the file.
     pub(crate) fn boot(&mut self) -> Result<(), String> {
-        let fronts = parse(&self.file).ok_or("no file of ours")?;
+        let listeners = parse(&self.file).ok_or("no file of ours")?;
         let model = Model {
             stats: None,
-            fronts,
+            listeners,
         };
         let blocked = model
             .binds()
@@ -241,33 +241,33 @@ impl World {
         }
         self.pids += 1;
         self.older.clear();
-        self.worker = Some((self.pids, mark_of(&self.file).unwrap().to_owned()));
-        self.servers = Servers::boot(&model);
+        self.worker = Some((self.pids, fingerprint_of(&self.file).unwrap().to_owned()));
+        self.servers = FakeServers::boot(&model);
         let binds = model.binds();
         self.binds = binds.map(|(name, bind)| (name.to_owned(), bind)).collect();
         Ok(())
     }
 }
 
-pub(crate) struct Fake(pub(crate) RefCell<World>);
+pub(crate) struct FakeHaproxy(pub(crate) RefCell<FakeWorld>);
 
-impl Proxy for Fake {
-    async fn write(&mut self, text: &Text) -> Result<(), Trouble> {
+impl HaproxyApi for FakeHaproxy {
+    async fn write(&mut self, text: &SharedText) -> Result<(), ProxyError> {
         let mut world = self.0.borrow_mut();
         world.saving = None;
         if world.full || world.fails() {
-            return Err(Trouble::File("no space left".to_owned()));
+            return Err(ProxyError::File("no space left".to_owned()));
         }
         world.file = text.to_string();
         tokenize_strictly(&world.file).unwrap();
         Ok(())
     }
 
-    fn save(&mut self, text: Text) {
+    fn save(&mut self, text: SharedText) {
         self.0.get_mut().saving = Some(text);
     }
 
-    async fn happens(&mut self) -> Happening {
+    async fn next_event(&mut self) -> HaproxyEvent {
         let text = self
             .0
             .get_mut()
@@ -275,21 +275,21 @@ impl Proxy for Fake {
             .take()
             .expect("somebody waits for nothing");
         let result = self.write(&text).await;
-        Happening::Saved(text, result)
+        HaproxyEvent::FileSaved(text, result)
     }
 
-    async fn worker(&self) -> Result<Worker, Trouble> {
+    async fn worker(&self) -> Result<Worker, ProxyError> {
         let mut world = self.0.borrow_mut();
         if world.fails() {
-            return Err(Trouble::Down("no answer".to_owned()));
+            return Err(ProxyError::Unreachable("no answer".to_owned()));
         }
-        let (pid, mark) = world
+        let (pid, fingerprint) = world
             .worker
             .clone()
-            .ok_or_else(|| Trouble::Down("nobody".to_owned()))?;
+            .ok_or_else(|| ProxyError::Unreachable("nobody".to_owned()))?;
         Ok(Worker {
             pid,
-            mark: Some(mark),
+            fingerprint: Some(fingerprint),
             can_wait: false,
             older: world.older.keys().copied().collect(),
         })
@@ -299,7 +299,7 @@ impl Proxy for Fake {
         &self,
         _: &Worker,
         backends: Option<&BTreeSet<String>>,
-    ) -> Result<Running, Trouble> {
+    ) -> Result<RunningServers, ProxyError> {
         let mut world = self.0.borrow_mut();
         let text = world.servers.state();
         let cut = if world.fails() {
@@ -312,10 +312,14 @@ impl Proxy for Fake {
         Ok(running)
     }
 
-    async fn tell(&self, _: &Worker, commands: &[Command]) -> Result<String, Trouble> {
+    async fn run_commands(
+        &self,
+        _: &Worker,
+        commands: &[ServerCommand],
+    ) -> Result<String, ProxyError> {
         let mut world = self.0.borrow_mut();
         for (done, command) in commands.iter().enumerate() {
-            if command.verb == Verb::Remove {
+            if command.action == ServerAction::Remove {
                 world.removed.push(command.target.clone());
             }
             for line in command.lines(&ServerDefaults::default(), false) {
@@ -325,7 +329,7 @@ impl Proxy for Fake {
                     if world.rng.bool() {
                         let _ = world.boot();
                     }
-                    return Err(Trouble::Down("cut off".to_owned()));
+                    return Err(ProxyError::Unreachable("cut off".to_owned()));
                 }
                 // One line in so many is lost without a word.
                 if !world.fails() {
@@ -335,7 +339,7 @@ impl Proxy for Fake {
         }
         // All of it was done, and nobody hears of it.
         if world.fails() {
-            return Err(Trouble::Down("no answer".to_owned()));
+            return Err(ProxyError::Unreachable("no answer".to_owned()));
         }
         Ok(String::new())
     }
@@ -343,21 +347,21 @@ impl Proxy for Fake {
     async fn end_connections(
         &self,
         pids: &[u32],
-        is_over: impl Fn(&str, &str) -> bool,
-    ) -> Result<(), Trouble> {
+        is_removed: impl Fn(&str, &str) -> bool,
+    ) -> Result<(), ProxyError> {
         let mut world = self.0.borrow_mut();
         for pid in pids {
             if world.fails() {
-                return Err(Trouble::Down("no answer".to_owned()));
+                return Err(ProxyError::Unreachable("no answer".to_owned()));
             }
             let Some(all) = world.older.remove(pid) else {
                 continue;
             };
-            let is_over = |target: &String| {
+            let is_removed = |target: &String| {
                 let (backend, server) = target.split_once('/').unwrap();
-                is_over(backend, server)
+                is_removed(backend, server)
             };
-            let (ended, left): (_, BTreeSet<_>) = all.into_iter().partition(is_over);
+            let (ended, left): (_, BTreeSet<_>) = all.into_iter().partition(is_removed);
             let ended: BTreeSet<String> = ended;
             world.removed.extend(ended);
             // One without connections ends.
@@ -368,23 +372,23 @@ impl Proxy for Fake {
         Ok(())
     }
 
-    async fn start(&mut self) -> Result<Reload, Trouble> {
+    async fn start(&mut self) -> Result<ReloadOutcome, ProxyError> {
         // Perhaps it was just slow to answer.
         if self.0.borrow().worker.is_some() {
-            return Err(Trouble::Down("busy".to_owned()));
+            return Err(ProxyError::Unreachable("busy".to_owned()));
         }
         self.reload().await
     }
 
-    async fn reload(&mut self) -> Result<Reload, Trouble> {
+    async fn reload(&mut self) -> Result<ReloadOutcome, ProxyError> {
         let mut world = self.0.borrow_mut();
         world.reloads += 1;
         if world.fails() {
-            return Err(Trouble::Down("no answer to reload".to_owned()));
+            return Err(ProxyError::Unreachable("no answer to reload".to_owned()));
         }
         if world.stuck && world.worker.is_some() {
             world.failed_reloads += 1;
-            return Ok(Reload::Failed("Cannot raise FD limit".to_owned()));
+            return Ok(ReloadOutcome::Failed("Cannot raise FD limit".to_owned()));
         }
         let talks = world.talks;
         let mut older = world.older.clone();
@@ -395,13 +399,13 @@ impl Proxy for Fake {
         Ok(match world.boot() {
             Ok(()) => {
                 world.older = older;
-                Reload::Done
+                ReloadOutcome::Done
             }
-            Err(log) => Reload::Failed(if talks { log } else { String::new() }),
+            Err(log) => ReloadOutcome::Failed(if talks { log } else { String::new() }),
         })
     }
 
-    async fn obstacle(&self, bind: Bind) -> Option<String> {
+    async fn bind_obstacle(&self, bind: Bind) -> Option<String> {
         let world = self.0.borrow();
         (world.sees && world.busy.contains(&bind.port())).then(|| "in use".to_owned())
     }

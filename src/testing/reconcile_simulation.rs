@@ -1,55 +1,62 @@
 //! A HAProxy that fails in every way that one can, seeded, in no time at all. Whatever happened, once
 //! it stops failing a few passes put everything right, and nobody was cut who needn't have been.
 
-use crate::agent::haproxy::api::{Proxy, Trouble};
+use crate::agent::haproxy::api::{HaproxyApi, ProxyError};
 use crate::agent::haproxy::parse::parse;
 use crate::agent::haproxy::render::render;
-use crate::agent::haproxy::runtime::{Command, parse_state};
-use crate::agent::haproxy::shared_text::Text;
-use crate::agent::model::backends::Directory;
-use crate::agent::model::bind_backoff::TRY_AGAIN;
-use crate::agent::model::host_addresses::Addresses;
-use crate::agent::model::listeners::{Model, Rules, lay_out};
-use crate::agent::model::membership::Wanted;
-use crate::agent::reconcile::{Applier, LONGEST_RELOAD_PAUSE, RELOAD_PAUSE, Report, reload_pause};
+use crate::agent::haproxy::runtime::{ServerCommand, parse_state};
+use crate::agent::haproxy::shared_text::SharedText;
+use crate::agent::model::backends::Backends;
+use crate::agent::model::bind_backoff::FAILED_BIND_RETRY;
+use crate::agent::model::host_addresses::HostAddresses;
+use crate::agent::model::listeners::{ListenerRules, Model, assign_listeners};
+use crate::agent::model::membership::DesiredService;
+use crate::agent::reconcile::{
+    LONGEST_RELOAD_PAUSE, PassReport, RELOAD_PAUSE, Reconciler, reload_pause,
+};
 use crate::catalog::Instance;
 use crate::clock::Moment;
 use crate::endpoint::Endpoint;
 use crate::testing::config_grammar::frame;
-use crate::testing::fake_haproxy::{Fake, World, diff_all, now_or_never};
+use crate::testing::fake_haproxy::{FakeHaproxy, FakeWorld, diff_all, now_or_never};
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-struct Scene {
-    applier: Applier<Fake>,
-    wanted: BTreeMap<String, Wanted>,
-    addresses: Addresses,
-    directory: Directory,
+struct ReconcileScene {
+    reconciler: Reconciler<FakeHaproxy>,
+    desired: BTreeMap<String, DesiredService>,
+    addresses: HostAddresses,
+    backends: Backends,
     now: Moment,
 }
 
-impl Scene {
+impl ReconcileScene {
     fn new(seed: u64) -> Self {
-        let world = World {
+        let world = FakeWorld {
             rng: fastrand::Rng::with_seed(seed),
-            ..World::default()
+            ..FakeWorld::default()
         };
-        let applier = Applier::new(Fake(world.into()), frame(), Rules::default(), None);
+        let reconciler = Reconciler::new(
+            FakeHaproxy(world.into()),
+            frame(),
+            ListenerRules::default(),
+            None,
+        );
         Self {
-            applier,
-            wanted: BTreeMap::new(),
+            reconciler,
+            desired: BTreeMap::new(),
             addresses: [("db".to_owned(), [10, 0, 1, 0].into())]
                 .into_iter()
                 .collect(),
-            directory: Directory::default(),
+            backends: Backends::default(),
             now: Moment::from_secs(1000),
         }
     }
 
-    fn world(&mut self) -> &mut World {
-        self.applier.proxy.0.get_mut()
+    fn world(&mut self) -> &mut FakeWorld {
+        self.reconciler.proxy.0.get_mut()
     }
 
     fn put(&mut self, service: &str, port: u16, instance: &str, status: &str) {
@@ -59,53 +66,59 @@ impl Scene {
     fn put_at(&mut self, host: &str, service: &str, port: u16, instance: &str, status: &str) {
         let value = format!(r#"{{"host":"{host}","port":{port},"status":"{status}"}}"#);
         let endpoint = Endpoint::decode(value.as_bytes()).unwrap();
-        let wanted = self.wanted.entry(service.to_owned());
-        let wanted = wanted.or_insert_with(|| Wanted {
+        let desired = self.desired.entry(service.to_owned());
+        let desired = desired.or_insert_with(|| DesiredService {
             port,
             instances: Arc::default(),
         });
-        let instances = Arc::make_mut(&mut wanted.instances);
+        let instances = Arc::make_mut(&mut desired.instances);
         instances.insert(instance.to_owned(), Instance::new(endpoint, 1));
     }
 
     fn remove(&mut self, service: &str, instance: &str) {
-        if let Some(wanted) = self.wanted.get_mut(service) {
-            Arc::make_mut(&mut wanted.instances).remove(instance);
+        if let Some(desired) = self.desired.get_mut(service) {
+            Arc::make_mut(&mut desired.instances).remove(instance);
         }
     }
 
     fn empty(&mut self, service: &str) {
-        self.wanted.get_mut(service).unwrap().instances = Arc::default();
+        self.desired.get_mut(service).unwrap().instances = Arc::default();
     }
 
-    fn list(&self) -> impl Iterator<Item = (&String, Wanted)> {
-        let wanted = self.wanted.iter();
-        wanted.map(|(service, wanted)| (service, wanted.clone()))
+    fn list(&self) -> impl Iterator<Item = (&String, DesiredService)> {
+        let desired = self.desired.iter();
+        desired.map(|(service, desired)| (service, desired.clone()))
     }
 
     /// What HAProxy is to be, worked out from nothing but what is wanted, and what HAProxy listens on.
     fn model(&self) -> Model {
-        let mut directory = Directory::default();
-        directory.update(self.list(), &self.addresses);
-        let (nothing, listening) = (BTreeMap::new(), &self.applier.listening);
-        lay_out(&Rules::default(), directory.services(), &nothing, listening).0
+        let mut backends = Backends::default();
+        backends.update(self.list(), &self.addresses);
+        let (nothing, listening) = (BTreeMap::new(), &self.reconciler.listening);
+        assign_listeners(
+            &ListenerRules::default(),
+            backends.services(),
+            &nothing,
+            listening,
+        )
+        .0
     }
 
     /// A pass at this very moment.
-    fn pass_now(&mut self) -> Result<Report, Trouble> {
-        let wanted = self.wanted.iter();
-        let wanted = wanted.map(|(service, wanted)| (service, wanted.clone()));
-        self.directory.update(wanted, &self.addresses);
-        now_or_never(self.applier.pass(&self.directory, self.now))
+    fn pass_now(&mut self) -> Result<PassReport, ProxyError> {
+        let desired = self.desired.iter();
+        let desired = desired.map(|(service, desired)| (service, desired.clone()));
+        self.backends.update(desired, &self.addresses);
+        now_or_never(self.reconciler.pass(&self.backends, self.now))
     }
 
-    fn pass(&mut self) -> Result<Report, Trouble> {
+    fn pass(&mut self) -> Result<PassReport, ProxyError> {
         self.now += Duration::from_millis(1500);
         let mut result = self.pass_now();
         // Saved soon, or not before the next pass.
         if self.world().saving.is_some() && (self.world().failing == 0 || self.world().rng.bool()) {
-            let happening = now_or_never(self.applier.proxy.happens());
-            let again = self.applier.happened(happening, self.now);
+            let event = now_or_never(self.reconciler.proxy.next_event());
+            let again = self.reconciler.handle_event(event, self.now);
             if let Ok(report) = &mut result {
                 report.not_after(again);
             }
@@ -114,7 +127,7 @@ impl Scene {
     }
 
     /// Passes until there is nothing to do, and no more than a few.
-    fn settle(&mut self) -> Report {
+    fn settle(&mut self) -> PassReport {
         let mut last = None;
         for _ in 0..40 {
             last = Some(self.pass());
@@ -133,12 +146,12 @@ impl Scene {
     }
 
     fn distinct_ports(&self) -> bool {
-        let ports: BTreeSet<_> = self.wanted.values().map(|w| w.port).collect();
-        ports.len() == self.wanted.len()
+        let ports: BTreeSet<_> = self.desired.values().map(|w| w.port).collect();
+        ports.len() == self.desired.len()
     }
 
     /// What HAProxy would still have to be told.
-    fn missing(&mut self) -> Vec<Command> {
+    fn missing(&mut self) -> Vec<ServerCommand> {
         let model = self.model();
         let text = self.world().servers.state();
         diff_all(&model, &parse_state(&text).unwrap())
@@ -146,17 +159,21 @@ impl Scene {
 
     /// What the file holds, or will when it is saved.
     fn latest_text(&self) -> Option<String> {
-        let latest = self.applier.saving.as_ref().or(self.applier.file.as_ref());
-        latest.map(Text::to_string)
+        let latest = self
+            .reconciler
+            .saving
+            .as_ref()
+            .or(self.reconciler.file.as_ref());
+        latest.map(SharedText::to_string)
     }
 
     /// Whether a crash at this moment would be survived.
     fn file_boots(&mut self) -> bool {
-        let fronts = parse(&self.world().file).unwrap();
+        let listeners = parse(&self.world().file).unwrap();
         let busy = &self.world().busy;
-        fronts
+        listeners
             .values()
-            .all(|front| !busy.contains(&front.bind.port()))
+            .all(|listener| !busy.contains(&listener.bind.port()))
     }
 
     fn must_agree(&mut self) {
@@ -166,13 +183,13 @@ impl Scene {
         assert_eq!(world.file, render(&frame(), &model));
         // And a crash now would lead to the same servers.
         world.boot().unwrap();
-        assert_eq!(world.servers.0.keys().count(), model.fronts.len());
+        assert_eq!(world.servers.0.keys().count(), model.listeners.len());
     }
 }
 
 #[test]
 fn instances_cost_no_reload_and_a_service_costs_one() {
-    let mut scene = Scene::new(1);
+    let mut scene = ReconcileScene::new(1);
     scene.put("redis", 6379, "redis@1", "");
     scene.settle();
     assert_eq!(scene.world().reloads, 1);
@@ -191,7 +208,7 @@ fn instances_cost_no_reload_and_a_service_costs_one() {
 
 #[test]
 fn at_most_one_reload_a_second() {
-    let mut scene = Scene::new(1);
+    let mut scene = ReconcileScene::new(1);
     for port in 1..=50 {
         scene.put(&format!("s{port}"), port, "i", "");
         scene.now += Duration::from_millis(100);
@@ -205,7 +222,7 @@ fn at_most_one_reload_a_second() {
 /// With old workers that live on, the pauses grow: after 0, 1, 3, 7, 15 and 31 s.
 #[test]
 fn a_run_of_reloads_leaves_ever_longer_pauses() {
-    let mut scene = Scene::new(1);
+    let mut scene = ReconcileScene::new(1);
     scene.world().held = true;
     scene.put("s0", 1, "i", "");
     scene.settle();
@@ -227,7 +244,7 @@ fn a_run_of_reloads_leaves_ever_longer_pauses() {
 #[test]
 fn while_no_reload_can_succeed_instances_come_and_go_at_once() {
     for (full, stuck) in [(true, false), (false, true)] {
-        let mut scene = Scene::new(1);
+        let mut scene = ReconcileScene::new(1);
         scene.put("redis", 80, "a", "");
         scene.put("gone", 81, "a", "");
         scene.settle();
@@ -242,7 +259,7 @@ fn while_no_reload_can_succeed_instances_come_and_go_at_once() {
             };
             scene.put("redis", 80, comes, "");
             scene.remove("redis", goes);
-            scene.wanted.remove("gone");
+            scene.desired.remove("gone");
             scene.now += Duration::from_millis(100);
             let report = scene.pass_now().unwrap();
             assert!(report.behind && report.again.is_some(), "{report:?}");
@@ -261,7 +278,7 @@ fn while_no_reload_can_succeed_instances_come_and_go_at_once() {
 /// What HAProxy would start from is there, and can't be written anew.
 #[test]
 fn on_a_full_disk_haproxy_starts_from_the_file_that_is_there() {
-    let mut scene = Scene::new(1);
+    let mut scene = ReconcileScene::new(1);
     scene.put("redis", 80, "a", "");
     scene.settle();
     (scene.world().full, scene.world().worker) = (true, None);
@@ -278,7 +295,7 @@ fn on_a_full_disk_haproxy_starts_from_the_file_that_is_there() {
 /// A connection in a worker of before the last reload used to survive its instance.
 #[test]
 fn an_instance_that_ends_loses_its_connections_in_old_workers_too() {
-    let mut scene = Scene::new(1);
+    let mut scene = ReconcileScene::new(1);
     scene.world().held = true;
     scene.put("redis", 80, "a", "");
     scene.put("redis", 80, "b", "");
@@ -295,12 +312,12 @@ fn an_instance_that_ends_loses_its_connections_in_old_workers_too() {
 /// What it listened for is another service's by then.
 #[test]
 fn an_instance_that_was_leaving_when_its_service_lost_its_port_loses_its_connections_too() {
-    let mut scene = Scene::new(1);
+    let mut scene = ReconcileScene::new(1);
     scene.world().held = true;
     scene.put("a", 80, "i", "");
     scene.put("b", 80, "j", "");
     scene.settle();
-    let instances = &mut scene.wanted.get_mut("a").unwrap().instances;
+    let instances = &mut scene.desired.get_mut("a").unwrap().instances;
     Arc::make_mut(instances).get_mut("i").unwrap().leaving = true;
     scene.settle();
     assert!(scene.world().servers.0.keys().eq(["b"]), "a serves none");
@@ -312,12 +329,12 @@ fn an_instance_that_was_leaving_when_its_service_lost_its_port_loses_its_connect
 
 #[test]
 fn a_port_that_is_seen_to_be_in_use_costs_no_reload() {
-    let mut scene = Scene::new(1);
+    let mut scene = ReconcileScene::new(1);
     (scene.world().sees, scene.world().busy) = (true, BTreeSet::from([81]));
     scene.put("a", 80, "i", "");
     scene.put("b", 81, "i", "");
     let report = scene.pass().unwrap();
-    assert_eq!((report.fronts, report.refusals.len()), (1, 1));
+    assert_eq!((report.listeners, report.refusals.len()), (1, 1));
     assert_eq!(scene.world().failed_reloads, 0);
     scene.world().busy.clear();
     scene.settle();
@@ -327,7 +344,7 @@ fn a_port_that_is_seen_to_be_in_use_costs_no_reload() {
 #[test]
 fn a_port_that_cannot_be_bound_takes_nobody_else_down() {
     for (talks, most) in [(true, 1), (false, 8)] {
-        let mut scene = Scene::new(1);
+        let mut scene = ReconcileScene::new(1);
         scene.put("old", 80, "i", "");
         scene.settle();
         (scene.world().talks, scene.world().busy) = (talks, BTreeSet::from([137]));
@@ -342,13 +359,17 @@ fn a_port_that_cannot_be_bound_takes_nobody_else_down() {
             );
         }
         let report = scene.settle();
-        assert_eq!((report.fronts, report.refusals.len()), (64, 1), "{talks}");
+        assert_eq!(
+            (report.listeners, report.refusals.len()),
+            (64, 1),
+            "{talks}"
+        );
         let failed = scene.world().failed_reloads;
         assert!(failed <= most, "{failed} failed reloads");
         assert!(scene.world().boot().is_ok(), "the file doesn't boot");
         // Tried again later, and then it works.
         scene.world().busy.clear();
-        scene.now += TRY_AGAIN;
+        scene.now += FAILED_BIND_RETRY;
         scene.settle();
         scene.must_agree();
     }
@@ -356,7 +377,7 @@ fn a_port_that_cannot_be_bound_takes_nobody_else_down() {
 
 #[test]
 fn another_haproxy_is_put_right_too() {
-    let mut scene = Scene::new(1);
+    let mut scene = ReconcileScene::new(1);
     scene.put("a", 80, "i", "");
     scene.settle();
     // It died and came back from the file; meanwhile somebody left.
@@ -371,7 +392,7 @@ fn another_haproxy_is_put_right_too() {
 fn whatever_fails_it_converges_and_cuts_nobody_who_stays() {
     let seeds = std::env::var("SIDEKICK_SIM_SEEDS").map(|n| n.parse().unwrap());
     for seed in 0..seeds.unwrap_or(3_000) {
-        let mut scene = Scene::new(seed);
+        let mut scene = ReconcileScene::new(seed);
         let mut rng = fastrand::Rng::with_seed(seed);
         for _ in 0..rng.usize(1..25) {
             scene.world().failing = if rng.bool() { rng.u8(0..40) } else { 0 };
@@ -385,10 +406,10 @@ fn whatever_fails_it_converges_and_cuts_nobody_who_stays() {
             match rng.u8(0..13) {
                 0..=4 => scene.put(&service, port, &instance, status),
                 5..=6 => scene.remove(&service, &instance),
-                7 => drop(scene.wanted.remove(&service)),
+                7 => drop(scene.desired.remove(&service)),
                 8 => drop(scene.world().boot()),
                 9 => scene.world().worker = None,
-                10 => scene.applier.forget(),
+                10 => scene.reconciler.forget(),
                 11 => scene.put_at("db", &service, port, &instance, status),
                 _ => {
                     let address = [10, 0, 1, rng.u8(1..3)].into();
@@ -396,7 +417,7 @@ fn whatever_fails_it_converges_and_cuts_nobody_who_stays() {
                 }
             }
             let stay: BTreeSet<String> = scene
-                .wanted
+                .desired
                 .iter()
                 .flat_map(|(s, w)| {
                     w.instances

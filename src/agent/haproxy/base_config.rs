@@ -88,10 +88,13 @@ mod tests {
     fn a_listener_may_have_half_of_what_haproxy_may() {
         let of = |base: &str, files| listener_maxconn(base, files);
         assert_eq!(
-            of(crate::agent::haproxy::render::BASE, 1 << 30),
+            of(crate::agent::haproxy::render::DEFAULT_BASE, 1 << 30),
             Some(25_000)
         );
-        assert_eq!(of(crate::agent::haproxy::render::BASE, 20_000), Some(5_000));
+        assert_eq!(
+            of(crate::agent::haproxy::render::DEFAULT_BASE, 20_000),
+            Some(5_000)
+        );
         assert_eq!(of("global\n  maxconn 4000\n", 20_000), Some(2_000));
         assert_eq!(of("global\n\tulimit-n 8000 # x\n", 20_000), Some(2_000));
         assert_eq!(of("", u64::MAX), Some(1 << 18));

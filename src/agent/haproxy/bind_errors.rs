@@ -38,7 +38,7 @@ fn services_named(log: &str) -> BTreeMap<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::model::bind_backoff::Bars;
+    use crate::agent::model::bind_backoff::BindBackoff;
     use crate::clock::Moment;
 
     #[test]
@@ -59,20 +59,20 @@ mod tests {
     fn a_reload_that_fails_for_another_reason_leaves_no_service_out() {
         let new = ["a", "b", "c"].map(|name| (name.to_owned(), ":80".parse().unwrap()));
         let now = Moment::from_secs(1);
-        let mut bars = Bars::default();
-        bars.reload_failed(
+        let mut bind_backoff = BindBackoff::default();
+        bind_backoff.reload_failed(
             &new,
             reload_failure("[ALERT] [haproxy.main()] Cannot raise FD limit to 2000075"),
             now,
         );
-        assert_eq!(bars.daring(), usize::MAX);
-        bars.reload_failed(
+        assert_eq!(bind_backoff.max_new_listeners(), usize::MAX);
+        bind_backoff.reload_failed(
             &new,
             reload_failure(
                 "[ALERT] [haproxy.main()] Some protocols failed to start their listeners! Exiting.",
             ),
             now,
         );
-        assert_eq!(bars.daring(), 1);
+        assert_eq!(bind_backoff.max_new_listeners(), 1);
     }
 }

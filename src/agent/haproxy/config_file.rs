@@ -1,10 +1,10 @@
 //! HAProxy's configuration file: never half written, never one that HAProxy would refuse.
 
-use crate::agent::haproxy::api::Trouble;
+use crate::agent::haproxy::api::ProxyError;
 use crate::agent::haproxy::master_socket::alerts;
 use crate::agent::haproxy::process::command;
-use crate::agent::haproxy::render::OURS;
-use crate::agent::haproxy::shared_text::Text;
+use crate::agent::haproxy::render::FIRST_LINE;
+use crate::agent::haproxy::shared_text::SharedText;
 use rustix::process::{Pid, setpriority_process};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Read, Write};
@@ -17,14 +17,14 @@ use tokio::time::timeout;
 use tracing::warn;
 
 /// `haproxy -c`: 0.2 s for ten thousand servers on a small machine.
-const CHECK: Duration = Duration::from_secs(10);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The lowest of priorities (setpriority(2)).
-const LAST_IN_LINE: i32 = 19;
+const LOWEST_PRIORITY: i32 = 19;
 
 /// Whether anybody waits for a file to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pace {
+pub(crate) enum WritePriority {
     /// A reload does.
     Awaited,
     /// Nobody does: what takes connections, and the next change, come first.
@@ -37,19 +37,19 @@ pub(crate) struct ConfigFile {
     binary: PathBuf,
     path: PathBuf,
     /// The file as we left it; `None`: there was none, or it is not known yet.
-    left: Arc<Mutex<Option<Stamp>>>,
+    last_seen: Arc<Mutex<Option<FileIdentity>>>,
 }
 
 /// What a file has besides its text; somebody else's writing changes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+struct FileIdentity {
     device: u64,
     inode: u64,
     length: u64,
     modified: (i64, i64),
 }
 
-impl Stamp {
+impl FileIdentity {
     fn of(path: &Path) -> Option<Self> {
         let data = fs::metadata(path).ok()?;
         Some(Self {
@@ -67,7 +67,7 @@ impl ConfigFile {
         Self {
             binary,
             path,
-            left: Arc::default(),
+            last_seen: Arc::default(),
         }
     }
 
@@ -83,30 +83,37 @@ impl ConfigFile {
 
     /// What it holds.
     pub(crate) fn read(&self) -> Option<String> {
-        self.leave(Stamp::of(&self.path));
+        self.remember(FileIdentity::of(&self.path));
         fs::read_to_string(&self.path).ok()
     }
 
     /// Whether it is another than the one that was read or written last: somebody changed or removed it.
-    pub(crate) fn is_anothers(&self) -> bool {
-        *self.left.lock().unwrap_or_else(PoisonError::into_inner) != Stamp::of(&self.path)
+    pub(crate) fn is_changed_by_others(&self) -> bool {
+        *self
+            .last_seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            != FileIdentity::of(&self.path)
     }
 
-    fn leave(&self, stamp: Option<Stamp>) {
-        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = stamp;
+    fn remember(&self, identity: Option<FileIdentity>) {
+        *self
+            .last_seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = identity;
     }
 
     /// Makes the directory, if it is missing.
     ///
     /// # Errors
     /// It can't be made.
-    pub(crate) fn make_room(&self) -> Result<(), Trouble> {
+    pub(crate) fn create_directory(&self) -> Result<(), ProxyError> {
         let directory = self.path.parent().filter(|it| !it.as_os_str().is_empty());
         let missing = directory.filter(|it| !it.is_dir());
         missing.map_or(Ok(()), |it| {
             fs::create_dir_all(it).map_err(|e| {
                 let it = it.display();
-                Trouble::File(format!(
+                ProxyError::File(format!(
                     "can't make {it}: {e}; make it, or name a file elsewhere with --haproxy-config"
                 ))
             })
@@ -114,13 +121,17 @@ impl ConfigFile {
     }
 
     /// Temporary file → `haproxy -c` → fsync → rename.
-    pub(crate) async fn write(&self, text: &Text, pace: Pace) -> Result<(), Trouble> {
-        let new = self.draft(text).await?;
+    pub(crate) async fn write(
+        &self,
+        text: &SharedText,
+        pace: WritePriority,
+    ) -> Result<(), ProxyError> {
+        let new = self.write_draft(text).await?;
         self.check(&new, pace).await?;
         // A rename changes none of it.
-        let stamp = Stamp::of(&new);
+        let identity = FileIdentity::of(&new);
         self.blocking(move |path| replace(&new, path)).await?;
-        self.leave(stamp);
+        self.remember(identity);
         Ok(())
     }
 
@@ -128,29 +139,30 @@ impl ConfigFile {
     ///
     /// # Errors
     /// It wouldn't, or can't be written.
-    pub(crate) async fn try_out(&self, text: &Text) -> Result<(), Trouble> {
-        let new = self.draft(text).await?;
-        let result = self.check(&new, Pace::Awaited).await;
+    pub(crate) async fn try_out(&self, text: &SharedText) -> Result<(), ProxyError> {
+        let new = self.write_draft(text).await?;
+        let result = self.check(&new, WritePriority::Awaited).await;
         self.blocking(move |_| fs::remove_file(new)).await?;
         result
     }
 
     /// The new file beside the old one.
-    async fn draft(&self, text: &Text) -> Result<PathBuf, Trouble> {
+    async fn write_draft(&self, text: &SharedText) -> Result<PathBuf, ProxyError> {
         let mut name = self.path.clone().into_os_string();
         name.push(".new");
         let new = PathBuf::from(name);
-        let (draft, text) = (new.clone(), text.clone());
+        let (write_draft, text) = (new.clone(), text.clone());
         let write = move |path: &Path| {
             // Half a draft would only take what room there is.
-            put(&draft, path, &text).inspect_err(|_| drop(fs::remove_file(&draft)))
+            write_new(&write_draft, path, &text)
+                .inspect_err(|_| drop(fs::remove_file(&write_draft)))
         };
         self.blocking(write).await?;
         Ok(new)
     }
 
     /// `haproxy -c`.
-    async fn check(&self, file: &Path, pace: Pace) -> Result<(), Trouble> {
+    async fn check(&self, file: &Path, pace: WritePriority) -> Result<(), ProxyError> {
         let check = async {
             let check = command(&self.binary)
                 .arg("-c")
@@ -164,17 +176,22 @@ impl ConfigFile {
             let pid = check
                 .id()
                 .and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
-            if let (Pace::Beside, Some(pid)) = (pace, pid) {
+            if let (WritePriority::Beside, Some(pid)) = (pace, pid) {
                 // If it can't be, it is only less polite.
-                let _ = setpriority_process(Some(pid), LAST_IN_LINE);
+                let _ = setpriority_process(Some(pid), LOWEST_PRIORITY);
             }
             check.wait_with_output().await
         };
         let binary = self.binary.display();
-        let late =
-            |_| Trouble::Invalid(format!("{binary} -c takes more than {} s", CHECK.as_secs()));
-        let output = timeout(CHECK, check).await.map_err(late)?;
-        let output = output.map_err(|e| Trouble::Invalid(format!("can't run {binary}: {e}")))?;
+        let late = |_| {
+            ProxyError::InvalidConfig(format!(
+                "{binary} -c takes more than {} s",
+                CHECK_TIMEOUT.as_secs()
+            ))
+        };
+        let output = timeout(CHECK_TIMEOUT, check).await.map_err(late)?;
+        let output =
+            output.map_err(|e| ProxyError::InvalidConfig(format!("can't run {binary}: {e}")))?;
         if output.status.success() {
             return Ok(());
         }
@@ -185,11 +202,13 @@ impl ConfigFile {
             .filter(|line| !line.contains("rrors found") && !line.contains("rror(s) found"));
         let alerts = alerts(faults);
         let why = if alerts.is_empty() { &*said } else { &alerts };
-        Err(Trouble::Invalid(why.trim_end().replace('\n', "; ")))
+        Err(ProxyError::InvalidConfig(
+            why.trim_end().replace('\n', "; "),
+        ))
     }
 
     /// Files are written off the loop: an fsync can take a second.
-    async fn blocking<F>(&self, work: F) -> Result<(), Trouble>
+    async fn blocking<F>(&self, work: F) -> Result<(), ProxyError>
     where
         F: FnOnce(&Path) -> io::Result<()> + Send + 'static,
     {
@@ -198,18 +217,18 @@ impl ConfigFile {
             work(&path).map_err(|e| {
                 let why = format!("can't write {}: {e}", path.display());
                 match e.kind() {
-                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Trouble::Full(why),
-                    _ => Trouble::File(why),
+                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ProxyError::DiskFull(why),
+                    _ => ProxyError::File(why),
                 }
             })
         };
         let result = tokio::task::spawn_blocking(work).await;
-        result.map_err(|e| Trouble::File(e.to_string()))?
+        result.map_err(|e| ProxyError::File(e.to_string()))?
     }
 }
 
 /// With the old file's permissions; and a copy of the old one if it isn't ours, for somebody wrote it.
-fn put(new: &Path, path: &Path, text: &Text) -> io::Result<()> {
+fn write_new(new: &Path, path: &Path, text: &SharedText) -> io::Result<()> {
     let mut out = BufWriter::new(File::create(new)?);
     for piece in text.pieces() {
         out.write_all(piece.as_bytes())?;
@@ -221,9 +240,9 @@ fn put(new: &Path, path: &Path, text: &Text) -> io::Result<()> {
     out.set_permissions(old.metadata()?.permissions())?;
     let mut first_line = Vec::new();
     Read::by_ref(&mut old)
-        .take(OURS.len() as u64)
+        .take(FIRST_LINE.len() as u64)
         .read_to_end(&mut first_line)?;
-    if first_line != OURS.as_bytes() {
+    if first_line != FIRST_LINE.as_bytes() {
         let mut copy = path.as_os_str().to_owned();
         copy.push(".before-sidekick");
         if !Path::new(&copy).exists() {

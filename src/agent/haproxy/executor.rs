@@ -1,14 +1,14 @@
 //! A real HAProxy and its file: runs what `apply` decides.
 
-use crate::agent::haproxy::api::{Happening, Proxy, Reload, Trouble, Worker};
-use crate::agent::haproxy::config_file::{ConfigFile, Pace};
-use crate::agent::haproxy::master_socket::{ANEW, Master, RELOAD};
-use crate::agent::haproxy::process::{Child, terminate};
-use crate::agent::haproxy::render::MARK;
-use crate::agent::haproxy::runtime::{Command, Running, parse_state};
+use crate::agent::haproxy::api::{HaproxyApi, HaproxyEvent, ProxyError, ReloadOutcome, Worker};
+use crate::agent::haproxy::config_file::{ConfigFile, WritePriority};
+use crate::agent::haproxy::master_socket::{MasterSocket, RELOAD_TIMEOUT, SOCKET_RECREATED_WITHIN};
+use crate::agent::haproxy::process::{HaproxyProcess, terminate};
+use crate::agent::haproxy::render::FINGERPRINT_VARIABLE;
+use crate::agent::haproxy::runtime::{RunningServers, ServerCommand, parse_state};
 use crate::agent::haproxy::server_defaults::ServerDefaults;
-use crate::agent::haproxy::sessions::endings;
-use crate::agent::haproxy::shared_text::Text;
+use crate::agent::haproxy::sessions::shutdown_commands;
+use crate::agent::haproxy::shared_text::SharedText;
 use crate::agent::model::bind::Bind;
 use crate::agent::model::bind::sockets;
 use crate::clock::now;
@@ -27,47 +27,47 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
 /// After a stop, an adopted HAProxy gets so long to be gone.
-const FAREWELL: Duration = Duration::from_secs(3);
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// `wait … srv-removable` came with 3.0.
-const CAN_WAIT: (u32, u32) = (3, 0);
+const WAIT_SINCE: (u32, u32) = (3, 0);
 
 /// After a file was written beside everything else there is a rest, so many times as long as that
 /// took. `haproxy -c` loads one core for 40 ms, or 0.2 s with ten thousand servers: while change
 /// follows change it is to have a fifth of that core, and the file is behind by a second at most.
-const REST: u32 = 4;
-const REST_AT_MOST: Duration = Duration::from_secs(1);
+const PAUSE_FACTOR: u32 = 4;
+const MAX_WRITE_PAUSE: Duration = Duration::from_secs(1);
 
 /// A backend's servers can be asked for one by one; for more than so many, all at once is faster.
-const FEW: usize = 8;
+const MAX_SINGLE_BACKENDS: usize = 8;
 
 /// HAProxy, by its master's socket.
 #[derive(Debug)]
-pub(crate) struct Haproxy {
+pub(crate) struct HaproxyExecutor {
     file: ConfigFile,
-    master: Master,
+    master: MasterSocket,
     /// Whether it is ours to start and to stop.
     ours: bool,
     /// What the base file says of each server.
     defaults: ServerDefaults,
-    child: Option<Child>,
+    process: Option<HaproxyProcess>,
     /// Its ends, as far as the log is concerned: one that crashes crashes every two seconds.
-    ends: LogThrottle,
+    removal_version: LogThrottle,
     /// Its alerts, likewise, whichever process of it they come from.
     alerts: Arc<Mutex<Repeats>>,
     /// Master, worker, and what the worker was started from: that never changes.
-    mark: RefCell<Option<(u32, u32, Option<String>)>>,
-    saving: Option<Saving>,
-    /// To be saved when that is done, and not before `rested`.
-    next: Option<Text>,
-    rested: Instant,
+    fingerprint: RefCell<Option<(u32, u32, Option<String>)>>,
+    saving: Option<PendingWrite>,
+    /// To be saved when that is done, and not before `next_write_at`.
+    next: Option<SharedText>,
+    next_write_at: Instant,
     pulse: Pulse,
 }
 
 /// What is being written, and by whom; it tells how long it took.
-type Saving = (Text, JoinHandle<(Result<(), Trouble>, Duration)>);
+type PendingWrite = (SharedText, JoinHandle<(Result<(), ProxyError>, Duration)>);
 
-impl Haproxy {
+impl HaproxyExecutor {
     /// `ours`: to be supervised. Starts nothing yet.
     pub(crate) fn new(
         file: ConfigFile,
@@ -76,19 +76,19 @@ impl Haproxy {
         defaults: ServerDefaults,
         pulse: Pulse,
     ) -> Self {
-        let master = Master::new(socket);
+        let master = MasterSocket::new(socket);
         Self {
             file,
             master,
             ours,
             defaults,
-            child: None,
-            ends: LogThrottle::default(),
+            process: None,
+            removal_version: LogThrottle::default(),
             alerts: Arc::default(),
-            mark: RefCell::new(None),
+            fingerprint: RefCell::new(None),
             saving: None,
             next: None,
-            rested: Instant::now(),
+            next_write_at: Instant::now(),
             pulse,
         }
     }
@@ -96,18 +96,18 @@ impl Haproxy {
     /// Finishes what is being written, and ends HAProxy if it is ours.
     pub(crate) async fn stop(&mut self) {
         let saving = async {
-            self.write_next();
+            self.start_next_write();
             while self.saving.is_some() {
-                let (_, result, _) = done(&mut self.saving).await;
+                let (_, result, _) = finished(&mut self.saving).await;
                 self.saving = None;
                 if result.is_ok() {
-                    self.write_next();
+                    self.start_next_write();
                 }
             }
         };
-        let _ = timeout(FAREWELL, saving).await;
-        if let Some(child) = self.child.take() {
-            if !child.stop().await {
+        let _ = timeout(STOP_TIMEOUT, saving).await;
+        if let Some(process) = self.process.take() {
+            if !process.stop().await {
                 warn!("HAProxy didn't end by itself, and was killed");
             }
             return;
@@ -117,7 +117,7 @@ impl Haproxy {
             && let Ok(processes) = self.master.processes().await
         {
             terminate(processes.master);
-            let end = Instant::now() + FAREWELL;
+            let end = Instant::now() + STOP_TIMEOUT;
             while Instant::now() < end && self.master.processes().await.is_ok() {
                 sleep(Duration::from_millis(20)).await;
             }
@@ -125,100 +125,100 @@ impl Haproxy {
     }
 
     fn ended(&mut self, status: &str) {
-        self.child = None;
-        if let Some(notice) = self.ends.failed(now()) {
+        self.process = None;
+        if let Some(notice) = self.removal_version.failed(now()) {
             warn!("HAProxy ended ({status}; {} times)", notice.failures);
         }
     }
 
     /// Writes what is to be saved next, if nothing is being written.
-    fn write_next(&mut self) {
+    fn start_next_write(&mut self) {
         if self.saving.is_none()
             && let Some(text) = self.next.take()
         {
             let (file, copy) = (self.file.clone(), text.clone());
             let write = async move {
                 let began = Instant::now();
-                let result = file.write(&copy, Pace::Beside).await;
+                let result = file.write(&copy, WritePriority::Beside).await;
                 (result, began.elapsed())
             };
             self.saving = Some((text, tokio::spawn(write)));
         }
     }
 
-    async fn mark(&self, master: u32, worker: u32) -> Result<Option<String>, Trouble> {
-        if let Some((m, w, mark)) = &*self.mark.borrow()
+    async fn fingerprint(&self, master: u32, worker: u32) -> Result<Option<String>, ProxyError> {
+        if let Some((m, w, fingerprint)) = &*self.fingerprint.borrow()
             && (*m, *w) == (master, worker)
         {
-            return Ok(mark.clone());
+            return Ok(fingerprint.clone());
         }
         let answer = self
             .master
-            .ask_worker(worker, &format!("show env {MARK}"))
+            .ask_worker(worker, &format!("show env {FINGERPRINT_VARIABLE}"))
             .await?;
-        let mark = answer
+        let fingerprint = answer
             .lines()
-            .find_map(|line| line.strip_prefix(MARK)?.strip_prefix('='))
+            .find_map(|line| line.strip_prefix(FINGERPRINT_VARIABLE)?.strip_prefix('='))
             .map(str::to_owned);
-        *self.mark.borrow_mut() = Some((master, worker, mark.clone()));
-        Ok(mark)
+        *self.fingerprint.borrow_mut() = Some((master, worker, fingerprint.clone()));
+        Ok(fingerprint)
     }
 }
 
-impl Proxy for Haproxy {
-    async fn write(&mut self, text: &Text) -> Result<(), Trouble> {
+impl HaproxyApi for HaproxyExecutor {
+    async fn write(&mut self, text: &SharedText) -> Result<(), ProxyError> {
         self.pulse.beat();
         self.next = None;
         if let Some((_, saving)) = self.saving.take() {
             let _ = saving.await;
         }
-        self.file.write(text, Pace::Awaited).await
+        self.file.write(text, WritePriority::Awaited).await
     }
 
-    fn save(&mut self, text: Text) {
+    fn save(&mut self, text: SharedText) {
         self.next = Some(text);
-        if Instant::now() >= self.rested {
-            self.write_next();
+        if Instant::now() >= self.next_write_at {
+            self.start_next_write();
         }
     }
 
-    fn is_meddled_with(&self) -> bool {
-        self.saving.is_none() && self.file.is_anothers()
+    fn file_changed_by_others(&self) -> bool {
+        self.saving.is_none() && self.file.is_changed_by_others()
     }
 
-    async fn happens(&mut self) -> Happening {
+    async fn next_event(&mut self) -> HaproxyEvent {
         loop {
             // Cancel-safe, all: a child can be waited for again, so can a task by reference, and a
             // sleep has no effect.
             tokio::select! {
-                status = ended(&mut self.child) => {
+                status = ended(&mut self.process) => {
                     self.ended(&status);
-                    return Happening::Died;
+                    return HaproxyEvent::Exited;
                 }
-                (text, result, took) = done(&mut self.saving) => {
+                (text, result, took) = finished(&mut self.saving) => {
                     self.saving = None;
-                    self.rested = Instant::now() + (took * REST).min(REST_AT_MOST);
-                    return Happening::Saved(text, result);
+                    self.next_write_at = Instant::now() + (took * PAUSE_FACTOR).min(MAX_WRITE_PAUSE);
+                    return HaproxyEvent::FileSaved(text, result);
                 }
-                () = sleep_until(self.rested), if self.saving.is_none() && self.next.is_some() => {
-                    self.write_next();
+                () = sleep_until(self.next_write_at), if self.saving.is_none() && self.next.is_some() => {
+                    self.start_next_write();
                 }
             }
         }
     }
 
-    fn hang_up(&self) {
-        self.master.hang_up();
+    fn close_connection(&self) {
+        self.master.close_connection();
     }
 
-    async fn worker(&self) -> Result<Worker, Trouble> {
+    async fn worker(&self) -> Result<Worker, ProxyError> {
         self.pulse.beat();
         let processes = self.master.processes().await?;
-        let mark = self.mark(processes.master, processes.worker).await?;
+        let fingerprint = self.fingerprint(processes.master, processes.worker).await?;
         Ok(Worker {
             pid: processes.worker,
-            mark,
-            can_wait: processes.version >= CAN_WAIT,
+            fingerprint,
+            can_wait: processes.version >= WAIT_SINCE,
             older: processes.older,
         })
     }
@@ -227,11 +227,11 @@ impl Proxy for Haproxy {
         &self,
         worker: &Worker,
         backends: Option<&BTreeSet<String>>,
-    ) -> Result<Running, Trouble> {
+    ) -> Result<RunningServers, ProxyError> {
         self.pulse.beat();
-        let mut running = Running::new();
+        let mut running = RunningServers::new();
         match backends {
-            Some(backends) if backends.len() <= FEW => {
+            Some(backends) if backends.len() <= MAX_SINGLE_BACKENDS => {
                 for backend in backends {
                     let text = self
                         .master
@@ -252,106 +252,115 @@ impl Proxy for Haproxy {
         Ok(running)
     }
 
-    async fn tell(&self, worker: &Worker, commands: &[Command]) -> Result<String, Trouble> {
+    async fn run_commands(
+        &self,
+        worker: &Worker,
+        commands: &[ServerCommand],
+    ) -> Result<String, ProxyError> {
         self.pulse.beat();
         let lines = commands
             .iter()
             .flat_map(|command| command.lines(&self.defaults, worker.can_wait));
-        self.master.tell_worker(worker.pid, lines).await
+        self.master.send_commands(worker.pid, lines).await
     }
 
     async fn end_connections(
         &self,
         pids: &[u32],
-        is_over: impl Fn(&str, &str) -> bool,
-    ) -> Result<(), Trouble> {
+        is_removed: impl Fn(&str, &str) -> bool,
+    ) -> Result<(), ProxyError> {
         for &pid in pids {
             self.pulse.beat();
-            let commands = endings(&self.master.sessions(pid).await?, &is_over);
-            self.master.tell_worker(pid, commands.into_iter()).await?;
+            let commands = shutdown_commands(&self.master.sessions(pid).await?, &is_removed);
+            self.master.send_commands(pid, commands.into_iter()).await?;
         }
         Ok(())
     }
 
-    async fn start(&mut self) -> Result<Reload, Trouble> {
+    async fn start(&mut self) -> Result<ReloadOutcome, ProxyError> {
         self.pulse.beat();
         if !self.ours {
-            return Err(Trouble::Down(format!(
+            return Err(ProxyError::Unreachable(format!(
                 "nobody is at {}",
                 self.master.socket().display()
             )));
         }
-        if let Some(child) = &mut self.child {
-            match child.ended() {
+        if let Some(process) = &mut self.process {
+            match process.ended() {
                 Some(status) => self.ended(&status.to_string()),
                 // Somebody removed its socket; as a reloaded master it makes it anew, and cuts nobody.
                 None if !self.master.socket().exists() => {
-                    child.reload();
-                    return self.master.appears().await;
+                    process.reload();
+                    return self.master.wait_for_socket().await;
                 }
                 None => {
-                    return Err(Trouble::Down("it is there, but doesn't answer".to_owned()));
+                    return Err(ProxyError::Unreachable(
+                        "it is there, but doesn't answer".to_owned(),
+                    ));
                 }
             }
         }
         let (file, socket) = (&self.file, self.master.socket());
         let alerts = self.alerts.clone();
-        let mut child = Child::start(file.binary(), file.path(), socket, alerts)?;
-        let end = Instant::now() + RELOAD;
+        let mut process = HaproxyProcess::start(file.binary(), file.path(), socket, alerts)?;
+        let end = Instant::now() + RELOAD_TIMEOUT;
         let mut told = Instant::now();
         while Instant::now() < end {
-            if let Some(status) = child.ended() {
+            if let Some(status) = process.ended() {
                 // What it said may still be on its way through the pipe.
                 sleep(Duration::from_millis(50)).await;
-                let said = child.complaints();
-                return Ok(Reload::Failed(if said.is_empty() {
+                let said = process.take_alerts();
+                return Ok(ReloadOutcome::Failed(if said.is_empty() {
                     format!("it ended at once ({status})")
                 } else {
                     said
                 }));
             }
             if self.master.is_ready().await {
-                if self.ends.since().is_none() || self.ends.recovered(now()).is_some() {
+                if self.removal_version.since().is_none()
+                    || self.removal_version.recovered(now()).is_some()
+                {
                     info!("HAProxy runs");
                 }
-                child.complaints();
-                self.child = Some(child);
-                return Ok(Reload::Done);
+                process.take_alerts();
+                self.process = Some(process);
+                return Ok(ReloadOutcome::Done);
             }
             // Somebody removed its socket before we saw it.
-            if told.elapsed() > ANEW && !socket.exists() {
-                child.reload();
+            if told.elapsed() > SOCKET_RECREATED_WITHIN && !socket.exists() {
+                process.reload();
                 told = Instant::now();
             }
             sleep(Duration::from_millis(10)).await;
         }
-        child.stop().await;
-        Err(Trouble::Down(format!(
+        process.stop().await;
+        Err(ProxyError::Unreachable(format!(
             "it didn't start within {} s",
-            RELOAD.as_secs()
+            RELOAD_TIMEOUT.as_secs()
         )))
     }
 
-    async fn reload(&mut self) -> Result<Reload, Trouble> {
+    async fn reload(&mut self) -> Result<ReloadOutcome, ProxyError> {
         self.pulse.beat();
         let outcome = self.master.reload().await?;
         // 2.6 says nothing at the socket, but our own one's words reach us another way.
-        Ok(match (outcome, &self.child) {
-            (Reload::Failed(log), Some(child)) if log.is_empty() => {
-                Reload::Failed(child.complaints())
+        Ok(match (outcome, &self.process) {
+            (ReloadOutcome::Failed(log), Some(process)) if log.is_empty() => {
+                ReloadOutcome::Failed(process.take_alerts())
             }
             (outcome, _) => outcome,
         })
     }
 
-    async fn obstacle(&self, bind: Bind) -> Option<String> {
+    async fn bind_obstacle(&self, bind: Bind) -> Option<String> {
         let mut sockets = sockets(bind).into_iter();
-        sockets.find_map(|address| why_not(bind, address, try_to_bind(address).err()?.kind()))
+        sockets
+            .find_map(|address| bind_obstacle_at(bind, address, try_to_bind(address).err()?.kind()))
     }
 }
 
 /// Why HAProxy couldn't listen for `bind`, if we can't at one of its addresses.
-fn why_not(bind: Bind, address: SocketAddr, error: ErrorKind) -> Option<String> {
+fn bind_obstacle_at(bind: Bind, address: SocketAddr, error: ErrorKind) -> Option<String> {
     match error {
         ErrorKind::AddrInUse => Some("another process listens there".to_owned()),
         ErrorKind::AddrNotAvailable if bind == Bind::At(address) => {
@@ -375,17 +384,19 @@ fn try_to_bind(address: SocketAddr) -> io::Result<()> {
     socket.bind(address)
 }
 
-async fn ended(child: &mut Option<Child>) -> String {
-    match child {
-        Some(child) => child.wait().await,
+async fn ended(process: &mut Option<HaproxyProcess>) -> String {
+    match process {
+        Some(process) => process.wait().await,
         None => std::future::pending().await,
     }
 }
 
-async fn done(saving: &mut Option<Saving>) -> (Text, Result<(), Trouble>, Duration) {
+async fn finished(
+    saving: &mut Option<PendingWrite>,
+) -> (SharedText, Result<(), ProxyError>, Duration) {
     match saving {
         Some((text, task)) => {
-            let failed = |e: JoinError| (Err(Trouble::File(e.to_string())), Duration::ZERO);
+            let failed = |e: JoinError| (Err(ProxyError::File(e.to_string())), Duration::ZERO);
             let (result, took) = task.await.unwrap_or_else(failed);
             (text.clone(), result, took)
         }
@@ -400,12 +411,18 @@ mod tests {
     #[test]
     fn a_port_that_we_may_not_bind_is_left_to_haproxy() {
         let (bind, address) = (":80".parse().unwrap(), "0.0.0.0:80".parse().unwrap());
-        assert_eq!(why_not(bind, address, ErrorKind::PermissionDenied), None);
-        assert_eq!(why_not(bind, address, ErrorKind::AddrNotAvailable), None);
-        let taken = why_not(bind, address, ErrorKind::AddrInUse);
+        assert_eq!(
+            bind_obstacle_at(bind, address, ErrorKind::PermissionDenied),
+            None
+        );
+        assert_eq!(
+            bind_obstacle_at(bind, address, ErrorKind::AddrNotAvailable),
+            None
+        );
+        let taken = bind_obstacle_at(bind, address, ErrorKind::AddrInUse);
         assert_eq!(taken.as_deref(), Some("another process listens there"));
         let there = Bind::At("203.0.113.77:80".parse().unwrap());
-        let missing = why_not(
+        let missing = bind_obstacle_at(
             there,
             "203.0.113.77:80".parse().unwrap(),
             ErrorKind::AddrNotAvailable,

@@ -3,7 +3,7 @@
 //! etcd says who is registered; only HAProxy knows whom it sends clients to.
 
 use crate::agent::haproxy::render::proxy_name;
-use crate::agent::haproxy::runtime::{DRAIN, Live, MAINTENANCE, Running};
+use crate::agent::haproxy::runtime::{DRAIN, MAINTENANCE, RunningServers, ServerState};
 use crate::clock::Moment;
 use crate::log_throttle::LogThrottle;
 use serde::Serialize;
@@ -13,29 +13,29 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The servers are looked at so often at least.
-const EVERY: Duration = Duration::from_secs(1);
+const MIN_POLL_PAUSE: Duration = Duration::from_secs(1);
 
 /// Between two looks lies so many times what the last one took: of many servers HAProxy and the agent spend
 /// 2 % of a core on them at most.
-const REST: u32 = 50;
+const PAUSE_FACTOR: u32 = 50;
 
 /// And never more than this.
-const AT_MOST: Duration = Duration::from_secs(10);
+const MAX_POLL_PAUSE: Duration = Duration::from_secs(10);
 
 /// So many lines of one look; more servers than those are a number.
-const LINES: usize = 10;
+const MAX_LINES: usize = 10;
 
 /// What HAProxy says of one server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Seen {
-    state: State,
+pub struct ServerHealth {
+    state: CheckState,
     /// For so long.
     seconds: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum State {
+enum CheckState {
     Up,
     /// By HAProxy's checks.
     Down,
@@ -43,13 +43,13 @@ enum State {
     Maint,
 }
 
-impl fmt::Display for Seen {
+impl fmt::Display for ServerHealth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
-            State::Up => "up",
-            State::Down => "down",
-            State::Drain => "drain",
-            State::Maint => "maint",
+            CheckState::Up => "up",
+            CheckState::Down => "down",
+            CheckState::Drain => "drain",
+            CheckState::Maint => "maint",
         };
         write!(f, "{state} {}s", self.seconds)
     }
@@ -57,17 +57,21 @@ impl fmt::Display for Seen {
 
 /// What is said of that instance, if HAProxy has it.
 #[must_use]
-pub fn seen(running: &Running, service: &str, instance: &str) -> Option<Seen> {
+pub fn server_health(
+    running: &RunningServers,
+    service: &str,
+    instance: &str,
+) -> Option<ServerHealth> {
     let live = running
         .get(&proxy_name(service))?
         .get(&proxy_name(instance))?;
     let state = match live {
-        live if live.down => State::Down,
-        live if live.admin & MAINTENANCE != 0 => State::Maint,
-        live if live.admin & DRAIN != 0 => State::Drain,
-        _ => State::Up,
+        live if live.down => CheckState::Down,
+        live if live.admin & MAINTENANCE != 0 => CheckState::Maint,
+        live if live.admin & DRAIN != 0 => CheckState::Drain,
+        _ => CheckState::Up,
     };
-    Some(Seen {
+    Some(ServerHealth {
         state,
         seconds: live.since,
     })
@@ -75,7 +79,7 @@ pub fn seen(running: &Running, service: &str, instance: &str) -> Option<Seen> {
 
 /// One server that went down, is down still, or came back, and that is worth a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Turn {
+pub(crate) struct HealthChange {
     /// Backend and server, as HAProxy has them.
     pub(crate) server: (String, String),
     pub(crate) address: Option<SocketAddr>,
@@ -89,117 +93,120 @@ pub(crate) struct Turn {
 
 /// All that is worth a line.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Turns {
-    pub(crate) told: Vec<Turn>,
+pub(crate) struct HealthChanges {
+    pub(crate) told: Vec<HealthChange>,
     /// So many more went down or came back.
     pub(crate) more: usize,
 }
 
 /// What was seen of the servers.
 #[derive(Debug, Default)]
-pub(crate) struct Health {
+pub(crate) struct HealthMonitor {
     /// Those that are down, or were lately.
-    past: BTreeMap<(String, String), Past>,
+    history: BTreeMap<(String, String), ServerHistory>,
     next: Moment,
 }
 
 #[derive(Debug, Default)]
-struct Past {
-    outage: LogThrottle,
+struct ServerHistory {
+    throttle: LogThrottle,
     /// When it went down, if it is down.
     since: Option<Moment>,
     times: u64,
 }
 
-impl Health {
+impl HealthMonitor {
     /// When HAProxy is to be asked next.
     pub(crate) const fn next(&self) -> Moment {
         self.next
     }
 
     /// A look at the servers that began at `began` is over, and HAProxy was asked or couldn't be.
-    pub(crate) fn looked(&mut self, began: Moment, now: Moment) {
+    pub(crate) fn polled(&mut self, began: Moment, now: Moment) {
         let took = now.saturating_sub(began);
-        self.next = now + (took * REST).clamp(EVERY, AT_MOST);
+        self.next = now + (took * PAUSE_FACTOR).clamp(MIN_POLL_PAUSE, MAX_POLL_PAUSE);
     }
 
     /// How many are down.
     pub(crate) fn down(&self) -> usize {
-        let down = self.past.values().filter(|past| past.since.is_some());
+        let down = self
+            .history
+            .values()
+            .filter(|history| history.since.is_some());
         down.count()
     }
 
     /// The servers as HAProxy has them now. One that HAProxy has no longer is forgotten.
-    pub(crate) fn observe(&mut self, running: &Running, now: Moment) -> Turns {
+    pub(crate) fn observe(&mut self, running: &RunningServers, now: Moment) -> HealthChanges {
         let has = |(backend, name): &(String, String)| {
             running
                 .get(backend)
                 .is_some_and(|servers| servers.contains_key(name))
         };
-        self.past
-            .retain(|server, past| has(server) && !past.is_over(now));
-        let mut turns = Turns::default();
+        self.history
+            .retain(|server, history| has(server) && !history.is_removed(now));
+        let mut changes = HealthChanges::default();
         for (backend, servers) in running {
             for (name, live) in servers {
-                self.observe_one(backend, name, live, now, &mut turns);
+                self.observe_one(backend, name, live, now, &mut changes);
             }
         }
-        turns
+        changes
     }
 
     fn observe_one(
         &mut self,
         backend: &str,
         name: &str,
-        live: &Live,
+        live: &ServerState,
         now: Moment,
-        turns: &mut Turns,
+        changes: &mut HealthChanges,
     ) {
         // Nearly all are up, and have no past.
-        if !live.down && self.past.is_empty() {
+        if !live.down && self.history.is_empty() {
             return;
         }
         let server = (backend.to_owned(), name.to_owned());
-        let past = if live.down {
-            self.past.entry(server.clone()).or_default()
+        let history = if live.down {
+            self.history.entry(server.clone()).or_default()
         } else {
-            match self.past.get_mut(&server) {
-                Some(past) => past,
+            match self.history.get_mut(&server) {
+                Some(history) => history,
                 None => return,
             }
         };
         let said = if live.down {
-            past.times += u64::from(past.since.is_none());
-            past.since = Some(now.saturating_sub(Duration::from_secs(live.since)));
-            past.outage.failed(now).is_some()
+            history.times += u64::from(history.since.is_none());
+            history.since = Some(now.saturating_sub(Duration::from_secs(live.since)));
+            history.throttle.failed(now).is_some()
         } else {
-            past.outage.recovered(now).is_some()
+            history.throttle.recovered(now).is_some()
         };
-        let lasted = past.since.map(|since| now.saturating_sub(since));
+        let lasted = history.since.map(|since| now.saturating_sub(since));
         if !live.down {
-            past.since = None;
+            history.since = None;
         }
         if !said {
             return;
         }
-        if turns.told.len() == LINES {
-            turns.more += 1;
+        if changes.told.len() == MAX_LINES {
+            changes.more += 1;
             return;
         }
-        turns.told.push(Turn {
+        changes.told.push(HealthChange {
             server,
             address: live.address,
             down: live.down,
             lasted: lasted.unwrap_or_default(),
-            times: past.times,
+            times: history.times,
         });
     }
 }
 
-impl Past {
+impl ServerHistory {
     /// It was up for so long that the next time is the first again.
-    fn is_over(&self, now: Moment) -> bool {
-        self.since.is_none() && self.outage.is_forgotten(now)
+    fn is_removed(&self, now: Moment) -> bool {
+        self.since.is_none() && self.throttle.is_forgotten(now)
     }
 }
 
@@ -211,8 +218,8 @@ mod tests {
         Duration::from_secs(1_000 + second)
     }
 
-    fn servers(down: &[bool], since: u64) -> Running {
-        let live = |down| Live {
+    fn servers(down: &[bool], since: u64) -> RunningServers {
+        let live = |down| ServerState {
             address: "10.0.0.7:80".parse().ok(),
             admin: 0,
             weight: 1,
@@ -227,54 +234,54 @@ mod tests {
 
     #[test]
     fn a_server_that_goes_down_and_comes_back_is_told_once_each() {
-        let mut health = Health::default();
+        let mut health = HealthMonitor::default();
         assert_eq!(
             health.observe(&servers(&[false, false], 9), at(0)),
-            Turns::default()
+            HealthChanges::default()
         );
-        let turns = health.observe(&servers(&[false, true], 3), at(1));
-        let [turn] = turns.told.as_slice() else {
-            panic!("{turns:?}")
+        let changes = health.observe(&servers(&[false, true], 3), at(1));
+        let [change] = changes.told.as_slice() else {
+            panic!("{changes:?}")
         };
-        assert_eq!((turn.server.1.as_str(), turn.down), ("w::1", true));
-        assert_eq!((turn.lasted, turn.times), (Duration::from_secs(3), 1));
+        assert_eq!((change.server.1.as_str(), change.down), ("w::1", true));
+        assert_eq!((change.lasted, change.times), (Duration::from_secs(3), 1));
         assert_eq!(health.down(), 1);
         assert_eq!(
             health.observe(&servers(&[false, true], 4), at(2)),
-            Turns::default()
+            HealthChanges::default()
         );
-        let turns = health.observe(&servers(&[false, false], 0), at(5));
-        assert!(!turns.told[0].down);
-        assert_eq!(turns.told[0].lasted, Duration::from_secs(7));
+        let changes = health.observe(&servers(&[false, false], 0), at(5));
+        assert!(!changes.told[0].down);
+        assert_eq!(changes.told[0].lasted, Duration::from_secs(7));
         assert_eq!(health.down(), 0);
     }
 
     #[test]
     fn an_hour_of_flapping_is_a_handful_of_lines() {
-        let mut health = Health::default();
-        let turn = |second: u64| servers(&[second % 6 < 3], 0);
+        let mut health = HealthMonitor::default();
+        let change = |second: u64| servers(&[second % 6 < 3], 0);
         let lines: usize = (0..3_600)
-            .map(|second| health.observe(&turn(second), at(second)).told.len())
+            .map(|second| health.observe(&change(second), at(second)).told.len())
             .sum();
         assert!((5..=40).contains(&lines), "{lines}");
     }
 
     #[test]
     fn many_at_once_are_ten_lines_and_a_number() {
-        let mut health = Health::default();
-        let turns = health.observe(&servers(&[true; 300], 0), at(0));
-        assert_eq!((turns.told.len(), turns.more), (LINES, 290));
+        let mut health = HealthMonitor::default();
+        let changes = health.observe(&servers(&[true; 300], 0), at(0));
+        assert_eq!((changes.told.len(), changes.more), (MAX_LINES, 290));
         assert_eq!(health.down(), 300);
-        health.observe(&Running::new(), at(1));
-        assert_eq!((health.down(), health.past.len()), (0, 0));
+        health.observe(&RunningServers::new(), at(1));
+        assert_eq!((health.down(), health.history.len()), (0, 0));
     }
 
     #[test]
     fn the_pause_grows_with_what_a_look_takes() {
-        let mut health = Health::default();
-        health.looked(at(0), at(0) + Duration::from_millis(1));
+        let mut health = HealthMonitor::default();
+        health.polled(at(0), at(0) + Duration::from_millis(1));
         assert_eq!(health.next(), at(1) + Duration::from_millis(1));
-        health.looked(at(0), at(0) + Duration::from_millis(100));
+        health.polled(at(0), at(0) + Duration::from_millis(100));
         assert_eq!(health.next(), at(5) + Duration::from_millis(100));
     }
 }

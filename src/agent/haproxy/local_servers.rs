@@ -1,8 +1,8 @@
 //! What the HAProxy on this machine says of its servers, for a command that isn't the agent.
 
-use crate::agent::haproxy::api::Trouble;
-use crate::agent::haproxy::master_socket::Master;
-use crate::agent::haproxy::runtime::{Running, parse_state};
+use crate::agent::haproxy::api::ProxyError;
+use crate::agent::haproxy::master_socket::MasterSocket;
+use crate::agent::haproxy::runtime::{RunningServers, parse_state};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -12,7 +12,7 @@ const ANSWER: Duration = Duration::from_secs(1);
 
 /// The servers of the first of these master sockets that answers. `None`: this isn't an agent's machine, or the
 /// sockets are not this user's to ask.
-pub async fn haproxy_on_this_machine(sockets: &[PathBuf]) -> Option<Running> {
+pub async fn haproxy_on_this_machine(sockets: &[PathBuf]) -> Option<RunningServers> {
     for socket in sockets {
         if let Ok(Ok(running)) = timeout(ANSWER, ask(socket)).await {
             return Some(running);
@@ -21,8 +21,8 @@ pub async fn haproxy_on_this_machine(sockets: &[PathBuf]) -> Option<Running> {
     None
 }
 
-async fn ask(socket: &Path) -> Result<Running, Trouble> {
-    let master = Master::new(socket.to_owned());
+async fn ask(socket: &Path) -> Result<RunningServers, ProxyError> {
+    let master = MasterSocket::new(socket.to_owned());
     let worker = master.processes().await?.worker;
     let state = master.ask_worker(worker, "show servers state").await?;
     Ok(parse_state(&state)?)

@@ -1,8 +1,8 @@
 //! Speaks to HAProxy's master socket. Decides nothing.
 
-use crate::agent::haproxy::api::{Reload, Trouble};
-use crate::agent::haproxy::process_list::Processes;
-use crate::agent::haproxy::render::MARK;
+use crate::agent::haproxy::api::{ProxyError, ReloadOutcome};
+use crate::agent::haproxy::process_list::ProcessList;
+use crate::agent::haproxy::render::FINGERPRINT_VARIABLE;
 use std::cell::RefCell;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -12,19 +12,19 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
 /// One question and its answer. A worker with ten thousand servers lists them in some 20 ms.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// While the master starts anew, the kernel takes connections that nobody will answer.
-const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A reload: reading the file, and up to two seconds of trying to bind.
-pub(crate) const RELOAD: Duration = Duration::from_secs(15);
+pub(crate) const RELOAD_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A master that got its signal makes its socket anew well within this.
-pub(crate) const ANEW: Duration = Duration::from_secs(2);
+pub(crate) const SOCKET_RECREATED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Between two looks while a reload goes on.
-const LOOK: Duration = Duration::from_millis(10);
+const PROBE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The longest answer that is read: 32,768 servers are some 5 MB.
 const LONGEST_ANSWER: u64 = 32 << 20;
@@ -44,13 +44,13 @@ const NO_SUCH_WORKER: &str = "Can't find the target";
 
 /// The master's socket.
 #[derive(Debug)]
-pub(crate) struct Master {
+pub(crate) struct MasterSocket {
     socket: PathBuf,
     /// One connection for all that a pass asks. `None`: the next question opens one.
     line: RefCell<Option<UnixStream>>,
 }
 
-impl Master {
+impl MasterSocket {
     pub(crate) const fn new(socket: PathBuf) -> Self {
         Self {
             socket,
@@ -59,7 +59,7 @@ impl Master {
     }
 
     /// Closes the connection that questions share, so that it needn't outlast a reload.
-    pub(crate) fn hang_up(&self) {
+    pub(crate) fn close_connection(&self) {
         self.line.replace(None);
     }
 
@@ -68,17 +68,20 @@ impl Master {
     }
 
     /// `show proc`.
-    pub(crate) async fn processes(&self) -> Result<Processes, Trouble> {
+    pub(crate) async fn processes(&self) -> Result<ProcessList, ProxyError> {
         let text = self.ask("show proc", 1).await?;
-        Processes::parse(&text).ok_or_else(|| Trouble::Down("it has no worker".to_owned()))
+        ProcessList::parse(&text)
+            .ok_or_else(|| ProxyError::Unreachable("it has no worker".to_owned()))
     }
 
     /// One command to one worker. A worker that is gone is an error, never another worker. So is one that
     /// still starts: from HAProxy 3.1 on `show proc` lists it before it has read its file.
-    pub(crate) async fn ask_worker(&self, pid: u32, command: &str) -> Result<String, Trouble> {
+    pub(crate) async fn ask_worker(&self, pid: u32, command: &str) -> Result<String, ProxyError> {
         let answer = self.ask(&format!("@!{pid} {command}"), 1).await?;
         if answer.starts_with(NO_SUCH_WORKER) {
-            return Err(Trouble::Down(format!("its worker {pid} doesn't answer")));
+            return Err(ProxyError::Unreachable(format!(
+                "its worker {pid} doesn't answer"
+            )));
         }
         Ok(answer)
     }
@@ -88,26 +91,26 @@ impl Master {
         let Ok(processes) = self.processes().await else {
             return false;
         };
-        let question = format!("show env {MARK}");
+        let question = format!("show env {FINGERPRINT_VARIABLE}");
         self.ask_worker(processes.worker, &question).await.is_ok()
     }
 
     /// A worker's connections, behind the mark of what it was started from.
-    pub(crate) async fn sessions(&self, pid: u32) -> Result<String, Trouble> {
-        let line = format!("@!{pid} show env {MARK}; @!{pid} show sess");
+    pub(crate) async fn sessions(&self, pid: u32) -> Result<String, ProxyError> {
+        let line = format!("@!{pid} show env {FINGERPRINT_VARIABLE}; @!{pid} show sess");
         self.ask(&line, 2).await
     }
 
     /// Many commands to one worker, in order. Returns the first complaint, if there is one.
-    pub(crate) async fn tell_worker(
+    pub(crate) async fn send_commands(
         &self,
         pid: u32,
         commands: impl Iterator<Item = String>,
-    ) -> Result<String, Trouble> {
+    ) -> Result<String, ProxyError> {
         let (mut line, mut count, mut complaint) = (String::new(), 0, String::new());
         for command in commands {
             if line.len() + command.len() > LONGEST_LINE {
-                keep_first(&mut complaint, &self.ask(&line, count).await?);
+                keep_first_complaint(&mut complaint, &self.ask(&line, count).await?);
                 (line, count) = (String::new(), 0);
             }
             // Several in one line are done one after another; each needs its worker named.
@@ -116,62 +119,67 @@ impl Master {
             count += 1;
         }
         if count > 0 {
-            keep_first(&mut complaint, &self.ask(&line, count).await?);
+            keep_first_complaint(&mut complaint, &self.ask(&line, count).await?);
         }
         Ok(complaint)
     }
 
     /// Waits until it answers, after its socket was lost. Not for long: a signal that comes while it
     /// starts anew may be lost on it (1 of 12 runs on a busy machine), and is sent again.
-    pub(crate) async fn appears(&self) -> Result<Reload, Trouble> {
-        let end = Instant::now() + ANEW;
+    pub(crate) async fn wait_for_socket(&self) -> Result<ReloadOutcome, ProxyError> {
+        let end = Instant::now() + SOCKET_RECREATED_WITHIN;
         while Instant::now() < end {
-            self.hang_up();
+            self.close_connection();
             if self.is_ready().await {
-                return Ok(Reload::Done);
+                return Ok(ReloadOutcome::Done);
             }
-            sleep(LOOK).await;
+            sleep(PROBE_INTERVAL).await;
         }
-        Err(Trouble::Down("it doesn't make its socket anew".to_owned()))
+        Err(ProxyError::Unreachable(
+            "it doesn't make its socket anew".to_owned(),
+        ))
     }
 
     /// Makes the master read its file again, and waits for what comes of it.
-    pub(crate) async fn reload(&self) -> Result<Reload, Trouble> {
+    pub(crate) async fn reload(&self) -> Result<ReloadOutcome, ProxyError> {
         let before = self.processes().await?;
         // 2.7 and later answer when it is over, with a verdict and what was said meanwhile; 2.6
         // hangs up at once, and the master starts anew under the same process id.
-        self.hang_up();
-        let answer = self.ask_alone("reload", RELOAD).await.unwrap_or_default();
+        self.close_connection();
+        let answer = self
+            .ask_alone("reload", RELOAD_TIMEOUT)
+            .await
+            .unwrap_or_default();
         if let Some((_, log)) = answer.split_once("Success=0") {
-            return Ok(Reload::Failed(alerts(log.lines())));
+            return Ok(ReloadOutcome::Failed(alerts(log.lines())));
         }
-        let end = Instant::now() + RELOAD;
+        let end = Instant::now() + RELOAD_TIMEOUT;
         while Instant::now() < end {
             let text = self
-                .ask_alone("show proc", SIGN_OF_LIFE)
+                .ask_alone("show proc", PROBE_TIMEOUT)
                 .await
                 .unwrap_or_default();
-            if let Some(now) = Processes::parse(&text)
+            if let Some(now) = ProcessList::parse(&text)
                 && (now.reloads, now.master) != (before.reloads, before.master)
             {
                 if now.worker != before.worker {
-                    return Ok(Reload::Done);
+                    return Ok(ReloadOutcome::Done);
                 }
                 if now.failed > 0 {
-                    return Ok(Reload::Failed(String::new()));
+                    return Ok(ReloadOutcome::Failed(String::new()));
                 }
             }
-            sleep(LOOK).await;
+            sleep(PROBE_INTERVAL).await;
         }
-        Err(Trouble::Down(format!(
+        Err(ProxyError::Unreachable(format!(
             "the reload didn't come to an end within {} s",
-            RELOAD.as_secs()
+            RELOAD_TIMEOUT.as_secs()
         )))
     }
 
     /// A line of so many commands on the connection that questions share, and what is answered. A worker that is
     /// gone makes the master hang up after it has said so.
-    async fn ask(&self, line: &str, commands: usize) -> Result<String, Trouble> {
+    async fn ask(&self, line: &str, commands: usize) -> Result<String, ProxyError> {
         let kept = self.line.take();
         let talk = async {
             if let Some(stream) = kept {
@@ -184,13 +192,13 @@ impl Master {
             let stream = UnixStream::connect(&self.socket).await?;
             converse(stream, &format!("prompt\n{line}"), commands + 1).await
         };
-        let (answer, stream) = self.within(ANSWER, talk).await?;
+        let (answer, stream) = self.within(ANSWER_TIMEOUT, talk).await?;
         self.line.replace(stream);
         Ok(answer)
     }
 
     /// A line on a connection of its own, which ends with it.
-    async fn ask_alone(&self, line: &str, deadline: Duration) -> Result<String, Trouble> {
+    async fn ask_alone(&self, line: &str, deadline: Duration) -> Result<String, ProxyError> {
         let talk = async {
             let mut stream = UnixStream::connect(&self.socket).await?;
             stream.write_all(format!("{line}\n").as_bytes()).await?;
@@ -207,10 +215,10 @@ impl Master {
         &self,
         deadline: Duration,
         talk: impl Future<Output = io::Result<T>>,
-    ) -> Result<T, Trouble> {
+    ) -> Result<T, ProxyError> {
         let socket = self.socket.display();
-        let silent = |_| Trouble::Down(format!("{socket} doesn't answer"));
-        let down = |why| Trouble::Down(format!("{socket}: {why}"));
+        let silent = |_| ProxyError::Unreachable(format!("{socket} doesn't answer"));
+        let down = |why| ProxyError::Unreachable(format!("{socket}: {why}"));
         timeout(deadline, talk).await.map_err(silent)?.map_err(down)
     }
 }
@@ -259,7 +267,7 @@ fn without_prompts(answer: &[u8]) -> (String, usize) {
 }
 
 /// What HAProxy says when all went well; anything else is worth a word in the log.
-fn keep_first(complaint: &mut String, answer: &str) {
+fn keep_first_complaint(complaint: &mut String, answer: &str) {
     let usual = |line: &str| {
         line.is_empty()
             || ["New server registered.", "Server deleted."].contains(&line)

@@ -1,11 +1,13 @@
 //! A configuration file of ours, read back. Pure.
 
-use crate::agent::haproxy::render::{CHECK, FORMER_CHECK, MARK, OURS, REJECT, SERVICES};
+use crate::agent::haproxy::render::{
+    CHECK, FINGERPRINT_VARIABLE, FIRST_LINE, FORMER_CHECK, REJECT_RULE, SERVICES_LINE,
+};
 use crate::agent::model::backends::{Server, Servers};
 use crate::agent::model::bind::Bind;
-use crate::agent::model::host_addresses::Addresses;
-use crate::agent::model::listeners::Front;
-use crate::agent::model::membership::Wanted;
+use crate::agent::model::host_addresses::HostAddresses;
+use crate::agent::model::listeners::Listener;
+use crate::agent::model::membership::DesiredService;
 use crate::catalog::Instance;
 use crate::endpoint::{Host, check_part};
 use std::collections::BTreeMap;
@@ -15,62 +17,66 @@ use std::sync::Arc;
 /// Reads a file that `render` wrote: the fronts with their servers. `None` if it is somebody
 /// else's, or was edited.
 #[must_use]
-pub fn parse(text: &str) -> Option<BTreeMap<String, Front>> {
-    if !text.starts_with(OURS) {
+pub fn parse(text: &str) -> Option<BTreeMap<String, Listener>> {
+    if !text.starts_with(FIRST_LINE) {
         return None;
     }
-    let ours = text.split_once(&format!("\n{SERVICES}\n"))?.1;
-    let mut fronts: BTreeMap<String, Front> = BTreeMap::new();
-    let (mut service, mut front) = (String::new(), None::<Front>);
+    let ours = text.split_once(&format!("\n{SERVICES_LINE}\n"))?.1;
+    let mut listeners: BTreeMap<String, Listener> = BTreeMap::new();
+    let (mut service, mut listener) = (String::new(), None::<Listener>);
     for line in ours.lines() {
         let words: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();
         match words.as_slice() {
             ["listen", name] => {
-                fronts.extend(
-                    front
+                listeners.extend(
+                    listener
                         .take()
-                        .map(|front| (std::mem::take(&mut service), front)),
+                        .map(|listener| (std::mem::take(&mut service), listener)),
                 );
                 service = original_name(name)?;
             }
             // Of no section, or a second one: that isn't what was written.
-            ["bind", ..] if service.is_empty() || front.is_some() => return None,
+            ["bind", ..] if service.is_empty() || listener.is_some() => return None,
             ["bind", words @ ..] => {
-                front = Some(Front {
+                listener = Some(Listener {
                     bind: parse_bind(words)?,
                     servers: Arc::default(),
                 });
             }
             // A file of before REJECT hasn't got it: its mark is another, so that it is written anew.
-            ["tcp-request", ..] if words.join(" ") == REJECT => {}
+            ["tcp-request", ..] if words.join(" ") == REJECT_RULE => {}
             ["mode", "tcp"] | ["balance", "roundrobin"] | ["maxconn", _] | [] => {}
             ["server", name, address, words @ ..] => {
                 let server = parse_server(address, &words.join(" "))?;
-                let servers: &mut Servers = Arc::make_mut(&mut front.as_mut()?.servers);
+                let servers: &mut Servers = Arc::make_mut(&mut listener.as_mut()?.servers);
                 servers.insert(original_name(name)?, server);
             }
             _ => return None,
         }
     }
-    fronts.extend(front.map(|front| (service, front)));
-    Some(fronts)
+    listeners.extend(listener.map(|listener| (service, listener)));
+    Some(listeners)
 }
 
 /// What a file's fronts say of the services, as if etcd and the resolver had said it.
 #[must_use]
-pub fn remembered(fronts: &BTreeMap<String, Front>) -> (BTreeMap<String, Wanted>, Addresses) {
-    let wanted = fronts.iter().map(|(service, front)| {
-        let servers = front.servers.iter();
+pub fn last_served(
+    listeners: &BTreeMap<String, Listener>,
+) -> (BTreeMap<String, DesiredService>, HostAddresses) {
+    let desired = listeners.iter().map(|(service, listener)| {
+        let servers = listener.servers.iter();
         let instances = servers.filter_map(|(name, it)| Some((name.clone(), instance(it)?)));
-        let wanted = Wanted {
-            port: front.bind.port(),
+        let desired = DesiredService {
+            port: listener.bind.port(),
             instances: Arc::new(instances.collect()),
         };
-        (service.clone(), wanted)
+        (service.clone(), desired)
     });
-    let servers = fronts.values().flat_map(|front| front.servers.values());
+    let servers = listeners
+        .values()
+        .flat_map(|listener| listener.servers.values());
     let addresses = servers.filter_map(|it| Some((it.host.clone()?, it.address.ip())));
-    (wanted.collect(), addresses.collect())
+    (desired.collect(), addresses.collect())
 }
 
 fn instance(server: &Server) -> Option<Instance> {
@@ -89,8 +95,10 @@ fn instance(server: &Server) -> Option<Instance> {
 
 /// The mark in a file that `render` wrote.
 #[must_use]
-pub fn mark_of(text: &str) -> Option<&str> {
-    let rest = text.split_once(&format!("\n    setenv {MARK} "))?.1;
+pub fn fingerprint_of(text: &str) -> Option<&str> {
+    let rest = text
+        .split_once(&format!("\n    setenv {FINGERPRINT_VARIABLE} "))?
+        .1;
     rest.lines().next()
 }
 
@@ -152,7 +160,7 @@ pub fn original_name(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::haproxy::render::{Frame, proxy_name, render};
+    use crate::agent::haproxy::render::{FixedConfig, proxy_name, render};
     use crate::agent::model::listeners::Model;
     use crate::testing::config_grammar::{frame, models, tokenize_strictly};
     use proptest::prelude::*;
@@ -171,10 +179,10 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_rendered_reads_back(model in models(), ipv6 in any::<bool>()) {
-            let frame = Frame { ipv6, ..frame() };
+            let frame = FixedConfig { ipv6, ..frame() };
             let text = render(&frame, &model);
             prop_assert_eq!(tokenize_strictly(&text), Ok(()));
-            prop_assert_eq!(parse(&text), Some(model.fronts));
+            prop_assert_eq!(parse(&text), Some(model.listeners));
         }
 
         #[test]
@@ -187,7 +195,7 @@ mod tests {
 
         #[test]
         fn arbitrary_text_never_panics(text in "\\PC*") {
-            let _ = parse(&format!("{OURS}\n{SERVICES}\n{text}"));
+            let _ = parse(&format!("{FIRST_LINE}\n{SERVICES_LINE}\n{text}"));
         }
     }
 }

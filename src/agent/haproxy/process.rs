@@ -1,6 +1,6 @@
 //! The HAProxy that we start and stop ourselves.
 
-use crate::agent::haproxy::api::Trouble;
+use crate::agent::haproxy::api::ProxyError;
 use crate::agent::haproxy::master_socket::alerts;
 use crate::clock::now;
 use crate::log_throttle::Repeats;
@@ -17,26 +17,26 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 /// After SIGTERM the master ends its workers, connections and all, and then itself.
-const FAREWELL: Duration = Duration::from_secs(3);
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// So many lines of what it said are kept, to find out whose fault a failed start was.
-const REMEMBERED: usize = 200;
+const KEPT_LINES: usize = 200;
 
 /// A master in the foreground.
 #[derive(Debug)]
-pub(crate) struct Child {
+pub(crate) struct HaproxyProcess {
     process: tokio::process::Child,
-    said: Arc<Mutex<VecDeque<String>>>,
+    output: Arc<Mutex<VecDeque<String>>>,
 }
 
-impl Child {
+impl HaproxyProcess {
     /// Starts it on `file`, with its master socket at `socket`. What it says is told as `alerts` has it.
     pub(crate) fn start(
         binary: &Path,
         file: &Path,
         socket: &Path,
         alerts: Arc<Mutex<Repeats>>,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, ProxyError> {
         let mut process = command(binary)
             .arg("-W")
             // Whatever the base file says of `daemon`: it must not slip away.
@@ -53,13 +53,15 @@ impl Child {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .map_err(|e| Trouble::Down(format!("can't start {}: {e}", binary.display())))?;
-        let said = Arc::new(Mutex::new(VecDeque::new()));
+            .map_err(|e| {
+                ProxyError::Unreachable(format!("can't start {}: {e}", binary.display()))
+            })?;
+        let output = Arc::new(Mutex::new(VecDeque::new()));
         if let Some(stderr) = process.stderr.take() {
             // Ends when HAProxy does.
-            tokio::spawn(listen(stderr, said.clone(), alerts));
+            tokio::spawn(read_stderr(stderr, output.clone(), alerts));
         }
-        Ok(Self { process, said })
+        Ok(Self { process, output })
     }
 
     /// How it ended, if it has.
@@ -76,16 +78,20 @@ impl Child {
     }
 
     /// What it complained about since this was last asked.
-    pub(crate) fn complaints(&self) -> String {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: Vec<_> = said.drain(..).collect();
+    pub(crate) fn take_alerts(&self) -> String {
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: Vec<_> = output.drain(..).collect();
         alerts(all.iter().map(String::as_str))
     }
 
     /// SIGUSR2: it reads its file again, and makes its socket anew. One that is only starting isn't
     /// told: it would die of the signal.
     pub(crate) fn reload(&self) {
-        if let Some(pid) = self.process.id().filter(|pid| catches(*pid, Signal::USR2)) {
+        if let Some(pid) = self
+            .process
+            .id()
+            .filter(|pid| has_handler(*pid, Signal::USR2))
+        {
             signal(pid, Signal::USR2);
         }
     }
@@ -95,7 +101,7 @@ impl Child {
         if let Some(pid) = self.process.id() {
             terminate(pid);
         }
-        let ended = timeout(FAREWELL, self.process.wait()).await.is_ok();
+        let ended = timeout(STOP_TIMEOUT, self.process.wait()).await.is_ok();
         if !ended {
             let _ = self.process.kill().await;
         }
@@ -133,13 +139,13 @@ fn signal(pid: u32, signal: Signal) {
 }
 
 /// Whether the process has a handler for it.
-fn catches(pid: u32, signal: Signal) -> bool {
+fn has_handler(pid: u32, signal: Signal) -> bool {
     is_in_mask(pid, "SigCgt:", signal)
 }
 
-async fn listen(
+async fn read_stderr(
     stderr: ChildStderr,
-    said: Arc<Mutex<VecDeque<String>>>,
+    output: Arc<Mutex<VecDeque<String>>>,
     alerts: Arc<Mutex<Repeats>>,
 ) {
     let mut lines = BufReader::new(stderr).lines();
@@ -147,7 +153,7 @@ async fn listen(
         debug!("haproxy: {line}");
         if line.contains("[ALERT]") {
             let mut alerts = alerts.lock().unwrap_or_else(PoisonError::into_inner);
-            match alerts.happened(&kind(&line), now()) {
+            match alerts.happened(&without_process_ids(&line), now()) {
                 Some(1) => warn!("haproxy: {line}"),
                 Some(times) => warn!("haproxy: {line} ({times} times)"),
                 None => {}
@@ -156,17 +162,17 @@ async fn listen(
                 warn!("haproxy: {more} alerts more");
             }
         }
-        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.len() == REMEMBERED {
-            said.pop_front();
+        let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+        if output.len() == KEPT_LINES {
+            output.pop_front();
         }
-        said.push_back(line);
+        output.push_back(line);
     }
 }
 
 /// What two lines have in common that say the same of different processes: `[ALERT]    (17) : Current
 /// worker (18) exited with code 137 (Killed)`.
-fn kind(line: &str) -> String {
+fn without_process_ids(line: &str) -> String {
     let parts = line.split('(');
     let parts = parts.map(|part| part.trim_start_matches(|c: char| c.is_ascii_digit()));
     parts.collect()
@@ -182,12 +188,15 @@ mod tests {
             .arg("60")
             .spawn()
             .unwrap();
-        let caught = catches(other.id(), Signal::USR2);
+        let caught = has_handler(other.id(), Signal::USR2);
         other.kill().unwrap();
         other.wait().unwrap();
         assert!(!caught, "sleep has no handlers");
-        assert!(catches(std::process::id(), Signal::SEGV), "Rust has one");
-        assert!(!catches(std::process::id(), Signal::USR2));
+        assert!(
+            has_handler(std::process::id(), Signal::SEGV),
+            "Rust has one"
+        );
+        assert!(!has_handler(std::process::id(), Signal::USR2));
     }
 
     #[test]
@@ -197,8 +206,14 @@ mod tests {
                 "[ALERT]    ({master}) : Current worker ({worker}) exited with code 137 (Killed)"
             )
         };
-        assert_eq!(kind(&of(17, 18)), kind(&of(17, 2345)));
+        assert_eq!(
+            without_process_ids(&of(17, 18)),
+            without_process_ids(&of(17, 2345))
+        );
         let of = |name| format!("[ALERT]    (9) : proxy '{name}' has no server available!");
-        assert_ne!(kind(&of("redis1")), kind(&of("redis2")));
+        assert_ne!(
+            without_process_ids(&of("redis1")),
+            without_process_ids(&of("redis2"))
+        );
     }
 }

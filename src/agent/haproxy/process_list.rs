@@ -2,7 +2,7 @@
 
 /// `show proc` at the master's socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Processes {
+pub struct ProcessList {
     /// The master's process id.
     pub master: u32,
     /// How often it has been reloaded, failures included.
@@ -17,7 +17,7 @@ pub struct Processes {
     pub older: Vec<u32>,
 }
 
-impl Processes {
+impl ProcessList {
     /// Reads `show proc` (HAProxy 2.6 to 3.2 say the same); `None` if there is no worker, or if it
     /// can't be read.
     #[must_use]
@@ -102,10 +102,10 @@ mod tests {
                     # old workers\n\
                     8100            worker          2               0d00h00m09s     3.2.26-1       \n\
                     8137            worker          1               0d00h00m07s     3.2.26-1       \n";
-        let read = Processes::parse(text).expect("it has a worker");
+        let read = ProcessList::parse(text).expect("it has a worker");
         assert_eq!((read.worker, read.older), (8137, vec![8100]));
         // Without a failure there is none that serves.
-        assert_eq!(Processes::parse(&text.replace(" [failed: 1]", "")), None);
+        assert_eq!(ProcessList::parse(&text.replace(" [failed: 1]", "")), None);
     }
 
     #[test]
@@ -117,7 +117,7 @@ mod tests {
                     # old workers\n\
                     26833           worker          3               0d00h00m04s     2.6.12-1+deb12u4\n\
                     # programs\n\n";
-        let expected = Processes {
+        let expected = ProcessList {
             master: 26803,
             reloads: 3,
             failed: 1,
@@ -125,10 +125,10 @@ mod tests {
             version: (2, 6),
             older: vec![26833],
         };
-        assert_eq!(Processes::parse(text), Some(expected));
+        assert_eq!(ProcessList::parse(text), Some(expected));
         let starting = text.replace("# workers", "# old workers");
-        assert_eq!(Processes::parse(&starting), None);
-        assert_eq!(Processes::parse("Unknown command"), None);
+        assert_eq!(ProcessList::parse(&starting), None);
+        assert_eq!(ProcessList::parse("Unknown command"), None);
     }
 
     #[test]

@@ -4,20 +4,20 @@
 //! quote or a `$` would be read by HAProxy even inside a name.
 
 use crate::agent::haproxy::base_config::sets;
-use crate::agent::haproxy::shared_text::Text;
+use crate::agent::haproxy::shared_text::SharedText;
 use crate::agent::model::backends::Servers;
 use crate::agent::model::bind::Bind;
-use crate::agent::model::listeners::{Front, Model, STATS};
+use crate::agent::model::listeners::{Listener, Model, STATS};
 use itertools::{EitherOrBoth, Itertools};
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 /// The file's first line, by which we know it for ours.
-pub const OURS: &str = "# Written by sidekick agent, and written anew whenever etcd changes: edit --haproxy-base instead.";
+pub const FIRST_LINE: &str = "# Written by sidekick agent, and written anew whenever etcd changes: edit --haproxy-base instead.";
 
 /// Everything below this line is ours; what is above may be the operator's.
-pub(crate) const SERVICES: &str = "# The services that stand in etcd.";
+pub(crate) const SERVICES_LINE: &str = "# The services that stand in etcd.";
 
 /// How each server is checked: what the file and the `add server` command have in common.
 ///
@@ -36,10 +36,11 @@ pub(crate) const FORMER_CHECK: &str = "check inter 2s rise 3 fall 2";
 /// and go (configuration manual, "nbsrv" and "tcp-request connection"). But a worker that stops counts no
 /// server of a proxy that it has stopped already, and still takes what was accepted just before: some two of
 /// three thousand connections around four reloads were refused (HAProxy 2.6), hence "stopping".
-pub(crate) const REJECT: &str = "tcp-request connection reject if { nbsrv eq 0 } !{ stopping }";
+pub(crate) const REJECT_RULE: &str =
+    "tcp-request connection reject if { nbsrv eq 0 } !{ stopping }";
 
 /// The variable by which a running HAProxy tells what it was started from.
-pub const MARK: &str = "SIDEKICK_STRUCTURE";
+pub const FINGERPRINT_VARIABLE: &str = "SIDEKICK_STRUCTURE";
 
 /// The global and defaults sections of a user who has none of his own.
 ///
@@ -47,7 +48,7 @@ pub const MARK: &str = "SIDEKICK_STRUCTURE";
 /// of it. hard-stop-after: a connection that outlives a reload is served by the old worker, for so
 /// long at most. redispatch: a server that refuses costs the client nothing while there is another, and
 /// one that doesn't answer costs it `timeout connect`, in which one lost SYN is sent again (after 1 s).
-pub const BASE: &str = "\
+pub const DEFAULT_BASE: &str = "\
 global
     fd-hard-limit 100000
     hard-stop-after 1h
@@ -67,7 +68,7 @@ const MAX_RELOADS: &str = "mworker-max-reloads";
 
 /// What never changes while the agent runs.
 #[derive(Debug, Clone)]
-pub struct Frame {
+pub struct FixedConfig {
     /// The global and defaults sections.
     pub base: String,
     /// Whether the machine has IPv6 at all. (Without, the socket can't even be made.)
@@ -91,15 +92,15 @@ pub fn proxy_name(name: &str) -> String {
 /// What a reload would be needed for, as a number: the same for two models that differ only in
 /// their servers. How servers are checked is part of it: a running server's check can't be changed. (FNV-1a, 64 bits; <http://www.isthe.com/chongo/tech/comp/fnv/>)
 #[must_use]
-pub fn structure(frame: &Frame, model: &Model) -> String {
+pub fn fingerprint(frame: &FixedConfig, model: &Model) -> String {
     let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
     let _ = write!(
         hash,
-        "{}{:?}{REJECT}{CHECK}",
+        "{}{:?}{REJECT_RULE}{CHECK}",
         frame.base, frame.listener_maxconn
     );
     for (name, bind) in model.binds() {
-        let _ = writeln!(hash, "{name} {}", Words(frame, bind));
+        let _ = writeln!(hash, "{name} {}", BindSyntax(frame, bind));
     }
     format!("{:016x}", hash.0)
 }
@@ -117,91 +118,90 @@ impl fmt::Write for Fnv {
 
 /// The whole file.
 #[must_use]
-pub fn render(frame: &Frame, model: &Model) -> String {
+pub fn render(frame: &FixedConfig, model: &Model) -> String {
     Renderer::default().render(frame, model).to_string()
 }
 
 /// Renders one model after another, and of each only what is new.
 #[derive(Debug, Default)]
 pub struct Renderer {
-    fronts: BTreeMap<String, Rendered>,
+    listeners: BTreeMap<String, RenderedListener>,
 }
 
 /// A front's text, and what it was made of.
 #[derive(Debug)]
-struct Rendered {
+struct RenderedListener {
     bind: Bind,
     servers: Arc<Servers>,
     text: Arc<str>,
 }
 
-impl Rendered {
-    fn is_of(&self, front: &Front) -> bool {
-        self.bind == front.bind && Arc::ptr_eq(&self.servers, &front.servers)
+impl RenderedListener {
+    fn is_of(&self, listener: &Listener) -> bool {
+        self.bind == listener.bind && Arc::ptr_eq(&self.servers, &listener.servers)
     }
 }
 
 impl Renderer {
     /// The whole file. The frame is to be the same each time.
-    pub fn render(&mut self, frame: &Frame, model: &Model) -> Text {
-        let mut pieces: Vec<Arc<str>> = Vec::with_capacity(model.fronts.len() + 1);
+    pub fn render(&mut self, frame: &FixedConfig, model: &Model) -> SharedText {
+        let mut pieces: Vec<Arc<str>> = Vec::with_capacity(model.listeners.len() + 1);
         pieces.push(head(frame, model).into());
         let (mut new, mut gone) = (Vec::new(), Vec::new());
         let both = model
-            .fronts
+            .listeners
             .iter()
-            .merge_join_by(&self.fronts, |(a, _), (b, _)| a.cmp(b));
+            .merge_join_by(&self.listeners, |(a, _), (b, _)| a.cmp(b));
         for pair in both {
-            let (service, front) = match pair {
-                EitherOrBoth::Both((_, front), (_, before)) if before.is_of(front) => {
+            let (service, listener) = match pair {
+                EitherOrBoth::Both((_, listener), (_, before)) if before.is_of(listener) => {
                     pieces.push(before.text.clone());
                     continue;
                 }
-                EitherOrBoth::Both((service, front), _) | EitherOrBoth::Left((service, front)) => {
-                    (service, front)
-                }
+                EitherOrBoth::Both((service, listener), _)
+                | EitherOrBoth::Left((service, listener)) => (service, listener),
                 EitherOrBoth::Right((service, _)) => {
                     gone.push(service.clone());
                     continue;
                 }
             };
-            let text: Arc<str> = listen(frame, service, front).into();
+            let text: Arc<str> = listen(frame, service, listener).into();
             pieces.push(text.clone());
-            let rendered = Rendered {
-                bind: front.bind,
-                servers: front.servers.clone(),
+            let rendered = RenderedListener {
+                bind: listener.bind,
+                servers: listener.servers.clone(),
                 text,
             };
             new.push((service.clone(), rendered));
         }
-        self.fronts.extend(new);
+        self.listeners.extend(new);
         for service in gone {
-            self.fronts.remove(&service);
+            self.listeners.remove(&service);
         }
         pieces.into_iter().collect()
     }
 }
 
 /// Everything that isn't a service.
-fn head(frame: &Frame, model: &Model) -> String {
+fn head(frame: &FixedConfig, model: &Model) -> String {
     let mut text = String::new();
-    let mark = structure(frame, model);
+    let fingerprint = fingerprint(frame, model);
     let base = frame.base.trim_end();
     let _ = write!(
         text,
-        "{OURS}\n\n{base}\n\nglobal\n    setenv {MARK} {mark}\n"
+        "{FIRST_LINE}\n\n{base}\n\nglobal\n    setenv {FINGERPRINT_VARIABLE} {fingerprint}\n"
     );
     if !sets(base, MAX_RELOADS) {
         let _ = writeln!(text, "    {MAX_RELOADS} {}", i32::MAX);
     }
     if let Some(bind) = model.stats {
-        let bind = Words(frame, bind);
+        let bind = BindSyntax(frame, bind);
         let _ = write!(
             text,
             "\nlisten {STATS}\n    bind {bind}\n    mode http\n    stats enable\n    stats uri /\n"
         );
     }
-    if model.stats.is_none() && model.fronts.is_empty() {
+    if model.stats.is_none() && model.listeners.is_empty() {
         // HAProxy doesn't start without any listener. Not an abstract socket: those can't pause, and
         // with one of them a reload that fails ends the old worker too (seen with 2.6).
         let _ = write!(
@@ -210,22 +210,22 @@ fn head(frame: &Frame, model: &Model) -> String {
             frame.idle
         );
     }
-    let _ = write!(text, "\n{SERVICES}\n");
+    let _ = write!(text, "\n{SERVICES_LINE}\n");
     text
 }
 
 /// One service.
-fn listen(frame: &Frame, service: &str, front: &Front) -> String {
-    let mut text = String::with_capacity(128 + 96 * front.servers.len());
-    let (service, bind) = (proxy_name(service), Words(frame, front.bind));
+fn listen(frame: &FixedConfig, service: &str, listener: &Listener) -> String {
+    let mut text = String::with_capacity(128 + 96 * listener.servers.len());
+    let (service, bind) = (proxy_name(service), BindSyntax(frame, listener.bind));
     let _ = write!(
         text,
-        "\nlisten {service}\n    bind {bind}\n    mode tcp\n    balance roundrobin\n    {REJECT}\n"
+        "\nlisten {service}\n    bind {bind}\n    mode tcp\n    balance roundrobin\n    {REJECT_RULE}\n"
     );
     if let Some(most) = frame.listener_maxconn {
         let _ = writeln!(text, "    maxconn {most}");
     }
-    for (instance, server) in &*front.servers {
+    for (instance, server) in &*listener.servers {
         let _ = write!(
             text,
             "    server {} {} {CHECK}",
@@ -244,9 +244,9 @@ fn listen(frame: &Frame, service: &str, front: &Front) -> String {
 }
 
 /// An address in HAProxy's words.
-struct Words<'a>(&'a Frame, Bind);
+struct BindSyntax<'a>(&'a FixedConfig, Bind);
 
-impl fmt::Display for Words<'_> {
+impl fmt::Display for BindSyntax<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.1 {
             // One socket for both; on a host without IPv6, `:::80` alone would keep HAProxy from
@@ -282,19 +282,19 @@ mod tests {
                 server("[fd00::8]:6379", true, Some("db2.example.com")),
             ),
         ]);
-        let front = Front {
+        let listener = Listener {
             bind: ":80".parse().unwrap(),
             servers: Arc::new(servers),
         };
         let model = Model {
             stats: Some("127.0.0.1:1936".parse().unwrap()),
-            fronts: BTreeMap::from([("redis".to_owned(), front)]),
+            listeners: BTreeMap::from([("redis".to_owned(), listener)]),
         };
-        let mark = structure(&frame(), &model);
+        let fingerprint = fingerprint(&frame(), &model);
         let expected = format!(
-            "{OURS}\n\n{BASE}
+            "{FIRST_LINE}\n\n{DEFAULT_BASE}
 global
-    setenv SIDEKICK_STRUCTURE {mark}
+    setenv SIDEKICK_STRUCTURE {fingerprint}
     mworker-max-reloads 2147483647
 
 listen sidekick:stats
@@ -326,11 +326,11 @@ listen redis
             let (mut renderer, mut before) = (Renderer::default(), Model::default());
             for (mut model, kept) in models {
                 // Some fronts stay as they are, some with another bind.
-                for (name, front) in before.fronts.iter().skip(kept) {
-                    model.fronts.entry(name.clone()).or_insert_with(|| front.clone()).servers = front.servers.clone();
+                for (name, listener) in before.listeners.iter().skip(kept) {
+                    model.listeners.entry(name.clone()).or_insert_with(|| listener.clone()).servers = listener.servers.clone();
                 }
                 let text = renderer.render(&frame(), &model);
-                let anew = Text::from(render(&frame(), &model));
+                let anew = SharedText::from(render(&frame(), &model));
                 prop_assert_eq!(&text, &anew);
                 prop_assert_eq!(text.to_string(), anew.to_string());
                 before = model;
@@ -340,11 +340,11 @@ listen redis
         #[test]
         fn servers_are_no_part_of_the_structure(model in models(), other in models()) {
             let mut moved = model.clone();
-            for (front, other) in moved.fronts.values_mut().zip(other.fronts.values()) {
-                front.servers.clone_from(&other.servers);
+            for (listener, other) in moved.listeners.values_mut().zip(other.listeners.values()) {
+                listener.servers.clone_from(&other.servers);
             }
-            prop_assert_eq!(structure(&frame(), &model), structure(&frame(), &moved));
-            prop_assert_eq!(structure(&frame(), &model) == structure(&frame(), &other),
+            prop_assert_eq!(fingerprint(&frame(), &model), fingerprint(&frame(), &moved));
+            prop_assert_eq!(fingerprint(&frame(), &model) == fingerprint(&frame(), &other),
                 model.binds().eq(other.binds()));
         }
 

@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 
 /// A server as `show servers state` has it (HAProxy's management guide, version 1 of the format).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Live {
+pub struct ServerState {
     /// `None`: an address that is none, like that of a name that was never resolved.
     pub address: Option<SocketAddr>,
     /// `srv_admin_state`, a mask.
@@ -38,27 +38,27 @@ pub(crate) const DRAIN: u32 = 0x08;
 pub(crate) const CHECKED: u32 = 0x04;
 
 /// All servers, by backend and name as HAProxy has them.
-pub type Running = BTreeMap<String, BTreeMap<String, Live>>;
+pub type RunningServers = BTreeMap<String, BTreeMap<String, ServerState>>;
 
 /// `show servers state` can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("HAProxy's list of servers can't be read: {0}")]
-pub struct Unreadable(String);
+pub struct UnreadableState(String);
 
 /// Reads `show servers state`. Columns are found by their names: versions add some.
 ///
 /// # Errors
 /// It isn't version 1, or it is cut off.
-pub fn parse_state(text: &str) -> Result<Running, Unreadable> {
+pub fn parse_state(text: &str) -> Result<RunningServers, UnreadableState> {
     // Every reply ends with an empty line; half a list would look like servers that are missing.
     if !text.ends_with("\n\n") {
-        return Err(Unreadable("it is cut off".to_owned()));
+        return Err(UnreadableState("it is cut off".to_owned()));
     }
     let mut lines = text.lines().filter(|line| !line.is_empty());
     match lines.next() {
         Some("1") => {}
         other => {
-            return Err(Unreadable(format!(
+            return Err(UnreadableState(format!(
                 "it begins with {:?}",
                 other.unwrap_or_default()
             )));
@@ -68,7 +68,7 @@ pub fn parse_state(text: &str) -> Result<Running, Unreadable> {
     let header: Vec<_> = header.unwrap_or_default().split(' ').collect();
     let column = |name: &str| {
         let found = header.iter().position(|column| *column == name);
-        found.ok_or_else(|| Unreadable(format!("it has no column {name}")))
+        found.ok_or_else(|| UnreadableState(format!("it has no column {name}")))
     };
     let (backend, name) = (column("be_name")?, column("srv_name")?);
     let (address, port) = (column("srv_addr")?, column("srv_port")?);
@@ -81,21 +81,21 @@ pub fn parse_state(text: &str) -> Result<Running, Unreadable> {
         column("srv_op_state")?,
         column("srv_time_since_last_change")?,
     );
-    let mut running = Running::new();
+    let mut running = RunningServers::new();
     for line in lines.filter(|line| !line.starts_with('#')) {
         let columns: Vec<_> = line.split(' ').collect();
         let text = |index: usize| {
-            let cut = || Unreadable(format!("it is cut off at {line:?}"));
+            let cut = || UnreadableState(format!("it is cut off at {line:?}"));
             columns.get(index).copied().ok_or_else(cut)
         };
         let number = |index| {
             let text = text(index)?;
-            let unreadable = |_| Unreadable(format!("{text:?} is no number in {line:?}"));
+            let unreadable = |_| UnreadableState(format!("{text:?} is no number in {line:?}"));
             text.parse::<u32>().map_err(unreadable)
         };
         let admin = number(admin)?;
         let ip = text(address)?.parse::<IpAddr>().ok();
-        let live = Live {
+        let live = ServerState {
             address: ip.zip(text(port)?.parse().ok()).map(SocketAddr::from),
             admin,
             weight: number(weight)?,
@@ -113,58 +113,58 @@ pub fn parse_state(text: &str) -> Result<Running, Unreadable> {
 
 /// One change at one server. Names are HAProxy's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Command {
+pub struct ServerCommand {
     /// `backend/server`.
     pub target: String,
     /// What to do with it.
-    pub verb: Verb,
+    pub action: ServerAction,
 }
 
 /// What to do with a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verb {
+pub enum ServerAction {
     /// It isn't there.
-    Add(SocketAddr, Intake),
+    Add(SocketAddr, Traffic),
     /// It is elsewhere.
     Move(SocketAddr),
     /// It isn't checked.
-    Check,
+    EnableCheck,
     /// It takes connections and shouldn't, or the other way round.
-    Take(Intake),
+    SetTraffic(Traffic),
     /// It shouldn't be there. Its connections are cut: its time to leave is over, or it is down.
     Remove,
 }
 
 /// Whether a server takes new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Intake {
+pub enum Traffic {
     /// It does.
     Ready,
     /// It doesn't; old ones may finish.
     Drain,
 }
 
-impl Command {
+impl ServerCommand {
     /// The lines for HAProxy's socket. `can_wait`: it knows `wait … srv-removable` (3.0 and later).
     #[must_use]
     pub fn lines(&self, defaults: &ServerDefaults, can_wait: bool) -> Vec<String> {
         let (it, more) = (&self.target, defaults.words());
-        match self.verb {
+        match self.action {
             // Arrives in maintenance and unchecked. Enabled, it takes connections at once, and the
             // first failed check takes it out. Weight 0: not even for the moment before it drains.
-            Verb::Add(address, Intake::Ready) => vec![
+            ServerAction::Add(address, Traffic::Ready) => vec![
                 format!("add server {it} {address} {more}{CHECK}"),
                 format!("enable health {it}"),
                 format!("enable server {it}"),
             ],
-            Verb::Add(address, Intake::Drain) => vec![
+            ServerAction::Add(address, Traffic::Drain) => vec![
                 format!("add server {it} {address} {more}{CHECK} weight 0"),
                 format!("enable health {it}"),
                 format!("enable server {it}"),
                 format!("set server {it} state drain"),
             ],
             // What the checks found out was about the old address.
-            Verb::Move(address) => vec![
+            ServerAction::Move(address) => vec![
                 format!(
                     "set server {it} addr {} port {}",
                     address.ip(),
@@ -172,20 +172,20 @@ impl Command {
                 ),
                 format!("set server {it} health up"),
             ],
-            Verb::Check => vec![format!("enable health {it}")],
-            Verb::Take(Intake::Ready) => {
+            ServerAction::EnableCheck => vec![format!("enable health {it}")],
+            ServerAction::SetTraffic(Traffic::Ready) => {
                 vec![
                     format!("set server {it} weight {}", defaults.weight()),
                     format!("set server {it} state ready"),
                 ]
             }
             // From maintenance there is no way to drain but through ready.
-            Verb::Take(Intake::Drain) => vec![
+            ServerAction::SetTraffic(Traffic::Drain) => vec![
                 format!("set server {it} weight 0"),
                 format!("set server {it} state ready"),
                 format!("set server {it} state drain"),
             ],
-            Verb::Remove => {
+            ServerAction::Remove => {
                 let mut lines = vec![
                     format!("set server {it} state maint"),
                     format!("shutdown sessions server {it}"),
@@ -204,14 +204,14 @@ impl Command {
 /// aren't asked about may be the operator's, and are let alone.
 #[must_use]
 pub fn diff<'a>(
-    fronts: impl Iterator<Item = (&'a str, &'a Servers)>,
-    running: &Running,
-) -> Vec<Command> {
+    listeners: impl Iterator<Item = (&'a str, &'a Servers)>,
+    running: &RunningServers,
+) -> Vec<ServerCommand> {
     let (mut coming, mut going) = (Vec::new(), Vec::new());
     let none = BTreeMap::new();
-    for (service, servers) in fronts {
+    for (service, servers) in listeners {
         let backend = proxy_name(service);
-        let mut rest: BTreeMap<&str, &Live> = running
+        let mut rest: BTreeMap<&str, &ServerState> = running
             .get(&backend)
             .unwrap_or(&none)
             .iter()
@@ -220,27 +220,27 @@ pub fn diff<'a>(
         for (instance, server) in servers {
             let name = proxy_name(instance);
             let live = rest.remove(name.as_str());
-            let verbs = change(server, live);
-            coming.extend(verbs.into_iter().map(|verb| Command {
+            let actions = change(server, live);
+            coming.extend(actions.into_iter().map(|action| ServerCommand {
                 target: format!("{backend}/{name}"),
-                verb,
+                action,
             }));
         }
-        going.extend(rest.into_keys().map(|name| Command {
+        going.extend(rest.into_keys().map(|name| ServerCommand {
             target: format!("{backend}/{name}"),
-            verb: Verb::Remove,
+            action: ServerAction::Remove,
         }));
     }
     // A stable sort: what is done to one server stays in its order.
-    coming.sort_by_key(|command| command.verb == Verb::Take(Intake::Drain));
+    coming.sort_by_key(|command| command.action == ServerAction::SetTraffic(Traffic::Drain));
     coming.extend(going);
     coming
 }
 
 /// A backend of HAProxy's where [`diff`] finds nothing to do.
 #[must_use]
-pub fn agreeing(servers: &Servers) -> BTreeMap<String, Live> {
-    let live = |server: &Server| Live {
+pub fn state_in_sync(servers: &Servers) -> BTreeMap<String, ServerState> {
+    let live = |server: &Server| ServerState {
         address: Some(server.address),
         admin: if server.draining { DRAIN } else { 0 },
         weight: u32::from(!server.draining),
@@ -253,40 +253,40 @@ pub fn agreeing(servers: &Servers) -> BTreeMap<String, Live> {
     servers.collect()
 }
 
-fn change(server: &Server, live: Option<&Live>) -> Vec<Verb> {
-    let intake = if server.draining {
-        Intake::Drain
+fn change(server: &Server, live: Option<&ServerState>) -> Vec<ServerAction> {
+    let traffic = if server.draining {
+        Traffic::Drain
     } else {
-        Intake::Ready
+        Traffic::Ready
     };
     let Some(live) = live else {
-        return vec![Verb::Add(server.address, intake)];
+        return vec![ServerAction::Add(server.address, traffic)];
     };
-    let mut verbs = Vec::new();
+    let mut actions = Vec::new();
     if live.address != Some(server.address) {
-        verbs.push(Verb::Move(server.address));
+        actions.push(ServerAction::Move(server.address));
     }
     if live.check & CHECKED == 0 {
-        verbs.push(Verb::Check);
+        actions.push(ServerAction::EnableCheck);
     }
-    let fits = match intake {
-        Intake::Ready => live.admin & (MAINTENANCE | DRAIN) == 0 && live.weight > 0,
-        Intake::Drain => {
+    let fits = match traffic {
+        Traffic::Ready => live.admin & (MAINTENANCE | DRAIN) == 0 && live.weight > 0,
+        Traffic::Drain => {
             live.admin & MAINTENANCE == 0 && live.admin & DRAIN != 0 && live.weight == 0
         }
     };
     if !fits {
-        verbs.push(Verb::Take(intake));
+        actions.push(ServerAction::SetTraffic(traffic));
     }
-    verbs
+    actions
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::model::listeners::{Front, Model};
+    use crate::agent::model::listeners::{Listener, Model};
     use crate::testing::config_grammar::models;
-    use crate::testing::fake_haproxy::{HEADER, Servers, diff_all};
+    use crate::testing::fake_haproxy::{FakeServers, HEADER, diff_all};
     use proptest::prelude::*;
 
     #[test]
@@ -295,7 +295,7 @@ mod tests {
             "{HEADER}3 good 2 x 127.0.0.1 2 8 0 1 0 1 0 3 6 0 0 0 - 7001 - 0 0 - - 0\n3 good 3 n - 0 32 1 1 0 1 0 3 6 0 0 0 db1 0 - 0 0 - - 0\n3 good 4 out 127.0.0.1 0 0 1 1 7 8 2 0 6 0 0 0 - 7002 - 0 0 - - 0\n\n"
         );
         let running = parse_state(&text).unwrap();
-        let expected = Live {
+        let expected = ServerState {
             address: "127.0.0.1:7001".parse().ok(),
             admin: 8,
             weight: 0,
@@ -328,16 +328,16 @@ mod tests {
         };
         let model = |name: &str| {
             let servers = BTreeMap::from([(name.to_owned(), server("10.0.0.1:80"))]);
-            let front = Front {
+            let listener = Listener {
                 bind: ":80".parse().unwrap(),
                 servers: servers.into(),
             };
             Model {
                 stats: None,
-                fronts: BTreeMap::from([("web".to_owned(), front)]),
+                listeners: BTreeMap::from([("web".to_owned(), listener)]),
             }
         };
-        let running = Servers::boot(&model("a@1")).0;
+        let running = FakeServers::boot(&model("a@1")).0;
         let commands = diff_all(&model("b@1"), &running);
         let none = ServerDefaults::default();
         let lines: Vec<_> = commands.iter().flat_map(|c| c.lines(&none, true)).collect();
@@ -359,8 +359,8 @@ mod tests {
         fn the_commands_lead_from_any_state_to_the_wanted_one(
             from in models(), to in models(), meddled in prop::collection::vec((any::<prop::sample::Index>(), 0u32..16, 0u32..2, 2u32..7), 0..6)
         ) {
-            let mut servers = Servers::boot(&to);
-            let mut old = Servers::boot(&from).0.into_values();
+            let mut servers = FakeServers::boot(&to);
+            let mut old = FakeServers::boot(&from).0.into_values();
             for backend in servers.0.values_mut() {
                 // Same fronts, other servers, as after a change that needs no reload.
                 *backend = old.next().unwrap_or_default();
@@ -371,7 +371,7 @@ mod tests {
                     let index = index.index(all.len());
                     let address = all[index].address;
                     let (down, since) = (false, 0);
-                    *all[index] = Live { address, admin, weight, check, down, since };
+                    *all[index] = ServerState { address, admin, weight, check, down, since };
                 }
             }
             let running = parse_state(&servers.state()).unwrap();
@@ -385,7 +385,7 @@ mod tests {
 
         #[test]
         fn what_agrees_needs_no_command(model in models()) {
-            let running = model.fronts.iter().map(|(name, front)| (proxy_name(name), agreeing(&front.servers)));
+            let running = model.listeners.iter().map(|(name, listener)| (proxy_name(name), state_in_sync(&listener.servers)));
             prop_assert_eq!(diff_all(&model, &running.collect()), vec![]);
         }
 

@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn a_file_without_any_has_none() {
         assert_eq!(
-            of(crate::agent::haproxy::render::BASE),
+            of(crate::agent::haproxy::render::DEFAULT_BASE),
             Ok((String::new(), 1))
         );
         assert_eq!(of(""), Ok((String::new(), 1)));

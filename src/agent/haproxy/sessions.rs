@@ -1,16 +1,19 @@
 //! `show sess`: which connections of a worker have to end. Pure.
 
-use crate::agent::haproxy::render::MARK;
+use crate::agent::haproxy::render::FINGERPRINT_VARIABLE;
 
-/// The commands that end a worker's connections to the servers for which `is_over(backend, server)`
-/// holds. `answer` is what the worker says to `show env` of [`MARK`] and to `show sess`: a worker without
+/// The commands that end a worker's connections to the servers for which `is_removed(backend, server)`
+/// holds. `answer` is what the worker says to `show env` of [`FINGERPRINT_VARIABLE`] and to `show sess`: a worker without
 /// the mark was started by the operator, and none of its connections are ours to end.
 ///
 /// An old worker takes no `shutdown sessions server` ("Proxy is disabled."; seen with 2.6), but every
 /// worker takes `shutdown session`.
-pub(crate) fn endings(answer: &str, is_over: impl Fn(&str, &str) -> bool) -> Vec<String> {
+pub(crate) fn shutdown_commands(
+    answer: &str,
+    is_removed: impl Fn(&str, &str) -> bool,
+) -> Vec<String> {
     let is_ours = |line: &str| {
-        let value = line.strip_prefix(MARK);
+        let value = line.strip_prefix(FINGERPRINT_VARIABLE);
         value.is_some_and(|value| value.starts_with('='))
     };
     if !answer.lines().any(is_ours) {
@@ -21,8 +24,9 @@ pub(crate) fn endings(answer: &str, is_over: impl Fn(&str, &str) -> bool) -> Vec
         let word = |key: &str| rest.split(' ').find_map(|word| word.strip_prefix(key));
         let (backend, server) = (word("be=")?, word("srv=")?);
         // `<none>`: it hasn't been given a server yet.
-        let ends = id.starts_with("0x") && !server.starts_with('<') && is_over(backend, server);
-        ends.then(|| format!("shutdown session {id}"))
+        let removal_version =
+            id.starts_with("0x") && !server.starts_with('<') && is_removed(backend, server);
+        removal_version.then(|| format!("shutdown session {id}"))
     });
     over.collect()
 }
@@ -39,17 +43,17 @@ mod tests {
 
     #[test]
     fn only_connections_to_servers_that_are_over_end() {
-        let ours = format!("{MARK}=0123456789abcdef\n{SESSIONS}");
+        let ours = format!("{FINGERPRINT_VARIABLE}=0123456789abcdef\n{SESSIONS}");
         let is_a = |backend: &str, server: &str| (backend, server) == ("redis", "a::1");
-        assert_eq!(endings(&ours, is_a), ["shutdown session 0x55d0"]);
-        assert_eq!(endings(&ours, |_, _| true).len(), 2);
+        assert_eq!(shutdown_commands(&ours, is_a), ["shutdown session 0x55d0"]);
+        assert_eq!(shutdown_commands(&ours, |_, _| true).len(), 2);
     }
 
     #[test]
     fn a_worker_that_the_operator_started_is_let_alone() {
         let theirs = format!("Variable not found\n{SESSIONS}");
-        assert_eq!(endings(&theirs, |_, _| true), [""; 0]);
+        assert_eq!(shutdown_commands(&theirs, |_, _| true), [""; 0]);
         let gone = "Can't find the target PID matching the prefix '@!17'\n";
-        assert_eq!(endings(gone, |_, _| true), [""; 0]);
+        assert_eq!(shutdown_commands(gone, |_, _| true), [""; 0]);
     }
 }

@@ -5,35 +5,35 @@ use std::sync::Arc;
 
 /// Texts share the pieces in which they don't differ.
 #[derive(Debug, Clone)]
-pub struct Text(Arc<[Arc<str>]>);
+pub struct SharedText(Arc<[Arc<str>]>);
 
-impl Text {
+impl SharedText {
     /// One after another they are the text.
     pub fn pieces(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|piece| &**piece)
     }
 }
 
-impl FromIterator<Arc<str>> for Text {
+impl FromIterator<Arc<str>> for SharedText {
     fn from_iter<T: IntoIterator<Item = Arc<str>>>(pieces: T) -> Self {
         Self(pieces.into_iter().collect())
     }
 }
 
-impl From<String> for Text {
+impl From<String> for SharedText {
     fn from(text: String) -> Self {
         Self(Arc::new([text.into()]))
     }
 }
 
-impl fmt::Display for Text {
+impl fmt::Display for SharedText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.pieces().try_for_each(|piece| f.write_str(piece))
     }
 }
 
 /// The same characters, however they are cut.
-impl PartialEq for Text {
+impl PartialEq for SharedText {
     fn eq(&self, other: &Self) -> bool {
         let alike = |(a, b): (&Arc<str>, &Arc<str>)| Arc::ptr_eq(a, b) || a == b;
         if self.0.len() == other.0.len() && self.0.iter().zip(&*other.0).all(alike) {
@@ -45,7 +45,7 @@ impl PartialEq for Text {
     }
 }
 
-impl Eq for Text {}
+impl Eq for SharedText {}
 
 #[cfg(test)]
 mod tests {
@@ -57,10 +57,10 @@ mod tests {
         fn however_it_is_cut_it_is_the_same_text(
             a in prop::collection::vec("[ab]{0,3}", 0..5), b in prop::collection::vec("[ab]{0,3}", 0..5)
         ) {
-            let text = |pieces: &[String]| pieces.iter().map(|p| Arc::from(p.as_str())).collect::<Text>();
+            let text = |pieces: &[String]| pieces.iter().map(|p| Arc::from(p.as_str())).collect::<SharedText>();
             prop_assert_eq!(text(&a).to_string(), a.concat());
             prop_assert_eq!(text(&a) == text(&b), a.concat() == b.concat());
-            prop_assert_eq!(text(&a), Text::from(a.concat()));
+            prop_assert_eq!(text(&a), SharedText::from(a.concat()));
         }
     }
 }

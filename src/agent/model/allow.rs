@@ -79,17 +79,17 @@ impl Allow {
 
 /// What the address of an instance is held against.
 #[derive(Debug, Default)]
-pub(crate) struct Admission {
+pub(crate) struct AddressFilter {
     allow: Allow,
     /// The addresses of this machine.
     own: Arc<BTreeSet<IpAddr>>,
     /// Where the agent's HAProxy listens, or was told to, and on which ports that is.
     listeners: Vec<Bind>,
     ports: BTreeSet<u16>,
-    rebound: bool,
+    listeners_changed: bool,
 }
 
-impl Admission {
+impl AddressFilter {
     pub(crate) fn new(allow: Allow) -> Self {
         Self {
             allow,
@@ -98,36 +98,36 @@ impl Admission {
     }
 
     /// HAProxy listens there from now on. Tells whether that is different.
-    pub(crate) fn listens(&mut self, listeners: impl Iterator<Item = Bind> + Clone) -> bool {
+    pub(crate) fn set_listeners(&mut self, listeners: impl Iterator<Item = Bind> + Clone) -> bool {
         let different = !listeners.clone().eq(self.listeners.iter().copied());
         if different {
             self.listeners = listeners.collect();
             self.ports = self.listeners.iter().map(|it| it.port()).collect();
-            self.rebound = true;
+            self.listeners_changed = true;
         }
         different
     }
 
     /// Whether the listeners are others than when this was last asked.
-    pub(crate) fn is_rebound(&mut self) -> bool {
-        std::mem::take(&mut self.rebound)
+    pub(crate) fn take_listeners_changed(&mut self) -> bool {
+        std::mem::take(&mut self.listeners_changed)
     }
 
     /// The machine has those addresses from now on. Tells whether that is different.
-    pub(crate) fn moves(&mut self, own: &Arc<BTreeSet<IpAddr>>) -> bool {
+    pub(crate) fn set_own_addresses(&mut self, own: &Arc<BTreeSet<IpAddr>>) -> bool {
         let before = std::mem::replace(&mut self.own, own.clone());
         !Arc::ptr_eq(&before, own) && before != *own
     }
 
     /// Whether the address is one of this machine's.
-    pub(crate) fn is_here(&self, address: SocketAddr) -> bool {
+    pub(crate) fn is_local(&self, address: SocketAddr) -> bool {
         self.own.contains(&address.ip())
     }
 
     /// Why no client may be sent to that address; `None`: it may.
     pub(crate) fn refuses(&self, address: SocketAddr) -> Option<String> {
         let at = Bind::At(address);
-        let is_listener = self.is_here(address)
+        let is_listener = self.is_local(address)
             && self.ports.contains(&address.port())
             && self.listeners.iter().any(|bind| bind.overlaps(at));
         if is_listener {

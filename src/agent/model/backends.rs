@@ -3,11 +3,11 @@
 //! What was worked out is kept, and worked out again only where something has changed: of ten
 //! thousand instances usually one has.
 
-use crate::agent::model::allow::{Admission, Allow};
+use crate::agent::model::allow::{AddressFilter, Allow};
 use crate::agent::model::bind::Bind;
-use crate::agent::model::host_addresses::Addresses;
-use crate::agent::model::membership::Wanted;
-use crate::catalog::Refused;
+use crate::agent::model::host_addresses::HostAddresses;
+use crate::agent::model::membership::DesiredService;
+use crate::catalog::RefusedInstance;
 use crate::catalog::{Instance, Instances};
 use crate::endpoint::Host;
 use itertools::{EitherOrBoth, Itertools};
@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Of how many ports a service is remembered that its instances had them on this machine.
-const PORTS_REMEMBERED: usize = 64;
+const MAX_LOCAL_PORTS: usize = 64;
 
 /// One address behind a front.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub type Servers = BTreeMap<String, Server>;
 
 /// A service as it is to be served.
 #[derive(Debug, Clone)]
-pub struct Served {
+pub struct Backend {
     /// Where clients dial it unless the operator said otherwise.
     pub port: u16,
     /// Those whose address is known, and isn't refused. The same pointer as long as nothing changes.
@@ -45,98 +45,100 @@ pub struct Served {
     pub oldest: i64,
     /// The ports that its instances have, or lately had, on this machine: HAProxy would keep an
     /// instance that is started again from binding its own.
-    pub ports_here: BTreeSet<u16>,
+    pub local_ports: BTreeSet<u16>,
     /// Instances whose address no client may be sent to, and why.
     refused: BTreeMap<String, String>,
     /// Whether any of its instances, refused or not, is on this machine.
-    is_here: bool,
-    made_of: Arc<Instances>,
+    is_local: bool,
+    instances: Arc<Instances>,
 }
 
 /// All services with their servers.
 #[derive(Debug, Default)]
-pub struct Directory {
-    services: BTreeMap<String, Served>,
-    hosts: Hosts,
-    admission: Admission,
-    untold: Vec<Refused>,
-    /// The addresses' `changes` when last looked.
-    changes: u64,
-    shape: u64,
-    ends: u64,
+pub struct Backends {
+    services: BTreeMap<String, Backend>,
+    hosts: HostCounts,
+    admission: AddressFilter,
+    unreported: Vec<RefusedInstance>,
+    /// The addresses' `version` when last looked.
+    version: u64,
+    listener_version: u64,
+    removal_version: u64,
 }
 
-impl Directory {
+impl Backends {
     /// Empty. Serves only what `allow` lets through.
     #[must_use]
     pub fn new(allow: Allow) -> Self {
         Self {
-            admission: Admission::new(allow),
+            admission: AddressFilter::new(allow),
             ..Self::default()
         }
     }
 
     /// Where the agent's HAProxy listens from now on, or was told to: an instance there would be
     /// HAProxy itself. Tells whether that is different.
-    pub fn listens(&mut self, listeners: impl Iterator<Item = Bind> + Clone) -> bool {
-        self.admission.listens(listeners)
+    pub fn set_listeners(&mut self, listeners: impl Iterator<Item = Bind> + Clone) -> bool {
+        self.admission.set_listeners(listeners)
     }
 
-    /// Follows `wanted`, which comes in the order of its names. Tells whether other hosts than before
+    /// Follows `desired`, which comes in the order of its names. Tells whether other hosts than before
     /// have to be resolved.
     pub fn update<'a>(
         &mut self,
-        wanted: impl Iterator<Item = (&'a String, Wanted)>,
-        addresses: &Addresses,
+        desired: impl Iterator<Item = (&'a String, DesiredService)>,
+        addresses: &HostAddresses,
     ) -> bool {
-        let moved = std::mem::replace(&mut self.changes, addresses.changes) != addresses.changes;
-        let elsewhere = self.admission.moves(&addresses.own);
-        let rebound = self.admission.is_rebound();
+        let hosts_moved =
+            std::mem::replace(&mut self.version, addresses.version) != addresses.version;
+        let moved_machine = self.admission.set_own_addresses(&addresses.own);
+        let listeners_changed = self.admission.take_listeners_changed();
         let (mut other_hosts, mut new, mut gone) = (false, Vec::new(), Vec::new());
-        let both = wanted.merge_join_by(self.services.iter_mut(), |(a, _), (b, _)| (*a).cmp(*b));
+        let both = desired.merge_join_by(self.services.iter_mut(), |(a, _), (b, _)| (*a).cmp(*b));
         for pair in both {
-            let (service, wanted, before) = match pair {
-                EitherOrBoth::Both((service, wanted), (_, before)) => {
-                    (service, wanted, Some(before))
+            let (service, desired, before) = match pair {
+                EitherOrBoth::Both((service, desired), (_, before)) => {
+                    (service, desired, Some(before))
                 }
-                EitherOrBoth::Left((service, wanted)) => (service, wanted, None),
+                EitherOrBoth::Left((service, desired)) => (service, desired, None),
                 EitherOrBoth::Right((service, before)) => {
-                    other_hosts |= self.hosts.go(&before.made_of);
+                    other_hosts |= self.hosts.remove(&before.instances);
                     gone.push(service.clone());
                     continue;
                 }
             };
             if let Some(before) = &before
-                && Arc::ptr_eq(&before.made_of, &wanted.instances)
-                && before.port == wanted.port
-                && !elsewhere
-                && !(rebound && before.is_here)
-                && !(moved && hosts(&before.made_of).next().is_some())
+                && Arc::ptr_eq(&before.instances, &desired.instances)
+                && before.port == desired.port
+                && !moved_machine
+                && !(listeners_changed && before.is_local)
+                && !(hosts_moved && hosts(&before.instances).next().is_some())
             {
                 continue;
             }
-            other_hosts |= self.hosts.come(&wanted.instances);
-            let now = served(wanted, addresses, &self.admission);
+            other_hosts |= self.hosts.add(&desired.instances);
+            let now = backend(desired, addresses, &self.admission);
             let known = before.as_ref().map(|before| &before.refused);
             let is_new = |(name, why): &(&String, &String)| {
                 known.and_then(|known| known.get(*name)) != Some(*why)
             };
-            let untold = now.refused.iter().filter(is_new);
-            let untold = untold.map(|(name, why)| Refused::new(service, name, why));
-            self.untold.extend(untold);
+            let unreported = now.refused.iter().filter(is_new);
+            let unreported = unreported.map(|(name, why)| RefusedInstance::new(service, name, why));
+            self.unreported.extend(unreported);
             if let Some(before) = before {
-                other_hosts |= self.hosts.go(&before.made_of);
+                other_hosts |= self.hosts.remove(&before.instances);
                 let goes = |name| !now.servers.contains_key(name);
-                self.ends += u64::from(before.servers.keys().any(goes));
-                self.shape += u64::from(before.becomes(now));
+                self.removal_version += u64::from(before.servers.keys().any(goes));
+                self.listener_version += u64::from(before.replace_with(now));
             } else {
                 new.push((service.clone(), now));
-                self.shape += 1;
+                self.listener_version += 1;
             }
         }
         self.services.extend(new);
         if !gone.is_empty() {
-            (self.shape, self.ends) = (self.shape + 1, self.ends + 1);
+            (self.listener_version, self.removal_version) =
+                (self.listener_version + 1, self.removal_version + 1);
             self.services
                 .retain(|service, _| gone.binary_search(service).is_err());
         }
@@ -144,8 +146,8 @@ impl Directory {
     }
 
     /// Instances that were refused since this was last asked; one again only for another reason.
-    pub fn take_refused(&mut self) -> Vec<Refused> {
-        std::mem::take(&mut self.untold)
+    pub fn take_refused(&mut self) -> Vec<RefusedInstance> {
+        std::mem::take(&mut self.unreported)
     }
 
     /// How many instances are refused.
@@ -156,7 +158,7 @@ impl Directory {
 
     /// The services, by name.
     #[must_use]
-    pub const fn services(&self) -> &BTreeMap<String, Served> {
+    pub const fn services(&self) -> &BTreeMap<String, Backend> {
         &self.services
     }
 
@@ -168,15 +170,15 @@ impl Directory {
 
     /// The same as long as no server goes.
     #[must_use]
-    pub const fn ends(&self) -> u64 {
-        self.ends
+    pub const fn removal_version(&self) -> u64 {
+        self.removal_version
     }
 
     /// The same as long as no service comes, goes, has another port, begins to serve or serves no more,
     /// or has an instance at another port of this machine.
     #[must_use]
-    pub const fn shape(&self) -> u64 {
-        self.shape
+    pub const fn listener_version(&self) -> u64 {
+        self.listener_version
     }
 
     /// The hosts that have to be resolved.
@@ -187,11 +189,11 @@ impl Directory {
 
 /// The names among the hosts, and how many instances are at each.
 #[derive(Debug, Default)]
-struct Hosts(BTreeMap<String, usize>);
+struct HostCounts(BTreeMap<String, usize>);
 
-impl Hosts {
+impl HostCounts {
     /// Whether any of them is new.
-    fn come(&mut self, instances: &Instances) -> bool {
+    fn add(&mut self, instances: &Instances) -> bool {
         let before = self.0.len();
         for name in hosts(instances) {
             match self.0.get_mut(name) {
@@ -203,7 +205,7 @@ impl Hosts {
     }
 
     /// Whether nobody is at any of them any more.
-    fn go(&mut self, instances: &Instances) -> bool {
+    fn remove(&mut self, instances: &Instances) -> bool {
         let before = self.0.len();
         for name in hosts(instances) {
             if let Some(count) = self.0.get_mut(name) {
@@ -224,7 +226,7 @@ fn hosts(instances: &Instances) -> impl Iterator<Item = &String> {
     })
 }
 
-impl Served {
+impl Backend {
     /// Whether it has a server that isn't leaving.
     #[must_use]
     pub fn serves(&self) -> bool {
@@ -232,15 +234,19 @@ impl Served {
     }
 
     /// Is that from now on. Tells whether it may listen elsewhere now.
-    fn becomes(&mut self, now: Self) -> bool {
+    fn replace_with(&mut self, now: Self) -> bool {
         let differs = self.port != now.port || self.serves() != now.serves();
-        let is_elsewhere = !now.ports_here.is_subset(&self.ports_here);
-        self.ports_here.extend(&now.ports_here);
-        let most = PORTS_REMEMBERED.max(now.ports_here.len());
-        while self.ports_here.len() > most
-            && let Some(old) = self.ports_here.difference(&now.ports_here).next().copied()
+        let is_elsewhere = !now.local_ports.is_subset(&self.local_ports);
+        self.local_ports.extend(&now.local_ports);
+        let most = MAX_LOCAL_PORTS.max(now.local_ports.len());
+        while self.local_ports.len() > most
+            && let Some(old) = self
+                .local_ports
+                .difference(&now.local_ports)
+                .next()
+                .copied()
         {
-            self.ports_here.remove(&old);
+            self.local_ports.remove(&old);
         }
         if *self.servers != *now.servers {
             self.servers = now.servers;
@@ -249,48 +255,52 @@ impl Served {
         self.leaving = now.leaving;
         self.oldest = now.oldest;
         self.refused = now.refused;
-        self.is_here = now.is_here;
-        self.made_of = now.made_of;
+        self.is_local = now.is_local;
+        self.instances = now.instances;
         differs || is_elsewhere
     }
 }
 
 /// An instance whose host has no address yet has no server, and neither has one that is refused.
-fn served(wanted: Wanted, addresses: &Addresses, admission: &Admission) -> Served {
+fn backend(
+    desired: DesiredService,
+    addresses: &HostAddresses,
+    admission: &AddressFilter,
+) -> Backend {
     let (mut servers, mut refused) = (Servers::new(), BTreeMap::new());
-    let (mut ports_here, mut is_here) = (BTreeSet::new(), false);
+    let (mut local_ports, mut is_local) = (BTreeSet::new(), false);
     let mut leaving = 0;
-    for (name, it) in &*wanted.instances {
+    for (name, it) in &*desired.instances {
         let Some(server) = server(it, addresses) else {
             continue;
         };
-        let here = admission.is_here(server.address);
-        is_here |= here;
+        let here = admission.is_local(server.address);
+        is_local |= here;
         if let Some(why) = admission.refuses(server.address) {
             refused.insert(name.clone(), why);
             continue;
         }
         if here {
-            ports_here.insert(server.address.port());
+            local_ports.insert(server.address.port());
         }
         leaving += usize::from(it.leaving);
         servers.insert(name.clone(), server);
     }
-    let stay = wanted.instances.values().filter(|it| !it.leaving);
+    let stay = desired.instances.values().filter(|it| !it.leaving);
     let oldest = stay.map(|it| it.create_revision).min();
-    Served {
-        port: wanted.port,
+    Backend {
+        port: desired.port,
         servers: Arc::new(servers),
         leaving,
         oldest: oldest.unwrap_or(i64::MAX),
-        ports_here,
+        local_ports,
         refused,
-        is_here,
-        made_of: wanted.instances,
+        is_local,
+        instances: desired.instances,
     }
 }
 
-fn server(it: &Instance, addresses: &Addresses) -> Option<Server> {
+fn server(it: &Instance, addresses: &HostAddresses) -> Option<Server> {
     let (ip, host) = match &it.host {
         Host::Ip(ip) => (*ip, None),
         Host::Name(name) => (addresses.get(name)?, Some(name.clone())),

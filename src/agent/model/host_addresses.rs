@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 /// Host names and their addresses, and those of this machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Addresses {
+pub struct HostAddresses {
     by_name: BTreeMap<String, IpAddr>,
     /// Of this machine, without loopback.
     pub(crate) own: Arc<BTreeSet<IpAddr>>,
     /// How often anything has changed.
-    pub(crate) changes: u64,
+    pub(crate) version: u64,
 }
 
-impl Addresses {
+impl HostAddresses {
     /// Where that host is, if it is known.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<IpAddr> {
@@ -46,23 +46,23 @@ impl Addresses {
     pub fn retain(&mut self, is_wanted: impl Fn(&String) -> bool) {
         let before = self.by_name.len();
         self.by_name.retain(|name, _| is_wanted(name));
-        self.changes += u64::from(self.by_name.len() < before);
+        self.version += u64::from(self.by_name.len() < before);
     }
 
     /// That host is there from now on.
     pub fn insert(&mut self, name: String, address: IpAddr) {
         if self.by_name.insert(name, address) != Some(address) {
-            self.changes += 1;
+            self.version += 1;
         }
     }
 }
 
-impl FromIterator<(String, IpAddr)> for Addresses {
+impl FromIterator<(String, IpAddr)> for HostAddresses {
     fn from_iter<T: IntoIterator<Item = (String, IpAddr)>>(addresses: T) -> Self {
         Self {
             by_name: addresses.into_iter().collect(),
             own: Arc::default(),
-            changes: 0,
+            version: 0,
         }
     }
 }

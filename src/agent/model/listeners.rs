@@ -1,6 +1,6 @@
 //! Who gets which address to listen on, and so what HAProxy is to be. Pure.
 
-use crate::agent::model::backends::{Served, Servers};
+use crate::agent::model::backends::{Backend, Servers};
 use crate::agent::model::bind::Bind;
 use itertools::{EitherOrBoth, Itertools};
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +12,7 @@ pub const STATS: &str = "sidekick:stats";
 
 /// One service as HAProxy has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Front {
+pub struct Listener {
     /// Where clients dial.
     pub bind: Bind,
     /// Behind it.
@@ -25,12 +25,12 @@ pub struct Model {
     /// Where the statistics page is.
     pub stats: Option<Bind>,
     /// By service.
-    pub fronts: BTreeMap<String, Front>,
+    pub listeners: BTreeMap<String, Listener>,
 }
 
 /// A front that can't be, and why.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Refusal {
+pub struct RefusedListener {
     /// The service, or [`STATS`].
     pub service: String,
     /// In words.
@@ -39,7 +39,7 @@ pub struct Refusal {
 
 /// What the operator said, and what experience has taught.
 #[derive(Debug, Clone, Default)]
-pub struct Rules {
+pub struct ListenerRules {
     /// `--bind`: those are there whether or not the service has an instance, and come before others.
     pub binds: BTreeMap<String, Bind>,
     /// `--stats`.
@@ -50,7 +50,7 @@ pub struct Rules {
     pub occupied: Vec<Bind>,
 }
 
-/// Lays the services out. `barred` are fronts that HAProxy couldn't bind lately; `bound` are those that
+/// Lays the services out. `backed_off` are fronts that HAProxy couldn't bind lately; `bound` are those that
 /// it has.
 ///
 /// Of several that want one address the first of these has it: who was told so by `--bind`; who has
@@ -58,66 +58,66 @@ pub struct Rules {
 /// nobody who serves, and an empty service keeps nothing from another. A service that was told nothing
 /// doesn't get a port that an instance on this machine has, or lately had.
 #[must_use]
-pub fn lay_out(
-    rules: &Rules,
-    services: &BTreeMap<String, Served>,
-    barred: &BTreeMap<(String, Bind), String>,
+pub fn assign_listeners(
+    rules: &ListenerRules,
+    services: &BTreeMap<String, Backend>,
+    backed_off: &BTreeMap<(String, Bind), String>,
     bound: &BTreeMap<String, Bind>,
-) -> (Model, Vec<Refusal>) {
-    let ports_here = services.iter().flat_map(|(service, it)| {
-        let ports = it.ports_here.iter();
+) -> (Model, Vec<RefusedListener>) {
+    let local_ports = services.iter().flat_map(|(service, it)| {
+        let ports = it.local_ports.iter();
         ports.map(move |port| (*port, service.as_str()))
     });
-    let mut layout = Layout {
+    let mut assignment = Assignment {
         rules,
-        barred,
-        ports_here: ports_here.collect(),
+        backed_off,
+        local_ports: local_ports.collect(),
         taken: BTreeMap::new(),
         refusals: Vec::new(),
     };
-    let stats = rules.stats.filter(|bind| layout.take(STATS, *bind));
-    let mut fronts = BTreeMap::new();
+    let stats = rules.stats.filter(|bind| assignment.assign(STATS, *bind));
+    let mut listeners = BTreeMap::new();
     for (service, bind) in &rules.binds {
-        if layout.take(service, *bind) {
+        if assignment.assign(service, *bind) {
             let servers = services.get(service).map(|it| it.servers.clone());
             let servers = servers.unwrap_or_default();
             let bind = *bind;
-            fronts.insert(service.clone(), Front { bind, servers });
+            listeners.insert(service.clone(), Listener { bind, servers });
         }
     }
-    let unasked = services.iter().filter_map(|(service, it)| {
+    let unrequested = services.iter().filter_map(|(service, it)| {
         let bind = Bind::Everywhere(NonZeroU16::new(it.port)?);
         let is_bound = bound.get(service) == Some(&bind);
         let rank = (!it.serves(), !is_bound, it.oldest, service);
         (!rules.binds.contains_key(service)).then_some((rank, bind, &it.servers))
     });
-    let mut unasked: Vec<_> = unasked.collect();
-    unasked.sort_unstable_by_key(|(rank, ..)| *rank);
-    for ((_, is_new, _, service), bind, servers) in unasked {
-        if layout.take_unasked(service, bind, is_new) {
+    let mut unrequested: Vec<_> = unrequested.collect();
+    unrequested.sort_unstable_by_key(|(rank, ..)| *rank);
+    for ((_, is_new, _, service), bind, servers) in unrequested {
+        if assignment.assign_unrequested(service, bind, is_new) {
             let servers = servers.clone();
-            fronts.insert(service.clone(), Front { bind, servers });
+            listeners.insert(service.clone(), Listener { bind, servers });
         }
     }
-    (Model { stats, fronts }, layout.refusals)
+    (Model { stats, listeners }, assignment.refusals)
 }
 
-struct Layout<'a> {
-    rules: &'a Rules,
-    barred: &'a BTreeMap<(String, Bind), String>,
+struct Assignment<'a> {
+    rules: &'a ListenerRules,
+    backed_off: &'a BTreeMap<(String, Bind), String>,
     /// Ports of instances on this machine, and of which service.
-    ports_here: BTreeMap<u16, &'a str>,
+    local_ports: BTreeMap<u16, &'a str>,
     /// By port; the few on one port are looked at one by one.
     taken: BTreeMap<u16, Vec<(Bind, String)>>,
-    refusals: Vec<Refusal>,
+    refusals: Vec<RefusedListener>,
 }
 
-impl Layout<'_> {
+impl Assignment<'_> {
     /// `is_new`: HAProxy doesn't listen there yet.
-    fn take_unasked(&mut self, service: &str, bind: Bind, is_new: bool) -> bool {
-        let here = self.ports_here.get(&bind.port()).filter(|_| is_new);
+    fn assign_unrequested(&mut self, service: &str, bind: Bind, is_new: bool) -> bool {
+        let here = self.local_ports.get(&bind.port()).filter(|_| is_new);
         let Some(owner) = here else {
-            return self.take(service, bind);
+            return self.assign(service, bind);
         };
         let why = format!(
             "{bind} is the port of an instance on this machine ({owner}), which couldn't start again if \
@@ -126,7 +126,7 @@ impl Layout<'_> {
         self.refuse(service, why)
     }
 
-    fn take(&mut self, service: &str, bind: Bind) -> bool {
+    fn assign(&mut self, service: &str, bind: Bind) -> bool {
         let on_port = self.taken.entry(bind.port()).or_default();
         let holder = on_port.iter().find(|(other, _)| bind.overlaps(*other));
         let why = if let Some((_, holder)) = holder {
@@ -135,7 +135,7 @@ impl Layout<'_> {
             format!("{bind} is taken by the base file")
         } else if self.rules.reserved.contains(service) {
             "the base file has a section of that name".to_owned()
-        } else if let Some(why) = self.barred.get(&(service.to_owned(), bind)) {
+        } else if let Some(why) = self.backed_off.get(&(service.to_owned(), bind)) {
             format!("{bind}: {why}")
         } else {
             on_port.push((bind, service.to_owned()));
@@ -145,7 +145,7 @@ impl Layout<'_> {
     }
 
     fn refuse(&mut self, service: &str, why: String) -> bool {
-        self.refusals.push(Refusal {
+        self.refusals.push(RefusedListener {
             service: service.to_owned(),
             why,
         });
@@ -158,24 +158,24 @@ impl Model {
     pub fn binds(&self) -> impl Iterator<Item = (&str, Bind)> {
         let stats = self.stats.map(|bind| (STATS, bind));
         stats.into_iter().chain(
-            self.fronts
+            self.listeners
                 .iter()
-                .map(|(name, front)| (name.as_str(), front.bind)),
+                .map(|(name, listener)| (name.as_str(), listener.bind)),
         )
     }
 
     /// Takes over the servers of the services that it was laid out for. A service that isn't among them
     /// has none.
-    pub fn follow(&mut self, services: &BTreeMap<String, Served>) {
+    pub fn follow(&mut self, services: &BTreeMap<String, Backend>) {
         let both = self
-            .fronts
+            .listeners
             .iter_mut()
             .merge_join_by(services, |(a, _), (b, _)| (*a).cmp(*b));
         for pair in both {
             match pair {
-                EitherOrBoth::Both((_, front), (_, it)) => front.servers = it.servers.clone(),
-                EitherOrBoth::Left((_, front)) if !front.servers.is_empty() => {
-                    front.servers = Arc::default()
+                EitherOrBoth::Both((_, listener), (_, it)) => listener.servers = it.servers.clone(),
+                EitherOrBoth::Left((_, listener)) if !listener.servers.is_empty() => {
+                    listener.servers = Arc::default()
                 }
                 EitherOrBoth::Left(_) | EitherOrBoth::Right(_) => {}
             }
@@ -185,7 +185,10 @@ impl Model {
     /// How many instances there are.
     #[must_use]
     pub fn servers(&self) -> usize {
-        self.fronts.values().map(|front| front.servers.len()).sum()
+        self.listeners
+            .values()
+            .map(|listener| listener.servers.len())
+            .sum()
     }
 }
 

@@ -12,14 +12,14 @@ use crate::catalog::Services;
 use crate::catalog::limits::{MAX_LEAVING, MAX_SERVICES};
 use crate::clock::Moment;
 use itertools::{EitherOrBoth, Itertools};
-pub use service_history::{CROWD, Wanted};
-use service_history::{Places, Service, Stamp};
+pub use service_history::{DesiredService, MASS_DEPARTURE_WINDOW};
+use service_history::{HostPorts, ObservedAt, ServiceHistory};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How long things outlast their keys.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
+pub struct Retention {
     /// How long a crowd is kept; zero: not at all.
     pub hold: Duration,
     /// How long the front of a service without any instance stays bound.
@@ -30,11 +30,11 @@ pub struct Settings {
 
 /// Something worth a loud line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Note {
+pub enum MembershipEvent {
     /// So many instances of the service left at a blow, and are kept.
     Held(String, usize),
     /// They are let go.
-    LetGo(String, usize),
+    HoldEnded(String, usize),
     /// So many that were kept go, for keys that are there announce their addresses.
     Displaced(String, usize),
     /// The service had no instance for long enough.
@@ -43,129 +43,136 @@ pub enum Note {
 
 /// The services with their recent past.
 #[derive(Debug)]
-pub struct Presence {
-    settings: Settings,
-    services: BTreeMap<String, Service>,
-    notes: Vec<Note>,
+pub struct Membership {
+    retention: Retention,
+    services: BTreeMap<String, ServiceHistory>,
+    notes: Vec<MembershipEvent>,
     /// How often the table was looked at.
-    looks: u64,
+    observations: u64,
 }
 
-impl Presence {
+impl Membership {
     /// Starts from what was served last (from the file on disk), so that a crowd that left while
     /// nobody looked is a crowd too. Each service comes with the port it was served at.
     #[must_use]
-    pub fn new(settings: Settings, last: BTreeMap<String, Wanted>, now: Moment) -> Self {
-        let services = last.into_iter().map(|(name, wanted)| {
-            let empty_since = wanted.instances.is_empty().then_some(now);
-            let service = Service {
-                port: wanted.port,
-                here: wanted.instances,
+    pub fn new(retention: Retention, last: BTreeMap<String, DesiredService>, now: Moment) -> Self {
+        let services = last.into_iter().map(|(name, desired)| {
+            let empty_since = desired.instances.is_empty().then_some(now);
+            let service = ServiceHistory {
+                port: desired.port,
+                present: desired.instances,
                 empty_since,
-                ..Service::default()
+                ..ServiceHistory::default()
             };
             (name, service)
         });
         Self {
-            settings,
+            retention,
             services: services.collect(),
             notes: Vec::new(),
-            looks: 0,
+            observations: 0,
         }
     }
 
     /// The table as it is at `now`. Tells whether anything is different.
-    pub fn observe(&mut self, table: &Services, now: Moment) -> bool {
+    pub fn observe(&mut self, catalog: &Services, now: Moment) -> bool {
         let mut changed = false;
-        self.looks += 1;
-        let (stamp, mut arrived) = ((now, self.looks), Places::new());
+        self.observations += 1;
+        let (stamp, mut arrived) = ((now, self.observations), HostPorts::new());
         let mut new = Vec::new();
         let services = self.services.iter_mut();
-        for pair in services.merge_join_by(table, |(a, _), (b, _)| (*a).cmp(*b)) {
+        for pair in services.merge_join_by(catalog, |(a, _), (b, _)| (*a).cmp(*b)) {
             changed |= match pair {
-                EitherOrBoth::Both((_, service), (_, here)) => {
-                    service.is_now(Some(here), stamp, &mut arrived)
+                EitherOrBoth::Both((_, service), (_, present)) => {
+                    service.observe(Some(present), stamp, &mut arrived)
                 }
-                EitherOrBoth::Left((_, service)) => service.is_now(None, stamp, &mut arrived),
-                EitherOrBoth::Right((name, here)) => {
-                    let mut service = Service::default();
-                    let changed = service.is_now(Some(here), stamp, &mut arrived);
+                EitherOrBoth::Left((_, service)) => service.observe(None, stamp, &mut arrived),
+                EitherOrBoth::Right((name, present)) => {
+                    let mut service = ServiceHistory::default();
+                    let changed = service.observe(Some(present), stamp, &mut arrived);
                     new.push((name.clone(), service));
                     changed
                 }
             };
         }
         self.services.extend(new);
-        if changed && !self.settings.hold.is_zero() {
+        if changed && !self.retention.hold.is_zero() {
             self.release(&arrived);
             self.hold(now);
         }
         if changed {
-            self.end_surplus();
+            self.end_oldest_leaving();
         }
         changed
     }
 
     /// Who is to be served at `now`, by name. Lets those go whose time is up.
-    pub fn wanted(&mut self, now: Moment) -> impl Iterator<Item = (&String, Wanted)> {
-        let Settings { forget, drain, .. } = self.settings;
+    pub fn desired(&mut self, now: Moment) -> impl Iterator<Item = (&String, DesiredService)> {
+        let Retention { forget, drain, .. } = self.retention;
         let notes = &mut self.notes;
         self.services.retain(|name, service| {
-            let let_go = service.let_go(now);
-            if let_go > 0 {
-                notes.push(Note::LetGo(name.clone(), let_go));
+            let end_hold = service.end_hold(now);
+            if end_hold > 0 {
+                notes.push(MembershipEvent::HoldEnded(name.clone(), end_hold));
             }
-            service.end_old(now, drain);
-            service.forget_old(now);
-            if !service.here.is_empty() || !service.held.is_empty() {
+            service.end_drained(now, drain);
+            service.forget_old_events(now);
+            if !service.present.is_empty() || !service.held.is_empty() {
                 return true;
             }
             let since = *service.empty_since.get_or_insert(now);
-            let goes = !service.left.is_empty() || !service.leaving.is_empty();
+            let goes = !service.departed.is_empty() || !service.leaving.is_empty();
             let stays = now.saturating_sub(since) < forget || goes;
             if !stays {
-                notes.push(Note::Forgotten(name.clone()));
+                notes.push(MembershipEvent::Forgotten(name.clone()));
             }
             stays
         });
-        self.forget_surplus();
+        self.forget_oldest_empty();
         let services = self.services.iter_mut();
-        services.map(|(name, service)| (name, service.wanted()))
+        services.map(|(name, service)| (name, service.desired()))
     }
 
     /// Services that come and go are no more in all than may be there at once: those go first that
     /// were empty the longest.
-    fn forget_surplus(&mut self) {
-        let surplus = self.services.len().saturating_sub(MAX_SERVICES);
-        if surplus == 0 {
+    fn forget_oldest_empty(&mut self) {
+        let over_limits = self.services.len().saturating_sub(MAX_SERVICES);
+        if over_limits == 0 {
             return;
         }
         let empty = self.services.iter();
         let empty = empty.filter_map(|(name, service)| Some((service.empty_since?, name.clone())));
         let mut empty: Vec<_> = empty.collect();
         empty.sort_unstable();
-        for (_, name) in empty.into_iter().take(surplus) {
+        for (_, name) in empty.into_iter().take(over_limits) {
             self.services.remove(&name);
-            self.notes.push(Note::Forgotten(name));
+            self.notes.push(MembershipEvent::Forgotten(name));
         }
     }
 
-    /// When [`Presence::wanted`] will change by itself.
+    /// When [`Membership::desired`] will change by itself.
     #[must_use]
     pub fn next_change(&self) -> Option<Moment> {
-        let drain = self.settings.drain;
+        let drain = self.retention.drain;
         let held = self
             .services
             .values()
             .flat_map(|s| s.held.values().map(|(_, _, until)| *until));
         let empty = self.services.values().filter_map(|service| {
-            let forgotten = service.empty_since? + self.settings.forget;
-            let left = service.left.values().map(|it| it.left.0 + CROWD);
-            let leaving = service.leaving.values().map(|(_, left)| *left + drain);
-            left.chain(leaving).chain([forgotten]).max()
+            let forgotten = service.empty_since? + self.retention.forget;
+            let departed = service
+                .departed
+                .values()
+                .map(|it| it.departed.0 + MASS_DEPARTURE_WINDOW);
+            let leaving = service
+                .leaving
+                .values()
+                .map(|(_, departed)| *departed + drain);
+            departed.chain(leaving).chain([forgotten]).max()
         });
         let services = self.services.values();
-        let leaving = services.flat_map(|it| it.leaving.values().map(|(_, left)| *left + drain));
+        let leaving =
+            services.flat_map(|it| it.leaving.values().map(|(_, departed)| *departed + drain));
         held.chain(empty).chain(leaving).min()
     }
 
@@ -185,7 +192,7 @@ impl Presence {
     /// How long a crowd is held.
     #[must_use]
     pub const fn hold_time(&self) -> Duration {
-        self.settings.hold
+        self.retention.hold
     }
 
     /// How many instances are held.
@@ -198,60 +205,63 @@ impl Presence {
     }
 
     /// What happened since this was last asked.
-    pub fn take_notes(&mut self) -> Vec<Note> {
+    pub fn take_events(&mut self) -> Vec<MembershipEvent> {
         std::mem::take(&mut self.notes)
     }
 
     fn hold(&mut self, now: Moment) {
-        let wiped = self.services.values().filter_map(|it| it.wiped(now));
-        let several = overlap(wiped);
+        let emptied = self.services.values().filter_map(|it| it.emptied(now));
+        let several = overlap(emptied);
         for (name, service) in &mut self.services {
-            let left = service.left.len();
-            let is_crowd = || service.lost_half() || (several && service.wiped(now).is_some());
-            if left > 0 && is_crowd() {
-                self.notes.push(Note::Held(name.clone(), left));
-                service.hold(now + self.settings.hold);
+            let departed = service.departed.len();
+            let is_crowd =
+                || service.lost_majority() || (several && service.emptied(now).is_some());
+            if departed > 0 && is_crowd() {
+                self.notes
+                    .push(MembershipEvent::Held(name.clone(), departed));
+                service.hold(now + self.retention.hold);
             }
         }
     }
 
     /// Instances that leave faster than their time passes are no more in all than there may be of one
     /// service: those end first that left first.
-    fn end_surplus(&mut self) {
-        let surplus = self.leaving().count().saturating_sub(MAX_LEAVING);
-        if surplus == 0 {
+    fn end_oldest_leaving(&mut self) {
+        let over_limits = self.leaving().count().saturating_sub(MAX_LEAVING);
+        if over_limits == 0 {
             return;
         }
         let services = self.services.iter();
         let all = services.flat_map(|(service, it)| {
             let leaving = it.leaving.iter();
-            leaving.map(move |(name, (_, left))| (*left, service.clone(), name.clone()))
+            leaving.map(move |(name, (_, departed))| (*departed, service.clone(), name.clone()))
         });
         let mut all: Vec<_> = all.collect();
         all.sort_unstable();
-        for (_, service, name) in all.into_iter().take(surplus) {
+        for (_, service, name) in all.into_iter().take(over_limits) {
             self.is_down(&service, &name);
         }
     }
 
     /// A container that was made anew may have the address of one that left, whose clients would reach it.
-    fn release(&mut self, arrived: &Places) {
+    fn release(&mut self, arrived: &HostPorts) {
         for (name, service) in &mut self.services {
-            let has_left = !service.left.is_empty() || !service.held.is_empty();
+            let has_left = !service.departed.is_empty() || !service.held.is_empty();
             let count = if has_left {
                 service.release(arrived)
             } else {
                 0
             };
             if count > 0 {
-                self.notes.push(Note::Displaced(name.clone(), count));
+                self.notes
+                    .push(MembershipEvent::Displaced(name.clone(), count));
             }
         }
     }
 }
 
 /// Whether two of the spans have a moment in common; each ends just before its second stamp.
-fn overlap(spans: impl Iterator<Item = (Stamp, Stamp)>) -> bool {
+fn overlap(spans: impl Iterator<Item = (ObservedAt, ObservedAt)>) -> bool {
     let mut spans: Vec<_> = spans.collect();
     spans.sort_unstable();
     spans.windows(2).any(|pair| pair[1].0 < pair[0].1)

@@ -1,11 +1,11 @@
 //! What takes a reload: the file first, then HAProxy, and back to the file of before where that fails.
 
-use super::{Applier, Laid, Report};
-use crate::agent::haproxy::api::{Proxy, Reload, Trouble};
+use super::{PassReport, Plan, Reconciler};
+use crate::agent::haproxy::api::{HaproxyApi, ProxyError, ReloadOutcome};
 use crate::agent::haproxy::bind_errors::reload_failure;
 use crate::agent::haproxy::parse::parse;
-use crate::agent::haproxy::running_config::Bound;
-use crate::agent::haproxy::shared_text::Text;
+use crate::agent::haproxy::running_config::RunningConfig;
+use crate::agent::haproxy::shared_text::SharedText;
 use crate::agent::model::listeners::Model;
 use crate::clock::Moment;
 use std::time::Duration;
@@ -25,15 +25,15 @@ pub(crate) fn reload_pause(older: usize) -> Duration {
     (RELOAD_PAUSE * (1 << doublings)).min(LONGEST_RELOAD_PAUSE)
 }
 
-impl<P: Proxy> Applier<P> {
+impl<P: HaproxyApi> Reconciler<P> {
     /// Another structure, or none yet. A reload waits for its pause and for its own backoff, and one that
     /// fails is no error: the worker that runs is adjusted all the same.
     pub(super) async fn restructure(
         &mut self,
-        laid: &Laid,
+        plan: &Plan,
         now: Moment,
-        report: &mut Report,
-    ) -> Result<(), Trouble> {
+        report: &mut PassReport,
+    ) -> Result<(), ProxyError> {
         let running = self.known.as_ref().map(|known| known.worker.older.len());
         let after_last = self
             .last_reload
@@ -46,7 +46,7 @@ impl<P: Proxy> Applier<P> {
             return Ok(());
         }
         self.last_reload = Some(now);
-        match self.take_over(laid, now).await {
+        match self.apply_plan(plan, now).await {
             Ok(()) => {
                 (report.reloaded, report.behind) = (true, false);
                 if let Some(notice) = self.reloads.succeeded(now) {
@@ -54,11 +54,11 @@ impl<P: Proxy> Applier<P> {
                     info!("HAProxy has taken its new structure, after {seconds} s");
                 }
             }
-            Err(trouble) if running.is_none() => return Err(trouble),
-            Err(trouble) => {
+            Err(error) if running.is_none() => return Err(error),
+            Err(error) => {
                 if let Some(notice) = self.reloads.failed(now, fastrand::f64()) {
                     warn!(
-                        "{trouble} (try {}); instances of the services that HAProxy has come and go all the same, retrying the rest",
+                        "{error} (try {}); instances of the services that HAProxy has come and go all the same, retrying the rest",
                         notice.failures
                     );
                 }
@@ -69,10 +69,10 @@ impl<P: Proxy> Applier<P> {
     }
 
     /// The file first, then a reload, or a start where nothing runs.
-    async fn take_over(&mut self, laid: &Laid, now: Moment) -> Result<(), Trouble> {
-        let text = self.renderer.render(&self.frame, &laid.model);
-        let before = self.text_before();
-        self.loses_its_file();
+    async fn apply_plan(&mut self, plan: &Plan, now: Moment) -> Result<(), ProxyError> {
+        let text = self.renderer.render(&self.frame, &plan.model);
+        let before = self.bootable_text();
+        self.forget_changed_file();
         let written = self.write(&text).await;
         let outcome = if self.known.is_some() {
             written.clone()?;
@@ -85,35 +85,39 @@ impl<P: Proxy> Applier<P> {
                 .is_some_and(|file| parse(&file.to_string()).is_some());
             written
                 .clone()
-                .or_else(|trouble| is_there.then_some(()).ok_or(trouble))?;
+                .or_else(|error| is_there.then_some(()).ok_or(error))?;
             self.proxy.start().await
         };
         let started = self.known.take().is_none();
-        if let Reload::Failed(log) = outcome? {
+        if let ReloadOutcome::Failed(log) = outcome? {
             if written.is_ok() {
-                self.take_back(&laid.model, &log, before, started, now)
+                self.restore_file(&plan.model, &log, before, started, now)
                     .await;
             }
-            return Err(Trouble::Reload(if log.is_empty() {
+            return Err(ProxyError::ReloadFailed(if log.is_empty() {
                 "it doesn't say why".to_owned()
             } else {
                 log
             }));
         }
-        let worker = self.meet().await?;
+        let worker = self.find_worker().await?;
         written?;
-        if worker.is_none_or(|worker| worker.mark.as_ref() != Some(&laid.mark)) {
-            return Err(Trouble::Down(
+        if worker.is_none_or(|worker| worker.fingerprint.as_ref() != Some(&plan.fingerprint)) {
+            return Err(ProxyError::Unreachable(
                 "the reload was taken, but not its configuration".to_owned(),
             ));
         }
-        self.listens(Bound::new(&self.frame, &laid.mark, laid.model.clone()));
-        self.proven = Some(text);
-        self.bars.proven(&laid.model);
+        self.set_listeners(RunningConfig::new(
+            &self.frame,
+            &plan.fingerprint,
+            plan.model.clone(),
+        ));
+        self.last_good = Some(text);
+        self.bind_backoff.bound(&plan.model);
         Ok(())
     }
 
-    async fn write(&mut self, text: &Text) -> Result<(), Trouble> {
+    async fn write(&mut self, text: &SharedText) -> Result<(), ProxyError> {
         if self.saving.take().is_some() || self.file.as_ref() != Some(text) {
             self.proxy.write(text).await?;
             self.file = Some(text.clone());
@@ -122,33 +126,34 @@ impl<P: Proxy> Applier<P> {
     }
 
     /// What HAProxy can start from, as far as is known: the structure that runs.
-    fn text_before(&mut self) -> Option<Text> {
+    fn bootable_text(&mut self) -> Option<SharedText> {
         match self.bound.as_ref().filter(|bound| bound.renders) {
             Some(bound) => Some(self.renderer.render(&self.frame, &bound.model)),
-            None => self.proven.clone(),
+            None => self.last_good.clone(),
         }
     }
 
     /// HAProxy couldn't take that model: whose fault was it, and back to the file of `before`. A file that
     /// HAProxy can't start from must not be what it finds after a crash.
-    async fn take_back(
+    async fn restore_file(
         &mut self,
         model: &Model,
         log: &str,
-        before: Option<Text>,
+        before: Option<SharedText>,
         started: bool,
         now: Moment,
     ) {
         if started {
             // Not even what it had will do.
-            self.bound = Some(Bound::default());
+            self.bound = Some(RunningConfig::default());
         }
         let cause = reload_failure(log);
-        self.bars.reload_failed(&self.unproven(model), cause, now);
+        self.bind_backoff
+            .reload_failed(&self.new_listeners(model), cause, now);
         if let Some(before) = before
-            && let Err(trouble) = self.write(&before).await
+            && let Err(error) = self.write(&before).await
         {
-            warn!("{trouble}; HAProxy's file has what HAProxy couldn't take, retrying");
+            warn!("{error}; HAProxy's file has what HAProxy couldn't take, retrying");
         }
     }
 }

@@ -10,13 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How often a name is looked up that has an address.
-pub(super) const AGAIN: Duration = Duration::from_secs(30);
+pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How soon a name is looked up again that has none; doubled with each failure, up to [`AGAIN`].
-pub(super) const MISSING_AGAIN: Duration = Duration::from_secs(2);
+/// How soon a name is looked up again that has none; doubled with each failure, up to [`REFRESH_INTERVAL`].
+pub(super) const FIRST_RETRY: Duration = Duration::from_secs(2);
 
 /// A look-up that takes longer is slow: one that is answered takes milliseconds.
-const SLOW: Duration = Duration::from_secs(1);
+const SLOW_AFTER: Duration = Duration::from_secs(1);
 
 /// So many look-ups of each kind at once that aren't slow.
 const SLOTS: usize = 16;
@@ -27,7 +27,7 @@ const SLOW_SLOTS: usize = 128;
 const SLOW_SLOTS_AGAIN: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum LookupKind {
     /// Never tried before.
     New,
     /// Tried before, with or without an answer.
@@ -36,7 +36,7 @@ enum Kind {
 
 /// A name's turn: when it is due, and after how many failures in a row.
 #[derive(Debug, Clone, Copy)]
-struct Turn {
+struct NextLookup {
     due: Moment,
     failures: u32,
 }
@@ -44,14 +44,14 @@ struct Turn {
 /// All names that are wanted, and the look-ups that are under way.
 #[derive(Debug, Default)]
 pub(super) struct Lookups {
-    wanted: BTreeMap<String, Turn>,
+    wanted: BTreeMap<String, NextLookup>,
     /// Never tried, the latest comer last: it is tried first, since those before it may be many.
     new: Vec<String>,
     /// Tried, and they have an address, by when they are due. They go before `missing`.
     known: BTreeSet<(Moment, String)>,
     /// Tried in vain.
     missing: BTreeSet<(Moment, String)>,
-    running: BTreeMap<String, (Kind, Moment)>,
+    running: BTreeMap<String, (LookupKind, Moment)>,
 }
 
 impl Lookups {
@@ -73,7 +73,7 @@ impl Lookups {
             }
             self.wanted.insert(
                 name.clone(),
-                Turn {
+                NextLookup {
                     due: now,
                     failures: 0,
                 },
@@ -90,13 +90,13 @@ impl Lookups {
 
     /// A name to be looked up now, if there is a slot for one.
     pub(super) fn next(&mut self, now: Moment) -> Option<String> {
-        if self.has_slot(Kind::New, now)
+        if self.has_slot(LookupKind::New, now)
             && let Some(name) = self.new.pop()
         {
-            self.running.insert(name.clone(), (Kind::New, now));
+            self.running.insert(name.clone(), (LookupKind::New, now));
             return Some(name);
         }
-        if !self.has_slot(Kind::Again, now) {
+        if !self.has_slot(LookupKind::Again, now) {
             return None;
         }
         let due = |turns: &mut BTreeSet<(Moment, String)>| {
@@ -104,37 +104,37 @@ impl Lookups {
             is_due.then(|| turns.pop_first()).flatten()
         };
         let (_, name) = due(&mut self.known).or_else(|| due(&mut self.missing))?;
-        self.running.insert(name.clone(), (Kind::Again, now));
+        self.running.insert(name.clone(), (LookupKind::Again, now));
         Some(name)
     }
 
     /// The name's look-up is over, whether it was answered or not; `has_address`: from now or before.
-    pub(super) fn ended(&mut self, name: &str, answered: bool, has_address: bool, now: Moment) {
+    pub(super) fn finished(&mut self, name: &str, answered: bool, has_address: bool, now: Moment) {
         self.running.remove(name);
-        let Some(turn) = self.wanted.get_mut(name) else {
+        let Some(next) = self.wanted.get_mut(name) else {
             return;
         };
-        turn.failures = if answered { 0 } else { turn.failures + 1 };
-        let doublings = turn.failures.saturating_sub(1).min(8);
+        next.failures = if answered { 0 } else { next.failures + 1 };
+        let doublings = next.failures.saturating_sub(1).min(8);
         let pause = if has_address {
-            AGAIN
+            REFRESH_INTERVAL
         } else {
-            (MISSING_AGAIN * (1 << doublings)).min(AGAIN)
+            (FIRST_RETRY * (1 << doublings)).min(REFRESH_INTERVAL)
         };
-        turn.due = now + pause;
+        next.due = now + pause;
         let turns = if has_address {
             &mut self.known
         } else {
             &mut self.missing
         };
-        turns.insert((turn.due, name.to_owned()));
+        turns.insert((next.due, name.to_owned()));
     }
 
     /// When [`Lookups::next`] may have another name than now, unless a look-up ends before.
     pub(super) fn next_change(&self, now: Moment) -> Option<Moment> {
         let due = [self.known.first(), self.missing.first()];
         let due = due.into_iter().flatten().map(|(due, _)| *due);
-        let slow = self.running.values().map(|(_, since)| *since + SLOW);
+        let slow = self.running.values().map(|(_, since)| *since + SLOW_AFTER);
         due.chain(slow).filter(|at| *at > now).min()
     }
 
@@ -144,11 +144,11 @@ impl Lookups {
         self.running.len()
     }
 
-    fn has_slot(&self, kind: Kind, now: Moment) -> bool {
+    fn has_slot(&self, kind: LookupKind, now: Moment) -> bool {
         let of_kind = self.running.values().filter(|(it, _)| *it == kind);
         let (mut slow, mut quick) = (0, 0);
         for (_, since) in of_kind {
-            let count = if now.saturating_sub(*since) >= SLOW {
+            let count = if now.saturating_sub(*since) >= SLOW_AFTER {
                 &mut slow
             } else {
                 &mut quick
@@ -156,8 +156,8 @@ impl Lookups {
             *count += 1;
         }
         let most = match kind {
-            Kind::New => SLOW_SLOTS,
-            Kind::Again => SLOW_SLOTS_AGAIN,
+            LookupKind::New => SLOW_SLOTS,
+            LookupKind::Again => SLOW_SLOTS_AGAIN,
         };
         quick + usize::saturating_sub(slow, most) < SLOTS
     }
@@ -205,13 +205,13 @@ mod tests {
                 .partition(|(until, _)| *until <= self.now);
             self.hanging = on;
             for (_, name) in over {
-                self.lookups.ended(&name, false, false, self.now);
+                self.lookups.finished(&name, false, false, self.now);
             }
             while let Some(name) = self.lookups.next(self.now) {
                 if name.starts_with("dead") {
                     self.hanging.push((self.now + SILENT, name.clone()));
                 } else {
-                    self.lookups.ended(&name, true, true, self.now);
+                    self.lookups.finished(&name, true, true, self.now);
                 }
                 started.push(name);
             }
@@ -261,7 +261,7 @@ mod tests {
         play.want((0..2_000).map(|n| format!("dead{n}")));
         for _ in 0..10 {
             let took = play.until_started("honest");
-            assert!(took <= AGAIN + SILENT, "{took:?}");
+            assert!(took <= REFRESH_INTERVAL + SILENT, "{took:?}");
         }
     }
 
@@ -275,7 +275,7 @@ mod tests {
         for _ in 0..7 {
             assert_eq!(lookups.next(now).as_deref(), Some("gone"));
             assert_eq!(lookups.next(now), None);
-            lookups.ended("gone", false, false, now);
+            lookups.finished("gone", false, false, now);
             let next = lookups.next_change(now).unwrap();
             pauses.push((next - now).as_secs());
             now = next;

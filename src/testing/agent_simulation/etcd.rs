@@ -1,45 +1,45 @@
 //! The storm's etcd: what stands in it, and what its watch hasn't told the agent.
 
-use super::{KEEPING, Scene};
+use super::{AgentScene, RETENTION};
 use crate::agent::haproxy::render::proxy_name;
-use crate::catalog::{Instances, Item};
+use crate::catalog::{Instances, RawKeyValue};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-pub(super) struct Etcd {
-    pub(super) stands: BTreeMap<String, (String, i64)>,
+pub(super) struct FakeEtcd {
+    pub(super) keys: BTreeMap<String, (String, i64)>,
     pub(super) revision: i64,
     /// What the watch hasn't told yet; `None`: it is lost, and so is what happens.
-    pub(super) untold: Option<Vec<String>>,
+    pub(super) undelivered: Option<Vec<String>>,
 }
 
-impl Scene {
+impl AgentScene {
     /// Something changes in etcd; the watch tells it later.
     pub(super) fn change(&mut self, key: String, value: Option<String>) {
         self.etcd.revision += 1;
         match value {
             Some(value) => {
                 let revision = self.etcd.revision;
-                let stands = self.etcd.stands.entry(key.clone());
-                stands.or_insert((String::new(), revision)).0 = value;
+                let keys = self.etcd.keys.entry(key.clone());
+                keys.or_insert((String::new(), revision)).0 = value;
             }
-            None => drop(self.etcd.stands.remove(&key)),
+            None => drop(self.etcd.keys.remove(&key)),
         }
-        if let Some(untold) = &mut self.etcd.untold {
-            untold.push(key);
+        if let Some(undelivered) = &mut self.etcd.undelivered {
+            undelivered.push(key);
         }
     }
 
     /// The watch tells of all changes, or of the first few; of each key what stands there by now.
-    pub(super) fn tell(&mut self, count: usize) {
-        let Some(untold) = &mut self.etcd.untold else {
+    pub(super) fn deliver(&mut self, count: usize) {
+        let Some(undelivered) = &mut self.etcd.undelivered else {
             return;
         };
-        let told: Vec<_> = untold.drain(..count.min(untold.len())).collect();
+        let told: Vec<_> = undelivered.drain(..count.min(undelivered.len())).collect();
         for key in &told {
-            match self.etcd.stands.get(key) {
-                Some(stands) => self.agent.table.put(item_of(key, stands)),
-                None => self.agent.table.delete(key.as_bytes()),
+            match self.etcd.keys.get(key) {
+                Some(keys) => self.agent.desired.catalog.put(item_of(key, keys)),
+                None => self.agent.desired.catalog.delete(key.as_bytes()),
             }
             if let Some(target) = target(key) {
                 self.held.remove(&target);
@@ -53,21 +53,22 @@ impl Scene {
 
     /// Everything is read: after a compaction, a lost connection, or just now and then.
     pub(super) fn read_again(&mut self) {
-        self.agent.heard.get_or_insert(self.now);
-        let stands = self.etcd.stands.iter();
+        self.agent.schedule.etcd_heard.get_or_insert(self.now);
+        let keys = self.etcd.keys.iter();
         self.agent
-            .table
-            .replace(stands.map(|(key, stands)| item_of(key, stands)));
+            .desired
+            .catalog
+            .replace(keys.map(|(key, keys)| item_of(key, keys)));
         self.observe();
-        self.etcd.untold = Some(Vec::new());
-        let stands: BTreeSet<_> = self.etcd.stands.keys().filter_map(|k| target(k)).collect();
-        self.held.retain(|target, _| !stands.contains(target));
+        self.etcd.undelivered = Some(Vec::new());
+        let keys: BTreeSet<_> = self.etcd.keys.keys().filter_map(|k| target(k)).collect();
+        self.held.retain(|target, _| !keys.contains(target));
         self.release();
     }
 
     /// Whose address another key announces need not be held.
     fn release(&mut self) {
-        let there = self.agent.table.services();
+        let there = self.agent.desired.catalog.services();
         let there = there.values().flat_map(|all| all.values());
         let taken: BTreeSet<_> = there.map(|it| (it.host.clone(), it.port.get())).collect();
         self.held
@@ -77,9 +78,9 @@ impl Scene {
     /// All of it is gone from one moment to the next.
     pub(super) fn empty(&mut self) {
         self.read_again();
-        let until = self.now + KEEPING.hold;
-        let there = self.agent.table.services().clone();
-        self.etcd.stands.clear();
+        let until = self.now + RETENTION.hold;
+        let there = self.agent.desired.catalog.services().clone();
+        self.etcd.keys.clear();
         self.etcd.revision = 1;
         self.read_again();
         // Who was draining said that it would go.
@@ -96,8 +97,8 @@ impl Scene {
     }
 }
 
-pub(super) fn item_of<'a>(key: &'a str, (value, revision): &'a (String, i64)) -> Item<'a> {
-    Item {
+pub(super) fn item_of<'a>(key: &'a str, (value, revision): &'a (String, i64)) -> RawKeyValue<'a> {
+    RawKeyValue {
         key: key.as_bytes(),
         value: value.as_bytes(),
         create_revision: *revision,

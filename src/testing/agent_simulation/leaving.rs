@@ -1,6 +1,6 @@
 //! Keys that blink, checks that turn, and how long an instance has that left etcd.
 
-use super::{KEEPING, Scene, Totals};
+use super::{AgentScene, RETENTION, Totals};
 use crate::agent::haproxy::render::proxy_name;
 use crate::clock::Moment;
 use crate::endpoint::Host;
@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 #[derive(Debug, Default)]
-pub(super) struct Leaving {
+pub(super) struct LeavingServers {
     /// All that the agent was told to be there, by HAProxy's names.
     there: BTreeMap<String, (Host, u16)>,
     /// Those whose keys are gone, where they were, and until when they must not be removed.
@@ -20,7 +20,7 @@ pub(super) struct Leaving {
     back: Option<(Moment, String, String)>,
 }
 
-impl Leaving {
+impl LeavingServers {
     /// Where that server is, if it has left and still has time.
     pub(super) fn has_time(&self, target: &str, now: Moment) -> Option<(&Host, u16)> {
         let (host, port, until) = self.until.get(target)?;
@@ -28,11 +28,11 @@ impl Leaving {
     }
 }
 
-impl Scene {
+impl AgentScene {
     /// The agent looks at its table.
     pub(super) fn observe(&mut self) {
         self.agent.observe(self.now);
-        let services = self.agent.table.services();
+        let services = self.agent.desired.catalog.services();
         let there = services.iter().flat_map(|(service, all)| {
             let all = all.iter();
             all.map(move |(name, it)| {
@@ -41,7 +41,7 @@ impl Scene {
             })
         });
         let there: BTreeMap<_, _> = there.collect();
-        let until = self.now + KEEPING.drain;
+        let until = self.now + RETENTION.drain;
         for (target, (host, port)) in std::mem::take(&mut self.leaving.there) {
             if !there.contains_key(&target) {
                 self.leaving.until.insert(target, (host, port, until));
@@ -55,14 +55,14 @@ impl Scene {
 
     /// A key goes, which the agent is told, and comes back as it was.
     pub(super) fn blink(&mut self) {
-        let keys: Vec<_> = self.etcd.stands.keys().cloned().collect();
+        let keys: Vec<_> = self.etcd.keys.keys().cloned().collect();
         if keys.is_empty() || self.leaving.back.is_some() {
             return;
         }
         let key = keys[self.rng.usize(0..keys.len())].clone();
-        let value = self.etcd.stands[&key].0.clone();
+        let value = self.etcd.keys[&key].0.clone();
         self.change(key.clone(), None);
-        self.tell(usize::MAX);
+        self.deliver(usize::MAX);
         let longest = [300, 3_000, 40_000][self.rng.usize(0..3)];
         let pause = Duration::from_millis(self.rng.u64(1..longest));
         self.leaving.back = Some((self.now + pause, key, value));
@@ -74,23 +74,23 @@ impl Scene {
         let Some((_, key, value)) = self.leaving.back.take_if(|(at, ..)| *at <= now) else {
             return;
         };
-        let before = self.agent.presence.leaving().count();
+        let before = self.agent.desired.membership.leaving().count();
         self.change(key, Some(value));
-        self.tell(usize::MAX);
-        totals.blinks += usize::from(self.agent.presence.leaving().count() < before);
+        self.deliver(usize::MAX);
+        totals.blinks += usize::from(self.agent.desired.membership.leaving().count() < before);
     }
 
     /// HAProxy's check has found a server down, or up again.
-    pub(super) fn a_check_turns(&mut self) {
+    pub(super) fn a_check_changes(&mut self) {
         if let Some((target, true)) = self.world().check_turns() {
             self.leaving.down.insert(target);
         }
-        self.look_at_servers();
+        self.poll_servers();
     }
 
-    /// As `Agent::run` does; a look takes no time here.
-    pub(super) fn look_at_servers(&mut self) {
-        now_or_never(self.agent.look_at_servers(self.now));
+    /// As `ControlLoop::run` does; a look takes no time here.
+    pub(super) fn poll_servers(&mut self) {
+        now_or_never(self.agent.poll_servers(self.now));
     }
 
     /// No worker has a server, or connections to one, whose key is gone for long enough.

@@ -1,17 +1,17 @@
 //! After the storm: HAProxy is what etcd says, and nothing is done any more.
 
 use super::etcd::item_of;
-use super::{KEEPING, Scene, Totals};
+use super::{AgentScene, RETENTION, Totals};
 use crate::agent::haproxy::render::{proxy_name, render};
-use crate::agent::haproxy::runtime::Verb;
-use crate::agent::model::backends::Directory;
-use crate::agent::model::bind_backoff::TRY_AGAIN_AT_MOST;
+use crate::agent::haproxy::runtime::ServerAction;
+use crate::agent::model::backends::Backends;
+use crate::agent::model::bind_backoff::MAX_FAILED_BIND_RETRY;
 use crate::agent::model::listeners::Model;
-use crate::agent::model::listeners::{Rules, lay_out};
-use crate::agent::model::membership::{Presence, Settings};
+use crate::agent::model::listeners::{ListenerRules, assign_listeners};
+use crate::agent::model::membership::{Membership, Retention};
 use crate::agent::reconcile::reload_pause;
-use crate::agent::{AUDIT, LOOK};
-use crate::catalog::Table;
+use crate::agent::schedule::{AUDIT_INTERVAL, POLL_INTERVAL};
+use crate::catalog::Catalog;
 use crate::clock::Moment;
 use crate::testing::config_grammar::frame;
 use crate::testing::fake_haproxy::diff_all;
@@ -23,39 +23,39 @@ use std::time::Duration;
 /// reload, its pause may come on top.
 const PROMISED: Duration = Duration::from_secs(5);
 
-impl Scene {
+impl AgentScene {
     /// What HAProxy is to be in the end, worked out by nobody who remembers anything.
     fn model(&self) -> Model {
-        let mut table = Table::new("/services".to_owned());
-        let stands = self.etcd.stands.iter();
-        table.replace(stands.map(|(key, stands)| item_of(key, stands)));
-        let nothing = Settings {
+        let mut catalog = Catalog::new("/services".to_owned());
+        let keys = self.etcd.keys.iter();
+        catalog.replace(keys.map(|(key, keys)| item_of(key, keys)));
+        let nothing = Retention {
             hold: Duration::ZERO,
             forget: Duration::ZERO,
             drain: Duration::ZERO,
         };
-        let mut presence = Presence::new(nothing, BTreeMap::new(), self.now);
-        presence.observe(table.services(), self.now);
-        let mut directory = Directory::default();
-        directory.update(presence.wanted(self.now), &self.addresses.borrow());
-        directory.listens(self.agent.applier.listeners());
-        directory.update(presence.wanted(self.now), &self.addresses.borrow());
-        let mut services = directory.services().clone();
+        let mut membership = Membership::new(nothing, BTreeMap::new(), self.now);
+        membership.observe(catalog.services(), self.now);
+        let mut backends = Backends::default();
+        backends.update(membership.desired(self.now), &self.addresses.borrow());
+        backends.set_listeners(self.agent.reconciler.listeners());
+        backends.update(membership.desired(self.now), &self.addresses.borrow());
+        let mut services = backends.services().clone();
         // A service keeps its first port, and what it had on this machine, while it is known; and its
         // port is no other's while instances of it are held.
-        let holds = self.agent.presence.held() > 0;
-        for (name, known) in self.agent.directory.services() {
+        let holds = self.agent.desired.membership.held() > 0;
+        for (name, known) in self.agent.desired.backends.services() {
             let mut empty = known.clone();
             (empty.servers, empty.leaving) = (Arc::default(), 0);
             let served = services.entry(name.clone()).or_insert(empty);
             served.port = known.port;
-            served.ports_here.extend(&known.ports_here);
+            served.local_ports.extend(&known.local_ports);
             if holds && served.servers.is_empty() {
                 (served.servers, served.leaving) = (known.servers.clone(), known.leaving);
             }
         }
-        let (nothing, listening) = (BTreeMap::new(), &self.agent.applier.listening);
-        lay_out(&Rules::default(), &services, &nothing, listening).0
+        let (nothing, listening) = (BTreeMap::new(), &self.agent.reconciler.listening);
+        assign_listeners(&ListenerRules::default(), &services, &nothing, listening).0
     }
 
     /// Whether HAProxy has every server that stands in etcd, as it stands there.
@@ -63,22 +63,22 @@ impl Scene {
         let model = self.model();
         let world = self.world();
         let servers = &world.servers.0;
-        let mut fronts = model.fronts.keys();
+        let mut listeners = model.listeners.keys();
         let mut commands = diff_all(&model, servers).into_iter();
         // Those that are held are there too.
         world.worker.is_some()
-            && fronts.all(|service| servers.contains_key(&proxy_name(service)))
-            && commands.all(|command| command.verb == Verb::Remove)
+            && listeners.all(|service| servers.contains_key(&proxy_name(service)))
+            && commands.all(|command| command.action == ServerAction::Remove)
     }
 
     /// A port that was taken is tried again late, and what is meddled with is seen by an audit.
     fn is_timed(&self, start: Moment) -> bool {
-        !self.crowded && self.meddled.is_none_or(|at| at + AUDIT < start)
+        !self.crowded && self.meddled.is_none_or(|at| at + AUDIT_INTERVAL < start)
     }
 
     /// Nowhere does HAProxy dial itself.
     fn no_server_is_a_listener(&mut self) -> Result<(), String> {
-        let listening = self.agent.applier.listening.clone();
+        let listening = self.agent.reconciler.listening.clone();
         let ports: BTreeSet<_> = listening.values().map(|bind| bind.port()).collect();
         let own = self.addresses.borrow().own().clone();
         let servers = self.world().servers.0.values().flatten();
@@ -105,11 +105,11 @@ impl Scene {
         let start = self.now;
         // Looked up every 30 s, which isn't what is timed here.
         self.resolve_at = start;
-        let end = start + TRY_AGAIN_AT_MOST + KEEPING.forget + AUDIT;
+        let end = start + MAX_FAILED_BIND_RETRY + RETENTION.forget + AUDIT_INTERVAL;
         let (mut all_at, mut left) = (None, false);
-        let gone_at = start + KEEPING.hold.max(KEEPING.drain) + limit;
+        let gone_at = start + RETENTION.hold.max(RETENTION.drain) + limit;
         while self.now < end {
-            self.round(LOOK, totals)?;
+            self.round(POLL_INTERVAL, totals)?;
             if all_at.is_none() && self.has_all() {
                 all_at = Some(self.now);
             }
@@ -134,8 +134,8 @@ impl Scene {
         if !missing.is_empty() || self.world().file != text {
             return Err(format!("in the end there is {missing:?} to do"));
         }
-        while self.now < end + 2 * AUDIT {
-            self.round(LOOK, totals)?;
+        while self.now < end + 2 * AUDIT_INTERVAL {
+            self.round(POLL_INTERVAL, totals)?;
             if self.agent.report.changes > 0 {
                 return Err("changes in the calm".to_owned());
             }

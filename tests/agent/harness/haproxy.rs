@@ -20,7 +20,7 @@ pub fn listener_maxconn() -> u32 {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let files = limit.maximum.unwrap_or(u64::MAX);
     sidekick::agent::haproxy::base_config::listener_maxconn(
-        sidekick::agent::haproxy::render::BASE,
+        sidekick::agent::haproxy::render::DEFAULT_BASE,
         files,
     )
     .unwrap()

@@ -1,46 +1,46 @@
 //! Who gets which port.
 
 use super::*;
-use crate::agent::model::backends::Directory;
+use crate::agent::model::backends::Backends;
 use crate::agent::model::backends::tests::instance;
-use crate::agent::model::host_addresses::Addresses;
-use crate::agent::model::membership::Wanted;
+use crate::agent::model::host_addresses::HostAddresses;
+use crate::agent::model::membership::DesiredService;
 use proptest::prelude::*;
 
 fn bind(text: &str) -> Bind {
     text.parse().unwrap()
 }
 
-fn wanted(port: u16) -> Wanted {
+fn desired(port: u16) -> DesiredService {
     let instances = BTreeMap::from([("i".to_owned(), instance("10.0.0.1", port))]);
-    Wanted {
+    DesiredService {
         port,
         instances: Arc::new(instances),
     }
 }
 
-fn fronts(
-    rules: &Rules,
-    wanted: &[(&str, Wanted)],
-    barred: &BTreeMap<(String, Bind), String>,
+fn listeners(
+    rules: &ListenerRules,
+    desired: &[(&str, DesiredService)],
+    backed_off: &BTreeMap<(String, Bind), String>,
     bound: &BTreeMap<String, Bind>,
 ) -> (String, Vec<String>) {
-    let mut directory = Directory::default();
-    let wanted: BTreeMap<_, _> = wanted
+    let mut backends = Backends::default();
+    let desired: BTreeMap<_, _> = desired
         .iter()
         .map(|(n, w)| ((*n).to_owned(), w.clone()))
         .collect();
-    let mut addresses = Addresses::default();
+    let mut addresses = HostAddresses::default();
     addresses.set_own(BTreeSet::from([[10, 9, 0, 1].into()]));
-    directory.update(wanted.iter().map(|(n, w)| (n, w.clone())), &addresses);
-    let (model, refusals) = lay_out(rules, directory.services(), barred, bound);
-    let fronts = model
-        .fronts
+    backends.update(desired.iter().map(|(n, w)| (n, w.clone())), &addresses);
+    let (model, refusals) = assign_listeners(rules, backends.services(), backed_off, bound);
+    let listeners = model
+        .listeners
         .iter()
-        .map(|(name, front)| format!("{name}{}", front.bind));
-    let fronts = fronts.collect::<Vec<_>>().join(" ");
+        .map(|(name, listener)| format!("{name}{}", listener.bind));
+    let listeners = listeners.collect::<Vec<_>>().join(" ");
     (
-        fronts,
+        listeners,
         refusals
             .into_iter()
             .map(|r| format!("{}: {}", r.service, r.why))
@@ -91,7 +91,7 @@ fn overlap_is_what_the_kernel_would_call_in_use() {
 }
 
 /// `a/9 b`: with one instance, whose key's create_revision is 9; with none.
-fn contenders(text: &str) -> Vec<(&str, Wanted)> {
+fn contenders(text: &str) -> Vec<(&str, DesiredService)> {
     let each = text.split(' ').map(|part| match part.split_once('/') {
         Some((service, revision)) => {
             let mut it = instance("10.0.0.1", 80);
@@ -99,7 +99,7 @@ fn contenders(text: &str) -> Vec<(&str, Wanted)> {
             let instances = Arc::new(BTreeMap::from([("i".to_owned(), it)]));
             (
                 service,
-                Wanted {
+                DesiredService {
                     port: 80,
                     instances,
                 },
@@ -109,7 +109,7 @@ fn contenders(text: &str) -> Vec<(&str, Wanted)> {
             let instances = Arc::default();
             (
                 part,
-                Wanted {
+                DesiredService {
                     port: 80,
                     instances,
                 },
@@ -135,9 +135,9 @@ fn of_several_on_one_port_who_serves_and_is_bound_keeps_it() {
         let bound = is_bound.split_whitespace();
         let bound = bound.map(|name| (name.to_owned(), bind(":80"))).collect();
         let services = contenders(services);
-        let (nothing, rules) = (BTreeMap::new(), Rules::default());
-        let (fronts, refused) = fronts(&rules, &services, &nothing, &bound);
-        assert_eq!(fronts, expected, "{services:?} {bound:?}");
+        let (nothing, rules) = (BTreeMap::new(), ListenerRules::default());
+        let (listeners, refused) = listeners(&rules, &services, &nothing, &bound);
+        assert_eq!(listeners, expected, "{services:?} {bound:?}");
         assert_eq!(refused.len(), 1);
     }
 }
@@ -147,21 +147,21 @@ fn a_port_of_an_instance_here_is_bound_only_if_it_is_asked_for_or_was_bound_befo
     let here = |port| {
         let instances = BTreeMap::from([("i".to_owned(), instance("10.9.0.1", port))]);
         let instances = Arc::new(instances);
-        Wanted { port, instances }
+        DesiredService { port, instances }
     };
     let services = [
         ("a", here(7000)),
         ("b", here(7001)),
         ("c", here(7002)),
-        ("d", wanted(7002)),
+        ("d", desired(7002)),
     ];
-    let rules = Rules {
+    let rules = ListenerRules {
         binds: BTreeMap::from([("b".to_owned(), bind(":7001"))]),
-        ..Rules::default()
+        ..ListenerRules::default()
     };
     let bound = BTreeMap::from([("d".to_owned(), bind(":7002"))]);
-    let (fronts, refused) = fronts(&rules, &services, &BTreeMap::new(), &bound);
-    assert_eq!(fronts, "b:7001 d:7002");
+    let (listeners, refused) = listeners(&rules, &services, &BTreeMap::new(), &bound);
+    assert_eq!(listeners, "b:7001 d:7002");
     let words = ":7000 is the port of an instance on this machine (a)";
     assert!(refused[0].contains(words), "{refused:?}");
     assert_eq!(refused.len(), 2, "{refused:?}");
@@ -175,46 +175,50 @@ proptest! {
         all in prop::collection::btree_map("[a-f]", (any::<bool>(), 0..4i64, 80..82u16), 1..6),
         bound in prop::collection::btree_map("[a-f]", 80..82u16, 0..3)
     ) {
-        let wanted = |(serves, revision, port): &(bool, i64, u16)| {
+        let desired = |(serves, revision, port): &(bool, i64, u16)| {
             let mut it = instance("10.0.0.1", *port);
             it.create_revision = *revision;
             let one = serves.then(|| ("i".to_owned(), it));
-            Wanted { port: *port, instances: Arc::new(one.into_iter().collect()) }
+            DesiredService { port: *port, instances: Arc::new(one.into_iter().collect()) }
         };
-        let services: BTreeMap<_, _> = all.iter().map(|(name, it)| (name.clone(), wanted(it))).collect();
-        let mut directory = Directory::default();
-        directory.update(services.iter().map(|(n, w)| (n, w.clone())), &Addresses::default());
+        let services: BTreeMap<_, _> = all.iter().map(|(name, it)| (name.clone(), desired(it))).collect();
+        let mut backends = Backends::default();
+        backends.update(services.iter().map(|(n, w)| (n, w.clone())), &HostAddresses::default());
         let mut ports = BTreeSet::new();
         let bound = bound.into_iter().filter(|(_, port)| ports.insert(*port));
         let bound: BTreeMap<String, Bind> = bound.map(|(n, p)| (n, bind(&format!(":{p}")))).collect();
-        let lay_out = |bound: &BTreeMap<String, Bind>| {
-            lay_out(&Rules::default(), directory.services(), &BTreeMap::new(), bound).0
+        let assign_listeners = |bound: &BTreeMap<String, Bind>| {
+            assign_listeners(&ListenerRules::default(), backends.services(), &BTreeMap::new(), bound).0
         };
-        let first = lay_out(&bound);
+        let first = assign_listeners(&bound);
         for (name, at) in &bound {
             if all.get(name).is_some_and(|(serves, _, port)| *serves && *port == at.port()) {
-                prop_assert_eq!(first.fronts.get(name).map(|it| it.bind), Some(*at));
+                prop_assert_eq!(first.listeners.get(name).map(|it| it.bind), Some(*at));
             }
         }
-        let binds = first.fronts.iter().map(|(name, front)| (name.clone(), front.bind));
-        prop_assert_eq!(lay_out(&binds.collect()), first);
+        let binds = first.listeners.iter().map(|(name, listener)| (name.clone(), listener.bind));
+        prop_assert_eq!(assign_listeners(&binds.collect()), first);
     }
 }
 
 #[test]
 fn the_operators_word_comes_before_a_services_own_port() {
-    let rules = Rules {
+    let rules = ListenerRules {
         binds: BTreeMap::from([
             ("redis".to_owned(), bind(":80")),
             ("z".to_owned(), bind("127.0.0.1:80")),
         ]),
         stats: Some(bind("127.0.0.1:1936")),
         reserved: BTreeSet::from(["mine".to_owned()]),
-        ..Rules::default()
+        ..ListenerRules::default()
     };
-    let services = [("a", wanted(80)), ("mine", wanted(7)), ("s", wanted(1936))];
-    let (fronts, refused) = fronts(&rules, &services, &BTreeMap::new(), &BTreeMap::new());
-    assert_eq!(fronts, "redis:80");
+    let services = [
+        ("a", desired(80)),
+        ("mine", desired(7)),
+        ("s", desired(1936)),
+    ];
+    let (listeners, refused) = listeners(&rules, &services, &BTreeMap::new(), &BTreeMap::new());
+    assert_eq!(listeners, "redis:80");
     let expected = [
         "z: 127.0.0.1:80 is taken by redis",
         "a: :80 is taken by redis",
@@ -226,11 +230,16 @@ fn the_operators_word_comes_before_a_services_own_port() {
 
 #[test]
 fn what_is_barred_is_left_out_with_its_reason() {
-    let barred = BTreeMap::from([(("a".to_owned(), bind(":80")), "in use".to_owned())]);
-    let services = [("a", wanted(80)), ("b", wanted(81))];
-    let (fronts, refused) = fronts(&Rules::default(), &services, &barred, &BTreeMap::new());
+    let backed_off = BTreeMap::from([(("a".to_owned(), bind(":80")), "in use".to_owned())]);
+    let services = [("a", desired(80)), ("b", desired(81))];
+    let (listeners, refused) = listeners(
+        &ListenerRules::default(),
+        &services,
+        &backed_off,
+        &BTreeMap::new(),
+    );
     assert_eq!(
-        (fronts.as_str(), refused),
+        (listeners.as_str(), refused),
         ("b:81", vec!["a: :80: in use".to_owned()])
     );
 }

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Departures within so long of each other are one crowd.
-pub const CROWD: Duration = Duration::from_secs(2);
+pub const MASS_DEPARTURE_WINDOW: Duration = Duration::from_secs(2);
 
 /// A service this big may be held by itself; in a smaller one, "over half" is a single container.
-const BIG_ENOUGH: usize = 4;
+const MIN_SIZE_TO_HOLD: usize = 4;
 
 /// A service as it is to be served.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct DesiredService {
     /// Where clients dial it unless the operator said otherwise: the lowest port among its
     /// instances when it was first seen, and never another one while it is known.
     pub port: u16,
@@ -25,15 +25,15 @@ pub struct Wanted {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Service {
+pub(super) struct ServiceHistory {
     pub(super) port: u16,
-    pub(super) here: Arc<Instances>,
-    /// When those came who came within the last [`CROWD`].
-    pub(super) came: BTreeMap<String, Stamp>,
-    /// Gone within the last [`CROWD`], and believed so far.
-    pub(super) left: BTreeMap<String, Departure>,
+    pub(super) present: Arc<Instances>,
+    /// When those came who came within the last [`MASS_DEPARTURE_WINDOW`].
+    pub(super) arrived_at: BTreeMap<String, ObservedAt>,
+    /// Gone within the last [`MASS_DEPARTURE_WINDOW`], and believed so far.
+    pub(super) departed: BTreeMap<String, Departure>,
     /// Gone, and kept until the second moment.
-    pub(super) held: BTreeMap<String, (Instance, Stamp, Moment)>,
+    pub(super) held: BTreeMap<String, (Instance, ObservedAt, Moment)>,
     pub(super) empty_since: Option<Moment>,
     /// Their keys are gone since that moment: they take no new connections, and still have their old ones.
     pub(super) leaving: BTreeMap<String, (Instance, Moment)>,
@@ -45,80 +45,86 @@ pub(super) struct Service {
 #[derive(Debug)]
 pub(super) struct Departure {
     instance: Instance,
-    /// The earliest there is: longer ago than a [`CROWD`] before it left.
-    came: Stamp,
-    pub(super) left: Stamp,
+    /// The earliest there is: longer ago than a [`MASS_DEPARTURE_WINDOW`] before it left.
+    arrived_at: ObservedAt,
+    pub(super) departed: ObservedAt,
 }
 
 /// When the table was looked at, and the how manyth look that was: two may be at one moment.
-pub(super) type Stamp = (Moment, u64);
+pub(super) type ObservedAt = (Moment, u64);
 
 /// Where instances are, by what their keys say.
-pub(super) type Places = BTreeSet<(Host, NonZeroU16)>;
+pub(super) type HostPorts = BTreeSet<(Host, NonZeroU16)>;
 
-impl Service {
+impl ServiceHistory {
     /// Those are here now, and nobody else. Tells whether that is different.
     /// Adds to `arrived` where instances are now that weren't there before.
-    pub(super) fn is_now(
+    pub(super) fn observe(
         &mut self,
-        here: Option<&Arc<Instances>>,
-        now: Stamp,
-        arrived: &mut Places,
+        present: Option<&Arc<Instances>>,
+        now: ObservedAt,
+        arrived: &mut HostPorts,
     ) -> bool {
-        self.forget_old(now.0);
-        let same = here.map_or(self.here.is_empty(), |here| Arc::ptr_eq(here, &self.here));
+        self.forget_old_events(now.0);
+        let same = present.map_or(self.present.is_empty(), |present| {
+            Arc::ptr_eq(present, &self.present)
+        });
         if same {
             return false;
         }
         self.all = None;
-        let before = std::mem::replace(&mut self.here, here.cloned().unwrap_or_default());
+        let before = std::mem::replace(&mut self.present, present.cloned().unwrap_or_default());
         for (name, instance) in &*before {
-            if self.here.contains_key(name) {
+            if self.present.contains_key(name) {
                 continue;
             }
-            let came = self.came.remove(name).unwrap_or_default();
+            let arrived_at = self.arrived_at.remove(name).unwrap_or_default();
             self.leaving.insert(name.clone(), (instance.clone(), now.0));
             // One that was draining said that it would go.
             if !instance.draining {
                 let instance = instance.clone();
-                let left = now;
+                let departed = now;
                 let departure = Departure {
                     instance,
-                    came,
-                    left,
+                    arrived_at,
+                    departed,
                 };
-                self.left.insert(name.clone(), departure);
+                self.departed.insert(name.clone(), departure);
             }
         }
-        for (name, instance) in &*self.here {
-            let left = self.left.remove(name).map(|it| it.instance);
+        for (name, instance) in &*self.present {
+            let departed = self.departed.remove(name).map(|it| it.instance);
             let held = self.held.remove(name).map(|(it, ..)| it);
             let leaving = self.leaving.remove(name).map(|(it, _)| it);
             if !before.contains_key(name) {
-                self.came.insert(name.clone(), now);
+                self.arrived_at.insert(name.clone(), now);
             }
             // One that comes back as it was has taken no other's place.
-            let known = before.get(name).or(left.as_ref());
+            let known = before.get(name).or(departed.as_ref());
             let known = known.or(held.as_ref()).or(leaving.as_ref());
             if known.is_none_or(|it| (&it.host, it.port) != (&instance.host, instance.port)) {
                 arrived.insert((instance.host.clone(), instance.port));
             }
         }
         // Also where it is empty again before anybody asks who is wanted.
-        if !self.here.is_empty() {
+        if !self.present.is_empty() {
             self.empty_since = None;
         }
         if self.port == 0 {
-            let lowest = self.here.values().map(|instance| instance.port.get()).min();
+            let lowest = self
+                .present
+                .values()
+                .map(|instance| instance.port.get())
+                .min();
             self.port = lowest.unwrap_or_default();
         }
         true
     }
 
-    pub(super) fn wanted(&mut self) -> Wanted {
+    pub(super) fn desired(&mut self) -> DesiredService {
         let instances = if self.held.is_empty() && self.leaving.is_empty() {
             self.all = None;
-            self.here.clone()
+            self.present.clone()
         } else {
             self.all.get_or_insert_with(|| {
                 let leaving = self.leaving.iter().map(|(name, (instance, _))| {
@@ -135,26 +141,27 @@ impl Service {
                 let mut all: Instances = leaving.collect();
                 let held = self.held.iter();
                 all.extend(held.map(|(name, (instance, ..))| (name.clone(), instance.clone())));
-                all.extend((*self.here).clone());
+                all.extend((*self.present).clone());
                 Arc::new(all)
             });
             self.all.clone().unwrap_or_default()
         };
-        Wanted {
+        DesiredService {
             port: self.port,
             instances,
         }
     }
 
     /// Those whose hold is over serve no more, and are leaving since they left. Tells how many.
-    pub(super) fn let_go(&mut self, now: Moment) -> usize {
-        self.release_if(|(.., until)| *until <= now)
+    pub(super) fn end_hold(&mut self, now: Moment) -> usize {
+        self.end_hold_if(|(.., until)| *until <= now)
     }
 
     /// Those are gone that left as long ago as `drain`.
-    pub(super) fn end_old(&mut self, now: Moment, drain: Duration) {
+    pub(super) fn end_drained(&mut self, now: Moment, drain: Duration) {
         let before = self.leaving.len();
-        self.leaving.retain(|_, (_, left)| *left + drain > now);
+        self.leaving
+            .retain(|_, (_, departed)| *departed + drain > now);
         if self.leaving.len() < before {
             self.all = None;
         }
@@ -162,16 +169,19 @@ impl Service {
 
     /// That one is gone, if it was leaving; tells whether it was.
     pub(super) fn end(&mut self, name: &str) -> bool {
-        let ends = self.leaving.remove(name).is_some();
-        if ends {
+        let removal_version = self.leaving.remove(name).is_some();
+        if removal_version {
             self.all = None;
         }
-        ends
+        removal_version
     }
 
-    fn release_if(&mut self, ends: impl Fn(&(Instance, Stamp, Moment)) -> bool) -> usize {
+    fn end_hold_if(
+        &mut self,
+        removal_version: impl Fn(&(Instance, ObservedAt, Moment)) -> bool,
+    ) -> usize {
         let held = std::mem::take(&mut self.held).into_iter();
-        let (ended, held): (BTreeMap<_, _>, _) = held.partition(|(_, it)| ends(it));
+        let (ended, held): (BTreeMap<_, _>, _) = held.partition(|(_, it)| removal_version(it));
         self.held = held;
         if !ended.is_empty() {
             self.all = None;
@@ -179,54 +189,63 @@ impl Service {
         let count = ended.len();
         let ended = ended.into_iter();
         self.leaving
-            .extend(ended.map(|(name, (it, left, _))| (name, (it, left.0))));
+            .extend(ended.map(|(name, (it, departed, _))| (name, (it, departed.0))));
         count
     }
 
-    pub(super) fn forget_old(&mut self, now: Moment) {
-        let recent = |at: Moment| now.saturating_sub(at) <= CROWD;
-        self.left.retain(|_, departure| recent(departure.left.0));
-        self.came.retain(|_, came| recent(came.0));
+    pub(super) fn forget_old_events(&mut self, now: Moment) {
+        let recent = |at: Moment| now.saturating_sub(at) <= MASS_DEPARTURE_WINDOW;
+        self.departed
+            .retain(|_, departure| recent(departure.departed.0));
+        self.arrived_at.retain(|_, arrived_at| recent(arrived_at.0));
     }
 
     /// Whether over half of those left that were there at once when they were the most, within the last
-    /// [`CROWD`]; of a small service no part is a crowd.
-    pub(super) fn lost_half(&self) -> bool {
+    /// [`MASS_DEPARTURE_WINDOW`]; of a small service no part is a crowd.
+    pub(super) fn lost_majority(&self) -> bool {
         // Too few have left, whenever the others came: nothing has to be counted.
-        if self.left.len() + self.came.len() <= self.here.len() {
+        if self.departed.len() + self.arrived_at.len() <= self.present.len() {
             return false;
         }
         // They were the most just before one of them left.
-        let moments: BTreeSet<Stamp> = self.left.values().map(|it| it.left).collect();
+        let moments: BTreeSet<ObservedAt> = self.departed.values().map(|it| it.departed).collect();
         let counts = moments.into_iter().map(|moment| {
-            let gone = self.left.values();
+            let gone = self.departed.values();
             let gone = gone
-                .filter(|it| it.came < moment && it.left >= moment)
+                .filter(|it| it.arrived_at < moment && it.departed >= moment)
                 .count();
-            let later = self.came.values().filter(|came| **came >= moment).count();
-            (gone + self.here.len().saturating_sub(later), gone)
+            let later = self
+                .arrived_at
+                .values()
+                .filter(|arrived_at| **arrived_at >= moment)
+                .count();
+            (gone + self.present.len().saturating_sub(later), gone)
         });
         let peak = counts.max();
-        peak.is_some_and(|(there, gone)| there >= BIG_ENOUGH && gone * 2 > there)
+        peak.is_some_and(|(there, gone)| there >= MIN_SIZE_TO_HOLD && gone * 2 > there)
     }
 
-    /// From when to when it had an instance of those that left within the last [`CROWD`]; `None` where
+    /// From when to when it had an instance of those that left within the last [`MASS_DEPARTURE_WINDOW`]; `None` where
     /// none did, or where it still has one.
-    pub(super) fn wiped(&self, now: Moment) -> Option<(Stamp, Stamp)> {
-        let recent = |at: &Stamp| now.saturating_sub(at.0) <= CROWD;
+    pub(super) fn emptied(&self, now: Moment) -> Option<(ObservedAt, ObservedAt)> {
+        let recent = |at: &ObservedAt| now.saturating_sub(at.0) <= MASS_DEPARTURE_WINDOW;
         let held = self.held.values().map(|(_, at, _)| *at).filter(recent);
-        let times = held.map(|at| (Stamp::default(), at));
-        let times = times.chain(self.left.values().map(|it| (it.came, it.left)));
+        let times = held.map(|at| (ObservedAt::default(), at));
+        let times = times.chain(
+            self.departed
+                .values()
+                .map(|it| (it.arrived_at, it.departed)),
+        );
         let times = times.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
-        times.filter(|_| self.here.is_empty())
+        times.filter(|_| self.present.is_empty())
     }
 
     /// Those that left go on serving until then.
     pub(super) fn hold(&mut self, until: Moment) {
         self.all = None;
-        for (name, it) in std::mem::take(&mut self.left) {
+        for (name, it) in std::mem::take(&mut self.departed) {
             self.leaving.remove(&name);
-            self.held.insert(name, (it.instance, it.left, until));
+            self.held.insert(name, (it.instance, it.departed, until));
         }
     }
 
@@ -236,9 +255,9 @@ impl Service {
     /// Their old connections go on for the time of any that leaves: they lead to the process that the key
     /// was about, be it announced by another name now, or to one that is dead, and then they are dead too.
     /// The one that has the address now gets none of them.
-    pub(super) fn release(&mut self, arrived: &Places) -> usize {
+    pub(super) fn release(&mut self, arrived: &HostPorts) -> usize {
         let goes = |it: &Instance| arrived.contains(&(it.host.clone(), it.port));
-        self.left.retain(|_, it| !goes(&it.instance));
-        self.release_if(|(it, ..)| goes(it))
+        self.departed.retain(|_, it| !goes(&it.instance));
+        self.end_hold_if(|(it, ..)| goes(it))
     }
 }

@@ -13,23 +13,23 @@ fn at(seconds: f64) -> Moment {
 }
 
 /// Connections end with their key, unless a test says otherwise.
-const KEEPING: Settings = Settings {
+const RETENTION: Retention = Retention {
     hold: HOLD,
     forget: FORGET,
     drain: Duration::ZERO,
 };
 
-fn presence() -> Presence {
-    Presence::new(KEEPING, BTreeMap::new(), at(0.0))
+fn membership() -> Membership {
+    Membership::new(RETENTION, BTreeMap::new(), at(0.0))
 }
 
-fn draining_for(drain: f64) -> Presence {
+fn draining_for(drain: f64) -> Membership {
     let drain = Duration::from_secs_f64(drain);
-    Presence::new(Settings { drain, ..KEEPING }, BTreeMap::new(), at(0.0))
+    Membership::new(Retention { drain, ..RETENTION }, BTreeMap::new(), at(0.0))
 }
 
 /// `redis:1,2 web:1` with 1 → port 6001; a `d` after the number: draining.
-fn table(text: &str) -> Services {
+fn catalog(text: &str) -> Services {
     let mut services = Services::new();
     for part in text.split_whitespace() {
         let (service, instances) = part.split_once(':').unwrap();
@@ -53,11 +53,11 @@ fn table(text: &str) -> Services {
 }
 
 /// A `-` after an instance: it is leaving.
-fn shows(presence: &mut Presence, seconds: f64) -> String {
-    let wanted = presence.wanted(at(seconds));
-    let services = wanted.map(|(name, wanted)| {
+fn shows(membership: &mut Membership, seconds: f64) -> String {
+    let desired = membership.desired(at(seconds));
+    let services = desired.map(|(name, desired)| {
         let word = |it: &Instance| if it.leaving { "-" } else { "" };
-        let instances = wanted.instances.iter();
+        let instances = desired.instances.iter();
         let instances: Vec<_> = instances
             .map(|(name, it)| format!("{name}{}", word(it)))
             .collect();
@@ -68,70 +68,76 @@ fn shows(presence: &mut Presence, seconds: f64) -> String {
 
 #[test]
 fn one_that_leaves_is_believed_at_once() {
-    let mut p = presence();
-    p.observe(&table("redis:1,2,3,4"), at(0.0));
-    p.observe(&table("redis:1,2,3"), at(1.0));
+    let mut p = membership();
+    p.observe(&catalog("redis:1,2,3,4"), at(0.0));
+    p.observe(&catalog("redis:1,2,3"), at(1.0));
     assert_eq!(shows(&mut p, 1.0), "redis:1,2,3");
-    p.observe(&table("redis:1,2"), at(2.0));
+    p.observe(&catalog("redis:1,2"), at(2.0));
     assert_eq!(shows(&mut p, 2.0), "redis:1,2");
-    assert_eq!(p.take_notes(), []);
+    assert_eq!(p.take_events(), []);
 }
 
 #[test]
 fn over_half_within_two_seconds_is_held_also_those_who_went_first() {
-    let mut p = presence();
-    p.observe(&table("redis:1,2,3,4"), at(0.0));
-    p.observe(&table("redis:1,2,3"), at(1.0));
+    let mut p = membership();
+    p.observe(&catalog("redis:1,2,3,4"), at(0.0));
+    p.observe(&catalog("redis:1,2,3"), at(1.0));
     assert_eq!(shows(&mut p, 1.0), "redis:1,2,3");
-    p.observe(&table("redis:1"), at(2.0));
+    p.observe(&catalog("redis:1"), at(2.0));
     assert_eq!(shows(&mut p, 2.0), "redis:1,2,3,4");
-    assert_eq!(p.take_notes(), [Note::Held("redis".to_owned(), 3)]);
+    assert_eq!(
+        p.take_events(),
+        [MembershipEvent::Held("redis".to_owned(), 3)]
+    );
     assert_eq!(p.next_change(), Some(at(32.0)));
     assert_eq!(shows(&mut p, 31.9), "redis:1,2,3,4");
     assert_eq!(shows(&mut p, 32.0), "redis:1");
-    assert_eq!(p.take_notes(), [Note::LetGo("redis".to_owned(), 3)]);
+    assert_eq!(
+        p.take_events(),
+        [MembershipEvent::HoldEnded("redis".to_owned(), 3)]
+    );
 }
 
 #[test]
 fn over_half_but_slowly_is_believed() {
-    let mut p = presence();
-    p.observe(&table("redis:1,2,3,4"), at(0.0));
-    for (left, when) in [("redis:1,2,3", 0.0), ("redis:1,2", 2.1), ("redis:1", 4.2)] {
-        p.observe(&table(left), at(when));
-        assert_eq!(shows(&mut p, when), left);
+    let mut p = membership();
+    p.observe(&catalog("redis:1,2,3,4"), at(0.0));
+    for (departed, when) in [("redis:1,2,3", 0.0), ("redis:1,2", 2.1), ("redis:1", 4.2)] {
+        p.observe(&catalog(departed), at(when));
+        assert_eq!(shows(&mut p, when), departed);
     }
 }
 
 /// "3 instances left at a blow", and there had never been more than two.
 #[test]
 fn short_lived_keys_in_turn_beside_a_steady_one_are_no_crowd() {
-    let mut p = presence();
-    p.observe(&table("redis:9"), at(0.0));
+    let mut p = membership();
+    p.observe(&catalog("redis:9"), at(0.0));
     for n in 0..9 {
         let when = f64::from(n) / 5.0;
-        p.observe(&table(&format!("redis:{},9", n % 4)), at(when));
-        p.observe(&table("redis:9"), at(when + 0.1));
+        p.observe(&catalog(&format!("redis:{},9", n % 4)), at(when));
+        p.observe(&catalog("redis:9"), at(when + 0.1));
         assert_eq!(shows(&mut p, when + 0.1), "redis:9");
     }
     // Each replaced by the next is no crowd either.
     for n in 0..6 {
         p.observe(
-            &table(&format!("redis:{n},9")),
+            &catalog(&format!("redis:{n},9")),
             at(10.0 + f64::from(n) / 5.0),
         );
     }
     // Nor are services of which each had gone before the next came.
     for n in 0..4 {
         p.observe(
-            &table(&format!("redis:5,9 s{n}:1")),
+            &catalog(&format!("redis:5,9 s{n}:1")),
             at(20.0 + f64::from(n) / 5.0),
         );
-        p.observe(&table("redis:5,9"), at(20.1 + f64::from(n) / 5.0));
+        p.observe(&catalog("redis:5,9"), at(20.1 + f64::from(n) / 5.0));
     }
-    assert_eq!((p.held(), p.take_notes()), (0, vec![]));
+    assert_eq!((p.held(), p.take_events()), (0, vec![]));
     // Those that were there at once are, though some came only now.
-    p.observe(&table("redis:5,6,7,8,9"), at(30.0));
-    p.observe(&table("redis:9"), at(30.5));
+    p.observe(&catalog("redis:5,6,7,8,9"), at(30.0));
+    p.observe(&catalog("redis:9"), at(30.5));
     assert_eq!(
         shows(&mut p, 30.5).split(' ').next(),
         Some("redis:5,6,7,8,9")
@@ -141,92 +147,95 @@ fn short_lived_keys_in_turn_beside_a_steady_one_are_no_crowd() {
 /// Half of a's clients reached b, and still did after 21 s.
 #[test]
 fn who_is_held_goes_as_soon_as_a_live_key_announces_its_address() {
-    let mut p = presence();
-    p.observe(&table("a:1 b:2 c:3"), at(0.0));
-    p.observe(&table(""), at(1.0));
+    let mut p = membership();
+    p.observe(&catalog("a:1 b:2 c:3"), at(0.0));
+    p.observe(&catalog(""), at(1.0));
     assert_eq!(shows(&mut p, 1.0), "a:1 b:2 c:3");
-    p.observe(&table("a:2"), at(1.2));
+    p.observe(&catalog("a:2"), at(1.2));
     assert_eq!(shows(&mut p, 1.2), "a:1,2 b: c:3");
-    p.observe(&table("a:2 b:1"), at(1.3));
+    p.observe(&catalog("a:2 b:1"), at(1.3));
     assert_eq!(shows(&mut p, 1.3), "a:2 b:1 c:3");
-    let displaced = |service: &str| Note::Displaced(service.to_owned(), 1);
-    assert_eq!(p.take_notes()[3..], [displaced("b"), displaced("a")]);
+    let displaced = |service: &str| MembershipEvent::Displaced(service.to_owned(), 1);
+    assert_eq!(p.take_events()[3..], [displaced("b"), displaced("a")]);
     // The other way round: it came before the crowd was seen to be one.
-    let mut p = presence();
-    p.observe(&table("a:1 b:2"), at(0.0));
-    p.observe(&table("b:2"), at(1.0));
-    p.observe(&table("b:2 c:1"), at(1.1));
-    p.observe(&table("c:1"), at(1.2));
+    let mut p = membership();
+    p.observe(&catalog("a:1 b:2"), at(0.0));
+    p.observe(&catalog("b:2"), at(1.0));
+    p.observe(&catalog("b:2 c:1"), at(1.1));
+    p.observe(&catalog("c:1"), at(1.2));
     assert_eq!(shows(&mut p, 1.2), "a: b: c:1");
     // Two that are one instance by two names are none of each other's business.
-    let mut p = presence();
-    p.observe(&table("a:1 b:1 c:1"), at(0.0));
-    p.observe(&table("c:1"), at(1.0));
+    let mut p = membership();
+    p.observe(&catalog("a:1 b:1 c:1"), at(0.0));
+    p.observe(&catalog("c:1"), at(1.0));
     assert_eq!(shows(&mut p, 1.0), "a:1 b:1 c:1");
 }
 
 #[test]
 fn who_was_draining_is_never_held() {
-    let mut p = presence();
-    p.observe(&table("redis:1d,2d,3d,4 web:1d"), at(0.0));
-    p.observe(&table("redis:4"), at(1.0));
+    let mut p = membership();
+    p.observe(&catalog("redis:1d,2d,3d,4 web:1d"), at(0.0));
+    p.observe(&catalog("redis:4"), at(1.0));
     assert_eq!(shows(&mut p, 1.0), "redis:4 web:");
 }
 
 #[test]
 fn two_services_wiped_are_held_one_is_believed() {
-    let mut p = presence();
-    p.observe(&table("a:1 b:1 c:1"), at(0.0));
-    p.observe(&table("b:1 c:1"), at(1.0));
+    let mut p = membership();
+    p.observe(&catalog("a:1 b:1 c:1"), at(0.0));
+    p.observe(&catalog("b:1 c:1"), at(1.0));
     assert_eq!(shows(&mut p, 1.0), "a: b:1 c:1");
-    p.observe(&table("c:1"), at(2.0));
+    p.observe(&catalog("c:1"), at(2.0));
     assert_eq!(shows(&mut p, 2.0), "a:1 b:1 c:1");
-    p.observe(&table(""), at(3.5));
+    p.observe(&catalog(""), at(3.5));
     assert_eq!(shows(&mut p, 3.5), "a:1 b:1 c:1");
     // They come back one by one: no longer held, and no longer counted.
-    p.observe(&table("a:1"), at(5.0));
+    p.observe(&catalog("a:1"), at(5.0));
     assert_eq!(p.held(), 2);
     assert_eq!(shows(&mut p, 34.0), "a:1 b: c:");
 }
 
 #[test]
 fn zero_turns_it_off() {
-    let mut p = presence();
-    p.settings.hold = Duration::ZERO;
-    p.observe(&table("a:1,2,3,4 b:1"), at(0.0));
-    p.observe(&table(""), at(1.0));
+    let mut p = membership();
+    p.retention.hold = Duration::ZERO;
+    p.observe(&catalog("a:1,2,3,4 b:1"), at(0.0));
+    p.observe(&catalog(""), at(1.0));
     assert_eq!(shows(&mut p, 1.0), "a: b:");
 }
 
 #[test]
 fn what_was_served_last_is_part_of_the_crowd() {
-    let mut before = presence();
-    before.observe(&table("a:1 b:1"), at(0.0));
+    let mut before = membership();
+    before.observe(&catalog("a:1 b:1"), at(0.0));
     let last = before
-        .wanted(at(0.0))
-        .map(|(name, wanted)| (name.clone(), wanted));
+        .desired(at(0.0))
+        .map(|(name, desired)| (name.clone(), desired));
     let last = last.collect();
-    let mut p = Presence::new(KEEPING, last, at(10.0));
-    p.observe(&table(""), at(11.0));
+    let mut p = Membership::new(RETENTION, last, at(10.0));
+    p.observe(&catalog(""), at(11.0));
     assert_eq!(shows(&mut p, 11.0), "a:1 b:1");
 }
 
 #[test]
 fn an_empty_service_keeps_its_front_and_its_port_until_forgotten() {
-    let mut p = presence();
-    p.observe(&table("a:2,3"), at(0.0));
-    p.observe(&table(""), at(10.0));
+    let mut p = membership();
+    p.observe(&catalog("a:2,3"), at(0.0));
+    p.observe(&catalog(""), at(10.0));
     assert_eq!(shows(&mut p, 10.0), "a:");
     assert_eq!(p.next_change(), Some(at(3610.0)));
     assert_eq!(shows(&mut p, 3609.0), "a:");
-    p.observe(&table("a:1"), at(3609.5));
-    assert_eq!(p.wanted(at(3609.5)).next().unwrap().1.port, 6002);
-    p.observe(&table(""), at(4000.0));
+    p.observe(&catalog("a:1"), at(3609.5));
+    assert_eq!(p.desired(at(3609.5)).next().unwrap().1.port, 6002);
+    p.observe(&catalog(""), at(4000.0));
     assert_eq!(shows(&mut p, 4000.0), "a:");
     assert_eq!(shows(&mut p, 7600.0), "");
-    assert_eq!(p.take_notes(), [Note::Forgotten("a".to_owned())]);
-    p.observe(&table("a:1"), at(8000.0));
-    assert_eq!(p.wanted(at(8000.0)).next().unwrap().1.port, 6001);
+    assert_eq!(
+        p.take_events(),
+        [MembershipEvent::Forgotten("a".to_owned())]
+    );
+    p.observe(&catalog("a:1"), at(8000.0));
+    assert_eq!(p.desired(at(8000.0)).next().unwrap().1.port, 6001);
 }
 /// The time to be forgotten was over, those who had just left spoke against it, and until they
 /// were forgotten too there was a pass each millisecond (seed 2242 of the storm).
@@ -234,22 +243,22 @@ fn an_empty_service_keeps_its_front_and_its_port_until_forgotten() {
 fn one_that_comes_and_goes_between_two_looks_is_empty_from_then_on() {
     for forget in [FORGET, Duration::ZERO] {
         let hold = Duration::ZERO;
-        let mut p = Presence::new(
-            Settings {
+        let mut p = Membership::new(
+            Retention {
                 hold,
                 forget,
-                ..KEEPING
+                ..RETENTION
             },
             BTreeMap::new(),
             at(0.0),
         );
-        p.observe(&table("redis:1,2"), at(0.0));
-        p.observe(&table(""), at(1.0));
+        p.observe(&catalog("redis:1,2"), at(0.0));
+        p.observe(&catalog(""), at(1.0));
         assert_eq!(shows(&mut p, 1.0), "redis:");
-        p.observe(&table("redis:1,2"), at(3602.0));
-        p.observe(&table(""), at(3602.5));
+        p.observe(&catalog("redis:1,2"), at(3602.0));
+        p.observe(&catalog(""), at(3602.5));
         assert_eq!(shows(&mut p, 3602.5), "redis:");
-        let next = at(3602.5) + forget.max(CROWD);
+        let next = at(3602.5) + forget.max(MASS_DEPARTURE_WINDOW);
         assert_eq!(p.next_change(), Some(next));
     }
 }
@@ -257,44 +266,44 @@ fn one_that_comes_and_goes_between_two_looks_is_empty_from_then_on() {
 /// A service that came and went stayed for `--forget`, and as many of them as there were names.
 #[test]
 fn services_that_come_and_go_do_not_pile_up() {
-    let mut p = presence();
+    let mut p = membership();
     for n in 0..2 * MAX_SERVICES {
         let when = n as f64 / 10.0;
-        p.observe(&table(&format!("steady:1 s{n}:1")), at(when));
-        p.observe(&table("steady:1"), at(when));
-        assert!(p.wanted(at(when)).count() <= MAX_SERVICES);
+        p.observe(&catalog(&format!("steady:1 s{n}:1")), at(when));
+        p.observe(&catalog("steady:1"), at(when));
+        assert!(p.desired(at(when)).count() <= MAX_SERVICES);
     }
     let last = format!("s{}", 2 * MAX_SERVICES - 1);
-    let wanted: BTreeMap<_, _> = p.wanted(at(820.0)).collect();
-    assert_eq!(wanted.len(), MAX_SERVICES);
-    assert!(wanted.contains_key(&"steady".to_owned()) && wanted.contains_key(&last));
+    let desired: BTreeMap<_, _> = p.desired(at(820.0)).collect();
+    assert_eq!(desired.len(), MAX_SERVICES);
+    assert!(desired.contains_key(&"steady".to_owned()) && desired.contains_key(&last));
 }
 
 /// A key that was gone for 0.2 s cut all connections of a healthy instance.
 #[test]
 fn a_key_that_blinks_ends_nothing() {
     let mut p = draining_for(30.0);
-    p.observe(&table("redis:1,2"), at(0.0));
-    p.observe(&table("redis:2"), at(1.0));
+    p.observe(&catalog("redis:1,2"), at(0.0));
+    p.observe(&catalog("redis:2"), at(1.0));
     assert_eq!(shows(&mut p, 1.0), "redis:1-,2");
     assert_eq!(p.next_change(), Some(at(31.0)));
-    p.observe(&table("redis:1,2"), at(1.2));
+    p.observe(&catalog("redis:1,2"), at(1.2));
     assert_eq!(shows(&mut p, 1.2), "redis:1,2");
     assert_eq!((p.leaving().count(), p.next_change()), (0, None));
     // One that drained, too; and it drains for its time, not for ever.
-    p.observe(&table("redis:1d,2"), at(2.0));
-    p.observe(&table("redis:2"), at(3.0));
+    p.observe(&catalog("redis:1d,2"), at(2.0));
+    p.observe(&catalog("redis:2"), at(3.0));
     assert_eq!(shows(&mut p, 32.9), "redis:1-,2");
     assert_eq!(shows(&mut p, 33.0), "redis:2");
-    assert_eq!(p.take_notes(), []);
+    assert_eq!(p.take_events(), []);
 }
 
 #[test]
 fn one_that_is_leaving_is_gone_when_its_check_says_that_it_is_down() {
     let mut p = draining_for(30.0);
-    p.observe(&table("redis:1,2"), at(0.0));
+    p.observe(&catalog("redis:1,2"), at(0.0));
     assert!(!p.is_down("redis", "1"), "it isn't leaving");
-    p.observe(&table(""), at(1.0));
+    p.observe(&catalog(""), at(1.0));
     assert_eq!(shows(&mut p, 1.0), "redis:1-,2-");
     assert!(p.is_down("redis", "1") && !p.is_down("redis", "1"));
     assert_eq!(shows(&mut p, 2.0), "redis:2-");
@@ -304,10 +313,10 @@ fn one_that_is_leaving_is_gone_when_its_check_says_that_it_is_down() {
 #[test]
 fn a_crowd_that_is_held_serves_and_what_is_left_of_its_time_it_drains() {
     let mut p = draining_for(40.0);
-    p.observe(&table("redis:1,2,3,4"), at(0.0));
-    p.observe(&table("redis:2,3,4"), at(1.0));
+    p.observe(&catalog("redis:1,2,3,4"), at(0.0));
+    p.observe(&catalog("redis:2,3,4"), at(1.0));
     assert_eq!(shows(&mut p, 1.0), "redis:1-,2,3,4");
-    p.observe(&table("redis:4"), at(2.0));
+    p.observe(&catalog("redis:4"), at(2.0));
     assert_eq!(shows(&mut p, 2.0), "redis:1,2,3,4");
     assert_eq!(shows(&mut p, 32.0), "redis:1-,2-,3-,4");
     assert_eq!(shows(&mut p, 41.0), "redis:2-,3-,4");
@@ -319,10 +328,10 @@ fn a_crowd_that_is_held_serves_and_what_is_left_of_its_time_it_drains() {
 #[test]
 fn one_that_was_held_and_whose_address_another_key_announces_drains() {
     let mut p = draining_for(10.0);
-    p.observe(&table("a:1 b:2"), at(0.0));
-    p.observe(&table(""), at(1.0));
+    p.observe(&catalog("a:1 b:2"), at(0.0));
+    p.observe(&catalog(""), at(1.0));
     assert_eq!(shows(&mut p, 1.0), "a:1 b:2");
-    p.observe(&table("b:1"), at(2.0));
+    p.observe(&catalog("b:1"), at(2.0));
     assert_eq!(shows(&mut p, 2.0), "a:1- b:1,2");
     assert_eq!(shows(&mut p, 11.0), "a: b:1,2");
 }
@@ -331,9 +340,9 @@ fn one_that_was_held_and_whose_address_another_key_announces_drains() {
 #[test]
 fn those_that_are_leaving_are_not_forgotten_with_their_service() {
     let mut p = draining_for(30.0);
-    p.settings.forget = Duration::ZERO;
-    p.observe(&table("redis:1"), at(0.0));
-    p.observe(&table(""), at(1.0));
+    p.retention.forget = Duration::ZERO;
+    p.observe(&catalog("redis:1"), at(0.0));
+    p.observe(&catalog(""), at(1.0));
     assert_eq!(shows(&mut p, 1.0), "redis:1-");
     assert_eq!(p.next_change(), Some(at(31.0)));
     assert_eq!(shows(&mut p, 31.0), "");
@@ -343,11 +352,11 @@ fn those_that_are_leaving_are_not_forgotten_with_their_service() {
 #[test]
 fn those_that_are_leaving_do_not_pile_up() {
     let mut p = draining_for(1e6);
-    p.settings.hold = Duration::ZERO;
+    p.retention.hold = Duration::ZERO;
     for n in 0..MAX_LEAVING + 10 {
         let when = n as f64 / 100.0;
-        p.observe(&table(&format!("redis:9 s{}:{n}", n % 7)), at(when));
-        p.observe(&table("redis:9"), at(when));
+        p.observe(&catalog(&format!("redis:9 s{}:{n}", n % 7)), at(when));
+        p.observe(&catalog("redis:9"), at(when));
     }
     let first = p.leaving().map(|(_, name)| name.parse::<usize>().unwrap());
     assert_eq!((first.min(), p.leaving().count()), (Some(10), MAX_LEAVING));
