@@ -1,7 +1,7 @@
-//! What stands below the prefix in etcd, sorted into services and instances. Pure.
+//! The services and instances below the prefix in etcd. Pure.
 //!
-//! Everything in here is untrusted input. What is no endpoint is quarantined: counted, told once,
-//! and never seen again by any other room.
+//! Keys and values are untrusted input. What is no valid endpoint is quarantined: counted, logged once, and
+//! seen by no other module.
 
 mod instance;
 pub mod limits;
@@ -16,35 +16,35 @@ use quarantine::printable;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A key and its value as they came out of etcd.
+/// A key and its value as they came from etcd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawKeyValue<'a> {
     /// Any bytes.
     pub key: &'a [u8],
     /// Any bytes.
     pub value: &'a [u8],
-    /// When the key came to be.
+    /// The key's `create_revision`.
     pub create_revision: i64,
 }
 
-/// The table.
+/// The valid instances, and the quarantine.
 #[derive(Debug)]
 pub struct Catalog {
     prefix: String,
-    /// Whatever an instance speaks is good.
+    /// Whether instances over UDP and SCTP are valid.
     any_protocol: bool,
-    /// Everything that is good, whether there is room for it or not.
+    /// All valid instances, within the limits or not.
     valid: Services,
-    /// What there is room for, if not for everything.
+    /// The instances within the limits, if some are not.
     within_limits: Services,
     quarantine: BTreeMap<Vec<u8>, QuarantineReason>,
-    /// Those that there was no room for when last looked.
+    /// Instances over the limits at the last call of `services`.
     over_limits: BTreeMap<(String, String), &'static str>,
     unreported: Vec<QuarantinedKey>,
 }
 
 impl Catalog {
-    /// Nothing known below `prefix` (no slash at its end).
+    /// Empty; `prefix` has no slash at its end.
     #[must_use]
     pub const fn new(prefix: String) -> Self {
         Self {
@@ -58,7 +58,7 @@ impl Catalog {
         }
     }
 
-    /// The same for a reader that only shows what is registered: instances over UDP and SCTP are good too.
+    /// The same for a reader that only shows what is registered: instances over UDP and SCTP are valid too.
     #[must_use]
     pub const fn for_any_protocol(prefix: String) -> Self {
         let mut catalog = Self::new(prefix);
@@ -66,7 +66,7 @@ impl Catalog {
         catalog
     }
 
-    /// Everything that stands there now. What isn't among `items` is gone.
+    /// Replaces everything: a key that is not among `items` is gone.
     pub fn replace<'a>(&mut self, items: impl Iterator<Item = RawKeyValue<'a>>) {
         let before = std::mem::take(&mut self.valid);
         let known = std::mem::take(&mut self.quarantine);
@@ -96,13 +96,13 @@ impl Catalog {
         self.quarantine.len() + self.over_limits.len()
     }
 
-    /// What went into quarantine since this was last asked. A key is told again only when what is
-    /// wrong with it has changed, or when it was well in between.
+    /// The keys quarantined since the last call. A key is reported again only when its reason changes, or
+    /// after it was valid in between.
     pub fn take_quarantined(&mut self) -> Vec<QuarantinedKey> {
         std::mem::take(&mut self.unreported)
     }
 
-    /// Instances that were refused for their address, by their keys.
+    /// The keys of instances that were refused for their address.
     #[must_use]
     pub fn refused(&self, refused: Vec<RefusedInstance>) -> Vec<QuarantinedKey> {
         let junk = refused.into_iter().map(|it| QuarantinedKey {
@@ -112,7 +112,7 @@ impl Catalog {
         junk.collect()
     }
 
-    /// Everything that is good, within the limits.
+    /// All valid instances within the limits.
     pub fn services(&mut self) -> &Services {
         let over_limits = over_limits(&self.valid);
         let reported = std::mem::replace(&mut self.over_limits, over_limits);
@@ -199,7 +199,7 @@ impl Catalog {
     }
 }
 
-/// A service without any instance is none.
+/// Removes an instance, and a service with its last one.
 fn remove(services: &mut Services, service: &str, instance: &str) {
     if let Some(instances) = services.get_mut(service)
         && instances.contains_key(instance)
@@ -212,7 +212,7 @@ fn remove(services: &mut Services, service: &str, instance: &str) {
     }
 }
 
-/// What is as it was is the same.
+/// Keeps the old pointer of a service that did not change.
 fn keep_pointers(now: &mut Services, before: &Services) {
     for (service, instances) in now {
         if let Some(before) = before.get(service)

@@ -53,7 +53,7 @@ pub(crate) struct ControlLoop<P> {
     pub(crate) inputs: Inputs,
     pub(crate) desired: DesiredState,
     pub(crate) reconciler: Reconciler<P>,
-    /// Of the last pass that succeeded.
+    /// What the last successful pass did.
     pub(crate) report: PassReport,
     pub(crate) health: HealthMonitor,
     pub(crate) event_log: EventLog,
@@ -77,7 +77,8 @@ impl<P: HaproxyApi> ControlLoop<P> {
             {
                 self.passed(result, now());
             }
-            // After the pass: that an instance takes no new connections waits for no answer.
+            // After the pass: an instance that left gets no new connections at once, whatever HAProxy has to
+            // answer here.
             if self.poll_servers(time).await {
                 self.health.polled(time, now());
             }
@@ -91,8 +92,8 @@ impl<P: HaproxyApi> ControlLoop<P> {
                 .min();
             let pause = next.map_or(POLL_INTERVAL, |next| next.saturating_sub(time));
             let pause = pause.clamp(MIN_PAUSE, POLL_INTERVAL.min(turn).max(MIN_PAUSE));
-            // Cancel-safe, all: channels keep what isn't received, a sleep has no effect, and what
-            // happens to HAProxy says so itself.
+            // Cancel-safe, all: channels keep what is not received, a sleep has no effect, and `next_event`
+            // is cancel-safe.
             tokio::select! {
                 Some(update) = self.inputs.updates.recv() => self.hear(update),
                 Ok(()) = self.inputs.addresses.changed() => self.schedule.dirty = true,
@@ -147,7 +148,7 @@ impl<P: HaproxyApi> ControlLoop<P> {
         self.observe(now());
     }
 
-    /// The table may be different now. A key that is put again as it was is nothing new.
+    /// Compares the catalog with what was last seen. A key that is put again unchanged is no change.
     pub(crate) fn observe(&mut self, time: Moment) {
         self.schedule.dirty |= self
             .desired
@@ -162,7 +163,7 @@ impl<P: HaproxyApi> ControlLoop<P> {
         self.report.again = self.report.again.into_iter().chain(again).min();
     }
 
-    /// `None`: it is too early for one.
+    /// Runs one pass; `None` while it waits for host names to resolve.
     pub(crate) async fn pass(&mut self, time: Moment) -> Option<Result<PassReport, ProxyError>> {
         self.schedule.dirty = false;
         self.report.again = None;
@@ -187,7 +188,7 @@ impl<P: HaproxyApi> ControlLoop<P> {
             self.desired.membership.hold_time(),
             time,
         );
-        // Each name that is found makes for another pass, and so does the end of the wait.
+        // Each name that resolves causes another pass, and so does the end of the wait.
         let until = self.schedule.etcd_heard.map(|heard| heard + RESOLVE_WAIT);
         if until.is_some_and(|until| until > time) && self.waits_for_names() {
             self.report.again = until;
@@ -195,7 +196,7 @@ impl<P: HaproxyApi> ControlLoop<P> {
             return None;
         }
         let result = self.reconciler.pass(&self.desired.backends, time).await;
-        // An instance may be a listener by now, or no longer.
+        // An instance's address may be one of HAProxy's listeners now, or no longer.
         self.schedule.dirty |= self
             .desired
             .backends
@@ -220,7 +221,7 @@ impl<P: HaproxyApi> ControlLoop<P> {
             && tries > EXPECTED_RETRIES
         {
             info!(
-                "HAProxy is as it should be again, after {} s",
+                "HAProxy is in sync again after {} s",
                 notice.lasted.as_secs()
             );
         }
@@ -237,13 +238,13 @@ impl<P: HaproxyApi> ControlLoop<P> {
         }
     }
 
-    /// Whether HAProxy is still the one that is known.
+    /// Checks that HAProxy's worker and file are still the ones that are known.
     pub(crate) async fn poll_worker(&mut self, time: Moment) {
         self.schedule.dirty |= self.schedule.has_begun(time) && self.reconciler.has_changed().await;
     }
 
-    /// Which servers HAProxy's checks have down: the log tells of them, and one that has left etcd is gone with
-    /// its connections. `false`: it isn't time for that yet.
+    /// Reads which servers HAProxy's health checks have down, for the log; an instance that is leaving and
+    /// down is removed. Returns `false` if it is too early for the next poll.
     pub(crate) async fn poll_servers(&mut self, time: Moment) -> bool {
         if time < self.health.next() {
             return false;
@@ -266,7 +267,7 @@ impl<P: HaproxyApi> ControlLoop<P> {
         true
     }
 
-    /// How it all stands, for systemd.
+    /// Writes systemd's status line.
     pub(crate) fn report_status(&mut self) {
         let counts = status::StatusCounts {
             listeners: self.report.listeners,

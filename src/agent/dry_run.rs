@@ -1,4 +1,4 @@
-//! `sidekick agent --dry-run`: what would be written now.
+//! `sidekick agent --dry-run`: the configuration file that the agent would write now.
 
 use super::control_loop::item;
 use super::resolver;
@@ -15,10 +15,11 @@ use crate::etcd::members::Members;
 use crate::etcd::reader;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What `sidekick agent` would write now, and what it would leave out.
+/// The file that `sidekick agent` would write now, and a line for each key, listener and host name that it
+/// would leave out.
 ///
 /// # Errors
-/// etcd can't be asked.
+/// No etcd member answers.
 pub async fn dry_run(config: &AgentConfig) -> anyhow::Result<(String, Vec<String>)> {
     let members = Members::new(&config.etcd)?;
     let kvs = reader::once(&members, &config.prefix).await?;
@@ -50,7 +51,7 @@ pub async fn dry_run(config: &AgentConfig) -> anyhow::Result<(String, Vec<String
     let unknown = hosts
         .into_iter()
         .filter(|host| addresses.get(host).is_none());
-    let unknown = unknown.map(|host| format!("left out: {host} doesn't resolve"));
+    let unknown = unknown.map(|host| format!("left out: cannot resolve {host}"));
     Ok((
         render(&frame(config), &model),
         quarantined.chain(refused).chain(unknown).collect(),

@@ -1,4 +1,4 @@
-//! What the log says of the agent's doings: each thing once, and of a flood no more than its size.
+//! The agent's log lines: each event once, and a flood of them as one line with a count.
 
 use crate::agent::haproxy::health::HealthChanges;
 use crate::agent::haproxy::parse::original_name;
@@ -12,34 +12,34 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tracing::{error, info, warn};
 
-/// What was told already.
+/// What was logged already, so that it is not repeated.
 #[derive(Debug, Default)]
 pub(crate) struct EventLog {
-    /// Fronts that can't be, as of the last pass.
+    /// Listeners that were refused in the last pass.
     refused: BTreeSet<RefusedListener>,
-    /// Keys that were bad, by what was printed of them.
+    /// Quarantined keys, as they were printed.
     quarantined: Repeats,
-    /// Services, by name and by what became of them.
+    /// Changes of a service's instances, by service and kind of change.
     membership_events: Repeats,
-    /// Lines about passes.
+    /// How many lines about passes may be written now.
     lines: Allowance,
     unlogged: UnloggedPasses,
 }
 
-/// Passes that the log said nothing of.
+/// Passes that are not logged yet.
 #[derive(Debug, Default)]
 struct UnloggedPasses {
     passes: u64,
     changes: usize,
-    /// How often each key was put or deleted since the last line, of so many keys.
+    /// How often each key was put or deleted since the last line; at most [`KEYS`] keys.
     keys: BTreeMap<Vec<u8>, u64>,
 }
 
-/// Of more keys than these it isn't said which changed most.
+/// How many keys are counted.
 const KEYS: usize = 500;
 
 impl EventLog {
-    /// Keys that went into quarantine.
+    /// Logs keys that were quarantined.
     pub(crate) fn quarantined(&mut self, quarantined: &[QuarantinedKey], now: Moment) {
         for quarantined in quarantined {
             match self.quarantined.happened(&quarantined.key, now) {
@@ -53,20 +53,20 @@ impl EventLog {
         }
     }
 
-    /// To be called now and then.
+    /// Logs what was held back, once enough time has passed; to be called in every round.
     pub(crate) fn floods(&mut self, now: Moment) {
         if let Some(more) = self.quarantined.flood(now) {
-            warn!("quarantined: {more} keys more");
+            warn!("quarantined: {more} more keys");
         }
         if let Some(more) = self.membership_events.flood(now) {
-            warn!("{more} times more a service lost instances, or was forgotten");
+            warn!("{more} more changes of services are not logged one by one");
         }
         if self.unlogged.passes > 0 && self.lines.take(now) {
             self.log_unlogged();
         }
     }
 
-    /// A key was put or deleted.
+    /// Counts a key that was put or deleted.
     pub(crate) fn heard(&mut self, key: &[u8]) {
         let keys = &mut self.unlogged.keys;
         if let Some(times) = keys.get_mut(key) {
@@ -76,7 +76,7 @@ impl EventLog {
         }
     }
 
-    /// Servers that HAProxy's checks took out or brought back.
+    /// Logs servers whose health check changed.
     pub(crate) fn changes(&self, changes: HealthChanges) {
         for change in changes.told {
             let (backend, server) = &change.server;
@@ -90,7 +90,7 @@ impl EventLog {
                     instance,
                     address,
                     times,
-                    "HAProxy's checks have taken this instance out, {seconds} s ago; no client is sent there until it accepts connections from this machine again"
+                    "HAProxy's health check marked this instance down {seconds} s ago; it gets no connections until it accepts connections from this machine again"
                 );
             } else {
                 info!(
@@ -98,19 +98,19 @@ impl EventLog {
                     instance,
                     address,
                     times,
-                    "HAProxy's checks have brought this instance back after {seconds} s"
+                    "HAProxy's health check marked this instance up after {seconds} s"
                 );
             }
         }
         if changes.more > 0 {
             warn!(
-                "HAProxy's checks have taken out or brought back {} instances more; `sidekick list` shows which are down",
+                "HAProxy's health checks marked {} more instances down or up; `sidekick list` shows which are down",
                 changes.more
             );
         }
     }
 
-    /// What became of services whose instances left.
+    /// Logs services whose instances disappeared, were removed, or came back elsewhere.
     pub(crate) fn membership_events(
         &mut self,
         membership_events: Vec<MembershipEvent>,
@@ -132,28 +132,29 @@ impl EventLog {
                 MembershipEvent::Held(service, count) => error!(
                     service,
                     times,
-                    "{count} instances left etcd at a blow: keeping them for {hold} s, HAProxy's checks decide meanwhile"
+                    "{count} instances disappeared from etcd at once; holding them for {hold} s, HAProxy's health checks decide meanwhile"
                 ),
                 MembershipEvent::HoldEnded(service, count) => warn!(
                     service,
-                    times, "{count} instances didn't come back: letting them go"
+                    times, "{count} held instances did not come back to etcd; removing them"
                 ),
                 MembershipEvent::Displaced(service, count) => warn!(
                     service,
                     times,
-                    "{count} instances that were kept go: other keys announce their addresses now"
+                    "{count} held instances are released; other keys announce their addresses now"
                 ),
                 MembershipEvent::Forgotten(service) => {
                     info!(
                         service,
-                        times, "had no instance for long enough: its front goes"
+                        times,
+                        "the service had no instance for long enough (--forget); removing its listener"
                     )
                 }
             }
         }
     }
 
-    /// A pass that got through.
+    /// Logs a pass that succeeded.
     pub(crate) fn passed(&mut self, report: &PassReport, now: Moment) {
         if report.reloaded {
             self.log_pass(report, "reloaded");

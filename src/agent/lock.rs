@@ -1,4 +1,5 @@
-//! One agent per configuration file and per HAProxy: flock(2) on a file beside each of the two.
+//! One agent per configuration file and per HAProxy: flock(2) on a lock file beside the configuration file
+//! and beside the master socket.
 
 use crate::config::HaproxyMode;
 use rustix::fs::{FlockOperation, flock};
@@ -22,10 +23,10 @@ pub(crate) struct Locks {
 /// Why an agent can't have a lock.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LockError {
-    /// Another agent has it. The second is that agent's process id, where the lock's file tells.
+    /// Another agent holds it. The second field is that agent's process id, where the lock file has it.
     #[error("another agent{1} uses {0}; stop that agent, or name another {2}")]
     Taken(PathBuf, String, &'static str),
-    /// The lock's file can't be made, opened or locked.
+    /// The lock file can't be created, opened or locked.
     #[error("can't lock {0}: {1}; name another {2}")]
     Unusable(PathBuf, io::Error, &'static str),
 }
@@ -84,7 +85,7 @@ fn lock(path: &Path, what_else: &'static str) -> Result<File, LockError> {
         }
         Err(error) => return Err(unusable(error.into())),
     }
-    // For the person who reads it; on a full disk it stays empty.
+    // For the operator who reads it; on a full disk it stays empty.
     let _ = file
         .set_len(0)
         .and_then(|()| writeln!(file, "{}", std::process::id()));

@@ -1,4 +1,5 @@
-//! The machine that the agent runs on: its addresses, and what of it stands in HAProxy's file.
+//! The machine that the agent runs on: its addresses, and its limits as far as HAProxy's file depends on
+//! them.
 
 use crate::agent::haproxy::base_config::listener_maxconn;
 use crate::agent::haproxy::render::FixedConfig;
@@ -29,8 +30,8 @@ pub(crate) fn addresses() -> io::Result<BTreeSet<IpAddr>> {
     Ok(all.filter(|ip| !ip.is_loopback()).collect())
 }
 
-/// Takes over the addresses that the machine has now; those of before where they can't be read. Tells
-/// whether they are different.
+/// Updates the machine's own addresses; where they can't be read the old ones stay. Returns whether they
+/// changed.
 pub(crate) fn update(addresses: &mut HostAddresses) -> bool {
     match self::addresses() {
         Ok(own) => addresses.set_own(own),
@@ -41,7 +42,7 @@ pub(crate) fn update(addresses: &mut HostAddresses) -> bool {
     }
 }
 
-/// The same at the start, where addresses that can't be read are worth a line.
+/// The same at the start: logs a warning if there are no addresses.
 pub(crate) fn begin(addresses: &mut HostAddresses) {
     update(addresses);
     if addresses.own().is_empty() {
@@ -52,9 +53,8 @@ pub(crate) fn begin(addresses: &mut HostAddresses) {
     }
 }
 
-/// Which of them another machine would most likely be told: the one that the default route goes out
-/// from, else the first IPv4 address. Sends nothing: connect(2) on a datagram socket only looks up the
-/// route.
+/// The address of `own` that other machines most likely use: the source address of the default route, else
+/// the first IPv4 address. Sends nothing: connect(2) on a datagram socket only looks up the route.
 #[must_use]
 pub(crate) fn usual(own: &BTreeSet<IpAddr>) -> Option<IpAddr> {
     let sources = ELSEWHERE.iter().filter_map(|(from, to)| {
@@ -87,7 +87,7 @@ fn local_ipv6(list: &str) -> impl Iterator<Item = Ipv6Addr> {
     })
 }
 
-/// What of this machine stands in HAProxy's file.
+/// The part of HAProxy's file that never changes while the agent runs.
 pub(crate) fn frame(config: &AgentConfig) -> FixedConfig {
     let (HaproxyMode::Supervise(socket) | HaproxyMode::Attach(socket)) = &config.way;
     FixedConfig {
@@ -98,12 +98,12 @@ pub(crate) fn frame(config: &AgentConfig) -> FixedConfig {
     }
 }
 
-/// Whether the machine has IPv6: not with `ipv6.disable=1` on the kernel's command line.
+/// Whether the machine has IPv6: it has none with `ipv6.disable=1` on the kernel's command line.
 fn has_ipv6() -> bool {
     TcpSocket::new_v6().is_ok()
 }
 
-/// How many files HAProxy may have open, as it gets the agent's own limit: setrlimit(2).
+/// How many files HAProxy may have open: it inherits the agent's limit (setrlimit(2)).
 fn most_files() -> u64 {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.maximum.unwrap_or(u64::MAX)

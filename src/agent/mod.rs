@@ -1,8 +1,8 @@
-//! `sidekick agent`: wires the tasks together, and goes through one pass after another.
+//! `sidekick agent`: takes the locks, starts the tasks and runs the control loop until shutdown.
 //!
-//! etcd's reader fills the table; the table, its recent past and the names' addresses say what is
-//! wanted; a pass brings HAProxy and its file there. While a pass runs, whatever else happens piles
-//! up in the channel, and the next pass takes all of it at once.
+//! etcd's reader fills the catalog; membership decides which instances count as present, backends resolves
+//! their addresses, listeners assigns the ports. Each pass of the reconciler brings HAProxy and its
+//! configuration file there.
 
 pub(crate) mod control_loop;
 mod dry_run;
@@ -48,13 +48,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::warn;
 
-/// Updates that wait for a pass to end; more wait in etcd.
+/// How many updates wait for a pass to end; further ones wait in etcd.
 const UPDATES_WAITING: usize = 1024;
 
 /// Keeps HAProxy in step with etcd until `shutdown`.
 ///
 /// # Errors
-/// Another agent has this file or this HAProxy, the base file is refused, or a task ended that never should.
+/// Another agent uses this file or this HAProxy, `haproxy -c` refuses the base file, or a task ended.
 pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut systemd = Systemd::from_environment();
     let frame = frame(&config);
@@ -67,15 +67,13 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
         ..Model::default()
     };
     file.create_directory()?;
-    // Held to the end: until this HAProxy was stopped, no other agent may start one.
+    // Held until this HAProxy has stopped: before that no other agent may start one.
     let _locks = Locks::take(file.path(), &config.way)?;
     let text = file.read();
     match file.try_out(&render(&frame, &empty).into()).await {
-        // HAProxy, or the file that it starts from, is there already.
+        // HAProxy already runs, or can start from the existing file.
         Err(error @ ProxyError::DiskFull(_)) if text.as_deref().and_then(parse).is_some() => {
-            warn!(
-                "{error}; going on from the file that is there, without trying out the base file"
-            );
+            warn!("{error}; continuing with the existing file; the base file is not checked");
         }
         result => result?,
     }
@@ -136,8 +134,8 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
     };
     agent.systemd.ready();
 
-    // Cancel-safe: a JoinSet loses nothing. A pass that is cut short is gone through again by the
-    // next agent: its file is renamed or not, its commands are done or not.
+    // Cancel-safe: a JoinSet loses nothing. The next agent repeats a pass that was cut short: the file is
+    // renamed or not, each command is done or not.
     let mut stop = shutdown;
     tokio::select! {
         () = stop.requested() => {}

@@ -1,60 +1,51 @@
-//! One pass: from what is wanted to a HAProxy that has it and a file that says it. No I/O of its
-//! own: it is handed a [`HaproxyApi`], and the tests hand it one that fails.
+//! One pass: brings HAProxy's servers, listeners and file to the desired state. No I/O of its own: it is
+//! handed a [`HaproxyApi`], and the tests hand it a fake that fails.
 //!
-//! The running worker's servers come first and always (`adjust`): that takes no reload and no file. What
-//! takes a reload, and the file, are apart, each with a backoff of its own: while neither can be had, the
-//! servers are adjusted all the same.
+//! The running worker's servers come first and always (`servers`): that takes no reload and no file. A
+//! reload and the file have a backoff of their own each: while neither succeeds, the servers are updated all
+//! the same.
 
+mod plan;
 mod reload;
+mod report;
 mod servers;
 
-pub(crate) use reload::RELOAD_PAUSE;
 #[cfg(test)]
-pub(crate) use reload::{LONGEST_RELOAD_PAUSE, reload_pause};
+pub(crate) use reload::{LONGEST_RELOAD_PAUSE, RELOAD_PAUSE, reload_pause};
+pub(crate) use report::PassReport;
 
 use crate::agent::haproxy::api::{HaproxyApi, HaproxyEvent, ProxyError, Worker};
 use crate::agent::haproxy::parse::parse;
-use crate::agent::haproxy::render::{FixedConfig, Renderer, fingerprint, proxy_name};
+use crate::agent::haproxy::render::{FixedConfig, Renderer, proxy_name};
 use crate::agent::haproxy::running_config::RunningConfig;
 use crate::agent::haproxy::runtime::RunningServers;
 use crate::agent::haproxy::shared_text::SharedText;
 use crate::agent::model::backends::Backends;
 use crate::agent::model::bind::Bind;
-use crate::agent::model::bind_backoff::{BindBackoff, ServiceBind};
-use crate::agent::model::listeners::{ListenerRules, Model, RefusedListener, assign_listeners};
+use crate::agent::model::bind_backoff::BindBackoff;
+use crate::agent::model::listeners::{ListenerRules, Model};
 use crate::clock::Moment;
-use crate::retry::Retry;
-use crate::retry::{FILE, RELOAD};
+use crate::retry::{FILE, Retry};
+use plan::Plan;
+use reload::Reloads;
 use servers::WorkerState;
 use std::collections::{BTreeMap, BTreeSet};
 use tracing::{info, warn};
 
-/// What a pass did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct PassReport {
-    /// It took a reload.
-    pub(crate) reloaded: bool,
-    /// HAProxy still listens elsewhere than it should: a reload has to wait, or couldn't be had.
-    pub(crate) behind: bool,
-    /// So many servers were added, changed or removed without one.
-    pub(crate) changes: usize,
-    /// Fronts that can't be.
-    pub(crate) refusals: Vec<RefusedListener>,
-    /// There is more to do then, even if nothing changes.
-    pub(crate) again: Option<Moment>,
-    /// What it is now.
-    pub(crate) listeners: usize,
-    /// What it is now, without those that are leaving.
-    pub(crate) servers: usize,
+/// HAProxy's configuration file, as far as the reconciler knows it.
+#[derive(Debug)]
+pub(crate) struct SavedFile {
+    /// What the file holds; `None` if that is unknown.
+    pub(crate) file: Option<SharedText>,
+    /// What is being saved.
+    pub(crate) saving: Option<SharedText>,
+    /// What the file held when HAProxy last loaded it.
+    pub(crate) last_good: Option<SharedText>,
+    /// Failed saves of the running configuration.
+    retry: Retry,
 }
 
-impl PassReport {
-    pub(crate) fn not_after(&mut self, at: Option<Moment>) {
-        self.again = self.again.into_iter().chain(at).min();
-    }
-}
-
-/// Goes through passes, one at a time.
+/// Runs passes, one at a time.
 #[derive(Debug)]
 pub(crate) struct Reconciler<P> {
     pub(crate) proxy: P,
@@ -63,37 +54,17 @@ pub(crate) struct Reconciler<P> {
     renderer: Renderer,
     last_plan: Option<Plan>,
     known: Option<WorkerState>,
-    /// What it listens on; `None` if that can't be told.
+    /// What the running worker was started with; `None` if that is unknown.
     bound: Option<RunningConfig>,
-    /// What it listened on when that could be told last, at first by the file.
+    /// What HAProxy listened on when that was last known, at first from the file.
     pub(crate) listening: BTreeMap<String, Bind>,
-    /// What the file holds.
-    pub(crate) file: Option<SharedText>,
-    /// What it will hold when that is saved.
-    pub(crate) saving: Option<SharedText>,
-    /// What the file held when HAProxy last took it.
-    last_good: Option<SharedText>,
+    pub(crate) saved: SavedFile,
     bind_backoff: BindBackoff,
-    last_reload: Option<Moment>,
-    /// Reloads of a worker that runs.
-    reloads: Retry,
-    /// Saving the file of what runs.
-    saves: Retry,
-}
-
-/// Who listens where, with its mark, and what that followed from.
-#[derive(Debug)]
-struct Plan {
-    model: Model,
-    fingerprint: String,
-    refusals: Vec<RefusedListener>,
-    /// The directory's; `None` if some have to wait.
-    listener_version: Option<u64>,
-    backed_off: BTreeMap<ServiceBind, String>,
+    reloads: Reloads,
 }
 
 impl<P: HaproxyApi> Reconciler<P> {
-    /// `file` is what is on disk, if it is ours.
+    /// `file` is the file on disk, if sidekick wrote it.
     pub(crate) fn new(
         proxy: P,
         frame: FixedConfig,
@@ -114,18 +85,18 @@ impl<P: HaproxyApi> Reconciler<P> {
             known: None,
             bound: None,
             listening: owned(&listeners),
-            file: file.map(SharedText::from),
-            saving: None,
-            last_good: None,
+            saved: SavedFile {
+                file: file.map(SharedText::from),
+                saving: None,
+                last_good: None,
+                retry: Retry::new(FILE),
+            },
             bind_backoff: BindBackoff::default(),
-            last_reload: None,
-            reloads: Retry::new(RELOAD),
-            saves: Retry::new(FILE),
+            reloads: Reloads::default(),
         }
     }
 
-    /// Whether another worker is at work than the one that was last seen, or somebody else was at the
-    /// file.
+    /// Whether another worker runs than the one that was last seen, or another process changed the file.
     pub(crate) async fn has_changed(&mut self) -> bool {
         if self.forget_changed_file() {
             return true;
@@ -138,50 +109,53 @@ impl<P: HaproxyApi> Reconciler<P> {
         }
     }
 
-    /// Whether somebody else was at the file: what it holds isn't known any more.
+    /// Whether another process changed the file: then its content is unknown.
     fn forget_changed_file(&mut self) -> bool {
         let meddled = self.proxy.file_changed_by_others();
-        if meddled && self.file.take().is_some() {
-            warn!("somebody else has changed or removed HAProxy's file; writing it anew");
+        if meddled && self.saved.file.take().is_some() {
+            warn!(
+                "another process changed or removed HAProxy's configuration file; writing it again"
+            );
         }
         meddled
     }
 
-    /// Takes in what happened by itself; tells when that needs another pass.
+    /// Handles an event from outside a pass; returns when another pass is due because of it.
     pub(crate) fn handle_event(&mut self, event: HaproxyEvent, now: Moment) -> Option<Moment> {
         let (text, result) = match event {
             HaproxyEvent::Exited => return Some(now),
             HaproxyEvent::FileSaved(text, result) => (text, result),
         };
-        self.saving.take_if(|saving| *saving == text);
+        self.saved.saving.take_if(|saving| *saving == text);
         if let Err(error) = result {
-            if let Some(notice) = self.saves.failed(now, fastrand::f64()) {
+            if let Some(notice) = self.saved.retry.failed(now, fastrand::f64()) {
                 warn!(
-                    "{error} (try {}); HAProxy itself goes on being told of instances, retrying the file",
+                    "{error} (try {}); the running HAProxy is still updated, retrying the file",
                     notice.failures
                 );
             }
-            return self.saves.next();
+            return self.saved.retry.next();
         }
-        if let Some(notice) = self.saves.succeeded(now) {
+        if let Some(notice) = self.saved.retry.succeeded(now) {
             let seconds = notice.lasted.as_secs();
-            info!("HAProxy's file can be written again, after {seconds} s");
+            info!("HAProxy's configuration file is written again after {seconds} s");
         }
-        self.last_good = Some(text.clone());
-        self.file = Some(text);
+        self.saved.last_good = Some(text.clone());
+        self.saved.file = Some(text);
         None
     }
 
-    /// Since when a reload or the file can't be had.
+    /// Since when reloads or saves have been failing.
     pub(crate) fn behind_since(&self) -> Option<Moment> {
         self.reloads
+            .retry
             .since()
             .into_iter()
-            .chain(self.saves.since())
+            .chain(self.saved.retry.since())
             .min()
     }
 
-    /// Where HAProxy listens, or was told to by the operator.
+    /// Where HAProxy listens, or will by the operator's options.
     pub(crate) fn listeners(&self) -> impl Iterator<Item = Bind> + Clone {
         let rules = &self.rules;
         let asked = rules.binds.values().chain(&rules.stats);
@@ -189,7 +163,7 @@ impl<P: HaproxyApi> Reconciler<P> {
         theirs.chain(self.listening.values()).copied()
     }
 
-    /// The servers of the services that HAProxy listens for, as the worker that was met last has them.
+    /// The servers of the services that the known worker listens for, as it has them.
     pub(crate) async fn servers(&self) -> Option<RunningServers> {
         let worker = &self.known.as_ref()?.worker;
         let mut running = self.proxy.state(worker, None).await.ok()?;
@@ -198,8 +172,8 @@ impl<P: HaproxyApi> Reconciler<P> {
         Some(running)
     }
 
-    /// HAProxy listens for this model from now on. Who is bound decides who stays bound, so a layout that
-    /// followed from another is out of date: HAProxy may have been started from an older file.
+    /// Records what HAProxy listens on now. A service that is bound keeps its port, so a plan that was made
+    /// for other listeners is out of date: HAProxy may have been started from an older file.
     fn set_listeners(&mut self, bound: RunningConfig) {
         let listening = owned(&bound.model);
         if self.listening != listening {
@@ -209,7 +183,7 @@ impl<P: HaproxyApi> Reconciler<P> {
         self.bound = Some(bound);
     }
 
-    /// The next pass asks HAProxy for everything again.
+    /// Makes the next pass read HAProxy's whole state.
     pub(crate) fn forget(&mut self) {
         self.known = None;
     }
@@ -258,7 +232,7 @@ impl<P: HaproxyApi> Reconciler<P> {
         Ok(report)
     }
 
-    /// First the worker that runs, then what takes a reload, then the file.
+    /// First the running worker's servers, then what takes a reload, then the file.
     async fn execute(
         &mut self,
         plan: &Plan,
@@ -282,13 +256,14 @@ impl<P: HaproxyApi> Reconciler<P> {
         told
     }
 
-    /// Asks who is at work, and what it has unless that is known. `None`: nobody.
+    /// Finds the worker that takes new connections, and reads its servers unless they are known. `None`: no
+    /// worker runs.
     async fn find_worker(&mut self) -> Result<Option<Worker>, ProxyError> {
         let worker = match self.proxy.worker().await {
             Ok(worker) => worker,
             Err(ProxyError::Unreachable(_)) => {
                 self.known = None;
-                // What it listened on until now, it will be able to listen on again.
+                // It can listen again on what it listened on until now.
                 self.bound.get_or_insert_default();
                 return Ok(None);
             }
@@ -312,73 +287,18 @@ impl<P: HaproxyApi> Reconciler<P> {
         Ok(Some(worker))
     }
 
-    /// Another has started it: what it listens on shows only if it was from the file that we have.
+    /// Another process started the worker: what it listens on is known only if it was started from the file
+    /// that we have.
     fn bound_by_file(&mut self, worker: &Worker) -> Option<RunningConfig> {
-        let (file, fingerprint) = (self.file.as_ref()?, worker.fingerprint.as_deref()?);
+        let (file, fingerprint) = (self.saved.file.as_ref()?, worker.fingerprint.as_deref()?);
         let bound = RunningConfig::by_file(
             &self.frame,
             fingerprint,
             &file.to_string(),
             self.rules.stats,
         )?;
-        self.last_good = Some(file.clone());
+        self.saved.last_good = Some(file.clone());
         Some(bound)
-    }
-
-    /// What HAProxy is to be after this pass.
-    async fn plan(&mut self, backends: &Backends, now: Moment, report: &mut PassReport) -> Plan {
-        loop {
-            let backed_off = self.bind_backoff.active(now);
-            let mut plan = self.assign_listeners(backends, backed_off);
-            let new = if self.has_bound(&plan.fingerprint) {
-                Vec::new()
-            } else {
-                self.new_listeners(&plan.model)
-            };
-            if self.back_off_ports_in_use(&new, now).await {
-                continue;
-            }
-            for (service, _) in new.iter().skip(self.bind_backoff.max_new_listeners()) {
-                drop(plan.model.listeners.remove(service));
-                plan.listener_version = None;
-            }
-            if plan.listener_version.is_none() {
-                plan.fingerprint = fingerprint(&self.frame, &plan.model);
-                report.again = Some(now + RELOAD_PAUSE);
-            }
-            report.not_after(self.bind_backoff.next_try(now));
-            report.refusals.clone_from(&plan.refusals);
-            return plan;
-        }
-    }
-
-    /// As last time, if nothing has changed but servers.
-    fn assign_listeners(
-        &mut self,
-        backends: &Backends,
-        backed_off: BTreeMap<ServiceBind, String>,
-    ) -> Plan {
-        let listener_version = Some(backends.listener_version());
-        let before = self.last_plan.take();
-        if let Some(mut plan) = before
-            .filter(|it| it.listener_version == listener_version && it.backed_off == backed_off)
-        {
-            plan.model.follow(backends.services());
-            return plan;
-        }
-        let (model, refusals) = assign_listeners(
-            &self.rules,
-            backends.services(),
-            &backed_off,
-            &self.listening,
-        );
-        Plan {
-            fingerprint: fingerprint(&self.frame, &model),
-            model,
-            refusals,
-            listener_version,
-            backed_off,
-        }
     }
 
     fn has_bound(&self, fingerprint: &str) -> bool {
@@ -387,37 +307,7 @@ impl<P: HaproxyApi> Reconciler<P> {
             .is_some_and(|bound| bound.fingerprint == fingerprint)
     }
 
-    /// Fronts that HAProxy hasn't got yet, as far as can be told; those that it had last come first.
-    fn new_listeners(&self, model: &Model) -> Vec<ServiceBind> {
-        let has = |name: &str, bind| self.bound.as_ref().is_some_and(|it| it.has(name, bind));
-        let new = model.binds().filter(|(name, bind)| !has(name, *bind));
-        let new = new.map(|(name, bind)| (name.to_owned(), bind));
-        let (known, unknown): (Vec<_>, Vec<_>) =
-            new.partition(|(name, bind)| self.listening.get(name) == Some(bind));
-        [known, unknown].concat()
-    }
-
-    /// A port that another process has is found out here, and not by a reload that fails.
-    async fn back_off_ports_in_use(&mut self, new: &[ServiceBind], now: Moment) -> bool {
-        let Some(bound) = &self.bound else {
-            return false;
-        };
-        let mut found = false;
-        for (name, bind) in new {
-            // Where HAProxy itself listens, it will go on listening.
-            if bound.overlaps(*bind) {
-                continue;
-            }
-            if let Some(why) = self.proxy.bind_obstacle(*bind).await {
-                self.bind_backoff
-                    .port_in_use((name.clone(), *bind), why, now);
-                found = true;
-            }
-        }
-        found
-    }
-
-    /// The servers that are wanted, in the worker that runs: those of the services that it listens for.
+    /// Updates the servers in the running worker: those of the services that it listens for.
     async fn adjust(&mut self, backends: &Backends) -> Result<usize, ProxyError> {
         match (&mut self.known, &self.bound) {
             (Some(known), Some(bound)) => known.sync(&self.proxy, &bound.model, backends).await,
@@ -425,30 +315,29 @@ impl<P: HaproxyApi> Reconciler<P> {
         }
     }
 
-    /// The file of what runs, beside whatever comes next, for `haproxy -c` takes longer than all
-    /// commands. Whatever became of those: a server's line can't be right at the socket and wrong in the
-    /// file.
+    /// Saves the file of what runs, in the background, for `haproxy -c` takes longer than all commands. It
+    /// is saved even if commands failed: a server must not be right in HAProxy and wrong in the file.
     fn save_file(&mut self, now: Moment, report: &mut PassReport) {
         let bound = self.bound.as_ref().filter(|bound| bound.renders);
         let Some(bound) = bound.filter(|_| self.known.is_some()) else {
             return;
         };
         let text = self.renderer.render(&self.frame, &bound.model);
-        if self.saving.as_ref().or(self.file.as_ref()) == Some(&text) {
-            if self.saving.is_none() {
-                // The same text, but in pieces that are in use anyway.
-                self.file = Some(text);
+        if self.saved.saving.as_ref().or(self.saved.file.as_ref()) == Some(&text) {
+            if self.saved.saving.is_none() {
+                // The same text in pieces that are in use anyway.
+                self.saved.file = Some(text);
             }
-        } else if let Some(next) = self.saves.next().filter(|next| *next > now) {
+        } else if let Some(next) = self.saved.retry.next().filter(|next| *next > now) {
             report.not_after(Some(next));
         } else {
             self.proxy.save(text.clone());
-            self.saving = Some(text);
+            self.saved.saving = Some(text);
         }
     }
 }
 
-/// One that disagrees has said how; of HAProxy after any other trouble nothing is known any more.
+/// Whether HAProxy's state is unknown after that error; after [`ProxyError::OutOfSync`] it is known.
 const fn is_lost(error: &ProxyError) -> bool {
     !matches!(error, ProxyError::OutOfSync(..))
 }

@@ -1,5 +1,5 @@
-//! Finds the addresses of host names. HAProxy would look a name up once, or never. A name that stops
-//! resolving keeps its last address. Which name is looked up when: `lookups.rs`.
+//! Resolves host names, for HAProxy would do that once, or never. A name that stops resolving keeps its last
+//! address. `lookups` decides which name is looked up when.
 
 use super::machine;
 use crate::agent::model::allow::Allow;
@@ -18,24 +18,23 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-/// A silent resolver is given so long by a command that asks once; the agent itself waits.
+/// How long a command that resolves once waits for a silent DNS server.
 const ONCE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often it is looked which addresses this machine has.
+/// How often the machine's own addresses are read.
 const ADDRESS_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Addresses of names that nobody wants any more are kept, for they may come back while the resolver is
-/// down; of more than so many, none.
+/// How many addresses of unused names are kept: the names may be used again while DNS is down.
 const MAX_UNWANTED: usize = 1024;
 
-/// Names that don't resolve, or lately didn't, as far as the log is concerned.
+/// Names that do not resolve, or recently did not, for the log.
 type FailingNames = BTreeMap<String, LogThrottle>;
 
-/// What the resolver said: addresses, or why there are none.
+/// The addresses, or why there are none.
 type LookupResult = Result<Vec<IpAddr>, String>;
 
-/// Keeps `found` up to date for `wanted`, and for the addresses of this machine, for ever. Of a name's
-/// addresses it takes none that `allow` refuses.
+/// Keeps `found` up to date for the names in `wanted`, and for the addresses of this machine. Never returns.
+/// Uses no address that `allow` refuses.
 pub(crate) async fn resolve(
     mut wanted: watch::Receiver<BTreeSet<String>>,
     found: watch::Sender<HostAddresses>,
@@ -64,8 +63,8 @@ pub(crate) async fn resolve(
             .next_change(time)
             .unwrap_or(time + ADDRESS_POLL_INTERVAL);
         let pause = next.saturating_sub(time).min(ADDRESS_POLL_INTERVAL);
-        // Cancel-safe: a watch channel keeps its mark, a sleep has no effect, and a look-up that isn't
-        // awaited any more goes on. A sender that is gone is noticed by whoever owns its task.
+        // Cancel-safe: a watch channel keeps its change mark, a sleep has no effect, and a look-up that is
+        // no longer awaited goes on. `run` notices a sender that is gone.
         tokio::select! {
             Ok(()) = wanted.changed() => wanted.mark_changed(),
             Some((name, answer)) = running.next() => resolver.finished(&name, answer),
@@ -74,7 +73,7 @@ pub(crate) async fn resolve(
     }
 }
 
-/// Each once, all of them in 5 s at most; added to what is `known`.
+/// Looks each name up once, all of them in 5 s at most, and adds the addresses to `known`.
 pub(crate) async fn once(
     wanted: BTreeSet<String>,
     known: HostAddresses,
@@ -99,7 +98,7 @@ pub(crate) async fn once(
     resolver.found.borrow().clone()
 }
 
-/// What is looked up, and what came of it.
+/// The state of the resolver's task.
 struct Resolver {
     found: watch::Sender<HostAddresses>,
     allow: Allow,
@@ -159,15 +158,16 @@ impl Resolver {
     }
 }
 
-/// Keeps what is known from growing with every name that ever was. Before anything is wanted it is what
-/// the file remembers.
+/// Drops the addresses of unused names once there are more than [`MAX_UNWANTED`]. Before the first names are
+/// known, `found` holds what the file remembers.
 fn forget_unwanted(wanted: &BTreeSet<String>, found: &watch::Sender<HostAddresses>) {
     if !wanted.is_empty() && found.borrow().count() > wanted.len() + MAX_UNWANTED {
         found.send_modify(|all| all.retain(|name| wanted.contains(name)));
     }
 }
 
-/// In a thread of its own: one of tokio's could neither be counted nor left behind when the agent ends.
+/// Looks the name up in a thread of its own: tokio's blocking pool can neither be counted nor left behind at
+/// exit.
 async fn look_up(name: String) -> (String, LookupResult) {
     let (tell, told) = oneshot::channel();
     let asked = name.clone();
@@ -187,18 +187,20 @@ async fn look_up(name: String) -> (String, LookupResult) {
 
 fn log_failure(name: &str, why: &str, before: Option<IpAddr>, failing: &mut FailingNames) {
     let failures = failing.entry(name.to_owned()).or_default();
-    // Once while it lasts: there may be thousands of names.
+    // Logged once per outage: there may be thousands of names.
     if failures.since().is_none() && failures.failed(now()).is_some() {
         match before {
             Some(address) => {
-                warn!("{name} doesn't resolve any more, staying with {address}: {why}")
+                warn!("cannot resolve {name}; keeping {address}: {why}")
             }
-            None => warn!("{name} doesn't resolve, its instances wait: {why}"),
+            None => warn!(
+                "cannot resolve {name}; its instances are not served until it resolves: {why}"
+            ),
         }
     }
 }
 
-/// A name, and what decides on its addresses.
+/// What the choice among a name's addresses depends on.
 struct AddressChoice<'a> {
     name: &'a str,
     allow: &'a Allow,
@@ -207,9 +209,9 @@ struct AddressChoice<'a> {
 }
 
 impl AddressChoice<'_> {
-    /// The same as before while it is among them, so that a round-robin answer moves no client; else
-    /// IPv4 first, which every Docker host has. The name of this very machine is 127.0.1.1 in Debian's
-    /// /etc/hosts: then it is an address by which other machines reach this one.
+    /// The address in use while it is among them, so that a round-robin answer moves no client; else the
+    /// first IPv4 address, which every Docker host has. The name of this very machine is 127.0.1.1 in
+    /// Debian's /etc/hosts: for it, an address by which other machines reach this one.
     fn choose(&self, addresses: &[IpAddr]) -> Option<IpAddr> {
         let is_own = || addresses.iter().any(IpAddr::is_loopback) && is_this_machine(self.name);
         let among = self.among(addresses);
@@ -297,7 +299,8 @@ mod tests {
         );
     }
 
-    /// Every name that ever was used to stay, on a cluster where each container has one of its own.
+    /// Every name that was ever resolved used to stay in memory, on a cluster where each container has a
+    /// name of its own.
     #[test]
     fn names_that_nobody_wants_any_more_do_not_pile_up() {
         let name = |n: usize| format!("host-{n}");

@@ -4,23 +4,24 @@ use crate::clock::Moment;
 use crate::retry::{HAPROXY, Retry};
 use std::time::Duration;
 
-/// How long the first pass waits for etcd where there is nothing else to serve from.
+/// How long the first pass waits for etcd where no configuration file says what to serve.
 pub(crate) const ETCD_WAIT: Duration = Duration::from_secs(3);
 
-/// After etcd was first heard of, a pass waits so long for names to be looked up: a HAProxy that starts
-/// without its servers has to be told of them one by one, which takes 6 s for ten thousand.
+/// How long after etcd's first answer a pass waits for host names to resolve: a HAProxy that starts without
+/// its servers gets them one by one, which takes 6 s for ten thousand.
 pub(crate) const RESOLVE_WAIT: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether HAProxy is still the one that we know.
+/// How often the agent checks that HAProxy's worker and file are still the ones that it knows.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often HAProxy is asked for everything, though nothing seems to have changed.
+/// How often the agent reads HAProxy's whole state, though nothing seems to have changed.
 pub(crate) const AUDIT_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Between two looks at what is due.
+/// The shortest pause between two rounds of the control loop.
 pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(1);
 
-/// A server whose connections have to end before it goes is no trouble until after so many tries.
+/// A removed server is deleted only once its connections have ended: that many retries are normal and not
+/// logged.
 pub(crate) const EXPECTED_RETRIES: u32 = 5;
 
 /// What the control loop waits for before its next pass.
@@ -28,17 +29,18 @@ pub(crate) const EXPECTED_RETRIES: u32 = 5;
 pub(crate) struct Schedule {
     /// Something has happened since the last pass.
     pub(crate) dirty: bool,
-    /// When HAProxy's worker is looked at again, however much happens until then.
+    /// When the worker is checked next, however many events come before.
     pub(crate) next_poll: Moment,
-    /// When HAProxy is asked for everything again.
+    /// When HAProxy's whole state is read next.
     next_audit: Moment,
-    /// When etcd was first heard of.
+    /// When etcd first answered; `None` until then.
     pub(crate) etcd_heard: Option<Moment>,
-    /// Until then the first pass waits for etcd.
+    /// The first pass waits for etcd until then.
     first_pass: Moment,
-    /// Whether there is anything to serve without etcd. A HAProxy that another process supervises is left as it is.
+    /// Whether to serve without etcd. A HAProxy that another process supervises is left alone until etcd has
+    /// answered.
     serves_without_etcd: bool,
-    /// How the passes have been going.
+    /// Failed passes and when the next try is.
     pub(crate) retry: Retry,
 }
 
@@ -56,12 +58,12 @@ impl Schedule {
         }
     }
 
-    /// Whether there is anything to serve yet.
+    /// Whether passes may run yet.
     pub(crate) fn has_begun(&self, now: Moment) -> bool {
         self.etcd_heard.is_some() || (self.serves_without_etcd && now >= self.first_pass)
     }
 
-    /// Whether HAProxy is to be asked for everything now; then the next audit is an interval later.
+    /// Whether an audit is due: a pass that reads HAProxy's whole state. The next one is an interval later.
     pub(crate) fn starts_audit(&mut self, now: Moment) -> bool {
         let starts = now >= self.next_audit;
         if starts {

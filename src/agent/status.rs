@@ -1,13 +1,13 @@
-//! How it stands, in one line for `systemctl status`. Pure.
+//! The agent's line for `systemctl status`. Pure.
 
 use crate::clock::Moment;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// What doesn't work for so long is worth the line; a shorter failover isn't.
+/// An outage shorter than this is not shown: a failover to the next member takes less.
 const WORTH_TELLING: Duration = Duration::from_secs(1);
 
-/// What there is.
+/// The numbers in the line.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct StatusCounts {
     pub(crate) listeners: usize,
@@ -19,7 +19,7 @@ pub(crate) struct StatusCounts {
     pub(crate) leaving: usize,
 }
 
-/// The line.
+/// The line; each `…_since` is the start of an outage, `None` without one.
 pub(crate) fn line(
     counts: &StatusCounts,
     heard: bool,
@@ -54,7 +54,7 @@ pub(crate) fn line(
     }
     for (since, who) in [
         (etcd_lost_since, "etcd unreachable"),
-        (haproxy_lost_since, "HAProxy not as it should be"),
+        (haproxy_lost_since, "HAProxy out of sync"),
     ] {
         if let Some(lost) = since.map(|since| now.saturating_sub(since))
             && lost >= WORTH_TELLING

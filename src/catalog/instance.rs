@@ -1,4 +1,4 @@
-//! Services and their instances, as they stand in etcd. Pure.
+//! Services and their instances as etcd has them. Pure.
 
 use crate::endpoint::{Endpoint, Host, Status};
 use std::collections::BTreeMap;
@@ -8,20 +8,20 @@ use std::sync::Arc;
 /// What HAProxy needs to know of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
-    /// Where to dial.
+    /// The host to connect to.
     pub host: Host,
-    /// On `host`.
+    /// The port on `host`, 1 to 65535.
     pub port: NonZeroU16,
-    /// Takes no new connections.
+    /// Gets no new connections.
     pub draining: bool,
-    /// Its key is gone: it takes no new connections, and its old ones end soon. A key never says so.
+    /// Its key is gone: it gets no new connections, and its old ones end soon. Never set by a key.
     pub leaving: bool,
-    /// When its key came to be: who was there first keeps its place where places run out.
+    /// The `create_revision` of its key: where there is no room for all, the oldest stay.
     pub create_revision: i64,
 }
 
 impl Instance {
-    /// Of what a value says.
+    /// From a decoded value.
     #[must_use]
     pub fn new(endpoint: Endpoint, create_revision: i64) -> Self {
         Self {
@@ -34,8 +34,8 @@ impl Instance {
     }
 }
 
-/// One service, by instance.
+/// A service's instances, by name.
 pub type Instances = BTreeMap<String, Instance>;
 
-/// All services, by name. Whoever keeps a service's pointer can tell by it that nothing has changed.
+/// All services, by name. The pointer of a service stays the same as long as nothing of it changes.
 pub type Services = BTreeMap<String, Arc<Instances>>;

@@ -1,4 +1,4 @@
-//! How much there may be of everything, and who is left out where there is more. Pure.
+//! How many services and instances are served, and which are left out if there are more. Pure.
 
 use super::instance::Services;
 use std::collections::BTreeMap;
@@ -11,10 +11,11 @@ pub const MAX_SERVICES: usize = 4_096;
 /// The most instances in all: each is a server with a check of its own every 2 s.
 pub const MAX_INSTANCES_TOTAL: usize = 32_768;
 
-/// The most instances that have left etcd and still have their connections.
+/// The most instances that have left etcd and still keep their connections.
 pub const MAX_LEAVING: usize = MAX_INSTANCES;
 
-/// Service and instance of those that there is no room for, and why: the latest comers. So a flood doesn't push anybody out.
+/// The instances over the limits, by service and name, and why: those with the newest keys, so that a flood
+/// of keys displaces no older instance.
 #[must_use]
 pub fn over_limits(services: &Services) -> BTreeMap<(String, String), &'static str> {
     let sizes = || services.values().map(|instances| instances.len());

@@ -1,11 +1,11 @@
-//! What is kept out of the catalog, and why. Pure.
+//! Keys that are kept out of the catalog, and why. Pure.
 
 use crate::endpoint::{KeyError, Protocol, ValueError};
 
 /// Why a key is in quarantine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuarantineReason {
-    /// The key can't be a service and an instance.
+    /// The key does not name a service and an instance.
     #[error("the key {0}")]
     Key(KeyError),
     /// The key isn't text.
@@ -14,7 +14,7 @@ pub enum QuarantineReason {
     /// Too few parts below the prefix, or too many.
     #[error("the key is not of the form {0}/SERVICE/INSTANCE")]
     Depth(String),
-    /// The value can't be dialled.
+    /// The value is no endpoint.
     #[error("{0}")]
     Value(ValueError),
     /// HAProxy can't carry what the instance speaks.
@@ -23,10 +23,10 @@ pub enum QuarantineReason {
         .0.to_string().to_uppercase()
     )]
     Protocol(Protocol),
-    /// There is no room for it.
+    /// It is over one of the limits.
     #[error("there is no room for it: {0}")]
     Full(&'static str),
-    /// No client may be sent to where it is.
+    /// Its address is refused.
     #[error("{0}")]
     RefusedInstance(String),
 }
@@ -34,14 +34,14 @@ pub enum QuarantineReason {
 /// A key that was put into quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuarantinedKey {
-    /// The key, harmless to print and short.
+    /// The key, escaped and cut to 100 bytes.
     pub key: String,
-    /// What is wrong.
+    /// Why it is quarantined.
     pub reason: QuarantineReason,
 }
 
 impl QuarantinedKey {
-    /// Whether the key begins so, as far as it is shown. `start` is made of checked names.
+    /// Whether the key begins with `start`, as far as it is shown. `start` is made of checked names.
     #[must_use]
     pub fn is_below(&self, start: &str) -> bool {
         let cut = self.key.strip_suffix('…');
@@ -70,7 +70,7 @@ impl RefusedInstance {
     }
 }
 
-/// A key that may hold anything and be a kilobyte long, for a log line.
+/// A key, which may hold any bytes and be a kilobyte long, for a log line.
 pub(super) fn printable(key: &[u8]) -> String {
     const SHOWN: usize = 100;
     let shown = &key[..key.len().min(SHOWN)];

@@ -1,6 +1,6 @@
-//! The whole agent in seeded virtual time: an etcd that is lost, emptied and read again, names that
-//! move, a clock that leaps, and a HAProxy that fails, dies and is meddled with. The tests play
-//! `ControlLoop::run`, and nobody wakes it but what wakes it there.
+//! The whole agent in seeded virtual time: an etcd that is lost, emptied and read again, names that move, a
+//! clock that leaps, and a HAProxy that fails, dies and is changed by others. The tests play
+//! `ControlLoop::run`, and only what wakes that wakes them.
 
 mod etcd;
 mod leaving;

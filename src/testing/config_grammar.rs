@@ -1,4 +1,4 @@
-//! Models of every kind, hostile input, and a judge of what is rendered, for the tests of the rooms here.
+//! Generators of models and of hostile input, and a strict grammar of the configuration file.
 
 use crate::agent::haproxy::parse::parse;
 use crate::agent::haproxy::render::{
@@ -77,7 +77,7 @@ fn server() -> impl Strategy<Value = Server> {
         })
 }
 
-/// Models as `assign_listeners` makes them: no two fronts on one port.
+/// Models as `assign_listeners` makes them: no two listeners on one port.
 pub(crate) fn models() -> impl Strategy<Value = Model> {
     let name = "[A-Za-z0-9_:@-][A-Za-z0-9_.:@-]{0,12}".prop_filter("..", |n| check_part(n).is_ok());
     let bind = prop_oneof![
@@ -113,7 +113,7 @@ pub(crate) fn models() -> impl Strategy<Value = Model> {
         })
 }
 
-/// Every line of ours, word by word: what may stand there and nothing else.
+/// Checks every line that sidekick writes, word by word.
 pub(crate) fn tokenize_strictly(text: &str) -> Result<(), String> {
     let ours = text.split_once("\nglobal\n    setenv ").ok_or("no mark")?.1;
     for line in ours.lines().skip(1) {

@@ -1,5 +1,5 @@
-//! A HAProxy for the tests: its servers with as much of its rules as the commands depend on, and
-//! failures of every kind.
+//! A fake HAProxy: its servers with as much of its rules as the commands depend on, and failures of every
+//! kind.
 
 use crate::agent::haproxy::api::{HaproxyApi, HaproxyEvent, ProxyError, ReloadOutcome, Worker};
 use crate::agent::haproxy::parse::{fingerprint_of, parse};
@@ -21,7 +21,7 @@ use std::task::{Context, Poll, Waker};
 
 pub(crate) const HEADER: &str = "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr srv_agent_addr srv_agent_port\n";
 
-/// Of all fronts.
+/// The differences of all listeners.
 pub(crate) fn diff_all(model: &Model, running: &RunningServers) -> Vec<ServerCommand> {
     let listeners = model.listeners.iter();
     diff(
@@ -127,7 +127,7 @@ impl FakeServers {
     }
 }
 
-/// Every future of the fake's is ready at once.
+/// Every future of the fake is ready at once.
 pub(crate) fn now_or_never<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => value,

@@ -1,20 +1,20 @@
-//! What a pass needs of HAProxy, in words that a fake one understands too.
+//! What a pass needs of HAProxy, as a trait: the executor implements it, and so does the tests' fake.
 
 use crate::agent::haproxy::runtime::{RunningServers, ServerCommand, UnreadableState};
 use crate::agent::haproxy::shared_text::SharedText;
 use crate::agent::model::bind::Bind;
 use std::collections::BTreeSet;
 
-/// The process that takes new connections now.
+/// The worker process that takes new connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Worker {
     /// Its process id, as its master counts.
     pub(crate) pid: u32,
-    /// What it was started from, by our mark; `None` if it wasn't our file.
+    /// The fingerprint of the configuration it was started from; `None` if sidekick did not write that.
     pub(crate) fingerprint: Option<String>,
-    /// It knows `wait … srv-removable`.
+    /// Whether it knows `wait … srv-removable`.
     pub(crate) can_wait: bool,
-    /// Process ids of workers of before the last reload, which still have connections.
+    /// Process ids of workers of before the last reload that still have connections.
     pub(crate) older: Vec<u32>,
 }
 
@@ -31,60 +31,68 @@ impl Worker {
 pub(crate) enum ReloadOutcome {
     /// A new worker has taken over.
     Done,
-    /// The old one goes on. With what HAProxy said, if it can be had.
+    /// The old worker goes on. With HAProxy's alerts, empty if unknown.
     Failed(String),
 }
 
 /// What happens outside of passes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum HaproxyEvent {
-    /// The HAProxy that was ours has ended.
+    /// The HAProxy that the agent supervises exited.
     Exited,
-    /// That text was saved, or wasn't.
+    /// That text was saved, or saving it failed.
     FileSaved(SharedText, Result<(), ProxyError>),
 }
 
-/// Why a pass didn't get through.
+/// Why a pass failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ProxyError {
-    /// There is nobody at the socket.
-    #[error("HAProxy can't be reached: {0}")]
+    /// HAProxy does not answer at its socket.
+    #[error("cannot reach HAProxy: {0}")]
     Unreachable(String),
-    /// `haproxy -c` says no.
+    /// `haproxy -c` refuses the file.
     #[error("haproxy -c refuses the configuration: {0}")]
     InvalidConfig(String),
     /// The file can't be written.
     #[error("{0}")]
     File(String),
-    /// The file can't be written, for the disk is full.
+    /// The file can't be written because the disk is full.
     #[error("{0}; free some space")]
     DiskFull(String),
     /// The state can't be read.
     #[error(transparent)]
     UnreadableState(#[from] UnreadableState),
-    /// HAProxy doesn't have what it was told.
-    #[error("{0} servers of HAProxy's are not yet as they were told to be{1}")]
+    /// So many servers still differ from the desired state after all commands; with HAProxy's first
+    /// complaint.
+    #[error("{}{}", out_of_sync(*.0), .1)]
     OutOfSync(usize, String),
     /// The reload failed; the old worker goes on.
-    #[error("HAProxy couldn't be reloaded and goes on as before: {0}")]
+    #[error("HAProxy cannot reload and keeps its old configuration: {0}")]
     ReloadFailed(String),
+}
+
+fn out_of_sync(servers: usize) -> String {
+    match servers {
+        1 => "1 server does not match the desired state".to_owned(),
+        _ => format!("{servers} servers do not match the desired state"),
+    }
 }
 
 /// A HAProxy and its file.
 pub(crate) trait HaproxyApi {
-    /// Temporary file, `haproxy -c`, fsync, rename. Nothing that was to be saved comes after it.
+    /// Writes the file: temporary file, `haproxy -c`, fsync, rename. No pending save follows it.
     async fn write(&mut self, text: &SharedText) -> Result<(), ProxyError>;
-    /// The same in the background; one that still waits is replaced.
+    /// The same in the background; a save that still waits is replaced.
     fn save(&mut self, text: SharedText);
-    /// Whether somebody else has changed the file, or removed it.
+    /// Whether another process changed or removed the file.
     fn file_changed_by_others(&self) -> bool {
         false
     }
-    /// What happens by itself. Cancel-safe.
+    /// Waits for the next event. Cancel-safe.
     async fn next_event(&mut self) -> HaproxyEvent;
-    /// Nothing more is asked for now: the connection to HAProxy that the questions share is closed.
+    /// Closes the connection to the master socket that the requests of a pass share.
     fn close_connection(&self) {}
-    /// Who takes new connections now.
+    /// The worker that takes new connections.
     async fn worker(&self) -> Result<Worker, ProxyError>;
     /// The servers of those backends, or of all.
     async fn state(
@@ -92,23 +100,23 @@ pub(crate) trait HaproxyApi {
         worker: &Worker,
         backends: Option<&BTreeSet<String>>,
     ) -> Result<RunningServers, ProxyError>;
-    /// Tells it; returns what it complained about.
+    /// Runs the commands; returns HAProxy's first complaint, empty without one.
     async fn run_commands(
         &self,
         worker: &Worker,
         commands: &[ServerCommand],
     ) -> Result<String, ProxyError>;
-    /// Ends the connections to the servers for which `is_removed(backend, server)` holds, in those workers,
-    /// which may be any that live. One that is gone, or that the operator started, is none of them.
+    /// Ends the connections to the servers for which `is_removed(backend, server)` holds, in those workers.
+    /// A worker that has exited is skipped, and so is one that the operator started.
     async fn end_connections(
         &self,
         pids: &[u32],
         is_removed: impl Fn(&str, &str) -> bool,
     ) -> Result<(), ProxyError>;
-    /// Nobody is there: starts it, if it is ours to start.
+    /// Starts HAProxy, if the agent supervises it.
     async fn start(&mut self) -> Result<ReloadOutcome, ProxyError>;
-    /// Makes it read its file.
+    /// Reloads HAProxy.
     async fn reload(&mut self) -> Result<ReloadOutcome, ProxyError>;
-    /// Why it couldn't listen there, so far as can be told without trying.
+    /// Why HAProxy could not bind there, as far as can be known without trying.
     async fn bind_obstacle(&self, bind: Bind) -> Option<String>;
 }

@@ -1,4 +1,4 @@
-//! The operator's own base file: what of it concerns the services. Pure.
+//! The operator's base file: what of it concerns the services. Pure.
 
 use crate::agent::model::bind::Bind;
 use std::net::{IpAddr, SocketAddr};
@@ -19,9 +19,9 @@ pub fn sets(base: &str, keyword: &str) -> bool {
     lines.any(|line| line.split_whitespace().next() == Some(keyword))
 }
 
-/// Where the sections in the operator's base file listen. An address that isn't understood counts as
-/// all of them; a port that is an environment variable's isn't known. (HAProxy's configuration
-/// manual, "bind": addresses with ports or ranges of ports, by commas.)
+/// Where the sections in the operator's base file listen. An address that cannot be parsed counts as all
+/// addresses; a port from an environment variable is unknown. (HAProxy's configuration manual, "bind":
+/// addresses with ports or ranges of ports, by commas.)
 pub fn occupied(base: &str) -> impl Iterator<Item = Bind> {
     let addresses = base.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(of("global\n  maxconn 4000\n", 20_000), Some(2_000));
         assert_eq!(of("global\n\tulimit-n 8000 # x\n", 20_000), Some(2_000));
         assert_eq!(of("", u64::MAX), Some(1 << 18));
-        // The operator's own word, and a word of one of his frontends.
+        // The operator's own limit, and a `maxconn` of a frontend.
         assert_eq!(
             of("defaults x\n  maxconn 9\nglobal\n maxconn 7", 20_000),
             None

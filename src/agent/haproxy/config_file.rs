@@ -1,4 +1,4 @@
-//! HAProxy's configuration file: never half written, never one that HAProxy would refuse.
+//! HAProxy's configuration file: never half written, and never one that `haproxy -c` refuses.
 
 use crate::agent::haproxy::api::ProxyError;
 use crate::agent::haproxy::master_socket::alerts;
@@ -22,25 +22,25 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// The lowest of priorities (setpriority(2)).
 const LOWEST_PRIORITY: i32 = 19;
 
-/// Whether anybody waits for a file to be written.
+/// Whether a reload waits for the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WritePriority {
-    /// A reload does.
+    /// A reload waits for it.
     Awaited,
-    /// Nobody does: what takes connections, and the next change, come first.
+    /// In the background: traffic and the next change come first.
     Beside,
 }
 
-/// The file, and the program that judges it.
+/// The file, and the program that checks it.
 #[derive(Debug, Clone)]
 pub(crate) struct ConfigFile {
     binary: PathBuf,
     path: PathBuf,
-    /// The file as we left it; `None`: there was none, or it is not known yet.
+    /// The file as the agent last read or wrote it; `None`: there was none.
     last_seen: Arc<Mutex<Option<FileIdentity>>>,
 }
 
-/// What a file has besides its text; somebody else's writing changes it.
+/// What identifies a version of the file without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileIdentity {
     device: u64,
@@ -71,23 +71,23 @@ impl ConfigFile {
         }
     }
 
-    /// HAProxy.
+    /// The `haproxy` program.
     pub(crate) fn binary(&self) -> &Path {
         &self.binary
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What it holds.
+    /// Reads the file; `None` if it can't be read.
     pub(crate) fn read(&self) -> Option<String> {
         self.remember(FileIdentity::of(&self.path));
         fs::read_to_string(&self.path).ok()
     }
 
-    /// Whether it is another than the one that was read or written last: somebody changed or removed it.
+    /// Whether another process changed or removed the file since it was read or written last.
     pub(crate) fn is_changed_by_others(&self) -> bool {
         *self
             .last_seen
@@ -103,10 +103,10 @@ impl ConfigFile {
             .unwrap_or_else(PoisonError::into_inner) = identity;
     }
 
-    /// Makes the directory, if it is missing.
+    /// Creates the directory if it is missing.
     ///
     /// # Errors
-    /// It can't be made.
+    /// The directory can't be created.
     pub(crate) fn create_directory(&self) -> Result<(), ProxyError> {
         let directory = self.path.parent().filter(|it| !it.as_os_str().is_empty());
         let missing = directory.filter(|it| !it.is_dir());
@@ -120,7 +120,7 @@ impl ConfigFile {
         })
     }
 
-    /// Temporary file → `haproxy -c` → fsync → rename.
+    /// Writes the file: temporary file → `haproxy -c` → fsync → rename.
     pub(crate) async fn write(
         &self,
         text: &SharedText,
@@ -135,10 +135,10 @@ impl ConfigFile {
         Ok(())
     }
 
-    /// Whether such a file would do; leaves the one that is there alone.
+    /// Checks such a file with `haproxy -c`; leaves the existing one alone.
     ///
     /// # Errors
-    /// It wouldn't, or can't be written.
+    /// `haproxy -c` refuses it, or it can't be written.
     pub(crate) async fn try_out(&self, text: &SharedText) -> Result<(), ProxyError> {
         let new = self.write_draft(text).await?;
         let result = self.check(&new, WritePriority::Awaited).await;
@@ -146,14 +146,14 @@ impl ConfigFile {
         result
     }
 
-    /// The new file beside the old one.
+    /// Writes the new file beside the old one.
     async fn write_draft(&self, text: &SharedText) -> Result<PathBuf, ProxyError> {
         let mut name = self.path.clone().into_os_string();
         name.push(".new");
         let new = PathBuf::from(name);
         let (write_draft, text) = (new.clone(), text.clone());
         let write = move |path: &Path| {
-            // Half a draft would only take what room there is.
+            // Half a file would only take space.
             write_new(&write_draft, path, &text)
                 .inspect_err(|_| drop(fs::remove_file(&write_draft)))
         };
@@ -177,7 +177,7 @@ impl ConfigFile {
                 .id()
                 .and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
             if let (WritePriority::Beside, Some(pid)) = (pace, pid) {
-                // If it can't be, it is only less polite.
+                // A failure only costs politeness.
                 let _ = setpriority_process(Some(pid), LOWEST_PRIORITY);
             }
             check.wait_with_output().await
@@ -196,7 +196,7 @@ impl ConfigFile {
             return Ok(());
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        // Which line is wrong; that one is, it says twice more.
+        // HAProxy says which line is wrong, and then twice more that there were errors.
         let faults = said
             .lines()
             .filter(|line| !line.contains("rrors found") && !line.contains("rror(s) found"));
@@ -227,7 +227,7 @@ impl ConfigFile {
     }
 }
 
-/// With the old file's permissions; and a copy of the old one if it isn't ours, for somebody wrote it.
+/// Writes with the old file's permissions; copies the old file first if sidekick did not write it.
 fn write_new(new: &Path, path: &Path, text: &SharedText) -> io::Result<()> {
     let mut out = BufWriter::new(File::create(new)?);
     for piece in text.pieces() {
@@ -248,7 +248,7 @@ fn write_new(new: &Path, path: &Path, text: &SharedText) -> io::Result<()> {
         if !Path::new(&copy).exists() {
             fs::copy(path, &copy)?;
             warn!(
-                "{} isn't ours; kept a copy as {}",
+                "{} was not written by sidekick; kept a copy as {}",
                 path.display(),
                 Path::new(&copy).display()
             );

@@ -1,74 +1,68 @@
-//! A real HAProxy and its file: runs what `apply` decides.
+//! Executes what the reconciler decides: HAProxy's processes, its master socket and its file.
 
 use crate::agent::haproxy::api::{HaproxyApi, HaproxyEvent, ProxyError, ReloadOutcome, Worker};
+use crate::agent::haproxy::bind_probe::bind_obstacle;
 use crate::agent::haproxy::config_file::{ConfigFile, WritePriority};
 use crate::agent::haproxy::master_socket::{MasterSocket, RELOAD_TIMEOUT, SOCKET_RECREATED_WITHIN};
-use crate::agent::haproxy::process::{HaproxyProcess, terminate};
+use crate::agent::haproxy::process::{HaproxyProcess, STOP_TIMEOUT, terminate};
 use crate::agent::haproxy::render::FINGERPRINT_VARIABLE;
 use crate::agent::haproxy::runtime::{RunningServers, ServerCommand, parse_state};
 use crate::agent::haproxy::server_defaults::ServerDefaults;
 use crate::agent::haproxy::sessions::shutdown_commands;
 use crate::agent::haproxy::shared_text::SharedText;
 use crate::agent::model::bind::Bind;
-use crate::agent::model::bind::sockets;
 use crate::clock::now;
 use crate::log_throttle::{LogThrottle, Repeats};
 use crate::systemd::Pulse;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::net::TcpSocket;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
-/// After a stop, an adopted HAProxy gets so long to be gone.
-const STOP_TIMEOUT: Duration = Duration::from_secs(3);
-
 /// `wait … srv-removable` came with 3.0.
 const WAIT_SINCE: (u32, u32) = (3, 0);
 
-/// After a file was written beside everything else there is a rest, so many times as long as that
-/// took. `haproxy -c` loads one core for 40 ms, or 0.2 s with ten thousand servers: while change
-/// follows change it is to have a fifth of that core, and the file is behind by a second at most.
+/// After a background write there is a pause, so many times as long as the write took. `haproxy -c` loads
+/// one core for 40 ms, or 0.2 s with ten thousand servers: while change follows change it gets a fifth of
+/// that core, and the file is a second behind at most.
 const PAUSE_FACTOR: u32 = 4;
 const MAX_WRITE_PAUSE: Duration = Duration::from_secs(1);
 
-/// A backend's servers can be asked for one by one; for more than so many, all at once is faster.
+/// Up to so many backends are asked for one by one; for more, all at once is faster.
 const MAX_SINGLE_BACKENDS: usize = 8;
 
-/// HAProxy, by its master's socket.
+/// HAProxy, through its master socket.
 #[derive(Debug)]
 pub(crate) struct HaproxyExecutor {
     file: ConfigFile,
     master: MasterSocket,
-    /// Whether it is ours to start and to stop.
+    /// Whether the agent supervises it: starts and stops it.
     ours: bool,
-    /// What the base file says of each server.
+    /// The base file's `default-server`.
     defaults: ServerDefaults,
     process: Option<HaproxyProcess>,
-    /// Its ends, as far as the log is concerned: one that crashes crashes every two seconds.
+    /// Its exits, for the log: a HAProxy that crashes does so every two seconds.
     removal_version: LogThrottle,
-    /// Its alerts, likewise, whichever process of it they come from.
+    /// Its alerts, for the log, from whichever of its processes.
     alerts: Arc<Mutex<Repeats>>,
-    /// Master, worker, and what the worker was started from: that never changes.
+    /// Process ids of master and worker, and the worker's fingerprint, which never changes.
     fingerprint: RefCell<Option<(u32, u32, Option<String>)>>,
     saving: Option<PendingWrite>,
-    /// To be saved when that is done, and not before `next_write_at`.
+    /// Saved when that is done, and not before `next_write_at`.
     next: Option<SharedText>,
     next_write_at: Instant,
     pulse: Pulse,
 }
 
-/// What is being written, and by whom; it tells how long it took.
+/// The text that is being written, and the task, which returns how long it took.
 type PendingWrite = (SharedText, JoinHandle<(Result<(), ProxyError>, Duration)>);
 
 impl HaproxyExecutor {
-    /// `ours`: to be supervised. Starts nothing yet.
+    /// `ours`: the agent supervises it. Starts nothing yet.
     pub(crate) fn new(
         file: ConfigFile,
         socket: PathBuf,
@@ -93,7 +87,7 @@ impl HaproxyExecutor {
         }
     }
 
-    /// Finishes what is being written, and ends HAProxy if it is ours.
+    /// Finishes pending writes, and stops HAProxy if the agent supervises it.
     pub(crate) async fn stop(&mut self) {
         let saving = async {
             self.start_next_write();
@@ -108,11 +102,14 @@ impl HaproxyExecutor {
         let _ = timeout(STOP_TIMEOUT, saving).await;
         if let Some(process) = self.process.take() {
             if !process.stop().await {
-                warn!("HAProxy didn't end by itself, and was killed");
+                warn!(
+                    "HAProxy did not exit within {} s of SIGTERM; sent SIGKILL",
+                    STOP_TIMEOUT.as_secs()
+                );
             }
             return;
         }
-        // One that an earlier life of ours started and left behind.
+        // A HAProxy that an earlier agent started and left behind.
         if self.ours
             && let Ok(processes) = self.master.processes().await
         {
@@ -127,11 +124,11 @@ impl HaproxyExecutor {
     fn ended(&mut self, status: &str) {
         self.process = None;
         if let Some(notice) = self.removal_version.failed(now()) {
-            warn!("HAProxy ended ({status}; {} times)", notice.failures);
+            warn!("HAProxy exited ({status}; {} times)", notice.failures);
         }
     }
 
-    /// Writes what is to be saved next, if nothing is being written.
+    /// Starts the next background write, if none is running.
     fn start_next_write(&mut self) {
         if self.saving.is_none()
             && let Some(text) = self.next.take()
@@ -188,8 +185,8 @@ impl HaproxyApi for HaproxyExecutor {
 
     async fn next_event(&mut self) -> HaproxyEvent {
         loop {
-            // Cancel-safe, all: a child can be waited for again, so can a task by reference, and a
-            // sleep has no effect.
+            // Cancel-safe, all: a process can be waited for again, so can a task by reference, and a sleep
+            // has no effect.
             tokio::select! {
                 status = ended(&mut self.process) => {
                     self.ended(&status);
@@ -281,21 +278,21 @@ impl HaproxyApi for HaproxyExecutor {
         self.pulse.beat();
         if !self.ours {
             return Err(ProxyError::Unreachable(format!(
-                "nobody is at {}",
+                "no process listens on {}",
                 self.master.socket().display()
             )));
         }
         if let Some(process) = &mut self.process {
             match process.ended() {
                 Some(status) => self.ended(&status.to_string()),
-                // Somebody removed its socket; as a reloaded master it makes it anew, and cuts nobody.
+                // Its socket was removed. A reloaded master creates it again, and cuts no connection.
                 None if !self.master.socket().exists() => {
                     process.reload();
                     return self.master.wait_for_socket().await;
                 }
                 None => {
                     return Err(ProxyError::Unreachable(
-                        "it is there, but doesn't answer".to_owned(),
+                        "its process runs but does not answer".to_owned(),
                     ));
                 }
             }
@@ -307,11 +304,11 @@ impl HaproxyApi for HaproxyExecutor {
         let mut told = Instant::now();
         while Instant::now() < end {
             if let Some(status) = process.ended() {
-                // What it said may still be on its way through the pipe.
+                // Its last lines may still be in the pipe.
                 sleep(Duration::from_millis(50)).await;
                 let said = process.take_alerts();
                 return Ok(ReloadOutcome::Failed(if said.is_empty() {
-                    format!("it ended at once ({status})")
+                    format!("it exited at once ({status})")
                 } else {
                     said
                 }));
@@ -320,13 +317,13 @@ impl HaproxyApi for HaproxyExecutor {
                 if self.removal_version.since().is_none()
                     || self.removal_version.recovered(now()).is_some()
                 {
-                    info!("HAProxy runs");
+                    info!("HAProxy is running");
                 }
                 process.take_alerts();
                 self.process = Some(process);
                 return Ok(ReloadOutcome::Done);
             }
-            // Somebody removed its socket before we saw it.
+            // Its socket was removed before the agent saw it.
             if told.elapsed() > SOCKET_RECREATED_WITHIN && !socket.exists() {
                 process.reload();
                 told = Instant::now();
@@ -335,7 +332,7 @@ impl HaproxyApi for HaproxyExecutor {
         }
         process.stop().await;
         Err(ProxyError::Unreachable(format!(
-            "it didn't start within {} s",
+            "it did not start within {} s",
             RELOAD_TIMEOUT.as_secs()
         )))
     }
@@ -343,7 +340,7 @@ impl HaproxyApi for HaproxyExecutor {
     async fn reload(&mut self) -> Result<ReloadOutcome, ProxyError> {
         self.pulse.beat();
         let outcome = self.master.reload().await?;
-        // 2.6 says nothing at the socket, but our own one's words reach us another way.
+        // HAProxy 2.6 says nothing at the socket, but its stderr has the alerts if the agent supervises it.
         Ok(match (outcome, &self.process) {
             (ReloadOutcome::Failed(log), Some(process)) if log.is_empty() => {
                 ReloadOutcome::Failed(process.take_alerts())
@@ -353,35 +350,8 @@ impl HaproxyApi for HaproxyExecutor {
     }
 
     async fn bind_obstacle(&self, bind: Bind) -> Option<String> {
-        let mut sockets = sockets(bind).into_iter();
-        sockets
-            .find_map(|address| bind_obstacle_at(bind, address, try_to_bind(address).err()?.kind()))
+        bind_obstacle(bind)
     }
-}
-
-/// Why HAProxy couldn't listen for `bind`, if we can't at one of its addresses.
-fn bind_obstacle_at(bind: Bind, address: SocketAddr, error: ErrorKind) -> Option<String> {
-    match error {
-        ErrorKind::AddrInUse => Some("another process listens there".to_owned()),
-        ErrorKind::AddrNotAvailable if bind == Bind::At(address) => {
-            Some("the machine has no such address".to_owned())
-        }
-        // HAProxy may be allowed more than we are: a port below 1024, for one. And without IPv6 it
-        // isn't asked for.
-        _ => None,
-    }
-}
-
-/// Binds and lets go. Without listen(2) nobody can connect meanwhile.
-fn try_to_bind(address: SocketAddr) -> io::Result<()> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }?;
-    // As a server would: connections that are long over are no obstacle.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)
 }
 
 async fn ended(process: &mut Option<HaproxyProcess>) -> String {
@@ -401,32 +371,5 @@ async fn finished(
             (text.clone(), result, took)
         }
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_port_that_we_may_not_bind_is_left_to_haproxy() {
-        let (bind, address) = (":80".parse().unwrap(), "0.0.0.0:80".parse().unwrap());
-        assert_eq!(
-            bind_obstacle_at(bind, address, ErrorKind::PermissionDenied),
-            None
-        );
-        assert_eq!(
-            bind_obstacle_at(bind, address, ErrorKind::AddrNotAvailable),
-            None
-        );
-        let taken = bind_obstacle_at(bind, address, ErrorKind::AddrInUse);
-        assert_eq!(taken.as_deref(), Some("another process listens there"));
-        let there = Bind::At("203.0.113.77:80".parse().unwrap());
-        let missing = bind_obstacle_at(
-            there,
-            "203.0.113.77:80".parse().unwrap(),
-            ErrorKind::AddrNotAvailable,
-        );
-        assert_eq!(missing.as_deref(), Some("the machine has no such address"));
     }
 }

@@ -1,6 +1,6 @@
-//! What HAProxy's checks have taken out, and since when. Pure.
+//! Which servers HAProxy's health checks have down, and since when. Pure.
 //!
-//! etcd says who is registered; only HAProxy knows whom it sends clients to.
+//! etcd says which instances are registered; only HAProxy knows which ones get connections.
 
 use crate::agent::haproxy::render::proxy_name;
 use crate::agent::haproxy::runtime::{DRAIN, MAINTENANCE, RunningServers, ServerState};
@@ -12,24 +12,24 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// The servers are looked at so often at least.
+/// The shortest pause between two polls of the servers.
 const MIN_POLL_PAUSE: Duration = Duration::from_secs(1);
 
-/// Between two looks lies so many times what the last one took: of many servers HAProxy and the agent spend
-/// 2 % of a core on them at most.
+/// The pause is so many times what the last poll took: with many servers HAProxy and the agent spend at most
+/// 2 % of a core on polling.
 const PAUSE_FACTOR: u32 = 50;
 
-/// And never more than this.
+/// The longest pause.
 const MAX_POLL_PAUSE: Duration = Duration::from_secs(10);
 
-/// So many lines of one look; more servers than those are a number.
+/// How many lines one poll may log; further servers are counted.
 const MAX_LINES: usize = 10;
 
-/// What HAProxy says of one server.
+/// A server's state, for `sidekick list`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ServerHealth {
     state: CheckState,
-    /// For so long.
+    /// In seconds, in that state.
     seconds: u64,
 }
 
@@ -37,7 +37,7 @@ pub struct ServerHealth {
 #[serde(rename_all = "lowercase")]
 enum CheckState {
     Up,
-    /// By HAProxy's checks.
+    /// By HAProxy's health check.
     Down,
     Drain,
     Maint,
@@ -55,7 +55,7 @@ impl fmt::Display for ServerHealth {
     }
 }
 
-/// What is said of that instance, if HAProxy has it.
+/// The state of that instance, if HAProxy has it.
 #[must_use]
 pub fn server_health(
     running: &RunningServers,
@@ -77,7 +77,7 @@ pub fn server_health(
     })
 }
 
-/// One server that went down, is down still, or came back, and that is worth a line.
+/// A server that went down, is still down, or came back, and is worth a log line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HealthChange {
     /// Backend and server, as HAProxy has them.
@@ -91,18 +91,18 @@ pub(crate) struct HealthChange {
     pub(crate) times: u64,
 }
 
-/// All that is worth a line.
+/// What one poll has to log.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct HealthChanges {
     pub(crate) told: Vec<HealthChange>,
-    /// So many more went down or came back.
+    /// How many more changed.
     pub(crate) more: usize,
 }
 
-/// What was seen of the servers.
+/// The health checks' recent past.
 #[derive(Debug, Default)]
 pub(crate) struct HealthMonitor {
-    /// Those that are down, or were lately.
+    /// Servers that are down, or recently were.
     history: BTreeMap<(String, String), ServerHistory>,
     next: Moment,
 }
@@ -116,12 +116,12 @@ struct ServerHistory {
 }
 
 impl HealthMonitor {
-    /// When HAProxy is to be asked next.
+    /// When the servers are polled next.
     pub(crate) const fn next(&self) -> Moment {
         self.next
     }
 
-    /// A look at the servers that began at `began` is over, and HAProxy was asked or couldn't be.
+    /// A poll that began at `began` is over, whether or not HAProxy answered.
     pub(crate) fn polled(&mut self, began: Moment, now: Moment) {
         let took = now.saturating_sub(began);
         self.next = now + (took * PAUSE_FACTOR).clamp(MIN_POLL_PAUSE, MAX_POLL_PAUSE);
@@ -136,7 +136,7 @@ impl HealthMonitor {
         down.count()
     }
 
-    /// The servers as HAProxy has them now. One that HAProxy has no longer is forgotten.
+    /// Compares the servers with the last poll. A server that HAProxy no longer has is forgotten.
     pub(crate) fn observe(&mut self, running: &RunningServers, now: Moment) -> HealthChanges {
         let has = |(backend, name): &(String, String)| {
             running
@@ -204,7 +204,7 @@ impl HealthMonitor {
 }
 
 impl ServerHistory {
-    /// It was up for so long that the next time is the first again.
+    /// Whether it has been up for so long that its next failure counts as the first.
     fn is_removed(&self, now: Moment) -> bool {
         self.since.is_none() && self.throttle.is_forgotten(now)
     }

@@ -1,4 +1,4 @@
-//! What the HAProxy on this machine says of its servers, for a command that isn't the agent.
+//! The servers of the HAProxy on this machine, for `sidekick list`.
 
 use crate::agent::haproxy::api::ProxyError;
 use crate::agent::haproxy::master_socket::MasterSocket;
@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// A command that a person typed waits no longer than this for each socket.
+/// How long the command waits for each socket.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// The servers of the first of these master sockets that answers. `None`: this isn't an agent's machine, or the
-/// sockets are not this user's to ask.
+/// The servers of the first of these master sockets that answers. `None`: no agent runs on this machine, or
+/// the user may not use the sockets.
 pub async fn haproxy_on_this_machine(sockets: &[PathBuf]) -> Option<RunningServers> {
     for socket in sockets {
         if let Ok(Ok(running)) = timeout(ANSWER, ask(socket)).await {

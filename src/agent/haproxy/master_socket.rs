@@ -1,4 +1,4 @@
-//! Speaks to HAProxy's master socket. Decides nothing.
+//! HAProxy's master socket: commands and answers. Decides nothing.
 
 use crate::agent::haproxy::api::{ProxyError, ReloadOutcome};
 use crate::agent::haproxy::process_list::ProcessList;
@@ -11,25 +11,26 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
-/// One question and its answer. A worker with ten thousand servers lists them in some 20 ms.
+/// How long one answer may take. A worker with ten thousand servers lists them in some 20 ms.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// While the master starts anew, the kernel takes connections that nobody will answer.
+/// How long `show proc` may take during a reload: while the master re-executes itself, the kernel accepts
+/// connections that get no answer.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A reload: reading the file, and up to two seconds of trying to bind.
+/// How long a reload may take: reading the file, and up to two seconds of trying to bind.
 pub(crate) const RELOAD_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A master that got its signal makes its socket anew well within this.
+/// A master that got SIGUSR2 creates its socket again well within this time.
 pub(crate) const SOCKET_RECREATED_WITHIN: Duration = Duration::from_secs(2);
 
-/// Between two looks while a reload goes on.
+/// The pause between two checks while a reload goes on.
 const PROBE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The longest answer that is read: 32,768 servers are some 5 MB.
 const LONGEST_ANSWER: u64 = 32 << 20;
 
-/// What most answers fit in.
+/// The size of a usual answer, in bytes.
 const USUAL_ANSWER: usize = 16 << 10;
 
 /// The longest line that is sent. HAProxy's buffers hold 16 kB unless told otherwise.
@@ -46,7 +47,7 @@ const NO_SUCH_WORKER: &str = "Can't find the target";
 #[derive(Debug)]
 pub(crate) struct MasterSocket {
     socket: PathBuf,
-    /// One connection for all that a pass asks. `None`: the next question opens one.
+    /// One connection for all requests of a pass. `None`: the next request opens one.
     line: RefCell<Option<UnixStream>>,
 }
 
@@ -58,7 +59,7 @@ impl MasterSocket {
         }
     }
 
-    /// Closes the connection that questions share, so that it needn't outlast a reload.
+    /// Closes the connection that requests share, so that it need not outlast a reload.
     pub(crate) fn close_connection(&self) {
         self.line.replace(None);
     }
@@ -74,19 +75,19 @@ impl MasterSocket {
             .ok_or_else(|| ProxyError::Unreachable("it has no worker".to_owned()))
     }
 
-    /// One command to one worker. A worker that is gone is an error, never another worker. So is one that
-    /// still starts: from HAProxy 3.1 on `show proc` lists it before it has read its file.
+    /// Sends one command to one worker. A worker that has exited is an error, never another worker. So is
+    /// one that is still starting: from HAProxy 3.1 on `show proc` lists it before it has read its file.
     pub(crate) async fn ask_worker(&self, pid: u32, command: &str) -> Result<String, ProxyError> {
         let answer = self.ask(&format!("@!{pid} {command}"), 1).await?;
         if answer.starts_with(NO_SUCH_WORKER) {
             return Err(ProxyError::Unreachable(format!(
-                "its worker {pid} doesn't answer"
+                "its worker {pid} does not answer"
             )));
         }
         Ok(answer)
     }
 
-    /// Whether there is a worker that answers.
+    /// Whether a worker answers.
     pub(crate) async fn is_ready(&self) -> bool {
         let Ok(processes) = self.processes().await else {
             return false;
@@ -95,13 +96,13 @@ impl MasterSocket {
         self.ask_worker(processes.worker, &question).await.is_ok()
     }
 
-    /// A worker's connections, behind the mark of what it was started from.
+    /// A worker's `show sess`, behind its fingerprint.
     pub(crate) async fn sessions(&self, pid: u32) -> Result<String, ProxyError> {
         let line = format!("@!{pid} show env {FINGERPRINT_VARIABLE}; @!{pid} show sess");
         self.ask(&line, 2).await
     }
 
-    /// Many commands to one worker, in order. Returns the first complaint, if there is one.
+    /// Sends many commands to one worker, in order. Returns the first complaint, empty without one.
     pub(crate) async fn send_commands(
         &self,
         pid: u32,
@@ -113,7 +114,7 @@ impl MasterSocket {
                 keep_first_complaint(&mut complaint, &self.ask(&line, count).await?);
                 (line, count) = (String::new(), 0);
             }
-            // Several in one line are done one after another; each needs its worker named.
+            // Several commands in one line run one after another; each needs its worker named.
             let separator = if line.is_empty() { "" } else { "; " };
             line = format!("{line}{separator}@!{pid} {command}");
             count += 1;
@@ -124,8 +125,8 @@ impl MasterSocket {
         Ok(complaint)
     }
 
-    /// Waits until it answers, after its socket was lost. Not for long: a signal that comes while it
-    /// starts anew may be lost on it (1 of 12 runs on a busy machine), and is sent again.
+    /// Waits until the master answers, after its socket was lost. Not for long: a signal that comes while it
+    /// starts may be lost (1 of 12 runs on a busy machine), and is sent again.
     pub(crate) async fn wait_for_socket(&self) -> Result<ReloadOutcome, ProxyError> {
         let end = Instant::now() + SOCKET_RECREATED_WITHIN;
         while Instant::now() < end {
@@ -136,15 +137,15 @@ impl MasterSocket {
             sleep(PROBE_INTERVAL).await;
         }
         Err(ProxyError::Unreachable(
-            "it doesn't make its socket anew".to_owned(),
+            "it does not recreate its socket".to_owned(),
         ))
     }
 
-    /// Makes the master read its file again, and waits for what comes of it.
+    /// Reloads, and waits for the result.
     pub(crate) async fn reload(&self) -> Result<ReloadOutcome, ProxyError> {
         let before = self.processes().await?;
-        // 2.7 and later answer when it is over, with a verdict and what was said meanwhile; 2.6
-        // hangs up at once, and the master starts anew under the same process id.
+        // HAProxy 2.7 and later answer when the reload is over, with its result and its alerts; 2.6 closes
+        // the connection at once, and the master re-executes itself under the same process id.
         self.close_connection();
         let answer = self
             .ask_alone("reload", RELOAD_TIMEOUT)
@@ -172,19 +173,19 @@ impl MasterSocket {
             sleep(PROBE_INTERVAL).await;
         }
         Err(ProxyError::Unreachable(format!(
-            "the reload didn't come to an end within {} s",
+            "the reload did not finish within {} s",
             RELOAD_TIMEOUT.as_secs()
         )))
     }
 
-    /// A line of so many commands on the connection that questions share, and what is answered. A worker that is
-    /// gone makes the master hang up after it has said so.
+    /// Sends a line of so many commands on the shared connection. If a worker has exited, the master says so
+    /// and closes the connection.
     async fn ask(&self, line: &str, commands: usize) -> Result<String, ProxyError> {
         let kept = self.line.take();
         let talk = async {
             if let Some(stream) = kept {
                 match converse(stream, line, commands).await {
-                    // It broke since it was last used.
+                    // It was closed since it was last used.
                     Err(e) if e.kind() == ErrorKind::BrokenPipe => {}
                     result => return result,
                 }
@@ -197,12 +198,12 @@ impl MasterSocket {
         Ok(answer)
     }
 
-    /// A line on a connection of its own, which ends with it.
+    /// Sends a line on a connection of its own.
     async fn ask_alone(&self, line: &str, deadline: Duration) -> Result<String, ProxyError> {
         let talk = async {
             let mut stream = UnixStream::connect(&self.socket).await?;
             stream.write_all(format!("{line}\n").as_bytes()).await?;
-            // 2.6 keeps the connection open until we close our half.
+            // HAProxy 2.6 keeps the connection open until our half is closed.
             stream.shutdown().await?;
             let mut answer = Vec::new();
             stream.take(LONGEST_ANSWER).read_to_end(&mut answer).await?;
@@ -217,17 +218,17 @@ impl MasterSocket {
         talk: impl Future<Output = io::Result<T>>,
     ) -> Result<T, ProxyError> {
         let socket = self.socket.display();
-        let silent = |_| ProxyError::Unreachable(format!("{socket} doesn't answer"));
+        let silent = |_| ProxyError::Unreachable(format!("{socket} does not answer"));
         let down = |why| ProxyError::Unreachable(format!("{socket}: {why}"));
         timeout(deadline, talk).await.map_err(silent)?.map_err(down)
     }
 }
 
-/// Sends a line, and reads until so many prompts came; returns what was between them, and the connection unless
-/// the other side closed it.
+/// Sends a line, and reads until so many prompts came; returns the text between them, and the connection
+/// unless HAProxy closed it.
 ///
 /// # Errors
-/// `BrokenPipe`: it was closed before anything was answered.
+/// `BrokenPipe`: HAProxy closed the connection before it answered.
 async fn converse(
     mut stream: UnixStream,
     line: &str,
@@ -254,7 +255,7 @@ async fn converse(
     }
 }
 
-/// The answers behind one another, and how many prompts there were.
+/// The answers without prompts, and how many prompts there were.
 fn without_prompts(answer: &[u8]) -> (String, usize) {
     let mut text = String::from_utf8_lossy(answer).into_owned();
     let mut found = 0;
@@ -266,7 +267,7 @@ fn without_prompts(answer: &[u8]) -> (String, usize) {
     (text, found)
 }
 
-/// What HAProxy says when all went well; anything else is worth a word in the log.
+/// Keeps the first line that is none of those that HAProxy prints on success.
 fn keep_first_complaint(complaint: &mut String, answer: &str) {
     let usual = |line: &str| {
         line.is_empty()
@@ -281,7 +282,7 @@ fn keep_first_complaint(complaint: &mut String, answer: &str) {
     }
 }
 
-/// The lines that say what went wrong, without their tags.
+/// The text of the alerts.
 pub(crate) fn alerts<'a>(lines: impl Iterator<Item = &'a str>) -> String {
     let alerts = lines.filter(|line| line.contains("[ALERT]"));
     let words = alerts.map(|line| line.split_once(" : ").map_or(line, |(_, rest)| rest));

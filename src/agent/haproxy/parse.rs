@@ -1,4 +1,4 @@
-//! A configuration file of ours, read back. Pure.
+//! A configuration file that sidekick wrote, read back. Pure.
 
 use crate::agent::haproxy::render::{
     CHECK, FINGERPRINT_VARIABLE, FIRST_LINE, FORMER_CHECK, REJECT_RULE, SERVICES_LINE,
@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Reads a file that `render` wrote: the fronts with their servers. `None` if it is somebody
-/// else's, or was edited.
+/// Reads a file that `render` wrote: the listeners with their servers. `None` if sidekick did not write it,
+/// or if it was edited.
 #[must_use]
 pub fn parse(text: &str) -> Option<BTreeMap<String, Listener>> {
     if !text.starts_with(FIRST_LINE) {
@@ -35,7 +35,7 @@ pub fn parse(text: &str) -> Option<BTreeMap<String, Listener>> {
                 );
                 service = original_name(name)?;
             }
-            // Of no section, or a second one: that isn't what was written.
+            // Outside of a section, or the second one in it: the file was edited.
             ["bind", ..] if service.is_empty() || listener.is_some() => return None,
             ["bind", words @ ..] => {
                 listener = Some(Listener {
@@ -43,7 +43,7 @@ pub fn parse(text: &str) -> Option<BTreeMap<String, Listener>> {
                     servers: Arc::default(),
                 });
             }
-            // A file of before REJECT hasn't got it: its mark is another, so that it is written anew.
+            // A file of before REJECT_RULE lacks it: its fingerprint differs, so that it is written again.
             ["tcp-request", ..] if words.join(" ") == REJECT_RULE => {}
             ["mode", "tcp"] | ["balance", "roundrobin"] | ["maxconn", _] | [] => {}
             ["server", name, address, words @ ..] => {
@@ -58,7 +58,7 @@ pub fn parse(text: &str) -> Option<BTreeMap<String, Listener>> {
     Some(listeners)
 }
 
-/// What a file's fronts say of the services, as if etcd and the resolver had said it.
+/// What a file says of the services, as if it came from etcd and the resolver.
 #[must_use]
 pub fn last_served(
     listeners: &BTreeMap<String, Listener>,
@@ -93,7 +93,7 @@ fn instance(server: &Server) -> Option<Instance> {
     })
 }
 
-/// The mark in a file that `render` wrote.
+/// The fingerprint in a file that `render` wrote.
 #[must_use]
 pub fn fingerprint_of(text: &str) -> Option<&str> {
     let rest = text
@@ -138,7 +138,7 @@ fn parse_server(address: &str, rest: &str) -> Option<Server> {
     })
 }
 
-/// What `render::proxy_name` was made of; `None` if it is none of ours.
+/// Reverses `render::proxy_name`; `None` if it made no such name.
 #[must_use]
 pub fn original_name(name: &str) -> Option<String> {
     let mut original = String::with_capacity(name.len());

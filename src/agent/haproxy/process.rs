@@ -1,4 +1,4 @@
-//! The HAProxy that we start and stop ourselves.
+//! The HAProxy process that the agent supervises.
 
 use crate::agent::haproxy::api::ProxyError;
 use crate::agent::haproxy::master_socket::alerts;
@@ -16,13 +16,14 @@ use tokio::process::{ChildStderr, Command};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-/// After SIGTERM the master ends its workers, connections and all, and then itself.
-const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long HAProxy may take to exit after SIGTERM: the master ends its workers with their connections
+/// first.
+pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// So many lines of what it said are kept, to find out whose fault a failed start was.
+/// How many lines of its output are kept, to find out why a start failed.
 const KEPT_LINES: usize = 200;
 
-/// A master in the foreground.
+/// A HAProxy master in the foreground.
 #[derive(Debug)]
 pub(crate) struct HaproxyProcess {
     process: tokio::process::Child,
@@ -30,7 +31,8 @@ pub(crate) struct HaproxyProcess {
 }
 
 impl HaproxyProcess {
-    /// Starts it on `file`, with its master socket at `socket`. What it says is told as `alerts` has it.
+    /// Starts HAProxy with `file`, with its master socket at `socket`. Its alerts are logged, throttled by
+    /// `alerts`.
     pub(crate) fn start(
         binary: &Path,
         file: &Path,
@@ -39,17 +41,17 @@ impl HaproxyProcess {
     ) -> Result<Self, ProxyError> {
         let mut process = command(binary)
             .arg("-W")
-            // Whatever the base file says of `daemon`: it must not slip away.
+            // Whatever the base file says of `daemon`: HAProxy must stay in the foreground.
             .arg("-db")
             .arg("-S")
             .arg(format!("{},mode,600", socket.display()))
             .arg("-f")
             .arg(file)
             .stdin(Stdio::null())
-            // Where `log stdout` of a base file goes: past us, to whoever reads our own output.
+            // For `log stdout` in a base file: to the agent's own stdout.
             .stdout(Stdio::inherit())
             .stderr(Stdio::piped())
-            // A Ctrl-C at the terminal is for us; what it means for HAProxy is ours to say.
+            // A Ctrl-C at the terminal must reach the agent alone, which then stops HAProxy.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -64,12 +66,12 @@ impl HaproxyProcess {
         Ok(Self { process, output })
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has exited.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.process.try_wait().ok().flatten()
     }
 
-    /// Returns when it has ended, and how. Cancel-safe.
+    /// Waits for its exit; returns the status in words. Cancel-safe.
     pub(crate) async fn wait(&mut self) -> String {
         match self.process.wait().await {
             Ok(status) => status.to_string(),
@@ -77,15 +79,15 @@ impl HaproxyProcess {
         }
     }
 
-    /// What it complained about since this was last asked.
+    /// Its alerts since the last call.
     pub(crate) fn take_alerts(&self) -> String {
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
         let all: Vec<_> = output.drain(..).collect();
         alerts(all.iter().map(String::as_str))
     }
 
-    /// SIGUSR2: it reads its file again, and makes its socket anew. One that is only starting isn't
-    /// told: it would die of the signal.
+    /// SIGUSR2: HAProxy reloads, and creates its socket again. A process that has no handler yet gets no
+    /// signal: it would die of it.
     pub(crate) fn reload(&self) {
         if let Some(pid) = self
             .process
@@ -96,7 +98,7 @@ impl HaproxyProcess {
         }
     }
 
-    /// Ends it and its workers. Returns whether it did so by itself.
+    /// Stops it and its workers. Returns whether SIGTERM was enough.
     pub(crate) async fn stop(mut self) -> bool {
         if let Some(pid) = self.process.id() {
             terminate(pid);
@@ -109,8 +111,8 @@ impl HaproxyProcess {
     }
 }
 
-/// HAProxy, with an environment that is its own business: not systemd's socket, and not etcd's
-/// password, which `show env` would tell.
+/// The `haproxy` program without systemd's socket and without etcd's password in its environment, which
+/// `show env` would print.
 pub(crate) fn command(binary: &Path) -> Command {
     let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os() {
@@ -159,7 +161,7 @@ async fn read_stderr(
                 None => {}
             }
             if let Some(more) = alerts.flood(now()) {
-                warn!("haproxy: {more} alerts more");
+                warn!("haproxy: {more} more alerts");
             }
         }
         let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
@@ -170,8 +172,8 @@ async fn read_stderr(
     }
 }
 
-/// What two lines have in common that say the same of different processes: `[ALERT]    (17) : Current
-/// worker (18) exited with code 137 (Killed)`.
+/// The line without process ids, so that alerts of different processes count as the same: `[ALERT]    (17) :
+/// Current worker (18) exited with code 137 (Killed)`.
 fn without_process_ids(line: &str) -> String {
     let parts = line.split('(');
     let parts = parts.map(|part| part.trim_start_matches(|c: char| c.is_ascii_digit()));

@@ -1,4 +1,4 @@
-//! What HAProxy's master says of its processes. Pure.
+//! The master's `show proc`: HAProxy's processes. Pure.
 
 /// `show proc` at the master's socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +47,7 @@ impl ProcessList {
                         pid.parse().ok()?,
                         self::version(version),
                     );
-                    // While a new one comes there may be two: the younger has seen fewer reloads.
+                    // During a reload there may be two: the newer one has seen fewer reloads.
                     worker = worker.into_iter().chain([found]).min();
                 }
                 [pid, "worker", reloads, .., version] if section == "old workers" => older.push((

@@ -1,4 +1,4 @@
-//! What HAProxy is to be, as its configuration file. Pure.
+//! The model as HAProxy's configuration file. Pure.
 //!
 //! Nothing but checked names, numbers and addresses is ever written, so nothing needs quoting: a
 //! quote or a `$` would be read by HAProxy even inside a name.
@@ -13,10 +13,10 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
-/// The file's first line, by which we know it for ours.
+/// The file's first line, by which sidekick recognises its own file.
 pub const FIRST_LINE: &str = "# Written by sidekick agent, and written anew whenever etcd changes: edit --haproxy-base instead.";
 
-/// Everything below this line is ours; what is above may be the operator's.
+/// Everything below this line is sidekick's; what is above may be the operator's.
 pub(crate) const SERVICES_LINE: &str = "# The services that stand in etcd.";
 
 /// How each server is checked: what the file and the `add server` command have in common.
@@ -39,10 +39,10 @@ pub(crate) const FORMER_CHECK: &str = "check inter 2s rise 3 fall 2";
 pub(crate) const REJECT_RULE: &str =
     "tcp-request connection reject if { nbsrv eq 0 } !{ stopping }";
 
-/// The variable by which a running HAProxy tells what it was started from.
+/// The environment variable by which a running HAProxy tells which configuration it was started from.
 pub const FINGERPRINT_VARIABLE: &str = "SIDEKICK_STRUCTURE";
 
-/// The global and defaults sections of a user who has none of his own.
+/// The global and defaults sections if there is no base file.
 ///
 /// fd-hard-limit: in containers the limit may be a thousand million, and HAProxy would make a table
 /// of it. hard-stop-after: a connection that outlives a reload is served by the old worker, for so
@@ -73,7 +73,7 @@ pub struct FixedConfig {
     pub base: String,
     /// Whether the machine has IPv6 at all. (Without, the socket can't even be made.)
     pub ipv6: bool,
-    /// Where a HAProxy listens that has nothing to listen for; a path without any special character.
+    /// The path where HAProxy listens while no service has a listener; without any special character.
     pub idle: String,
     /// How many connections each service's listener takes at once, so that one service can't take all
     /// that HAProxy may have; `None`: the base file says how many.
@@ -89,8 +89,9 @@ pub fn proxy_name(name: &str) -> String {
     name.replace(':', ":.").replace('@', "::")
 }
 
-/// What a reload would be needed for, as a number: the same for two models that differ only in
-/// their servers. How servers are checked is part of it: a running server's check can't be changed. (FNV-1a, 64 bits; <http://www.isthe.com/chongo/tech/comp/fnv/>)
+/// The fingerprint of everything that takes a reload to change: the same for two models that differ only in
+/// their servers. How servers are checked is part of it, for a running server's check cannot be changed.
+/// (FNV-1a, 64 bits; <http://www.isthe.com/chongo/tech/comp/fnv/>)
 #[must_use]
 pub fn fingerprint(frame: &FixedConfig, model: &Model) -> String {
     let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
@@ -122,13 +123,13 @@ pub fn render(frame: &FixedConfig, model: &Model) -> String {
     Renderer::default().render(frame, model).to_string()
 }
 
-/// Renders one model after another, and of each only what is new.
+/// Renders models one after another, and of each only what changed.
 #[derive(Debug, Default)]
 pub struct Renderer {
     listeners: BTreeMap<String, RenderedListener>,
 }
 
-/// A front's text, and what it was made of.
+/// A listener's text, and what it was made from.
 #[derive(Debug)]
 struct RenderedListener {
     bind: Bind,
@@ -143,7 +144,7 @@ impl RenderedListener {
 }
 
 impl Renderer {
-    /// The whole file. The frame is to be the same each time.
+    /// The whole file. `frame` has to be the same each time.
     pub fn render(&mut self, frame: &FixedConfig, model: &Model) -> SharedText {
         let mut pieces: Vec<Arc<str>> = Vec::with_capacity(model.listeners.len() + 1);
         pieces.push(head(frame, model).into());
@@ -182,7 +183,7 @@ impl Renderer {
     }
 }
 
-/// Everything that isn't a service.
+/// Everything but the services.
 fn head(frame: &FixedConfig, model: &Model) -> String {
     let mut text = String::new();
     let fingerprint = fingerprint(frame, model);
@@ -243,7 +244,7 @@ fn listen(frame: &FixedConfig, service: &str, listener: &Listener) -> String {
     text
 }
 
-/// An address in HAProxy's words.
+/// An address in HAProxy's syntax.
 struct BindSyntax<'a>(&'a FixedConfig, Bind);
 
 impl fmt::Display for BindSyntax<'_> {

@@ -1,18 +1,19 @@
-//! What the running worker was started with, and the servers that are wanted for it now. Pure.
+//! The configuration that the running worker was started with, with the servers that it is to have now.
+//! Pure.
 
 use crate::agent::haproxy::parse::{fingerprint_of, parse};
 use crate::agent::haproxy::render::{self, FixedConfig};
 use crate::agent::model::bind::Bind;
 use crate::agent::model::listeners::{Model, STATS};
 
-/// The structure of the running worker: which service listens where.
+/// Which services the running worker listens for, and where.
 #[derive(Debug, Default)]
 pub(crate) struct RunningConfig {
-    /// The worker's mark; empty where HAProxy listens nowhere.
+    /// The worker's fingerprint; empty if HAProxy listens nowhere.
     pub(crate) fingerprint: String,
-    /// Its servers are those that are wanted, whatever the worker has.
+    /// With the desired servers, whatever the worker has.
     pub(crate) model: Model,
-    /// Whether a file of this structure can be rendered: not where the base file has changed since the
+    /// Whether the file of this configuration can be rendered: not if the base file has changed since the
     /// worker started.
     pub(crate) renders: bool,
 }
@@ -26,7 +27,7 @@ impl RunningConfig {
         }
     }
 
-    /// Of a worker that was started from that file; `None` if it was from another.
+    /// The configuration of a worker that was started from that file; `None` if it was started from another.
     pub(crate) fn by_file(
         frame: &FixedConfig,
         fingerprint: &str,

@@ -1,8 +1,7 @@
-//! What HAProxy is to be × what it is → the commands between. Pure.
+//! The runtime API: the differences between desired and running servers, as commands. Pure.
 //!
-//! Replies to commands are free text and differ between versions, so none is believed: what
-//! `show servers state` says afterwards is compared with what was wanted, by the same function that
-//! made the commands.
+//! Replies to commands are free text and differ between versions, so they prove nothing: after the commands
+//! `show servers state` is compared with the desired state, by the same function that made the commands.
 
 use crate::agent::haproxy::render::{CHECK, proxy_name};
 use crate::agent::haproxy::server_defaults::ServerDefaults;
@@ -13,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 /// A server as `show servers state` has it (HAProxy's management guide, version 1 of the format).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerState {
-    /// `None`: an address that is none, like that of a name that was never resolved.
+    /// `None` if HAProxy has none, as for a name that was never resolved.
     pub address: Option<SocketAddr>,
     /// `srv_admin_state`, a mask.
     pub admin: u32,
@@ -21,7 +20,7 @@ pub struct ServerState {
     pub weight: u32,
     /// `srv_check_state`, a mask.
     pub check: u32,
-    /// HAProxy's checks have taken it out: `srv_op_state` is "stopped", and that is by no maintenance.
+    /// HAProxy's health check has it down: `srv_op_state` is "stopped", and not for maintenance.
     pub down: bool,
     /// For how many seconds it has been up or down: `srv_time_since_last_change`. It grows by itself.
     pub since: u64,
@@ -40,7 +39,7 @@ pub(crate) const CHECKED: u32 = 0x04;
 /// All servers, by backend and name as HAProxy has them.
 pub type RunningServers = BTreeMap<String, BTreeMap<String, ServerState>>;
 
-/// `show servers state` can't be read.
+/// `show servers state` cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("HAProxy's list of servers can't be read: {0}")]
 pub struct UnreadableState(String);
@@ -123,15 +122,15 @@ pub struct ServerCommand {
 /// What to do with a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerAction {
-    /// It isn't there.
+    /// It is missing.
     Add(SocketAddr, Traffic),
-    /// It is elsewhere.
+    /// Its address differs.
     Move(SocketAddr),
-    /// It isn't checked.
+    /// Its health check is off.
     EnableCheck,
-    /// It takes connections and shouldn't, or the other way round.
+    /// It takes new connections and should not, or the other way round.
     SetTraffic(Traffic),
-    /// It shouldn't be there. Its connections are cut: its time to leave is over, or it is down.
+    /// It is not desired: it is deleted, with its connections. Its drain time is over, or it is down.
     Remove,
 }
 
@@ -163,7 +162,7 @@ impl ServerCommand {
                 format!("enable server {it}"),
                 format!("set server {it} state drain"),
             ],
-            // What the checks found out was about the old address.
+            // The health check's result was about the old address.
             ServerAction::Move(address) => vec![
                 format!(
                     "set server {it} addr {} port {}",
@@ -199,9 +198,9 @@ impl ServerCommand {
     }
 }
 
-/// What to do so that the servers of those fronts are as wanted; nothing if they are. Whatever comes
-/// precedes whatever drains or goes, so that a service that changes altogether is never empty. Backends that
-/// aren't asked about may be the operator's, and are let alone.
+/// The commands that bring the servers of those services to the desired state; none if they are. Servers are
+/// added before others are drained or removed, so that a service that changes altogether is never empty.
+/// Backends that are not in `listeners` may be the operator's, and are left alone.
 #[must_use]
 pub fn diff<'a>(
     listeners: impl Iterator<Item = (&'a str, &'a Servers)>,
@@ -237,7 +236,7 @@ pub fn diff<'a>(
     coming
 }
 
-/// A backend of HAProxy's where [`diff`] finds nothing to do.
+/// A backend's servers as [`diff`] has nothing to do for.
 #[must_use]
 pub fn state_in_sync(servers: &Servers) -> BTreeMap<String, ServerState> {
     let live = |server: &Server| ServerState {

@@ -1,10 +1,10 @@
-//! `show sess`: which connections of a worker have to end. Pure.
+//! `show sess`: which connections of a worker to shut down. Pure.
 
 use crate::agent::haproxy::render::FINGERPRINT_VARIABLE;
 
 /// The commands that end a worker's connections to the servers for which `is_removed(backend, server)`
-/// holds. `answer` is what the worker says to `show env` of [`FINGERPRINT_VARIABLE`] and to `show sess`: a worker without
-/// the mark was started by the operator, and none of its connections are ours to end.
+/// holds. `answer` is the worker's answer to `show env` of [`FINGERPRINT_VARIABLE`] and to `show sess`: a
+/// worker without that variable was started by the operator, and its connections are left alone.
 ///
 /// An old worker takes no `shutdown sessions server` ("Proxy is disabled."; seen with 2.6), but every
 /// worker takes `shutdown session`.
@@ -23,7 +23,7 @@ pub(crate) fn shutdown_commands(
         let (id, rest) = line.split_once(": ")?;
         let word = |key: &str| rest.split(' ').find_map(|word| word.strip_prefix(key));
         let (backend, server) = (word("be=")?, word("srv=")?);
-        // `<none>`: it hasn't been given a server yet.
+        // `<none>`: the connection has no server yet.
         let removal_version =
             id.starts_with("0x") && !server.starts_with('<') && is_removed(backend, server);
         removal_version.then(|| format!("shutdown session {id}"))

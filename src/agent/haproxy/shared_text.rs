@@ -1,4 +1,4 @@
-//! A long text in pieces, so that the next one, which hardly differs, costs hardly anything. Pure.
+//! A text in shared pieces, so that the next version, which hardly differs, costs hardly anything. Pure.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 pub struct SharedText(Arc<[Arc<str>]>);
 
 impl SharedText {
-    /// One after another they are the text.
+    /// The pieces; one after another they are the text.
     pub fn pieces(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|piece| &**piece)
     }
@@ -32,7 +32,7 @@ impl fmt::Display for SharedText {
     }
 }
 
-/// The same characters, however they are cut.
+/// Equal if the characters are, however they are cut.
 impl PartialEq for SharedText {
     fn eq(&self, other: &Self) -> bool {
         let alike = |(a, b): (&Arc<str>, &Arc<str>)| Arc::ptr_eq(a, b) || a == b;

@@ -1,4 +1,4 @@
-//! Which addresses an instance may have, so that clients may be sent there. Pure.
+//! Which addresses an instance may have. Pure.
 
 use crate::agent::model::bind::Bind;
 use crate::endpoint::Host;
@@ -77,13 +77,13 @@ impl Allow {
     }
 }
 
-/// What the address of an instance is held against.
+/// What decides whether an instance may have an address.
 #[derive(Debug, Default)]
 pub(crate) struct AddressFilter {
     allow: Allow,
     /// The addresses of this machine.
     own: Arc<BTreeSet<IpAddr>>,
-    /// Where the agent's HAProxy listens, or was told to, and on which ports that is.
+    /// Where the agent's HAProxy listens, or is to listen, and on which ports.
     listeners: Vec<Bind>,
     ports: BTreeSet<u16>,
     listeners_changed: bool,
@@ -97,7 +97,7 @@ impl AddressFilter {
         }
     }
 
-    /// HAProxy listens there from now on. Tells whether that is different.
+    /// Sets where HAProxy listens. Returns whether that changed.
     pub(crate) fn set_listeners(&mut self, listeners: impl Iterator<Item = Bind> + Clone) -> bool {
         let different = !listeners.clone().eq(self.listeners.iter().copied());
         if different {
@@ -108,12 +108,12 @@ impl AddressFilter {
         different
     }
 
-    /// Whether the listeners are others than when this was last asked.
+    /// Whether the listeners have changed since the last call.
     pub(crate) fn take_listeners_changed(&mut self) -> bool {
         std::mem::take(&mut self.listeners_changed)
     }
 
-    /// The machine has those addresses from now on. Tells whether that is different.
+    /// Sets the machine's addresses. Returns whether they changed.
     pub(crate) fn set_own_addresses(&mut self, own: &Arc<BTreeSet<IpAddr>>) -> bool {
         let before = std::mem::replace(&mut self.own, own.clone());
         !Arc::ptr_eq(&before, own) && before != *own
@@ -124,7 +124,7 @@ impl AddressFilter {
         self.own.contains(&address.ip())
     }
 
-    /// Why no client may be sent to that address; `None`: it may.
+    /// Why no client may be sent to that address; `None` if one may.
     pub(crate) fn refuses(&self, address: SocketAddr) -> Option<String> {
         let at = Bind::At(address);
         let is_listener = self.is_local(address)

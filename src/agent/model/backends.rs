@@ -1,7 +1,7 @@
-//! Where each instance is: instances, and the addresses of the names among them → servers. Pure.
+//! Services with their servers: instances, and the addresses of their host names. Pure.
 //!
-//! What was worked out is kept, and worked out again only where something has changed: of ten
-//! thousand instances usually one has.
+//! A service is worked out again only if something of it has changed: of ten thousand instances usually one
+//! has.
 
 use crate::agent::model::allow::{AddressFilter, Allow};
 use crate::agent::model::bind::Bind;
@@ -15,17 +15,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Of how many ports a service is remembered that its instances had them on this machine.
+/// How many ports a service's instances had on this machine are remembered.
 const MAX_LOCAL_PORTS: usize = 64;
 
-/// One address behind a front.
+/// One server of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     /// Where HAProxy dials.
     pub address: SocketAddr,
     /// Takes no new connections.
     pub draining: bool,
-    /// The name that `address` was found under, if it had one.
+    /// The host name that `address` was resolved from, if the key has a name.
     pub host: Option<String>,
 }
 
@@ -37,16 +37,16 @@ pub type Servers = BTreeMap<String, Server>;
 pub struct Backend {
     /// Where clients dial it unless the operator said otherwise.
     pub port: u16,
-    /// Those whose address is known, and isn't refused. The same pointer as long as nothing changes.
+    /// Instances whose address is known and not refused. The same pointer as long as nothing changes.
     pub servers: Arc<Servers>,
-    /// How many of them are leaving. A service with no other serves no client.
+    /// How many of them are leaving.
     pub leaving: usize,
     /// The `create_revision` of its oldest key.
     pub oldest: i64,
-    /// The ports that its instances have, or lately had, on this machine: HAProxy would keep an
-    /// instance that is started again from binding its own.
+    /// The ports that its instances have, or recently had, on this machine: if HAProxy listened there, an
+    /// instance that is started again could not bind its own port.
     pub local_ports: BTreeSet<u16>,
-    /// Instances whose address no client may be sent to, and why.
+    /// Instances whose address is refused, and why.
     refused: BTreeMap<String, String>,
     /// Whether any of its instances, refused or not, is on this machine.
     is_local: bool,
@@ -60,14 +60,14 @@ pub struct Backends {
     hosts: HostCounts,
     admission: AddressFilter,
     unreported: Vec<RefusedInstance>,
-    /// The addresses' `version` when last looked.
+    /// `HostAddresses::version` at the last update.
     version: u64,
     listener_version: u64,
     removal_version: u64,
 }
 
 impl Backends {
-    /// Empty. Serves only what `allow` lets through.
+    /// Empty; serves only what `allow` lets through.
     #[must_use]
     pub fn new(allow: Allow) -> Self {
         Self {
@@ -76,14 +76,14 @@ impl Backends {
         }
     }
 
-    /// Where the agent's HAProxy listens from now on, or was told to: an instance there would be
-    /// HAProxy itself. Tells whether that is different.
+    /// Sets where the agent's HAProxy listens, or is to listen: an instance at such an address would be
+    /// HAProxy itself. Returns whether that changed.
     pub fn set_listeners(&mut self, listeners: impl Iterator<Item = Bind> + Clone) -> bool {
         self.admission.set_listeners(listeners)
     }
 
-    /// Follows `desired`, which comes in the order of its names. Tells whether other hosts than before
-    /// have to be resolved.
+    /// Follows `desired`, which comes in the order of its names. Returns whether other host names than
+    /// before have to be resolved.
     pub fn update<'a>(
         &mut self,
         desired: impl Iterator<Item = (&'a String, DesiredService)>,
@@ -145,7 +145,7 @@ impl Backends {
         other_hosts
     }
 
-    /// Instances that were refused since this was last asked; one again only for another reason.
+    /// Instances that were refused since the last call; one again only for another reason.
     pub fn take_refused(&mut self) -> Vec<RefusedInstance> {
         std::mem::take(&mut self.unreported)
     }
@@ -168,31 +168,31 @@ impl Backends {
         self.services.values().map(|it| it.leaving).sum()
     }
 
-    /// The same as long as no server goes.
+    /// Changes when a server is removed.
     #[must_use]
     pub const fn removal_version(&self) -> u64 {
         self.removal_version
     }
 
-    /// The same as long as no service comes, goes, has another port, begins to serve or serves no more,
-    /// or has an instance at another port of this machine.
+    /// Changes when a service comes, goes, gets another port, begins to serve or stops, or gets an instance
+    /// at another port of this machine: when its listener may change.
     #[must_use]
     pub const fn listener_version(&self) -> u64 {
         self.listener_version
     }
 
-    /// The hosts that have to be resolved.
+    /// The host names to resolve.
     pub fn hosts(&self) -> impl Iterator<Item = &String> {
         self.hosts.0.keys()
     }
 }
 
-/// The names among the hosts, and how many instances are at each.
+/// Host names, with the number of instances at each.
 #[derive(Debug, Default)]
 struct HostCounts(BTreeMap<String, usize>);
 
 impl HostCounts {
-    /// Whether any of them is new.
+    /// Adds the instances' names; returns whether any is new.
     fn add(&mut self, instances: &Instances) -> bool {
         let before = self.0.len();
         for name in hosts(instances) {
@@ -204,7 +204,7 @@ impl HostCounts {
         self.0.len() > before
     }
 
-    /// Whether nobody is at any of them any more.
+    /// Removes the instances' names; returns whether any is unused now.
     fn remove(&mut self, instances: &Instances) -> bool {
         let before = self.0.len();
         for name in hosts(instances) {
@@ -227,13 +227,13 @@ fn hosts(instances: &Instances) -> impl Iterator<Item = &String> {
 }
 
 impl Backend {
-    /// Whether it has a server that isn't leaving.
+    /// Whether it has a server that is not leaving.
     #[must_use]
     pub fn serves(&self) -> bool {
         self.servers.len() > self.leaving
     }
 
-    /// Is that from now on. Tells whether it may listen elsewhere now.
+    /// Takes over `now`. Returns whether its listener may change.
     fn replace_with(&mut self, now: Self) -> bool {
         let differs = self.port != now.port || self.serves() != now.serves();
         let is_elsewhere = !now.local_ports.is_subset(&self.local_ports);
@@ -261,7 +261,8 @@ impl Backend {
     }
 }
 
-/// An instance whose host has no address yet has no server, and neither has one that is refused.
+/// Works out a service's servers: an instance whose host name has no address yet has none, nor has one that
+/// is refused.
 fn backend(
     desired: DesiredService,
     addresses: &HostAddresses,

@@ -1,6 +1,6 @@
-//! Fronts that HAProxy can't listen for: who it is, and when each is tried again. Pure.
+//! Listeners that HAProxy failed to bind: which they are, and when each is tried again. Pure.
 //!
-//! One address that can't be had would keep HAProxy from taking any new configuration.
+//! One address that cannot be bound would keep HAProxy from loading any new configuration.
 
 use crate::agent::model::bind::Bind;
 use crate::agent::model::listeners::Model;
@@ -8,23 +8,23 @@ use crate::clock::Moment;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How soon a port that we saw to be in use is looked at again: looking costs nothing.
+/// How soon a port that another process uses is looked at again: looking costs nothing.
 const PORT_IN_USE_RETRY: Duration = Duration::from_secs(1);
 
-/// How soon an address that HAProxy failed to bind is tried again. While HAProxy tries, all of its
-/// listeners pause for up to two seconds (seen with 2.6), so the pauses double up to the second.
+/// How soon an address that HAProxy failed to bind is tried again. While HAProxy tries, all of its listeners
+/// pause for up to two seconds (seen with 2.6), so the pauses double up to the maximum.
 pub(crate) const FAILED_BIND_RETRY: Duration = Duration::from_secs(30);
 pub(crate) const MAX_FAILED_BIND_RETRY: Duration = Duration::from_secs(1800);
 
-/// A service, and where it was to listen.
+/// A service and where it is to listen.
 pub(crate) type ServiceBind = (String, Bind);
 
-/// Who is left out for now.
+/// The listeners that are left out for now.
 #[derive(Debug)]
 pub(crate) struct BindBackoff {
     backed_off: BTreeMap<ServiceBind, BackoffEntry>,
-    /// How many new fronts one reload may bring. Halved when a reload fails for a listener and HAProxy doesn't
-    /// say whose.
+    /// How many new listeners one reload may bring. Halved when a reload fails for a listener and HAProxy
+    /// does not say which.
     max_new_listeners: usize,
 }
 
@@ -56,7 +56,7 @@ impl Default for BindBackoff {
 }
 
 impl BindBackoff {
-    /// Who is left out at `now`, and why. Whose time was up for as long again is nobody's any more.
+    /// The listeners that are left out at `now`, and why. An entry expires one pause after its retry time.
     pub(crate) fn active(&mut self, now: Moment) -> BTreeMap<ServiceBind, String> {
         self.backed_off
             .retain(|_, entry| now < entry.until + entry.pause);
@@ -68,18 +68,18 @@ impl BindBackoff {
         active.collect()
     }
 
-    /// When the next is to be tried again.
+    /// The next retry time after `now`.
     pub(crate) fn next_try(&self, now: Moment) -> Option<Moment> {
         let times = self.backed_off.values().map(|entry| entry.until);
         times.filter(|until| *until > now).min()
     }
 
-    /// How many new fronts the next reload may bring.
+    /// How many new listeners the next reload may bring.
     pub(crate) const fn max_new_listeners(&self) -> usize {
         self.max_new_listeners
     }
 
-    /// It can be seen without trying that HAProxy couldn't listen there.
+    /// Another process uses the port, as can be seen without a reload.
     pub(crate) fn port_in_use(&mut self, place: ServiceBind, why: String, now: Moment) {
         let entry = BackoffEntry {
             why,
@@ -89,8 +89,8 @@ impl BindBackoff {
         self.backed_off.insert(place, entry);
     }
 
-    /// A reload with these new fronts failed. HAProxy says whose fault it was, or says nothing
-    /// and there is only one, or fewer are let in at the next try.
+    /// A reload with these new listeners failed. Backs off those that HAProxy named, or the only one; else
+    /// fewer are tried next time.
     pub(crate) fn reload_failed(&mut self, new: &[ServiceBind], cause: ReloadFailure, now: Moment) {
         let mut named = match (cause, new) {
             (ReloadFailure::Other, _) => return,
@@ -121,7 +121,7 @@ impl BindBackoff {
         }
     }
 
-    /// HAProxy listens for all of those.
+    /// HAProxy has bound all listeners of the model.
     pub(crate) fn bound(&mut self, model: &Model) {
         self.max_new_listeners = self.max_new_listeners.saturating_mul(2);
         self.backed_off
@@ -133,7 +133,7 @@ impl BindBackoff {
 mod tests {
     use super::*;
 
-    /// Each service whose port was taken once used to be remembered for ever.
+    /// Each service whose port was in use once used to be remembered for ever.
     #[test]
     fn whoever_is_gone_is_forgotten() {
         let mut bind_backoff = BindBackoff::default();

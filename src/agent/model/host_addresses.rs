@@ -10,12 +10,12 @@ pub struct HostAddresses {
     by_name: BTreeMap<String, IpAddr>,
     /// Of this machine, without loopback.
     pub(crate) own: Arc<BTreeSet<IpAddr>>,
-    /// How often anything has changed.
+    /// Counts the changes of names and addresses.
     pub(crate) version: u64,
 }
 
 impl HostAddresses {
-    /// Where that host is, if it is known.
+    /// The address of that host, if it is known.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<IpAddr> {
         self.by_name.get(name).copied()
@@ -27,7 +27,7 @@ impl HostAddresses {
         &self.own
     }
 
-    /// This machine has those addresses from now on. Tells whether that is different.
+    /// Sets the addresses of this machine. Returns whether they changed.
     pub fn set_own(&mut self, own: BTreeSet<IpAddr>) -> bool {
         let different = *self.own != own;
         if different {
@@ -36,20 +36,20 @@ impl HostAddresses {
         different
     }
 
-    /// How many hosts there are.
+    /// How many host names have an address.
     #[must_use]
     pub fn count(&self) -> usize {
         self.by_name.len()
     }
 
-    /// Forgets the others.
+    /// Removes all other names.
     pub fn retain(&mut self, is_wanted: impl Fn(&String) -> bool) {
         let before = self.by_name.len();
         self.by_name.retain(|name, _| is_wanted(name));
         self.version += u64::from(self.by_name.len() < before);
     }
 
-    /// That host is there from now on.
+    /// Sets the address of a host name.
     pub fn insert(&mut self, name: String, address: IpAddr) {
         if self.by_name.insert(name, address) != Some(address) {
             self.version += 1;

@@ -1,4 +1,4 @@
-//! Who gets which address to listen on, and so what HAProxy is to be. Pure.
+//! Which service listens where: the model of what HAProxy is to be. Pure.
 
 use crate::agent::model::backends::{Backend, Servers};
 use crate::agent::model::bind::Bind;
@@ -7,28 +7,28 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-/// What the statistics page is called. No service can have the name: see `render::proxy_name`.
+/// The name of the statistics page. No service can have it: see `render::proxy_name`.
 pub const STATS: &str = "sidekick:stats";
 
-/// One service as HAProxy has it.
+/// One `listen` section of HAProxy: a service's address and its servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
     /// Where clients dial.
     pub bind: Bind,
-    /// Behind it.
+    /// Its servers, by instance.
     pub servers: Arc<Servers>,
 }
 
-/// Everything that HAProxy is to be, but for what never changes while the agent runs.
+/// What HAProxy is to be, except for what never changes while the agent runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Model {
-    /// Where the statistics page is.
+    /// Where the statistics page listens; `None`: nowhere.
     pub stats: Option<Bind>,
     /// By service.
     pub listeners: BTreeMap<String, Listener>,
 }
 
-/// A front that can't be, and why.
+/// A listener that HAProxy cannot have, and why.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RefusedListener {
     /// The service, or [`STATS`].
@@ -37,26 +37,28 @@ pub struct RefusedListener {
     pub why: String,
 }
 
-/// What the operator said, and what experience has taught.
+/// The operator's options that concern listeners.
 #[derive(Debug, Clone, Default)]
 pub struct ListenerRules {
-    /// `--bind`: those are there whether or not the service has an instance, and come before others.
+    /// `--bind`: these listen whether or not the service has an instance, and come before others.
     pub binds: BTreeMap<String, Bind>,
     /// `--stats`.
     pub stats: Option<Bind>,
     /// Names of sections in the operator's own base file.
     pub reserved: BTreeSet<String>,
-    /// Where those listen. HAProxy would bind one port twice, and clients would get one or the other.
+    /// Where those sections listen. HAProxy would bind one port twice, and clients would get one or the
+    /// other.
     pub occupied: Vec<Bind>,
 }
 
-/// Lays the services out. `backed_off` are fronts that HAProxy couldn't bind lately; `bound` are those that
-/// it has.
+/// Assigns the listeners. `backed_off` are those that HAProxy failed to bind recently; `bound` are those
+/// that it has.
 ///
-/// Of several that want one address the first of these has it: who was told so by `--bind`; who has
-/// servers that aren't leaving; who is bound there; whose oldest key is older; whose name is smaller. So a newcomer evicts
-/// nobody who serves, and an empty service keeps nothing from another. A service that was told nothing
-/// doesn't get a port that an instance on this machine has, or lately had.
+/// Of several services that want one address, the first of these gets it: one with `--bind`; one with
+/// servers that are not leaving; one that is bound there; the one whose oldest key is older; the one whose
+/// name is smaller. So a new service takes no address from one that serves, and an empty one keeps none from
+/// another. Without `--bind` a service does not get a port that an instance on this machine has, or recently
+/// had.
 #[must_use]
 pub fn assign_listeners(
     rules: &ListenerRules,
@@ -120,8 +122,8 @@ impl Assignment<'_> {
             return self.assign(service, bind);
         };
         let why = format!(
-            "{bind} is the port of an instance on this machine ({owner}), which couldn't start again if \
-             HAProxy had it; say where to listen: --bind {service}=ADDRESS:PORT"
+            "{bind} is the port of an instance on this machine ({owner}), which could not start again if \
+             HAProxy listened there; say where to listen: --bind {service}=ADDRESS:PORT"
         );
         self.refuse(service, why)
     }
@@ -154,7 +156,7 @@ impl Assignment<'_> {
 }
 
 impl Model {
-    /// All that listens.
+    /// All listeners, the statistics page included.
     pub fn binds(&self) -> impl Iterator<Item = (&str, Bind)> {
         let stats = self.stats.map(|bind| (STATS, bind));
         stats.into_iter().chain(
@@ -164,8 +166,7 @@ impl Model {
         )
     }
 
-    /// Takes over the servers of the services that it was laid out for. A service that isn't among them
-    /// has none.
+    /// Takes over the servers of the services. A service that is not among them has none.
     pub fn follow(&mut self, services: &BTreeMap<String, Backend>) {
         let both = self
             .listeners
@@ -182,7 +183,7 @@ impl Model {
         }
     }
 
-    /// How many instances there are.
+    /// How many servers there are.
     #[must_use]
     pub fn servers(&self) -> usize {
         self.listeners

@@ -1,10 +1,10 @@
-//! Who counts as there: the table, and for a while those who left it. Pure.
+//! Which instances count as present: those in etcd, and for a while those that left it. Pure.
 //!
-//! One instance that leaves takes no new connection from then on. Its key may come back in a moment (an
-//! announcer that is restarted, a lease that was lost), so its connections end only some time later, or when
-//! HAProxy's check says that it is down. Half of a service, or several services, that leave
-//! within two seconds look like an etcd that was emptied, or a network cut in two, and not like
-//! that many containers dying: those go on serving for a while, and HAProxy's own checks decide.
+//! An instance whose key disappears gets no new connections from then on. Its key may come back in a moment
+//! (an announcer restarts, a lease is lost), so its connections end only some time later, or when HAProxy's
+//! health check says that it is down. If half of a service, or several services, disappear within two
+//! seconds, that looks like an emptied etcd or a network partition, and not like that many containers dying:
+//! those instances are held and go on serving for a while, and HAProxy's health checks decide.
 
 mod service_history;
 
@@ -17,43 +17,43 @@ use service_history::{HostPorts, ObservedAt, ServiceHistory};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How long things outlast their keys.
+/// How long listeners, instances and connections outlast their keys.
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
-    /// How long a crowd is kept; zero: not at all.
+    /// How long instances that disappeared together are held; zero: not at all.
     pub hold: Duration,
-    /// How long the front of a service without any instance stays bound.
+    /// How long a service without instances keeps its listener.
     pub forget: Duration,
-    /// How long after its key an instance's connections end; zero: with the key.
+    /// How long after its key an instance's connections end; zero: at once.
     pub drain: Duration,
 }
 
-/// Something worth a loud line.
+/// A change that is worth a log line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MembershipEvent {
-    /// So many instances of the service left at a blow, and are kept.
+    /// So many instances of the service disappeared together, and are held.
     Held(String, usize),
-    /// They are let go.
+    /// So many held instances did not come back in time.
     HoldEnded(String, usize),
-    /// So many that were kept go, for keys that are there announce their addresses.
+    /// So many held instances are released: other keys announce their addresses.
     Displaced(String, usize),
-    /// The service had no instance for long enough.
+    /// The service had no instance for [`Retention::forget`].
     Forgotten(String),
 }
 
-/// The services with their recent past.
+/// All services with their recent past.
 #[derive(Debug)]
 pub struct Membership {
     retention: Retention,
     services: BTreeMap<String, ServiceHistory>,
     notes: Vec<MembershipEvent>,
-    /// How often the table was looked at.
+    /// How often the catalog was observed.
     observations: u64,
 }
 
 impl Membership {
-    /// Starts from what was served last (from the file on disk), so that a crowd that left while
-    /// nobody looked is a crowd too. Each service comes with the port it was served at.
+    /// Starts from what was served last (the file on disk), so that instances that disappear while no agent
+    /// runs are held too. Each service keeps the port it was served at.
     #[must_use]
     pub fn new(retention: Retention, last: BTreeMap<String, DesiredService>, now: Moment) -> Self {
         let services = last.into_iter().map(|(name, desired)| {
@@ -74,7 +74,7 @@ impl Membership {
         }
     }
 
-    /// The table as it is at `now`. Tells whether anything is different.
+    /// Compares the catalog at `now` with the last one. Returns whether anything changed.
     pub fn observe(&mut self, catalog: &Services, now: Moment) -> bool {
         let mut changed = false;
         self.observations += 1;
@@ -106,7 +106,7 @@ impl Membership {
         changed
     }
 
-    /// Who is to be served at `now`, by name. Lets those go whose time is up.
+    /// The services to serve at `now`, by name. Removes those whose time is over.
     pub fn desired(&mut self, now: Moment) -> impl Iterator<Item = (&String, DesiredService)> {
         let Retention { forget, drain, .. } = self.retention;
         let notes = &mut self.notes;
@@ -133,8 +133,7 @@ impl Membership {
         services.map(|(name, service)| (name, service.desired()))
     }
 
-    /// Services that come and go are no more in all than may be there at once: those go first that
-    /// were empty the longest.
+    /// Limits the services that are remembered: those go first that were empty the longest.
     fn forget_oldest_empty(&mut self) {
         let over_limits = self.services.len().saturating_sub(MAX_SERVICES);
         if over_limits == 0 {
@@ -176,20 +175,20 @@ impl Membership {
         held.chain(empty).chain(leaving).min()
     }
 
-    /// Services and instances whose keys are gone, and whose connections aren't yet.
+    /// Services and instances whose keys are gone and whose connections may remain.
     pub fn leaving(&self) -> impl Iterator<Item = (&String, &String)> {
         let services = self.services.iter();
         services.flat_map(|(service, it)| it.leaving.keys().map(move |name| (service, name)))
     }
 
-    /// HAProxy's check says that this instance is down. One that is leaving is gone with that. Tells
-    /// whether it was one.
+    /// HAProxy's health check says that this instance is down: if it is leaving, it is removed. Returns
+    /// whether it was leaving.
     pub fn is_down(&mut self, service: &str, name: &str) -> bool {
         let service = self.services.get_mut(service);
         service.is_some_and(|service| service.end(name))
     }
 
-    /// How long a crowd is held.
+    /// How long instances that disappeared together are held.
     #[must_use]
     pub const fn hold_time(&self) -> Duration {
         self.retention.hold
@@ -204,7 +203,7 @@ impl Membership {
             .sum()
     }
 
-    /// What happened since this was last asked.
+    /// The events since the last call.
     pub fn take_events(&mut self) -> Vec<MembershipEvent> {
         std::mem::take(&mut self.notes)
     }
@@ -224,8 +223,7 @@ impl Membership {
         }
     }
 
-    /// Instances that leave faster than their time passes are no more in all than there may be of one
-    /// service: those end first that left first.
+    /// Limits the instances that are leaving: those are removed first that left first.
     fn end_oldest_leaving(&mut self) {
         let over_limits = self.leaving().count().saturating_sub(MAX_LEAVING);
         if over_limits == 0 {
@@ -243,7 +241,8 @@ impl Membership {
         }
     }
 
-    /// A container that was made anew may have the address of one that left, whose clients would reach it.
+    /// Releases held instances whose address a new key announces: their clients would reach the new
+    /// container.
     fn release(&mut self, arrived: &HostPorts) {
         for (name, service) in &mut self.services {
             let has_left = !service.departed.is_empty() || !service.held.is_empty();
@@ -260,7 +259,7 @@ impl Membership {
     }
 }
 
-/// Whether two of the spans have a moment in common; each ends just before its second stamp.
+/// Whether two of the spans overlap; each ends just before its second stamp.
 fn overlap(spans: impl Iterator<Item = (ObservedAt, ObservedAt)>) -> bool {
     let mut spans: Vec<_> = spans.collect();
     spans.sort_unstable();

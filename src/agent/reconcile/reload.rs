@@ -1,6 +1,9 @@
-//! What takes a reload: the file first, then HAProxy, and back to the file of before where that fails.
+//! Changes that take a reload: the file first, then HAProxy, and back to the previous file if the reload
+//! fails.
 
-use super::{PassReport, Plan, Reconciler};
+use super::Reconciler;
+use super::plan::Plan;
+use super::report::PassReport;
 use crate::agent::haproxy::api::{HaproxyApi, ProxyError, ReloadOutcome};
 use crate::agent::haproxy::bind_errors::reload_failure;
 use crate::agent::haproxy::parse::parse;
@@ -8,26 +11,43 @@ use crate::agent::haproxy::running_config::RunningConfig;
 use crate::agent::haproxy::shared_text::SharedText;
 use crate::agent::model::listeners::Model;
 use crate::clock::Moment;
+use crate::retry::{RELOAD, Retry};
 use std::time::Duration;
 use tracing::{info, warn};
 
-/// The least time between two reloads, and between two looks whether one may follow.
+/// The shortest time between two reloads, and between two checks whether one may follow.
 pub(crate) const RELOAD_PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest time between two reloads.
 pub(crate) const LONGEST_RELOAD_PAUSE: Duration = Duration::from_secs(16);
 
-/// The time between two reloads while so many workers of before the last one live on with their
-/// connections: it doubles with each beyond the first, so that they don't pile up in a run of reloads.
+/// The time between two reloads while `older` workers still serve the connections that they had: doubled
+/// with each beyond the first, so that a run of reloads does not pile up workers.
 #[must_use]
 pub(crate) fn reload_pause(older: usize) -> Duration {
     let doublings = u32::try_from(older).unwrap_or(u32::MAX).clamp(1, 16) - 1;
     (RELOAD_PAUSE * (1 << doublings)).min(LONGEST_RELOAD_PAUSE)
 }
 
+/// When HAProxy was reloaded last, and failed reloads of a running worker.
+#[derive(Debug)]
+pub(super) struct Reloads {
+    pub(super) last: Option<Moment>,
+    pub(super) retry: Retry,
+}
+
+impl Default for Reloads {
+    fn default() -> Self {
+        Self {
+            last: None,
+            retry: Retry::new(RELOAD),
+        }
+    }
+}
+
 impl<P: HaproxyApi> Reconciler<P> {
-    /// Another structure, or none yet. A reload waits for its pause and for its own backoff, and one that
-    /// fails is no error: the worker that runs is adjusted all the same.
+    /// Reloads or starts HAProxy for other listeners. A reload waits for its pause and for its backoff, and
+    /// a failed one is no error: the running worker's servers are updated all the same.
     pub(super) async fn restructure(
         &mut self,
         plan: &Plan,
@@ -36,33 +56,34 @@ impl<P: HaproxyApi> Reconciler<P> {
     ) -> Result<(), ProxyError> {
         let running = self.known.as_ref().map(|known| known.worker.older.len());
         let after_last = self
-            .last_reload
+            .reloads
+            .last
             .map(|at| at + reload_pause(running.unwrap_or(0)));
-        let after_failure = running.and(self.reloads.next());
+        let after_failure = running.and(self.reloads.retry.next());
         report.behind = true;
         if let Some(earliest) = after_last.max(after_failure).filter(|at| *at > now) {
-            // Sooner than that, if old workers end meanwhile.
+            // Sooner, if old workers exit meanwhile.
             report.not_after(Some(earliest.min(now + RELOAD_PAUSE)));
             return Ok(());
         }
-        self.last_reload = Some(now);
+        self.reloads.last = Some(now);
         match self.apply_plan(plan, now).await {
             Ok(()) => {
                 (report.reloaded, report.behind) = (true, false);
-                if let Some(notice) = self.reloads.succeeded(now) {
+                if let Some(notice) = self.reloads.retry.succeeded(now) {
                     let seconds = notice.lasted.as_secs();
-                    info!("HAProxy has taken its new structure, after {seconds} s");
+                    info!("HAProxy reloaded after {seconds} s of failures");
                 }
             }
             Err(error) if running.is_none() => return Err(error),
             Err(error) => {
-                if let Some(notice) = self.reloads.failed(now, fastrand::f64()) {
+                if let Some(notice) = self.reloads.retry.failed(now, fastrand::f64()) {
                     warn!(
-                        "{error} (try {}); instances of the services that HAProxy has come and go all the same, retrying the rest",
+                        "{error} (try {}); instances of the services that HAProxy listens for are still updated, retrying the reload",
                         notice.failures
                     );
                 }
-                report.not_after(self.reloads.next());
+                report.not_after(self.reloads.retry.next());
             }
         }
         Ok(())
@@ -78,8 +99,9 @@ impl<P: HaproxyApi> Reconciler<P> {
             written.clone()?;
             self.proxy.reload().await
         } else {
-            // On a full disk HAProxy starts from the file that is there.
+            // On a full disk HAProxy starts from the existing file.
             let is_there = self
+                .saved
                 .file
                 .as_ref()
                 .is_some_and(|file| parse(&file.to_string()).is_some());
@@ -95,7 +117,7 @@ impl<P: HaproxyApi> Reconciler<P> {
                     .await;
             }
             return Err(ProxyError::ReloadFailed(if log.is_empty() {
-                "it doesn't say why".to_owned()
+                "HAProxy does not say why".to_owned()
             } else {
                 log
             }));
@@ -104,7 +126,7 @@ impl<P: HaproxyApi> Reconciler<P> {
         written?;
         if worker.is_none_or(|worker| worker.fingerprint.as_ref() != Some(&plan.fingerprint)) {
             return Err(ProxyError::Unreachable(
-                "the reload was taken, but not its configuration".to_owned(),
+                "HAProxy reloaded, but does not run the new configuration".to_owned(),
             ));
         }
         self.set_listeners(RunningConfig::new(
@@ -112,29 +134,29 @@ impl<P: HaproxyApi> Reconciler<P> {
             &plan.fingerprint,
             plan.model.clone(),
         ));
-        self.last_good = Some(text);
+        self.saved.last_good = Some(text);
         self.bind_backoff.bound(&plan.model);
         Ok(())
     }
 
     async fn write(&mut self, text: &SharedText) -> Result<(), ProxyError> {
-        if self.saving.take().is_some() || self.file.as_ref() != Some(text) {
+        if self.saved.saving.take().is_some() || self.saved.file.as_ref() != Some(text) {
             self.proxy.write(text).await?;
-            self.file = Some(text.clone());
+            self.saved.file = Some(text.clone());
         }
         Ok(())
     }
 
-    /// What HAProxy can start from, as far as is known: the structure that runs.
+    /// The text of the running configuration, from which HAProxy can certainly start; `None` if unknown.
     fn bootable_text(&mut self) -> Option<SharedText> {
         match self.bound.as_ref().filter(|bound| bound.renders) {
             Some(bound) => Some(self.renderer.render(&self.frame, &bound.model)),
-            None => self.last_good.clone(),
+            None => self.saved.last_good.clone(),
         }
     }
 
-    /// HAProxy couldn't take that model: whose fault was it, and back to the file of `before`. A file that
-    /// HAProxy can't start from must not be what it finds after a crash.
+    /// HAProxy refused that model: backs off the listeners that are to blame, and writes the previous file
+    /// again. After a crash HAProxy must find a file from which it can start.
     async fn restore_file(
         &mut self,
         model: &Model,
@@ -144,7 +166,7 @@ impl<P: HaproxyApi> Reconciler<P> {
         now: Moment,
     ) {
         if started {
-            // Not even what it had will do.
+            // It could not bind even what it had before.
             self.bound = Some(RunningConfig::default());
         }
         let cause = reload_failure(log);
@@ -153,7 +175,7 @@ impl<P: HaproxyApi> Reconciler<P> {
         if let Some(before) = before
             && let Err(error) = self.write(&before).await
         {
-            warn!("{error}; HAProxy's file has what HAProxy couldn't take, retrying");
+            warn!("{error}; the configuration file holds what HAProxy refused, retrying");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Brings the servers of the running worker to what is wanted for them, and ends the connections in the
-//! workers of before the last reload that have no server any more. Needs no reload and no file.
+//! Updates the servers of the running worker, and ends connections to removed servers in workers of before
+//! the last reload. Takes no reload and no file.
 
 use crate::agent::haproxy::api::{HaproxyApi, ProxyError, Worker};
 use crate::agent::haproxy::parse::original_name;
@@ -11,15 +11,16 @@ use itertools::{EitherOrBoth, Itertools};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// The worker that was last seen.
+/// The worker that was last seen, and what is known of its servers.
 #[derive(Debug)]
 pub(crate) struct WorkerState {
     pub(crate) worker: Worker,
-    /// Servers with which it agreed, by service.
+    /// Servers that match the desired state, by service.
     in_sync: BTreeMap<String, Arc<Servers>>,
-    /// Backends that have to be looked at, as it has them.
+    /// Backends that are not compared yet, as the worker has them.
     running: RunningServers,
-    /// The directory's `removal_version` when the older workers had no connection to a server that was removed.
+    /// The backends' `removal_version` when the older workers were last without connections to removed
+    /// servers.
     old_connections_ended_at: Option<u64>,
 }
 
@@ -33,9 +34,9 @@ impl WorkerState {
         }
     }
 
-    /// Puts right those servers about which the worker and `model` may disagree; tells how many changes
-    /// that took. `model` has the services that the worker listens for, and no other: one that it listened
-    /// for before the last reload may be in the directory alone.
+    /// Updates the servers that may differ from `model`; returns how many changes that took. `model` holds
+    /// exactly the services that the worker listens for; `backends` may also hold one that it listened for
+    /// before the last reload.
     pub(crate) async fn sync<P: HaproxyApi>(
         &mut self,
         proxy: &P,
@@ -122,7 +123,7 @@ impl WorkerState {
     }
 }
 
-/// Whether that server is one of a service that is known, and isn't wanted any more.
+/// Whether that server belongs to a known service, and is not desired any more.
 fn is_removed(model: &Model, backends: &Backends, backend: &str, server: &str) -> bool {
     let Some(service) = original_name(backend) else {
         return false;

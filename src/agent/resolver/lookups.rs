@@ -1,27 +1,28 @@
 //! Which host name is looked up next, and how many at once. Pure.
 //!
-//! A look-up that is under way can't be ended: its thread waits in the C library until a silent DNS
-//! server has had all its tries, 10 s and more (resolv.conf(5)). So threads are what is shared out: a
-//! name that has never been tried has slots that no other kind of name can take, and a look-up that is
-//! slow leaves its slot to the next one, as long as there are not too many of the slow ones.
+//! A look-up cannot be cancelled: its thread waits in the C library until a silent DNS server has had all
+//! its tries, 10 s and more (resolv.conf(5)). So threads are the scarce resource: names that were never
+//! tried have slots of their own, and a slow look-up leaves its slot to the next one, as long as there are
+//! not too many slow ones.
 
 use crate::clock::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// How often a name is looked up that has an address.
+/// How often a name that has an address is looked up again.
 pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How soon a name is looked up again that has none; doubled with each failure, up to [`REFRESH_INTERVAL`].
+/// How soon a name without an address is looked up again; doubled with each failure, up to
+/// [`REFRESH_INTERVAL`].
 pub(super) const FIRST_RETRY: Duration = Duration::from_secs(2);
 
-/// A look-up that takes longer is slow: one that is answered takes milliseconds.
+/// A look-up that takes longer counts as slow: one that is answered takes milliseconds.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
 
-/// So many look-ups of each kind at once that aren't slow.
+/// How many look-ups of each kind may run at once, slow ones not counted.
 const SLOTS: usize = 16;
 
-/// So many slow look-ups besides, of names that were never tried before…
+/// How many slow look-ups may run besides, of names that were never tried…
 const SLOW_SLOTS: usize = 128;
 /// … and of others; the sum stays far below the 512 threads of tokio's blocking pool.
 const SLOW_SLOTS_AGAIN: usize = 64;
@@ -34,7 +35,7 @@ enum LookupKind {
     Again,
 }
 
-/// A name's turn: when it is due, and after how many failures in a row.
+/// When a name is due, and after how many failures in a row.
 #[derive(Debug, Clone, Copy)]
 struct NextLookup {
     due: Moment,
@@ -45,17 +46,18 @@ struct NextLookup {
 #[derive(Debug, Default)]
 pub(super) struct Lookups {
     wanted: BTreeMap<String, NextLookup>,
-    /// Never tried, the latest comer last: it is tried first, since those before it may be many.
+    /// Never tried, the newest last: the newest is tried first, since the others may be many.
     new: Vec<String>,
-    /// Tried, and they have an address, by when they are due. They go before `missing`.
+    /// Tried names that have an address, by when they are due. They go before `missing`.
     known: BTreeSet<(Moment, String)>,
-    /// Tried in vain.
+    /// Tried names without an address, by when they are due.
     missing: BTreeSet<(Moment, String)>,
     running: BTreeMap<String, (LookupKind, Moment)>,
 }
 
 impl Lookups {
-    /// Those names are wanted from now on, and no others. `has_address` tells which have one already.
+    /// Sets the names to look up, and no others. `has_address` returns whether a name has an address
+    /// already.
     pub(super) fn want(
         &mut self,
         names: &BTreeSet<String>,
@@ -79,7 +81,7 @@ impl Lookups {
                 },
             );
             if self.running.contains_key(name) {
-                // Wanted again while its look-up is under way, the end of which gives it a turn.
+                // Its look-up is still running; the end of that schedules the next one.
             } else if has_address(name) {
                 self.known.insert((now, name.clone()));
             } else {
@@ -88,7 +90,7 @@ impl Lookups {
         }
     }
 
-    /// A name to be looked up now, if there is a slot for one.
+    /// The next name to look up now, if a slot is free.
     pub(super) fn next(&mut self, now: Moment) -> Option<String> {
         if self.has_slot(LookupKind::New, now)
             && let Some(name) = self.new.pop()
@@ -108,7 +110,7 @@ impl Lookups {
         Some(name)
     }
 
-    /// The name's look-up is over, whether it was answered or not; `has_address`: from now or before.
+    /// Ends a look-up. `has_address`: from this answer or an earlier one.
     pub(super) fn finished(&mut self, name: &str, answered: bool, has_address: bool, now: Moment) {
         self.running.remove(name);
         let Some(next) = self.wanted.get_mut(name) else {

@@ -1,4 +1,4 @@
-//! The storm's etcd: what stands in it, and what its watch hasn't told the agent.
+//! The simulation's etcd: its keys, and what its watch has not delivered yet.
 
 use super::{AgentScene, RETENTION};
 use crate::agent::haproxy::render::proxy_name;
@@ -14,7 +14,7 @@ pub(super) struct FakeEtcd {
 }
 
 impl AgentScene {
-    /// Something changes in etcd; the watch tells it later.
+    /// Changes a key; the watch delivers it later.
     pub(super) fn change(&mut self, key: String, value: Option<String>) {
         self.etcd.revision += 1;
         match value {

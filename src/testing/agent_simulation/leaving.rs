@@ -1,4 +1,5 @@
-//! Keys that blink, checks that turn, and how long an instance has that left etcd.
+//! Keys that disappear for a moment, health checks that change, and how long an instance keeps its
+//! connections that left etcd.
 
 use super::{AgentScene, RETENTION, Totals};
 use crate::agent::haproxy::render::proxy_name;

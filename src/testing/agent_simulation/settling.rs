@@ -1,4 +1,4 @@
-//! After the storm: HAProxy is what etcd says, and nothing is done any more.
+//! After the faults: HAProxy matches etcd, and the agent does nothing any more.
 
 use super::etcd::item_of;
 use super::{AgentScene, RETENTION, Totals};

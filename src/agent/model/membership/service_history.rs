@@ -1,4 +1,4 @@
-//! One service with its recent past: who is there, who has just left, who is kept. Pure.
+//! One service with its recent past: which instances are present, departed, held and leaving. Pure.
 
 use crate::catalog::{Instance, Instances};
 use crate::clock::Moment;
@@ -8,10 +8,10 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Departures within so long of each other are one crowd.
+/// Departures within this time of each other count as one mass departure.
 pub const MASS_DEPARTURE_WINDOW: Duration = Duration::from_secs(2);
 
-/// A service this big may be held by itself; in a smaller one, "over half" is a single container.
+/// The smallest service that is held by itself; in a smaller one, over half is a single container.
 const MIN_SIZE_TO_HOLD: usize = 4;
 
 /// A service as it is to be served.
@@ -20,7 +20,7 @@ pub struct DesiredService {
     /// Where clients dial it unless the operator said otherwise: the lowest port among its
     /// instances when it was first seen, and never another one while it is known.
     pub port: u16,
-    /// Those that are there, those that are held, and those that are leaving. The same pointer as long as nothing changes.
+    /// Present, held and leaving instances. The same pointer as long as nothing changes.
     pub instances: Arc<Instances>,
 }
 
@@ -28,37 +28,38 @@ pub struct DesiredService {
 pub(super) struct ServiceHistory {
     pub(super) port: u16,
     pub(super) present: Arc<Instances>,
-    /// When those came who came within the last [`MASS_DEPARTURE_WINDOW`].
+    /// When instances arrived, within the last [`MASS_DEPARTURE_WINDOW`].
     pub(super) arrived_at: BTreeMap<String, ObservedAt>,
-    /// Gone within the last [`MASS_DEPARTURE_WINDOW`], and believed so far.
+    /// Instances that departed within the last [`MASS_DEPARTURE_WINDOW`] and are not held.
     pub(super) departed: BTreeMap<String, Departure>,
-    /// Gone, and kept until the second moment.
+    /// Departed instances that go on serving: when they departed, and until when they are held.
     pub(super) held: BTreeMap<String, (Instance, ObservedAt, Moment)>,
     pub(super) empty_since: Option<Moment>,
-    /// Their keys are gone since that moment: they take no new connections, and still have their old ones.
+    /// Instances whose keys are gone since that moment: they get no new connections, and keep their old ones
+    /// for a while.
     pub(super) leaving: BTreeMap<String, (Instance, Moment)>,
-    /// Those here, those held and those leaving, as last told; `None` if that isn't what there is now.
+    /// Present, held and leaving instances together; `None` if out of date.
     pub(super) all: Option<Arc<Instances>>,
 }
 
-/// An instance that left, and was there in the time between.
+/// An instance that departed, and when it was present.
 #[derive(Debug)]
 pub(super) struct Departure {
     instance: Instance,
-    /// The earliest there is: longer ago than a [`MASS_DEPARTURE_WINDOW`] before it left.
+    /// The zero stamp if it arrived longer than a [`MASS_DEPARTURE_WINDOW`] before it departed.
     arrived_at: ObservedAt,
     pub(super) departed: ObservedAt,
 }
 
-/// When the table was looked at, and the how manyth look that was: two may be at one moment.
+/// When the catalog was observed, and the number of that observation: two may be at one moment.
 pub(super) type ObservedAt = (Moment, u64);
 
-/// Where instances are, by what their keys say.
+/// Hosts and ports as the keys say them.
 pub(super) type HostPorts = BTreeSet<(Host, NonZeroU16)>;
 
 impl ServiceHistory {
-    /// Those are here now, and nobody else. Tells whether that is different.
-    /// Adds to `arrived` where instances are now that weren't there before.
+    /// Sets the present instances. Returns whether that is a change. Adds to `arrived` the addresses at
+    /// which instances are new.
     pub(super) fn observe(
         &mut self,
         present: Option<&Arc<Instances>>,
@@ -80,7 +81,7 @@ impl ServiceHistory {
             }
             let arrived_at = self.arrived_at.remove(name).unwrap_or_default();
             self.leaving.insert(name.clone(), (instance.clone(), now.0));
-            // One that was draining said that it would go.
+            // An instance that was draining had announced its departure.
             if !instance.draining {
                 let instance = instance.clone();
                 let departed = now;
@@ -99,14 +100,14 @@ impl ServiceHistory {
             if !before.contains_key(name) {
                 self.arrived_at.insert(name.clone(), now);
             }
-            // One that comes back as it was has taken no other's place.
+            // An instance that comes back as it was has taken no other's address.
             let known = before.get(name).or(departed.as_ref());
             let known = known.or(held.as_ref()).or(leaving.as_ref());
             if known.is_none_or(|it| (&it.host, it.port) != (&instance.host, instance.port)) {
                 arrived.insert((instance.host.clone(), instance.port));
             }
         }
-        // Also where it is empty again before anybody asks who is wanted.
+        // Also if the service is empty again before `desired` is called.
         if !self.present.is_empty() {
             self.empty_since = None;
         }
@@ -152,12 +153,12 @@ impl ServiceHistory {
         }
     }
 
-    /// Those whose hold is over serve no more, and are leaving since they left. Tells how many.
+    /// Instances whose hold is over are leaving, since they departed. Returns how many.
     pub(super) fn end_hold(&mut self, now: Moment) -> usize {
         self.end_hold_if(|(.., until)| *until <= now)
     }
 
-    /// Those are gone that left as long ago as `drain`.
+    /// Removes instances that have been leaving for `drain`.
     pub(super) fn end_drained(&mut self, now: Moment, drain: Duration) {
         let before = self.leaving.len();
         self.leaving
@@ -167,7 +168,7 @@ impl ServiceHistory {
         }
     }
 
-    /// That one is gone, if it was leaving; tells whether it was.
+    /// Removes that instance if it is leaving; returns whether it was.
     pub(super) fn end(&mut self, name: &str) -> bool {
         let removal_version = self.leaving.remove(name).is_some();
         if removal_version {
@@ -200,14 +201,14 @@ impl ServiceHistory {
         self.arrived_at.retain(|_, arrived_at| recent(arrived_at.0));
     }
 
-    /// Whether over half of those left that were there at once when they were the most, within the last
-    /// [`MASS_DEPARTURE_WINDOW`]; of a small service no part is a crowd.
+    /// Whether over half of the instances departed that were present at the peak of the last
+    /// [`MASS_DEPARTURE_WINDOW`]; never for a small service.
     pub(super) fn lost_majority(&self) -> bool {
-        // Too few have left, whenever the others came: nothing has to be counted.
+        // Too few departed, whenever the others arrived: no need to count.
         if self.departed.len() + self.arrived_at.len() <= self.present.len() {
             return false;
         }
-        // They were the most just before one of them left.
+        // The peak was just before one of them departed.
         let moments: BTreeSet<ObservedAt> = self.departed.values().map(|it| it.departed).collect();
         let counts = moments.into_iter().map(|moment| {
             let gone = self.departed.values();
@@ -225,8 +226,8 @@ impl ServiceHistory {
         peak.is_some_and(|(there, gone)| there >= MIN_SIZE_TO_HOLD && gone * 2 > there)
     }
 
-    /// From when to when it had an instance of those that left within the last [`MASS_DEPARTURE_WINDOW`]; `None` where
-    /// none did, or where it still has one.
+    /// The span in which the service had the instances that departed within the last
+    /// [`MASS_DEPARTURE_WINDOW`]; `None` if none departed, or if it still has one.
     pub(super) fn emptied(&self, now: Moment) -> Option<(ObservedAt, ObservedAt)> {
         let recent = |at: &ObservedAt| now.saturating_sub(at.0) <= MASS_DEPARTURE_WINDOW;
         let held = self.held.values().map(|(_, at, _)| *at).filter(recent);
@@ -240,7 +241,7 @@ impl ServiceHistory {
         times.filter(|_| self.present.is_empty())
     }
 
-    /// Those that left go on serving until then.
+    /// Holds the departed instances until then.
     pub(super) fn hold(&mut self, until: Moment) {
         self.all = None;
         for (name, it) in std::mem::take(&mut self.departed) {
@@ -249,12 +250,12 @@ impl ServiceHistory {
         }
     }
 
-    /// Those that left serve no more where a key has arrived since that announces their address. Tells
-    /// how many of them were held.
+    /// Releases departed instances whose address a newly arrived key announces. Returns how many of them
+    /// were held.
     ///
-    /// Their old connections go on for the time of any that leaves: they lead to the process that the key
-    /// was about, be it announced by another name now, or to one that is dead, and then they are dead too.
-    /// The one that has the address now gets none of them.
+    /// Their connections drain as those of any instance that leaves: they lead to the process that the old
+    /// key was about, be it announced by another name now, or dead, and then they are dead too. What has the
+    /// address now gets none of them.
     pub(super) fn release(&mut self, arrived: &HostPorts) -> usize {
         let goes = |it: &Instance| arrived.contains(&(it.host.clone(), it.port));
         self.departed.retain(|_, it| !goes(&it.instance));
