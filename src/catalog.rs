@@ -19,9 +19,9 @@ use std::sync::Arc;
 /// A key and its value as they came from etcd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawKeyValue<'a> {
-    /// Any bytes.
+    /// Untrusted: any bytes.
     pub key: &'a [u8],
-    /// Any bytes.
+    /// Untrusted: any bytes.
     pub value: &'a [u8],
     /// The key's `create_revision`.
     pub create_revision: i64,

@@ -32,7 +32,7 @@ pub(crate) enum LockError {
 }
 
 impl Locks {
-    /// Locks `FILE.lock` and `SOCKET.lock`, which stay where they are: the next start needs no room for them.
+    /// Locks `FILE.lock` and `SOCKET.lock`. Both stay on disk: the next start needs no space for them.
     ///
     /// # Errors
     /// Another agent has one of the locks, or one can't be had.

@@ -37,7 +37,7 @@ use tracing::{info, warn};
 pub(crate) struct SavedFile {
     /// What the file holds; `None` if that is unknown.
     pub(crate) file: Option<SharedText>,
-    /// What is being saved.
+    /// The text of a save that is under way.
     pub(crate) saving: Option<SharedText>,
     /// What the file held when HAProxy last loaded it.
     pub(crate) last_good: Option<SharedText>,

@@ -1,4 +1,4 @@
-//! What is sorted where.
+//! What is valid, and what is quarantined.
 
 use super::limits::{MAX_INSTANCES, MAX_INSTANCES_TOTAL, MAX_SERVICES};
 use super::*;
@@ -117,7 +117,7 @@ fn a_flood_of_valid_keys_pushes_nobody_out() {
 }
 
 proptest! {
-    /// Pointers are what later rooms go by: the same if and only if nothing has changed.
+    /// Later modules compare pointers: they are the same if and only if nothing has changed.
     #[test]
     fn a_services_pointer_changes_when_the_service_does(
         steps in prop::collection::vec((0..4u8, 0..3u8, 0..3u8, 0..3u16), 1..40)

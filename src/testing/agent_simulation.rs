@@ -39,7 +39,7 @@ const RETENTION: Retention = Retention {
 /// The agent's own machine.
 const HERE: &str = "10.0.0.3";
 
-/// A reload, and what HAProxy was told meanwhile. A pass more often than that is one too many.
+/// The most passes that a second may take: a reload, and updates of servers meanwhile.
 const PASSES_A_SECOND: usize = 120;
 
 struct AgentScene {
@@ -49,20 +49,20 @@ struct AgentScene {
     resolver: BTreeMap<String, [u8; 4]>,
     resolve_at: Moment,
     now: Moment,
-    /// Servers of services that left at a blow, where they are, and until when they have to stay.
+    /// Servers of services that disappeared at once, where they are, and until when they have to stay.
     held: BTreeMap<String, (Host, u16, Moment)>,
-    /// What has left, and what blinks.
+    /// Instances that have left, and keys that blink.
     leaving: LeavingServers,
     /// Since when, and how many.
     passes: (Moment, usize),
-    /// When somebody changed a server behind our back, which only an audit sees.
+    /// When another process changed a server, which only an audit sees.
     meddled: Option<Moment>,
-    /// Somebody else had one of the ports.
+    /// Whether another process used one of the ports.
     crowded: bool,
     rng: fastrand::Rng,
 }
 
-/// What happened, so that the schedule can be seen to do something.
+/// What happened, to prove that the schedule does something.
 #[derive(Debug, Default)]
 struct Totals {
     passes: usize,
@@ -301,8 +301,8 @@ impl AgentScene {
         Ok(())
     }
 
-    /// Neither who stands in etcd nor who is to be held; except one whose host nobody knows any more:
-    /// without an address there is no server.
+    /// No server of an instance that is in etcd or held is removed; except one whose host has no address any
+    /// more: without an address there is no server.
     fn nobody_is_cut_who_stays(&mut self) -> Result<(), String> {
         let now = self.now;
         self.held.retain(|_, (.., until)| *until > now);
@@ -317,7 +317,7 @@ impl AgentScene {
                 Host::Ip(_) => true,
                 Host::Name(name) => self.addresses.borrow().get(name).is_some(),
             };
-            // A listener of ours is none to dial.
+            // An address at which HAProxy listens may be no server.
             let ports = self.agent.reconciler.listening.values().map(|it| it.port());
             let may_go = |host: &Host, port: u16| {
                 let is_listener = || ports.clone().any(|own| own == port);
@@ -384,7 +384,7 @@ fn whatever_happens_around_it_the_agent_comes_to_etcds_truth_and_empties_nothing
         wrong.len()
     );
     eprintln!("{runs} runs, {totals:?}");
-    // The schedule really does what it is there for.
+    // The schedule really causes each of these.
     let each = [
         totals.held,
         totals.leaps,

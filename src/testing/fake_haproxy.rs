@@ -135,7 +135,7 @@ pub(crate) fn now_or_never<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// What the worker listens on, `binds` by service, empty if there is none, and what led to it.
+/// What the worker listens on, by service; empty if there is none; and what led to it.
 #[derive(Debug)]
 pub(crate) struct ListeningState {
     pub(crate) binds: BTreeMap<String, Bind>,
@@ -150,7 +150,7 @@ pub(crate) struct FakeWorld {
     /// Of 100 calls so many fail.
     pub(crate) failing: u8,
     pub(crate) file: String,
-    /// pid, and what it was started from.
+    /// Process id, and the fingerprint of what it was started from.
     pub(crate) worker: Option<(u32, String)>,
     pub(crate) servers: FakeServers,
     /// What the worker that was started last listens on.
@@ -158,11 +158,11 @@ pub(crate) struct FakeWorld {
     pub(crate) pids: u32,
     pub(crate) reloads: u32,
     pub(crate) failed_reloads: u32,
-    /// Ports that another process has.
+    /// Ports that another process uses.
     pub(crate) busy: BTreeSet<u16>,
     /// Whether `bind_obstacle` sees them.
     pub(crate) sees: bool,
-    /// Whether a failed reload says whose fault it was.
+    /// Whether a failed reload says which listener failed.
     pub(crate) talks: bool,
     pub(crate) removed: Vec<String>,
     /// The disk is full: no file can be written.
@@ -174,7 +174,7 @@ pub(crate) struct FakeWorld {
     /// Workers of before a reload, and the servers to which they have connections.
     pub(crate) older: BTreeMap<u32, BTreeSet<String>>,
     pub(crate) saving: Option<SharedText>,
-    /// Batches of commands of which some were done and some weren't, and the caller was told so or not.
+    /// Batches of commands that were cut off half-way, with or without an error.
     pub(crate) torn: u32,
 }
 
@@ -183,7 +183,7 @@ impl FakeWorld {
         self.rng.u8(0..100) < self.failing
     }
 
-    /// Somebody at the socket changes a server.
+    /// Another process changes a server.
     pub(crate) fn meddle(&mut self) {
         let servers = self.servers.0.values_mut().flatten();
         let servers: Vec<_> = servers.collect();
@@ -196,7 +196,7 @@ impl FakeWorld {
         }
     }
 
-    /// A server's check finds it down, or up again. Tells which it was, and whether it is down.
+    /// A server's health check changes. Returns which server, and whether it is down.
     pub(crate) fn check_turns(&mut self) -> Option<(String, bool)> {
         let targets: Vec<_> = self.targets().into_iter().collect();
         let target = targets.get(self.rng.usize(0..targets.len().max(1)))?;
@@ -325,19 +325,19 @@ impl HaproxyApi for FakeHaproxy {
             for line in command.lines(&ServerDefaults::default(), false) {
                 if world.fails() {
                     world.torn += u32::from(done > 0);
-                    // Or it dies of it, and somebody starts another.
+                    // Or HAProxy dies, and another one is started.
                     if world.rng.bool() {
                         let _ = world.boot();
                     }
                     return Err(ProxyError::Unreachable("cut off".to_owned()));
                 }
-                // One line in so many is lost without a word.
+                // Some lines are lost without an error.
                 if !world.fails() {
                     let _ = world.servers.command(&line);
                 }
             }
         }
-        // All of it was done, and nobody hears of it.
+        // All commands ran, and the answer is lost.
         if world.fails() {
             return Err(ProxyError::Unreachable("no answer".to_owned()));
         }

@@ -100,7 +100,7 @@ fn while_no_reload_can_succeed_instances_come_and_go_at_once() {
     }
 }
 
-/// What HAProxy would start from is there, and can't be written anew.
+/// The file from which HAProxy would start exists, and can't be written again.
 #[test]
 fn on_a_full_disk_haproxy_starts_from_the_file_that_is_there() {
     let mut scene = ReconcileScene::new(1);
@@ -134,7 +134,7 @@ fn an_instance_that_ends_loses_its_connections_in_old_workers_too() {
     assert_eq!(left, ["redis/b"]);
 }
 
-/// What it listened for is another service's by then.
+/// By then another service has its port.
 #[test]
 fn an_instance_that_was_leaving_when_its_service_lost_its_port_loses_its_connections_too() {
     let mut scene = ReconcileScene::new(1);
@@ -205,7 +205,7 @@ fn another_haproxy_is_put_right_too() {
     let mut scene = ReconcileScene::new(1);
     scene.put("a", 80, "i", "");
     scene.settle();
-    // It died and came back from the file; meanwhile somebody left.
+    // HAProxy died and was started from the file; meanwhile an instance left.
     scene.empty("a");
     scene.world().boot().unwrap();
     scene.settle();
@@ -253,7 +253,7 @@ fn whatever_fails_it_converges_and_cuts_nobody_who_stays() {
             scene.world().removed.clear();
             let result = scene.pass();
             let done = result.as_ref().is_ok_and(|report| report.again.is_none());
-            // A pass that says it is through is: nobody comes back to look.
+            // A pass that reports no further work has none: no other pass would look.
             if done && scene.distinct_ports() {
                 assert_eq!(scene.missing(), vec![], "seed {seed}");
                 let text = render(&frame(), &scene.model());
@@ -271,7 +271,7 @@ fn whatever_fails_it_converges_and_cuts_nobody_who_stays() {
         scene.world().failing = 0;
         (scene.world().full, scene.world().stuck) = (false, false);
         scene.settle();
-        // Two on one port are no matter of this test.
+        // Two services on one port are not the subject of this test.
         if scene.distinct_ports() {
             scene.must_agree();
         }

@@ -53,8 +53,9 @@ mod tests {
         );
     }
 
-    /// All but one of the services that HAProxy listens for used to go with the first reload that came through
-    /// after one had failed for want of files, where what HAProxy listened on couldn't be told.
+    /// All but one of the services that HAProxy listens for used to lose their listener with the first
+    /// reload that succeeded after one had failed for lack of file descriptors, if the running configuration
+    /// was unknown.
     #[test]
     fn a_reload_that_fails_for_another_reason_leaves_no_service_out() {
         let new = ["a", "b", "c"].map(|name| (name.to_owned(), ":80".parse().unwrap()));

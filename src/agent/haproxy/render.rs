@@ -215,7 +215,7 @@ fn head(frame: &FixedConfig, model: &Model) -> String {
     text
 }
 
-/// One service.
+/// The `listen` section of one service.
 fn listen(frame: &FixedConfig, service: &str, listener: &Listener) -> String {
     let mut text = String::with_capacity(128 + 96 * listener.servers.len());
     let (service, bind) = (proxy_name(service), BindSyntax(frame, listener.bind));
@@ -326,7 +326,7 @@ listen redis
         ) {
             let (mut renderer, mut before) = (Renderer::default(), Model::default());
             for (mut model, kept) in models {
-                // Some fronts stay as they are, some with another bind.
+                // Some listeners stay as they are, some with another bind.
                 for (name, listener) in before.listeners.iter().skip(kept) {
                     model.listeners.entry(name.clone()).or_insert_with(|| listener.clone()).servers = listener.servers.clone();
                 }

@@ -33,7 +33,7 @@ const STOPPED: u32 = 0;
 pub(crate) const MAINTENANCE: u32 = 0x01 | 0x02 | 0x04 | 0x20;
 /// Forced drain.
 pub(crate) const DRAIN: u32 = 0x08;
-/// The check is on.
+/// The health check is on.
 pub(crate) const CHECKED: u32 = 0x04;
 
 /// All servers, by backend and name as HAProxy has them.
@@ -137,9 +137,9 @@ pub enum ServerAction {
 /// Whether a server takes new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Traffic {
-    /// It does.
+    /// It takes new connections.
     Ready,
-    /// It doesn't; old ones may finish.
+    /// It takes none; old connections may finish.
     Drain,
 }
 
@@ -361,7 +361,7 @@ mod tests {
             let mut servers = FakeServers::boot(&to);
             let mut old = FakeServers::boot(&from).0.into_values();
             for backend in servers.0.values_mut() {
-                // Same fronts, other servers, as after a change that needs no reload.
+                // The same listeners with other servers, as after a change that needs no reload.
                 *backend = old.next().unwrap_or_default();
             }
             for (index, admin, weight, check) in meddled {

@@ -1,11 +1,11 @@
-//! What a base file's `default-server` says of the servers of ours. Pure.
+//! The `default-server` lines of the base file, for servers that are added at run time. Pure.
 //!
 //! HAProxy applies `default-server` to the servers of its file and not to those that `add server` adds
 //! later (HAProxy's management guide, "add server"): each `add server` gets the same words instead.
 
 use std::collections::BTreeMap;
 
-/// The words for each `add server`, and what follows from them.
+/// The options for each `add server`, and what follows from them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerDefaults {
     /// Each with a space behind it; empty where there are none.
@@ -113,8 +113,8 @@ const SECTIONS: &[&str] = &[
 ];
 
 impl ServerDefaults {
-    /// Those of the base file's last `defaults` section, which is the one that holds for what follows it,
-    /// with those of the section that it names by `from`.
+    /// Reads the base file's last `defaults` section, which is the one that applies to the services, with
+    /// those of the section that it names by `from`.
     ///
     /// # Errors
     /// A word that `add server` doesn't take, or that contradicts what sidekick does with its servers.

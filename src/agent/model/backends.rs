@@ -101,8 +101,7 @@ impl Backends {
                     (service, desired, Some(before))
                 }
                 EitherOrBoth::Left((service, desired)) => (service, desired, None),
-                EitherOrBoth::Right((service, before)) => {
-                    other_hosts |= self.hosts.remove(&before.instances);
+                EitherOrBoth::Right((service, _)) => {
                     gone.push(service.clone());
                     continue;
                 }
@@ -137,10 +136,14 @@ impl Backends {
         }
         self.services.extend(new);
         if !gone.is_empty() {
-            (self.listener_version, self.removal_version) =
-                (self.listener_version + 1, self.removal_version + 1);
-            self.services
-                .retain(|service, _| gone.binary_search(service).is_err());
+            self.listener_version += 1;
+            self.removal_version += 1;
+            // After the others were added: a name that moves to another service stays.
+            self.services.retain(|service, backend| {
+                let stays = gone.binary_search(service).is_err();
+                other_hosts |= !stays && self.hosts.remove(&backend.instances);
+                stays
+            });
         }
         other_hosts
     }

@@ -5,17 +5,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
-/// Where clients dial.
+/// Where HAProxy listens for a service's clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Bind {
-    /// That port on all addresses, IPv4 and IPv6.
+    /// The port on all addresses, IPv4 and IPv6.
     Everywhere(NonZeroU16),
-    /// That address alone.
+    /// The port on one address.
     At(SocketAddr),
 }
 
 impl Bind {
-    /// Whether one address and port would be both's.
+    /// Whether both would bind the same address and port.
     #[must_use]
     pub fn overlaps(self, other: Self) -> bool {
         if self.port() != other.port() {
@@ -30,7 +30,7 @@ impl Bind {
         }
     }
 
-    /// The port.
+    /// The port, 1 to 65535.
     #[must_use]
     pub const fn port(self) -> u16 {
         match self {
@@ -70,7 +70,7 @@ impl fmt::Display for Bind {
     }
 }
 
-/// The addresses that a socket would have to be bound to, the one for all of them first.
+/// The socket addresses to bind for it, the wildcard address first.
 #[must_use]
 pub fn sockets(bind: Bind) -> Vec<SocketAddr> {
     match bind {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 pub(super) struct FakeEtcd {
     pub(super) keys: BTreeMap<String, (String, i64)>,
     pub(super) revision: i64,
-    /// What the watch hasn't told yet; `None`: it is lost, and so is what happens.
+    /// What the watch has not delivered yet; `None`: the watch is lost, and so are its events.
     pub(super) undelivered: Option<Vec<String>>,
 }
 
@@ -30,7 +30,7 @@ impl AgentScene {
         }
     }
 
-    /// The watch tells of all changes, or of the first few; of each key what stands there by now.
+    /// The watch delivers all changes, or the first few; of each key its current value.
     pub(super) fn deliver(&mut self, count: usize) {
         let Some(undelivered) = &mut self.etcd.undelivered else {
             return;
@@ -51,7 +51,7 @@ impl AgentScene {
         }
     }
 
-    /// Everything is read: after a compaction, a lost connection, or just now and then.
+    /// A snapshot is read: after a compaction, a lost connection, or just now and then.
     pub(super) fn read_again(&mut self) {
         self.agent.schedule.etcd_heard.get_or_insert(self.now);
         let keys = self.etcd.keys.iter();
@@ -66,7 +66,7 @@ impl AgentScene {
         self.release();
     }
 
-    /// Whose address another key announces need not be held.
+    /// An instance whose address another key announces need not be held.
     fn release(&mut self) {
         let there = self.agent.desired.catalog.services();
         let there = there.values().flat_map(|all| all.values());
@@ -75,7 +75,7 @@ impl AgentScene {
             .retain(|_, (host, port, _)| !taken.contains(&(host.clone(), *port)));
     }
 
-    /// All of it is gone from one moment to the next.
+    /// All keys disappear at once.
     pub(super) fn empty(&mut self) {
         self.read_again();
         let until = self.now + RETENTION.hold;
@@ -83,7 +83,7 @@ impl AgentScene {
         self.etcd.keys.clear();
         self.etcd.revision = 1;
         self.read_again();
-        // Who was draining said that it would go.
+        // An instance that was draining had announced its departure.
         let stays = |all: &Arc<Instances>| all.values().any(|it| !it.draining);
         if there.values().filter(|all| stays(all)).count() >= 2 {
             for (service, instances) in &there {
@@ -105,7 +105,7 @@ pub(super) fn item_of<'a>(key: &'a str, (value, revision): &'a (String, i64)) ->
     }
 }
 
-/// As HAProxy calls what stands at that key.
+/// HAProxy's name of the instance at that key.
 fn target(key: &str) -> Option<String> {
     let (service, instance) = key.strip_prefix("/services/")?.split_once('/')?;
     Some(format!("{service}/{}", proxy_name(instance)))

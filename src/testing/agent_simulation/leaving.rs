@@ -11,9 +11,9 @@ use std::time::Duration;
 
 #[derive(Debug, Default)]
 pub(super) struct LeavingServers {
-    /// All that the agent was told to be there, by HAProxy's names.
+    /// All instances that the agent knows, by HAProxy's names.
     there: BTreeMap<String, (Host, u16)>,
-    /// Those whose keys are gone, where they were, and until when they must not be removed.
+    /// Instances whose keys are gone: where they were, and until when their servers must not be removed.
     until: BTreeMap<String, (Host, u16, Moment)>,
     /// Servers that a check has found down.
     down: BTreeSet<String>,
@@ -30,7 +30,7 @@ impl LeavingServers {
 }
 
 impl AgentScene {
-    /// The agent looks at its table.
+    /// The agent observes its catalog.
     pub(super) fn observe(&mut self) {
         self.agent.observe(self.now);
         let services = self.agent.desired.catalog.services();
@@ -54,7 +54,7 @@ impl AgentScene {
         self.leaving.there = there;
     }
 
-    /// A key goes, which the agent is told, and comes back as it was.
+    /// A key disappears, the agent sees that, and later it comes back as it was.
     pub(super) fn blink(&mut self) {
         let keys: Vec<_> = self.etcd.keys.keys().cloned().collect();
         if keys.is_empty() || self.leaving.back.is_some() {
@@ -69,7 +69,7 @@ impl AgentScene {
         self.leaving.back = Some((self.now + pause, key, value));
     }
 
-    /// The key that went for a moment.
+    /// The key that disappeared for a moment comes back.
     pub(super) fn come_back(&mut self, totals: &mut Totals) {
         let now = self.now;
         let Some((_, key, value)) = self.leaving.back.take_if(|(at, ..)| *at <= now) else {
@@ -81,7 +81,7 @@ impl AgentScene {
         totals.blinks += usize::from(self.agent.desired.membership.leaving().count() < before);
     }
 
-    /// HAProxy's check has found a server down, or up again.
+    /// A server's health check changes.
     pub(super) fn a_check_changes(&mut self) {
         if let Some((target, true)) = self.world().check_turns() {
             self.leaving.down.insert(target);
@@ -94,7 +94,8 @@ impl AgentScene {
         now_or_never(self.agent.poll_servers(self.now));
     }
 
-    /// No worker has a server, or connections to one, whose key is gone for long enough.
+    /// Checks that no worker has a server, or connections to one, that has been without a key for long
+    /// enough.
     pub(super) fn none_stays(&mut self) -> Result<(), String> {
         let there = self.leaving.there.clone();
         let world = self.world();

@@ -24,7 +24,7 @@ use std::time::Duration;
 const PROMISED: Duration = Duration::from_secs(5);
 
 impl AgentScene {
-    /// What HAProxy is to be in the end, worked out by nobody who remembers anything.
+    /// The model that HAProxy has to end with, worked out without the agent's memory.
     fn model(&self) -> Model {
         let mut catalog = Catalog::new("/services".to_owned());
         let keys = self.etcd.keys.iter();
@@ -65,18 +65,19 @@ impl AgentScene {
         let servers = &world.servers.0;
         let mut listeners = model.listeners.keys();
         let mut commands = diff_all(&model, servers).into_iter();
-        // Those that are held are there too.
+        // Held instances are there too.
         world.worker.is_some()
             && listeners.all(|service| servers.contains_key(&proxy_name(service)))
             && commands.all(|command| command.action == ServerAction::Remove)
     }
 
-    /// A port that was taken is tried again late, and what is meddled with is seen by an audit.
+    /// A port that was in use is tried again late, and a server that another process changed is seen by an
+    /// audit.
     fn is_timed(&self, start: Moment) -> bool {
         !self.crowded && self.meddled.is_none_or(|at| at + AUDIT_INTERVAL < start)
     }
 
-    /// Nowhere does HAProxy dial itself.
+    /// HAProxy never connects to itself.
     fn no_server_is_a_listener(&mut self) -> Result<(), String> {
         let listening = self.agent.reconciler.listening.clone();
         let ports: BTreeSet<_> = listening.values().map(|bind| bind.port()).collect();
@@ -91,7 +92,7 @@ impl AgentScene {
         }
     }
 
-    /// Without any fault it becomes as it ought to be, and then nothing is done any more.
+    /// Without faults HAProxy comes to match etcd, and then the agent does nothing any more.
     pub(super) fn must_settle(&mut self, totals: &mut Totals) -> Result<(), String> {
         (self.world().failing, self.world().busy) = (0, BTreeSet::new());
         (self.world().full, self.world().stuck) = (false, false);

@@ -93,7 +93,7 @@ impl ReconcileScene {
         desired.map(|(service, desired)| (service, desired.clone()))
     }
 
-    /// What HAProxy is to be, worked out from nothing but what is wanted, and what HAProxy listens on.
+    /// The model, worked out from nothing but what is desired, and what HAProxy listens on.
     pub(super) fn model(&self) -> Model {
         let mut backends = Backends::default();
         backends.update(self.list(), &self.addresses);
@@ -153,7 +153,7 @@ impl ReconcileScene {
         ports.len() == self.desired.len()
     }
 
-    /// What HAProxy would still have to be told.
+    /// The commands that HAProxy still needs.
     pub(super) fn missing(&mut self) -> Vec<ServerCommand> {
         let model = self.model();
         let text = self.world().servers.state();
@@ -171,7 +171,7 @@ impl ReconcileScene {
         latest.map(SharedText::to_string)
     }
 
-    /// Whether a crash at this moment would be survived.
+    /// Whether HAProxy could start again after a crash at this moment.
     pub(super) fn file_boots(&mut self) -> bool {
         let listeners = parse(&self.world().file).unwrap();
         let busy = &self.world().busy;

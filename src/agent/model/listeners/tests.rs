@@ -1,4 +1,4 @@
-//! Who gets which port.
+//! Which service gets which port.
 
 use super::*;
 use crate::agent::model::backends::Backends;
@@ -90,7 +90,7 @@ fn overlap_is_what_the_kernel_would_call_in_use() {
     }
 }
 
-/// `a/9 b`: with one instance, whose key's create_revision is 9; with none.
+/// `a/9 b`: a with one instance, whose key's create_revision is 9; b with none.
 fn contenders(text: &str) -> Vec<(&str, DesiredService)> {
     let each = text.split(' ').map(|part| match part.split_once('/') {
         Some((service, revision)) => {
@@ -125,9 +125,9 @@ fn of_several_on_one_port_who_serves_and_is_bound_keeps_it() {
         // Nothing is bound: the older key, then the name.
         ("a/9 b/3", "", "b:80"),
         ("b/3 a/3", "", "a:80"),
-        // A newcomer evicts nobody who serves, however old its key is and whatever it is called.
+        // A new service takes no port from one that serves, however old its key is and whatever its name.
         ("a/1 b/3", "b", "b:80"),
-        // An empty one yields to one that serves, and keeps the port from another empty one.
+        // An empty service yields to one that serves, and keeps the port from another empty one.
         ("a/9 b", "b", "a:80"),
         ("a b", "b", "b:80"),
         ("a b", "", "a:80"),
@@ -168,7 +168,7 @@ fn a_port_of_an_instance_here_is_bound_only_if_it_is_asked_for_or_was_bound_befo
 }
 
 proptest! {
-    /// Whoever has a port keeps it: what was laid out is laid out again, and a service that serves
+    /// A service that has a port keeps it: what was assigned is assigned again, and a service that serves
     /// loses its port to none that is bound elsewhere or nowhere.
     #[test]
     fn what_is_bound_is_laid_out_again(

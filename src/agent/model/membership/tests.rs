@@ -1,4 +1,4 @@
-//! Who counts as there.
+//! Which instances count as present.
 
 use super::*;
 use crate::catalog::Instance;
@@ -28,7 +28,7 @@ fn draining_for(drain: f64) -> Membership {
     Membership::new(Retention { drain, ..RETENTION }, BTreeMap::new(), at(0.0))
 }
 
-/// `redis:1,2 web:1` with 1 → port 6001; a `d` after the number: draining.
+/// `redis:1,2 web:1`: instance 1 at port 6001; a `d` after the number: draining.
 fn catalog(text: &str) -> Services {
     let mut services = Services::new();
     for part in text.split_whitespace() {
@@ -108,7 +108,7 @@ fn over_half_but_slowly_is_believed() {
     }
 }
 
-/// "3 instances left at a blow", and there had never been more than two.
+/// Three instances used to count as a mass departure where there had never been more than two at once.
 #[test]
 fn short_lived_keys_in_turn_beside_a_steady_one_are_no_crowd() {
     let mut p = membership();
@@ -119,14 +119,14 @@ fn short_lived_keys_in_turn_beside_a_steady_one_are_no_crowd() {
         p.observe(&catalog("redis:9"), at(when + 0.1));
         assert_eq!(shows(&mut p, when + 0.1), "redis:9");
     }
-    // Each replaced by the next is no crowd either.
+    // Instances that replace each other are no mass departure either.
     for n in 0..6 {
         p.observe(
             &catalog(&format!("redis:{n},9")),
             at(10.0 + f64::from(n) / 5.0),
         );
     }
-    // Nor are services of which each had gone before the next came.
+    // Nor are services of which each was gone before the next came.
     for n in 0..4 {
         p.observe(
             &catalog(&format!("redis:5,9 s{n}:1")),
@@ -135,7 +135,7 @@ fn short_lived_keys_in_turn_beside_a_steady_one_are_no_crowd() {
         p.observe(&catalog("redis:5,9"), at(20.1 + f64::from(n) / 5.0));
     }
     assert_eq!((p.held(), p.take_events()), (0, vec![]));
-    // Those that were there at once are, though some came only now.
+    // Those that were present at once are, though some had just arrived.
     p.observe(&catalog("redis:5,6,7,8,9"), at(30.0));
     p.observe(&catalog("redis:9"), at(30.5));
     assert_eq!(
@@ -144,7 +144,7 @@ fn short_lived_keys_in_turn_beside_a_steady_one_are_no_crowd() {
     );
 }
 
-/// Half of a's clients reached b, and still did after 21 s.
+/// Half of a's clients used to reach b, for 21 s.
 #[test]
 fn who_is_held_goes_as_soon_as_a_live_key_announces_its_address() {
     let mut p = membership();
@@ -157,14 +157,14 @@ fn who_is_held_goes_as_soon_as_a_live_key_announces_its_address() {
     assert_eq!(shows(&mut p, 1.3), "a:2 b:1 c:3");
     let displaced = |service: &str| MembershipEvent::Displaced(service.to_owned(), 1);
     assert_eq!(p.take_events()[3..], [displaced("b"), displaced("a")]);
-    // The other way round: it came before the crowd was seen to be one.
+    // The other way round: the key arrived before the mass departure was complete.
     let mut p = membership();
     p.observe(&catalog("a:1 b:2"), at(0.0));
     p.observe(&catalog("b:2"), at(1.0));
     p.observe(&catalog("b:2 c:1"), at(1.1));
     p.observe(&catalog("c:1"), at(1.2));
     assert_eq!(shows(&mut p, 1.2), "a: b: c:1");
-    // Two that are one instance by two names are none of each other's business.
+    // Two keys of one instance do not displace each other.
     let mut p = membership();
     p.observe(&catalog("a:1 b:1 c:1"), at(0.0));
     p.observe(&catalog("c:1"), at(1.0));
@@ -237,8 +237,8 @@ fn an_empty_service_keeps_its_front_and_its_port_until_forgotten() {
     p.observe(&catalog("a:1"), at(8000.0));
     assert_eq!(p.desired(at(8000.0)).next().unwrap().1.port, 6001);
 }
-/// The time to be forgotten was over, those who had just left spoke against it, and until they
-/// were forgotten too there was a pass each millisecond (seed 2242 of the storm).
+/// The service was due to be forgotten, but instances that had just departed kept it, and until those were
+/// forgotten too there was a pass each millisecond (seed 2242 of the agent's simulation).
 #[test]
 fn one_that_comes_and_goes_between_two_looks_is_empty_from_then_on() {
     for forget in [FORGET, Duration::ZERO] {
@@ -263,7 +263,7 @@ fn one_that_comes_and_goes_between_two_looks_is_empty_from_then_on() {
     }
 }
 
-/// A service that came and went stayed for `--forget`, and as many of them as there were names.
+/// A service that came and went used to stay for `--forget`, and there were as many of them as names.
 #[test]
 fn services_that_come_and_go_do_not_pile_up() {
     let mut p = membership();
@@ -279,7 +279,7 @@ fn services_that_come_and_go_do_not_pile_up() {
     assert!(desired.contains_key(&"steady".to_owned()) && desired.contains_key(&last));
 }
 
-/// A key that was gone for 0.2 s cut all connections of a healthy instance.
+/// A key that was gone for 0.2 s used to cut all connections of a healthy instance.
 #[test]
 fn a_key_that_blinks_ends_nothing() {
     let mut p = draining_for(30.0);
@@ -290,7 +290,7 @@ fn a_key_that_blinks_ends_nothing() {
     p.observe(&catalog("redis:1,2"), at(1.2));
     assert_eq!(shows(&mut p, 1.2), "redis:1,2");
     assert_eq!((p.leaving().count(), p.next_change()), (0, None));
-    // One that drained, too; and it drains for its time, not for ever.
+    // So does a draining one; and it drains for its time, not for ever.
     p.observe(&catalog("redis:1d,2"), at(2.0));
     p.observe(&catalog("redis:2"), at(3.0));
     assert_eq!(shows(&mut p, 32.9), "redis:1-,2");
@@ -324,7 +324,7 @@ fn a_crowd_that_is_held_serves_and_what_is_left_of_its_time_it_drains() {
     assert_eq!(p.next_change(), None);
 }
 
-/// Its clients would reach what has the address now; those that it has are where they were.
+/// Its clients would reach the container that has the address now; the old connections stay where they are.
 #[test]
 fn one_that_was_held_and_whose_address_another_key_announces_drains() {
     let mut p = draining_for(10.0);
@@ -336,7 +336,7 @@ fn one_that_was_held_and_whose_address_another_key_announces_drains() {
     assert_eq!(shows(&mut p, 11.0), "a: b:1,2");
 }
 
-/// A service that is empty but for those is forgotten after them.
+/// A service is not forgotten before its last leaving instance.
 #[test]
 fn those_that_are_leaving_are_not_forgotten_with_their_service() {
     let mut p = draining_for(30.0);
