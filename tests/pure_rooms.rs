@@ -28,6 +28,7 @@ const ROOMS: &[&str] = &[
     "agent/model/membership.rs",
     "agent/model/membership/service_history.rs",
     "agent/resolver/lookups.rs",
+    "agent/reconcile/reload_pause.rs",
     "agent/reconcile/report.rs",
     "agent/schedule.rs",
     "agent/status.rs",

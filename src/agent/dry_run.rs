@@ -3,7 +3,7 @@
 use super::control_loop::item;
 use super::resolver;
 use crate::agent::haproxy::render::render;
-use crate::agent::machine::{self, frame};
+use crate::agent::machine::{self, fixed_config};
 use crate::agent::model::backends::Backends;
 use crate::agent::model::host_addresses::HostAddresses;
 use crate::agent::model::listeners::assign_listeners;
@@ -53,7 +53,7 @@ pub async fn dry_run(config: &AgentConfig) -> anyhow::Result<(String, Vec<String
         .filter(|host| addresses.get(host).is_none());
     let unknown = unknown.map(|host| format!("left out: cannot resolve {host}"));
     Ok((
-        render(&frame(config), &model),
+        render(&fixed_config(config), &model),
         quarantined.chain(refused).chain(unknown).collect(),
     ))
 }

@@ -35,7 +35,7 @@ use haproxy::health::HealthMonitor;
 use haproxy::parse::{last_served, parse};
 use haproxy::render::render;
 use lock::Locks;
-use machine::frame;
+use machine::fixed_config;
 use model::backends::Backends;
 use model::listeners::Model;
 use model::membership::Membership;
@@ -57,7 +57,7 @@ const UPDATES_WAITING: usize = 1024;
 /// Another agent uses this file or this HAProxy, `haproxy -c` refuses the base file, or a task ended.
 pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut systemd = Systemd::from_environment();
-    let frame = frame(&config);
+    let fixed_config = fixed_config(&config);
     let pulse = systemd.pulse("haproxy");
     let (HaproxyMode::Supervise(socket) | HaproxyMode::Attach(socket)) = config.way.clone();
     let ours = matches!(config.way, HaproxyMode::Supervise(_));
@@ -70,7 +70,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
     // Held until this HAProxy has stopped: before that no other agent may start one.
     let _locks = Locks::take(file.path(), &config.way)?;
     let text = file.read();
-    match file.try_out(&render(&frame, &empty).into()).await {
+    match file.try_out(&render(&fixed_config, &empty).into()).await {
         // HAProxy already runs, or can start from the existing file.
         Err(error @ ProxyError::DiskFull(_)) if text.as_deref().and_then(parse).is_some() => {
             warn!("{error}; continuing with the existing file; the base file is not checked");
@@ -125,7 +125,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
             membership: Membership::new(config.retention, served, started),
             backends: Backends::new(config.allow.clone()),
         },
-        reconciler: Reconciler::new(haproxy, frame, config.rules.clone(), text),
+        reconciler: Reconciler::new(haproxy, fixed_config, config.rules.clone(), text),
         report: PassReport::default(),
         health: HealthMonitor::default(),
         event_log: EventLog::default(),

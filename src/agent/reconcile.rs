@@ -7,11 +7,12 @@
 
 mod plan;
 mod reload;
+mod reload_pause;
 mod report;
 mod servers;
 
 #[cfg(test)]
-pub(crate) use reload::{LONGEST_RELOAD_PAUSE, RELOAD_PAUSE, reload_pause};
+pub(crate) use reload_pause::{LONGEST_RELOAD_PAUSE, RELOAD_PAUSE, reload_pause};
 pub(crate) use report::PassReport;
 
 use crate::agent::haproxy::api::{HaproxyApi, HaproxyEvent, ProxyError, Worker};
@@ -49,7 +50,7 @@ pub(crate) struct SavedFile {
 #[derive(Debug)]
 pub(crate) struct Reconciler<P> {
     pub(crate) proxy: P,
-    frame: FixedConfig,
+    fixed_config: FixedConfig,
     rules: ListenerRules,
     renderer: Renderer,
     last_plan: Option<Plan>,
@@ -67,7 +68,7 @@ impl<P: HaproxyApi> Reconciler<P> {
     /// `file` is the file on disk, if sidekick wrote it.
     pub(crate) fn new(
         proxy: P,
-        frame: FixedConfig,
+        fixed_config: FixedConfig,
         rules: ListenerRules,
         file: Option<String>,
     ) -> Self {
@@ -78,7 +79,7 @@ impl<P: HaproxyApi> Reconciler<P> {
         };
         Self {
             proxy,
-            frame,
+            fixed_config,
             rules,
             renderer: Renderer::default(),
             last_plan: None,
@@ -211,7 +212,7 @@ impl<P: HaproxyApi> Reconciler<P> {
             && !self.has_bound(&plan.fingerprint)
         {
             self.set_listeners(RunningConfig::new(
-                &self.frame,
+                &self.fixed_config,
                 &plan.fingerprint,
                 plan.model.clone(),
             ));
@@ -292,7 +293,7 @@ impl<P: HaproxyApi> Reconciler<P> {
     fn bound_by_file(&mut self, worker: &Worker) -> Option<RunningConfig> {
         let (file, fingerprint) = (self.saved.file.as_ref()?, worker.fingerprint.as_deref()?);
         let bound = RunningConfig::by_file(
-            &self.frame,
+            &self.fixed_config,
             fingerprint,
             &file.to_string(),
             self.rules.stats,
@@ -322,7 +323,7 @@ impl<P: HaproxyApi> Reconciler<P> {
         let Some(bound) = bound.filter(|_| self.known.is_some()) else {
             return;
         };
-        let text = self.renderer.render(&self.frame, &bound.model);
+        let text = self.renderer.render(&self.fixed_config, &bound.model);
         if self.saved.saving.as_ref().or(self.saved.file.as_ref()) == Some(&text) {
             if self.saved.saving.is_none() {
                 // The same text in pieces that are in use anyway.

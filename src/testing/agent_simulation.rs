@@ -21,7 +21,7 @@ use crate::catalog::Catalog;
 use crate::clock::Moment;
 use crate::endpoint::Host;
 use crate::systemd::{Pulse, Systemd};
-use crate::testing::config_grammar::frame;
+use crate::testing::config_grammar::fixed_config;
 use crate::testing::fake_haproxy::{FakeHaproxy, FakeWorld, ListeningState, now_or_never};
 use etcd::FakeEtcd;
 use leaving::LeavingServers;
@@ -111,7 +111,7 @@ impl AgentScene {
             },
             reconciler: Reconciler::new(
                 FakeHaproxy(world.into()),
-                frame(),
+                fixed_config(),
                 ListenerRules::default(),
                 None,
             ),

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-pub(crate) fn frame() -> FixedConfig {
+pub(crate) fn fixed_config() -> FixedConfig {
     FixedConfig {
         base: DEFAULT_BASE.to_owned(),
         ipv6: true,
@@ -180,7 +180,7 @@ proptest! {
         let mut backends = Backends::default();
         backends.update(membership.desired(now), &HostAddresses::default());
         let (model, _) = assign_listeners(&<_>::default(), backends.services(), &BTreeMap::new(), &BTreeMap::new());
-        let text = render(&frame(), &model);
+        let text = render(&fixed_config(), &model);
         prop_assert_eq!(tokenize_strictly(&text), Ok(()));
         prop_assert_eq!(parse(&text), Some(model.listeners));
     }

@@ -6,7 +6,7 @@ mod scene;
 use crate::agent::haproxy::render::render;
 use crate::agent::model::bind_backoff::FAILED_BIND_RETRY;
 use crate::agent::reconcile::{LONGEST_RELOAD_PAUSE, reload_pause};
-use crate::testing::config_grammar::frame;
+use crate::testing::config_grammar::fixed_config;
 use scene::ReconcileScene;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -256,7 +256,7 @@ fn whatever_fails_it_converges_and_cuts_nobody_who_stays() {
             // A pass that reports no further work has none: no other pass would look.
             if done && scene.distinct_ports() {
                 assert_eq!(scene.missing(), vec![], "seed {seed}");
-                let text = render(&frame(), &scene.model());
+                let text = render(&fixed_config(), &scene.model());
                 assert_eq!(scene.latest_text(), Some(text), "seed {seed}");
             }
             let cut: Vec<_> = scene

@@ -162,12 +162,12 @@ mod tests {
     use super::*;
     use crate::agent::haproxy::render::{FixedConfig, proxy_name, render};
     use crate::agent::model::listeners::Model;
-    use crate::testing::config_grammar::{frame, models, tokenize_strictly};
+    use crate::testing::config_grammar::{fixed_config, models, tokenize_strictly};
     use proptest::prelude::*;
 
     #[test]
     fn an_edited_file_is_not_read() {
-        let text = render(&frame(), &Model::default());
+        let text = render(&fixed_config(), &Model::default());
         assert_eq!(parse(&text), Some(BTreeMap::new()));
         assert_eq!(
             parse(&format!("{text}\nlisten x\n    bind :::80 v4v6 ssl\n")),
@@ -179,8 +179,8 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_rendered_reads_back(model in models(), ipv6 in any::<bool>()) {
-            let frame = FixedConfig { ipv6, ..frame() };
-            let text = render(&frame, &model);
+            let fixed_config = FixedConfig { ipv6, ..fixed_config() };
+            let text = render(&fixed_config, &model);
             prop_assert_eq!(tokenize_strictly(&text), Ok(()));
             prop_assert_eq!(parse(&text), Some(model.listeners));
         }

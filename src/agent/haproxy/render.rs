@@ -93,15 +93,15 @@ pub fn proxy_name(name: &str) -> String {
 /// their servers. How servers are checked is part of it, for a running server's check cannot be changed.
 /// (FNV-1a, 64 bits; <http://www.isthe.com/chongo/tech/comp/fnv/>)
 #[must_use]
-pub fn fingerprint(frame: &FixedConfig, model: &Model) -> String {
+pub fn fingerprint(fixed_config: &FixedConfig, model: &Model) -> String {
     let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
     let _ = write!(
         hash,
         "{}{:?}{REJECT_RULE}{CHECK}",
-        frame.base, frame.listener_maxconn
+        fixed_config.base, fixed_config.listener_maxconn
     );
     for (name, bind) in model.binds() {
-        let _ = writeln!(hash, "{name} {}", BindSyntax(frame, bind));
+        let _ = writeln!(hash, "{name} {}", BindSyntax(fixed_config, bind));
     }
     format!("{:016x}", hash.0)
 }
@@ -119,8 +119,8 @@ impl fmt::Write for Fnv {
 
 /// The whole file.
 #[must_use]
-pub fn render(frame: &FixedConfig, model: &Model) -> String {
-    Renderer::default().render(frame, model).to_string()
+pub fn render(fixed_config: &FixedConfig, model: &Model) -> String {
+    Renderer::default().render(fixed_config, model).to_string()
 }
 
 /// Renders models one after another, and of each only what changed.
@@ -144,10 +144,10 @@ impl RenderedListener {
 }
 
 impl Renderer {
-    /// The whole file. `frame` has to be the same each time.
-    pub fn render(&mut self, frame: &FixedConfig, model: &Model) -> SharedText {
+    /// The whole file. `fixed_config` has to be the same each time.
+    pub fn render(&mut self, fixed_config: &FixedConfig, model: &Model) -> SharedText {
         let mut pieces: Vec<Arc<str>> = Vec::with_capacity(model.listeners.len() + 1);
-        pieces.push(head(frame, model).into());
+        pieces.push(head(fixed_config, model).into());
         let (mut new, mut gone) = (Vec::new(), Vec::new());
         let both = model
             .listeners
@@ -166,7 +166,7 @@ impl Renderer {
                     continue;
                 }
             };
-            let text: Arc<str> = listen(frame, service, listener).into();
+            let text: Arc<str> = listen(fixed_config, service, listener).into();
             pieces.push(text.clone());
             let rendered = RenderedListener {
                 bind: listener.bind,
@@ -184,10 +184,10 @@ impl Renderer {
 }
 
 /// Everything but the services.
-fn head(frame: &FixedConfig, model: &Model) -> String {
+fn head(fixed_config: &FixedConfig, model: &Model) -> String {
     let mut text = String::new();
-    let fingerprint = fingerprint(frame, model);
-    let base = frame.base.trim_end();
+    let fingerprint = fingerprint(fixed_config, model);
+    let base = fixed_config.base.trim_end();
     let _ = write!(
         text,
         "{FIRST_LINE}\n\n{base}\n\nglobal\n    setenv {FINGERPRINT_VARIABLE} {fingerprint}\n"
@@ -196,7 +196,7 @@ fn head(frame: &FixedConfig, model: &Model) -> String {
         let _ = writeln!(text, "    {MAX_RELOADS} {}", i32::MAX);
     }
     if let Some(bind) = model.stats {
-        let bind = BindSyntax(frame, bind);
+        let bind = BindSyntax(fixed_config, bind);
         let _ = write!(
             text,
             "\nlisten {STATS}\n    bind {bind}\n    mode http\n    stats enable\n    stats uri /\n"
@@ -208,7 +208,7 @@ fn head(frame: &FixedConfig, model: &Model) -> String {
         let _ = write!(
             text,
             "\nlisten sidekick:idle\n    bind unix@{}\n    mode tcp\n",
-            frame.idle
+            fixed_config.idle
         );
     }
     let _ = write!(text, "\n{SERVICES_LINE}\n");
@@ -216,14 +216,14 @@ fn head(frame: &FixedConfig, model: &Model) -> String {
 }
 
 /// The `listen` section of one service.
-fn listen(frame: &FixedConfig, service: &str, listener: &Listener) -> String {
+fn listen(fixed_config: &FixedConfig, service: &str, listener: &Listener) -> String {
     let mut text = String::with_capacity(128 + 96 * listener.servers.len());
-    let (service, bind) = (proxy_name(service), BindSyntax(frame, listener.bind));
+    let (service, bind) = (proxy_name(service), BindSyntax(fixed_config, listener.bind));
     let _ = write!(
         text,
         "\nlisten {service}\n    bind {bind}\n    mode tcp\n    balance roundrobin\n    {REJECT_RULE}\n"
     );
-    if let Some(most) = frame.listener_maxconn {
+    if let Some(most) = fixed_config.listener_maxconn {
         let _ = writeln!(text, "    maxconn {most}");
     }
     for (instance, server) in &*listener.servers {
@@ -266,7 +266,7 @@ impl fmt::Display for BindSyntax<'_> {
 mod tests {
     use super::*;
     use crate::agent::model::backends::Server;
-    use crate::testing::config_grammar::{frame, models};
+    use crate::testing::config_grammar::{fixed_config, models};
     use proptest::prelude::*;
 
     #[test]
@@ -291,7 +291,7 @@ mod tests {
             stats: Some("127.0.0.1:1936".parse().unwrap()),
             listeners: BTreeMap::from([("redis".to_owned(), listener)]),
         };
-        let fingerprint = fingerprint(&frame(), &model);
+        let fingerprint = fingerprint(&fixed_config(), &model);
         let expected = format!(
             "{FIRST_LINE}\n\n{DEFAULT_BASE}
 global
@@ -316,7 +316,7 @@ listen redis
     server redis::2 [fd00::8]:6379 check inter 1s fastinter 500ms downinter 1s rise 3 fall 2 weight 0 # db2.example.com
 "
         );
-        assert_eq!(render(&frame(), &model), expected);
+        assert_eq!(render(&fixed_config(), &model), expected);
     }
 
     proptest! {
@@ -330,8 +330,8 @@ listen redis
                 for (name, listener) in before.listeners.iter().skip(kept) {
                     model.listeners.entry(name.clone()).or_insert_with(|| listener.clone()).servers = listener.servers.clone();
                 }
-                let text = renderer.render(&frame(), &model);
-                let anew = SharedText::from(render(&frame(), &model));
+                let text = renderer.render(&fixed_config(), &model);
+                let anew = SharedText::from(render(&fixed_config(), &model));
                 prop_assert_eq!(&text, &anew);
                 prop_assert_eq!(text.to_string(), anew.to_string());
                 before = model;
@@ -344,8 +344,8 @@ listen redis
             for (listener, other) in moved.listeners.values_mut().zip(other.listeners.values()) {
                 listener.servers.clone_from(&other.servers);
             }
-            prop_assert_eq!(fingerprint(&frame(), &model), fingerprint(&frame(), &moved));
-            prop_assert_eq!(fingerprint(&frame(), &model) == fingerprint(&frame(), &other),
+            prop_assert_eq!(fingerprint(&fixed_config(), &model), fingerprint(&fixed_config(), &moved));
+            prop_assert_eq!(fingerprint(&fixed_config(), &model) == fingerprint(&fixed_config(), &other),
                 model.binds().eq(other.binds()));
         }
 

@@ -19,9 +19,9 @@ pub(crate) struct RunningConfig {
 }
 
 impl RunningConfig {
-    pub(crate) fn new(frame: &FixedConfig, fingerprint: &str, model: Model) -> Self {
+    pub(crate) fn new(fixed_config: &FixedConfig, fingerprint: &str, model: Model) -> Self {
         Self {
-            renders: render::fingerprint(frame, &model) == fingerprint,
+            renders: render::fingerprint(fixed_config, &model) == fingerprint,
             fingerprint: fingerprint.to_owned(),
             model,
         }
@@ -29,13 +29,17 @@ impl RunningConfig {
 
     /// The configuration of a worker that was started from that file; `None` if it was started from another.
     pub(crate) fn by_file(
-        frame: &FixedConfig,
+        fixed_config: &FixedConfig,
         fingerprint: &str,
         file: &str,
         stats: Option<Bind>,
     ) -> Option<Self> {
         let listeners = (fingerprint_of(file) == Some(fingerprint)).then(|| parse(file))??;
-        Some(Self::new(frame, fingerprint, Model { stats, listeners }))
+        Some(Self::new(
+            fixed_config,
+            fingerprint,
+            Model { stats, listeners },
+        ))
     }
 
     /// Whether the service, or [`STATS`], listens there.

@@ -58,7 +58,7 @@ pub struct Backend {
 pub struct Backends {
     services: BTreeMap<String, Backend>,
     hosts: HostCounts,
-    admission: AddressFilter,
+    address_filter: AddressFilter,
     unreported: Vec<RefusedInstance>,
     /// `HostAddresses::version` at the last update.
     version: u64,
@@ -71,7 +71,7 @@ impl Backends {
     #[must_use]
     pub fn new(allow: Allow) -> Self {
         Self {
-            admission: AddressFilter::new(allow),
+            address_filter: AddressFilter::new(allow),
             ..Self::default()
         }
     }
@@ -79,7 +79,7 @@ impl Backends {
     /// Sets where the agent's HAProxy listens, or is to listen: an instance at such an address would be
     /// HAProxy itself. Returns whether that changed.
     pub fn set_listeners(&mut self, listeners: impl Iterator<Item = Bind> + Clone) -> bool {
-        self.admission.set_listeners(listeners)
+        self.address_filter.set_listeners(listeners)
     }
 
     /// Follows `desired`, which comes in the order of its names. Returns whether other host names than
@@ -91,8 +91,8 @@ impl Backends {
     ) -> bool {
         let hosts_moved =
             std::mem::replace(&mut self.version, addresses.version) != addresses.version;
-        let moved_machine = self.admission.set_own_addresses(&addresses.own);
-        let listeners_changed = self.admission.take_listeners_changed();
+        let moved_machine = self.address_filter.set_own_addresses(&addresses.own);
+        let listeners_changed = self.address_filter.take_listeners_changed();
         let (mut other_hosts, mut new, mut gone) = (false, Vec::new(), Vec::new());
         let both = desired.merge_join_by(self.services.iter_mut(), |(a, _), (b, _)| (*a).cmp(*b));
         for pair in both {
@@ -116,7 +116,7 @@ impl Backends {
                 continue;
             }
             other_hosts |= self.hosts.add(&desired.instances);
-            let now = backend(desired, addresses, &self.admission);
+            let now = backend(desired, addresses, &self.address_filter);
             let known = before.as_ref().map(|before| &before.refused);
             let is_new = |(name, why): &(&String, &String)| {
                 known.and_then(|known| known.get(*name)) != Some(*why)
@@ -269,7 +269,7 @@ impl Backend {
 fn backend(
     desired: DesiredService,
     addresses: &HostAddresses,
-    admission: &AddressFilter,
+    address_filter: &AddressFilter,
 ) -> Backend {
     let (mut servers, mut refused) = (Servers::new(), BTreeMap::new());
     let (mut local_ports, mut is_local) = (BTreeSet::new(), false);
@@ -278,9 +278,9 @@ fn backend(
         let Some(server) = server(it, addresses) else {
             continue;
         };
-        let here = admission.is_local(server.address);
+        let here = address_filter.is_local(server.address);
         is_local |= here;
-        if let Some(why) = admission.refuses(server.address) {
+        if let Some(why) = address_filter.refuses(server.address) {
             refused.insert(name.clone(), why);
             continue;
         }

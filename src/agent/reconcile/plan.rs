@@ -1,7 +1,7 @@
 //! Which listeners HAProxy is to have after a pass.
 
 use super::Reconciler;
-use super::reload::RELOAD_PAUSE;
+use super::reload_pause::RELOAD_PAUSE;
 use super::report::PassReport;
 use crate::agent::haproxy::api::HaproxyApi;
 use crate::agent::haproxy::render::fingerprint;
@@ -46,7 +46,7 @@ impl<P: HaproxyApi> Reconciler<P> {
                 plan.listener_version = None;
             }
             if plan.listener_version.is_none() {
-                plan.fingerprint = fingerprint(&self.frame, &plan.model);
+                plan.fingerprint = fingerprint(&self.fixed_config, &plan.model);
                 report.again = Some(now + RELOAD_PAUSE);
             }
             report.not_after(self.bind_backoff.next_try(now));
@@ -76,7 +76,7 @@ impl<P: HaproxyApi> Reconciler<P> {
             &self.listening,
         );
         Plan {
-            fingerprint: fingerprint(&self.frame, &model),
+            fingerprint: fingerprint(&self.fixed_config, &model),
             model,
             refusals,
             listener_version,

@@ -3,6 +3,7 @@
 
 use super::Reconciler;
 use super::plan::Plan;
+use super::reload_pause::{RELOAD_PAUSE, reload_pause};
 use super::report::PassReport;
 use crate::agent::haproxy::api::{HaproxyApi, ProxyError, ReloadOutcome};
 use crate::agent::haproxy::bind_errors::reload_failure;
@@ -12,22 +13,7 @@ use crate::agent::haproxy::shared_text::SharedText;
 use crate::agent::model::listeners::Model;
 use crate::clock::Moment;
 use crate::retry::{RELOAD, Retry};
-use std::time::Duration;
 use tracing::{info, warn};
-
-/// The shortest time between two reloads, and between two checks whether one may follow.
-pub(crate) const RELOAD_PAUSE: Duration = Duration::from_secs(1);
-
-/// The longest time between two reloads.
-pub(crate) const LONGEST_RELOAD_PAUSE: Duration = Duration::from_secs(16);
-
-/// The time between two reloads while `older` workers still serve the connections that they had: doubled
-/// with each beyond the first, so that a run of reloads does not pile up workers.
-#[must_use]
-pub(crate) fn reload_pause(older: usize) -> Duration {
-    let doublings = u32::try_from(older).unwrap_or(u32::MAX).clamp(1, 16) - 1;
-    (RELOAD_PAUSE * (1 << doublings)).min(LONGEST_RELOAD_PAUSE)
-}
 
 /// When HAProxy was reloaded last, and failed reloads of a running worker.
 #[derive(Debug)]
@@ -91,7 +77,7 @@ impl<P: HaproxyApi> Reconciler<P> {
 
     /// The file first, then a reload, or a start where nothing runs.
     async fn apply_plan(&mut self, plan: &Plan, now: Moment) -> Result<(), ProxyError> {
-        let text = self.renderer.render(&self.frame, &plan.model);
+        let text = self.renderer.render(&self.fixed_config, &plan.model);
         let before = self.bootable_text();
         self.forget_changed_file();
         let written = self.write(&text).await;
@@ -130,7 +116,7 @@ impl<P: HaproxyApi> Reconciler<P> {
             ));
         }
         self.set_listeners(RunningConfig::new(
-            &self.frame,
+            &self.fixed_config,
             &plan.fingerprint,
             plan.model.clone(),
         ));
@@ -150,7 +136,7 @@ impl<P: HaproxyApi> Reconciler<P> {
     /// The text of the running configuration, from which HAProxy can certainly start; `None` if unknown.
     fn bootable_text(&mut self) -> Option<SharedText> {
         match self.bound.as_ref().filter(|bound| bound.renders) {
-            Some(bound) => Some(self.renderer.render(&self.frame, &bound.model)),
+            Some(bound) => Some(self.renderer.render(&self.fixed_config, &bound.model)),
             None => self.saved.last_good.clone(),
         }
     }

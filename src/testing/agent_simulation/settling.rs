@@ -13,7 +13,7 @@ use crate::agent::reconcile::reload_pause;
 use crate::agent::schedule::{AUDIT_INTERVAL, POLL_INTERVAL};
 use crate::catalog::Catalog;
 use crate::clock::Moment;
-use crate::testing::config_grammar::frame;
+use crate::testing::config_grammar::fixed_config;
 use crate::testing::fake_haproxy::diff_all;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -129,7 +129,7 @@ impl AgentScene {
         }
         self.no_server_is_a_listener()?;
         let model = self.model();
-        let text = render(&frame(), &model);
+        let text = render(&fixed_config(), &model);
         let reloads = self.world().reloads;
         let missing = diff_all(&model, &self.world().servers.0);
         if !missing.is_empty() || self.world().file != text {

@@ -13,7 +13,7 @@ use crate::agent::reconcile::{PassReport, RELOAD_PAUSE, Reconciler};
 use crate::catalog::Instance;
 use crate::clock::Moment;
 use crate::endpoint::Endpoint;
-use crate::testing::config_grammar::frame;
+use crate::testing::config_grammar::fixed_config;
 use crate::testing::fake_haproxy::{FakeHaproxy, FakeWorld, diff_all, now_or_never};
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -36,7 +36,7 @@ impl ReconcileScene {
         };
         let reconciler = Reconciler::new(
             FakeHaproxy(world.into()),
-            frame(),
+            fixed_config(),
             ListenerRules::default(),
             None,
         );
@@ -184,7 +184,7 @@ impl ReconcileScene {
         assert_eq!(self.missing(), vec![]);
         let model = self.model();
         let world = self.world();
-        assert_eq!(world.file, render(&frame(), &model));
+        assert_eq!(world.file, render(&fixed_config(), &model));
         // And a crash now would lead to the same servers.
         world.boot().unwrap();
         assert_eq!(world.servers.0.keys().count(), model.listeners.len());
