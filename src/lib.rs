@@ -155,6 +155,7 @@
 
 pub mod agent;
 pub mod announce;
+pub mod catalog;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -4,9 +4,9 @@ mod config;
 
 pub use config::{ListArgs, ListConfig};
 
+use crate::agent::haproxy::health::{ServerHealth, server_health};
 use crate::agent::haproxy_on_this_machine;
-use crate::agent::health::{Seen, seen};
-use crate::agent::table::{Item, Table};
+use crate::catalog::{Catalog, RawKeyValue};
 use crate::endpoint::{Endpoint, Protocol, Status};
 use crate::etcd::EtcdError;
 use crate::etcd::members::Members;
@@ -96,7 +96,7 @@ pub struct Row {
     protocol: Protocol,
     /// The state of the instance's server in this machine's HAProxy; `None` where no HAProxy answers, or it has no
     /// such server.
-    haproxy: Option<Seen>,
+    haproxy: Option<ServerHealth>,
 }
 
 /// `false`: stdout is closed.
@@ -113,14 +113,20 @@ async fn print(
             .collect(),
     )
     .await;
-    let mut table = Table::of_any_protocol(config.prefix.clone());
-    table.replace(kvs.values().map(item));
-    let services = table.services().clone();
+    let mut catalog = Catalog::for_any_protocol(config.prefix.clone());
+    catalog.replace(kvs.values().map(item));
+    let services = catalog.services().clone();
     let only = config.service.as_ref();
     let below = only.map(|service| format!("{}/{service}/", config.prefix));
-    for junk in table.take_junk() {
-        if below.as_ref().is_none_or(|below| junk.is_below(below)) {
-            say(format_args!("quarantined: {}: {}", junk.key, junk.fault));
+    for quarantined in catalog.take_quarantined() {
+        if below
+            .as_ref()
+            .is_none_or(|below| quarantined.is_below(below))
+        {
+            say(format_args!(
+                "quarantined: {}: {}",
+                quarantined.key, quarantined.reason
+            ));
         }
     }
     let checked = haproxy_on_this_machine(&config.haproxy).await;
@@ -138,7 +144,7 @@ async fn print(
             let mut row = row(service, instance, &endpoint, ttl);
             row.haproxy = checked
                 .as_ref()
-                .and_then(|all| seen(all, service, instance));
+                .and_then(|all| server_health(all, service, instance));
             rows.push(row);
         }
     }
@@ -171,8 +177,8 @@ async fn print(
     }
 }
 
-fn item(kv: &KeyValue) -> Item<'_> {
-    Item {
+fn item(kv: &KeyValue) -> RawKeyValue<'_> {
+    RawKeyValue {
         key: kv.key(),
         value: kv.value(),
         create_revision: kv.create_revision(),
@@ -266,7 +272,9 @@ fn columns(rows: &[Row]) -> String {
             since.unwrap_or_else(dash),
             row.status.to_owned(),
             row.ttl.map_or_else(dash, |ttl| format!("{ttl}s")),
-            row.haproxy.as_ref().map_or_else(dash, Seen::to_string),
+            row.haproxy
+                .as_ref()
+                .map_or_else(dash, ServerHealth::to_string),
         ]
     });
     let lines: Vec<_> = std::iter::once(head).chain(lines).collect();

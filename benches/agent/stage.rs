@@ -3,7 +3,7 @@
 use crate::log::Log;
 use crate::view::View;
 use etcd_client::Client;
-use sidekick::agent::render::BASE;
+use sidekick::agent::haproxy::render::DEFAULT_BASE;
 use sidekick_harness::agent::{Etcd, Scene, Way, free_port, haproxy, host};
 use std::fmt;
 use std::io;
@@ -156,7 +156,8 @@ pub fn base(dir: &Path) -> String {
         log_socket(dir).display()
     );
     let defaults = "defaults\n    log global\n    option tcplog\n    option dontlog-normal\n";
-    BASE.replacen("global\n", &global, 1)
+    DEFAULT_BASE
+        .replacen("global\n", &global, 1)
         .replacen("defaults\n", defaults, 1)
 }
 

@@ -1,11 +1,12 @@
 //! What `agent` takes.
 
-use crate::agent::allow::Allow;
-use crate::agent::base::{occupied, sections};
-use crate::agent::layout::{self, Bind};
-use crate::agent::presence;
-use crate::agent::render::BASE;
-use crate::agent::server_defaults::ServerDefaults;
+use crate::agent::haproxy::base_config::{occupied, sections};
+use crate::agent::haproxy::render::DEFAULT_BASE;
+use crate::agent::haproxy::server_defaults::ServerDefaults;
+use crate::agent::model::allow::Allow;
+use crate::agent::model::bind::Bind;
+use crate::agent::model::listeners;
+use crate::agent::model::membership;
 use crate::config::{Checked, DEFAULT_PREFIX, duration, prefix, unusable_file, wrong};
 use crate::endpoint::check_part;
 use crate::etcd::EtcdConfig;
@@ -39,7 +40,7 @@ const LONGEST_SOCKET: usize = 90;
 
 /// How HAProxy is run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Way {
+pub enum HaproxyMode {
     /// By us, with its master's socket there.
     Supervise(PathBuf),
     /// By somebody else, with its master's socket there.
@@ -142,7 +143,7 @@ pub struct AgentConfig {
     /// Below which keys are services; no slash at its end.
     pub prefix: String,
     /// Who listens where.
-    pub rules: layout::Rules,
+    pub rules: listeners::ListenerRules,
     /// The global and defaults sections.
     pub base: String,
     /// What they say of each server.
@@ -150,11 +151,11 @@ pub struct AgentConfig {
     /// The program: to be run, or to check files with.
     pub haproxy: PathBuf,
     /// By whom it is run.
-    pub way: Way,
+    pub way: HaproxyMode,
     /// The file that HAProxy reads.
     pub file: PathBuf,
     /// How long things outlast their keys.
-    pub keeping: presence::Settings,
+    pub retention: membership::Retention,
     /// Which addresses instances may have.
     pub allow: Allow,
     /// Print, and that's it.
@@ -184,7 +185,7 @@ impl AgentConfig {
                 .map_err(|e| unusable_file("--haproxy-base", format!("can't read {path}: {e}")))
         });
         let base = base.transpose()?;
-        let server_defaults = ServerDefaults::of(base.as_deref().unwrap_or(BASE))
+        let server_defaults = ServerDefaults::of(base.as_deref().unwrap_or(DEFAULT_BASE))
             .map_err(|why| unusable_file("--haproxy-base", why))?;
         let stats = match (args.stats.as_deref(), &base) {
             (None, Some(_)) | (Some("off"), _) => None,
@@ -206,18 +207,18 @@ impl AgentConfig {
         }
         Ok(Self {
             prefix: prefix(&args.prefix)?,
-            rules: layout::Rules {
+            rules: listeners::ListenerRules {
                 binds,
                 stats,
                 reserved,
                 occupied,
             },
-            base: base.unwrap_or_else(|| BASE.to_owned()),
+            base: base.unwrap_or_else(|| DEFAULT_BASE.to_owned()),
             server_defaults,
             haproxy: program(args.haproxy, args.dry_run)?,
             way,
             file,
-            keeping: presence::Settings {
+            retention: membership::Retention {
                 hold: duration("--hold", &args.hold)?,
                 forget: duration("--forget", &args.forget)?,
                 drain: duration("--drain-timeout", &args.drain_timeout)?,
@@ -251,7 +252,7 @@ fn bind(text: &str) -> Checked<(String, Bind)> {
     ))
 }
 
-fn way(master: Option<String>, file: Option<String>) -> Checked<(Way, PathBuf)> {
+fn way(master: Option<String>, file: Option<String>) -> Checked<(HaproxyMode, PathBuf)> {
     // What systemd made for us is a list, of which the first is meant.
     let given = |name: &str| {
         let list = std::env::var(name).ok()?;
@@ -262,7 +263,7 @@ fn way(master: Option<String>, file: Option<String>) -> Checked<(Way, PathBuf)> 
     };
     let (way, file) = match master {
         Some(socket) => (
-            Way::Attach(socket.into()),
+            HaproxyMode::Attach(socket.into()),
             file.map_or_else(|| DEBIANS_FILE.into(), PathBuf::from),
         ),
         None => {
@@ -271,17 +272,17 @@ fn way(master: Option<String>, file: Option<String>) -> Checked<(Way, PathBuf)> 
             let directory =
                 given("RUNTIME_DIRECTORY").or_else(|| file.parent().map(Path::to_owned));
             (
-                Way::Supervise(directory.unwrap_or_default().join("haproxy-master.sock")),
+                HaproxyMode::Supervise(directory.unwrap_or_default().join("haproxy-master.sock")),
                 file,
             )
         }
     };
-    let (Way::Supervise(socket) | Way::Attach(socket)) = &way;
+    let (HaproxyMode::Supervise(socket) | HaproxyMode::Attach(socket)) = &way;
     let text = socket.to_string_lossy();
     // It stands in an argument and in a file of HAProxy's, where other characters have a meaning.
     let harmless = |b: u8| b.is_ascii_alphanumeric() || b"/._-".contains(&b);
     if text.len() > LONGEST_SOCKET || !text.bytes().all(harmless) {
-        let option = if matches!(way, Way::Attach(_)) {
+        let option = if matches!(way, HaproxyMode::Attach(_)) {
             "--haproxy-master"
         } else {
             "--haproxy-config"

@@ -1,6 +1,7 @@
-//! One agent per configuration file and per HAProxy: flock(2) on a file beside each of the two.
+//! One agent per configuration file and per HAProxy: flock(2) on a lock file beside the configuration file
+//! and beside the master socket.
 
-use super::config::Way;
+use super::config::HaproxyMode;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use std::fs::File;
@@ -14,36 +15,36 @@ const LONGEST_HOLDER: u64 = 20;
 /// An agent's locks. The kernel releases them when the agent's process ends, however it ends; HAProxy doesn't
 /// inherit them (`File::open` sets `O_CLOEXEC`).
 #[derive(Debug)]
-pub(super) struct Locks {
+pub(crate) struct Locks {
     _config: File,
     _socket: Option<File>,
 }
 
 /// Why an agent can't have a lock.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LockError {
-    /// Another agent has it. The second is that agent's process id, where the lock's file tells.
+pub(crate) enum LockError {
+    /// Another agent holds it. The second field is that agent's process id, where the lock file has it.
     #[error("another agent{1} uses {0}; stop that agent, or name another {2}")]
     Taken(PathBuf, String, &'static str),
-    /// The lock's file can't be made, opened or locked.
+    /// The lock file can't be created, opened or locked.
     #[error("can't lock {0}: {1}; name another {2}")]
     Unusable(PathBuf, io::Error, &'static str),
 }
 
 impl Locks {
-    /// Locks `FILE.lock` and `SOCKET.lock`, which stay where they are: the next start needs no room for them.
+    /// Locks `FILE.lock` and `SOCKET.lock`. Both stay on disk: the next start needs no space for them.
     ///
     /// # Errors
     /// Another agent has one of the locks, or one can't be had.
-    pub(super) fn take(config: &Path, way: &Way) -> Result<Self, LockError> {
+    pub(crate) fn take(config: &Path, way: &HaproxyMode) -> Result<Self, LockError> {
         let file = lock(config, "file with --haproxy-config")?;
         let socket_lock = match way {
             // Its default is beside the file.
-            Way::Supervise(socket) => Some(lock(
+            HaproxyMode::Supervise(socket) => Some(lock(
                 socket,
                 "file, in another directory, with --haproxy-config",
             )?),
-            Way::Attach(socket) => match lock(socket, "HAProxy with --haproxy-master") {
+            HaproxyMode::Attach(socket) => match lock(socket, "HAProxy with --haproxy-master") {
                 // The directory of another's HAProxy may be closed to an agent that may use the socket in it.
                 Err(LockError::Unusable(path, error, _))
                     if matches!(
@@ -84,7 +85,7 @@ fn lock(path: &Path, what_else: &'static str) -> Result<File, LockError> {
         }
         Err(error) => return Err(unusable(error.into())),
     }
-    // For the person who reads it; on a full disk it stays empty.
+    // For the operator who reads it; on a full disk it stays empty.
     let _ = file
         .set_len(0)
         .and_then(|()| writeln!(file, "{}", std::process::id()));
@@ -103,8 +104,8 @@ fn holder(file: &File) -> String {
 mod tests {
     use super::*;
 
-    fn supervise(directory: &Path) -> Way {
-        Way::Supervise(directory.join("haproxy-master.sock"))
+    fn supervise(directory: &Path) -> HaproxyMode {
+        HaproxyMode::Supervise(directory.join("haproxy-master.sock"))
     }
 
     #[test]

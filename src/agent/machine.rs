@@ -1,13 +1,14 @@
-//! The machine that the agent runs on: its addresses, and what of it stands in HAProxy's file.
+//! The machine that the agent runs on: its addresses, and its limits as far as HAProxy's file depends on
+//! them.
 
-use super::addresses::Addresses;
-use super::base::listener_maxconn;
-use super::config::{AgentConfig, Way};
-use super::haproxy::has_ipv6;
-use super::render::Frame;
+use super::config::{AgentConfig, HaproxyMode};
+use crate::agent::haproxy::base_config::listener_maxconn;
+use crate::agent::haproxy::render::FixedConfig;
+use crate::agent::model::host_addresses::HostAddresses;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use tokio::net::TcpSocket;
 use tracing::{debug, warn};
 
 /// proc_pid_net(5): a unit with `ProcSubset=pid` has no other.
@@ -21,7 +22,7 @@ const ELSEWHERE: [(&str, &str); 2] = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "
 ///
 /// # Errors
 /// The kernel's list of IPv4 addresses can't be read. (Without IPv6 there is no other.)
-pub fn addresses() -> io::Result<BTreeSet<IpAddr>> {
+pub(crate) fn addresses() -> io::Result<BTreeSet<IpAddr>> {
     let four = std::fs::read_to_string(IPV4)?;
     let six = std::fs::read_to_string(IPV6).unwrap_or_default();
     let all = local_ipv4(&four).map(IpAddr::from);
@@ -29,9 +30,9 @@ pub fn addresses() -> io::Result<BTreeSet<IpAddr>> {
     Ok(all.filter(|ip| !ip.is_loopback()).collect())
 }
 
-/// Takes over the addresses that the machine has now; those of before where they can't be read. Tells
-/// whether they are different.
-pub fn update(addresses: &mut Addresses) -> bool {
+/// Updates the machine's own addresses; where they can't be read the old ones stay. Returns whether they
+/// changed.
+pub(crate) fn update(addresses: &mut HostAddresses) -> bool {
     match self::addresses() {
         Ok(own) => addresses.set_own(own),
         Err(error) => {
@@ -41,8 +42,8 @@ pub fn update(addresses: &mut Addresses) -> bool {
     }
 }
 
-/// The same at the start, where addresses that can't be read are worth a line.
-pub fn begin(addresses: &mut Addresses) {
+/// The same at the start: logs a warning if there are no addresses.
+pub(crate) fn begin(addresses: &mut HostAddresses) {
     update(addresses);
     if addresses.own().is_empty() {
         warn!(
@@ -52,11 +53,10 @@ pub fn begin(addresses: &mut Addresses) {
     }
 }
 
-/// Which of them another machine would most likely be told: the one that the default route goes out
-/// from, else the first IPv4 address. Sends nothing: connect(2) on a datagram socket only looks up the
-/// route.
+/// The address of `own` that other machines most likely use: the source address of the default route, else
+/// the first IPv4 address. Sends nothing: connect(2) on a datagram socket only looks up the route.
 #[must_use]
-pub fn usual(own: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+pub(crate) fn usual(own: &BTreeSet<IpAddr>) -> Option<IpAddr> {
     let sources = ELSEWHERE.iter().filter_map(|(from, to)| {
         let socket = UdpSocket::bind(from).ok()?;
         socket.connect(to).ok()?;
@@ -87,10 +87,10 @@ fn local_ipv6(list: &str) -> impl Iterator<Item = Ipv6Addr> {
     })
 }
 
-/// What of this machine stands in HAProxy's file.
-pub(super) fn frame(config: &AgentConfig) -> Frame {
-    let (Way::Supervise(socket) | Way::Attach(socket)) = &config.way;
-    Frame {
+/// The part of HAProxy's file that never changes while the agent runs.
+pub(crate) fn fixed_config(config: &AgentConfig) -> FixedConfig {
+    let (HaproxyMode::Supervise(socket) | HaproxyMode::Attach(socket)) = &config.way;
+    FixedConfig {
         base: config.base.clone(),
         ipv6: has_ipv6(),
         idle: format!("{}.idle", socket.display()),
@@ -98,7 +98,12 @@ pub(super) fn frame(config: &AgentConfig) -> Frame {
     }
 }
 
-/// How many files HAProxy may have open, as it gets the agent's own limit: setrlimit(2).
+/// Whether the machine has IPv6: it has none with `ipv6.disable=1` on the kernel's command line.
+fn has_ipv6() -> bool {
+    TcpSocket::new_v6().is_ok()
+}
+
+/// How many files HAProxy may have open: it inherits the agent's limit (setrlimit(2)).
 fn most_files() -> u64 {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.maximum.unwrap_or(u64::MAX)

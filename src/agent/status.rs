@@ -1,34 +1,34 @@
-//! How it stands, in one line for `systemctl status`. Pure.
+//! The agent's line for `systemctl status`. Pure.
 
 use crate::clock::Moment;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// What doesn't work for so long is worth the line; a shorter failover isn't.
+/// An outage shorter than this is not shown: a failover to the next member takes less.
 const WORTH_TELLING: Duration = Duration::from_secs(1);
 
-/// What there is.
+/// The numbers in the line.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Counts {
-    pub(super) fronts: usize,
-    pub(super) servers: usize,
-    pub(super) quarantined: usize,
-    pub(super) refused: usize,
-    pub(super) held: usize,
-    pub(super) down: usize,
-    pub(super) leaving: usize,
+pub(crate) struct StatusCounts {
+    pub(crate) listeners: usize,
+    pub(crate) servers: usize,
+    pub(crate) quarantined: usize,
+    pub(crate) refused: usize,
+    pub(crate) held: usize,
+    pub(crate) down: usize,
+    pub(crate) leaving: usize,
 }
 
-/// The line.
-pub(super) fn line(
-    counts: &Counts,
+/// The line; each `…_since` is the start of an outage, `None` without one.
+pub(crate) fn line(
+    counts: &StatusCounts,
     heard: bool,
     etcd_lost_since: Option<Moment>,
     haproxy_lost_since: Option<Moment>,
     now: Moment,
 ) -> String {
-    let Counts {
-        fronts,
+    let StatusCounts {
+        listeners,
         servers,
         quarantined,
         refused,
@@ -36,8 +36,8 @@ pub(super) fn line(
         down,
         leaving,
     } = counts;
-    let mut line = if heard || *fronts > 0 {
-        format!("serving {fronts} services, {servers} instances")
+    let mut line = if heard || *listeners > 0 {
+        format!("serving {listeners} services, {servers} instances")
     } else {
         "waiting for etcd".to_owned()
     };
@@ -54,7 +54,7 @@ pub(super) fn line(
     }
     for (since, who) in [
         (etcd_lost_since, "etcd unreachable"),
-        (haproxy_lost_since, "HAProxy not as it should be"),
+        (haproxy_lost_since, "HAProxy out of sync"),
     ] {
         if let Some(lost) = since.map(|since| now.saturating_sub(since))
             && lost >= WORTH_TELLING
@@ -73,11 +73,11 @@ mod tests {
     fn the_line_says_what_a_person_wants_to_know() {
         let at = Moment::from_secs;
         assert_eq!(
-            line(&Counts::default(), false, None, None, at(9)),
+            line(&StatusCounts::default(), false, None, None, at(9)),
             "waiting for etcd"
         );
-        let counts = Counts {
-            fronts: 2,
+        let counts = StatusCounts {
+            listeners: 2,
             servers: 5,
             quarantined: 1,
             refused: 0,
@@ -91,7 +91,7 @@ mod tests {
         );
         assert_eq!(
             line(
-                &Counts {
+                &StatusCounts {
                     held: 0,
                     down: 0,
                     leaving: 0,

@@ -1,3 +1,7 @@
-//! Simulations, and the fakes that they run on.
+//! Fakes of the outside world, and simulations in seeded virtual time.
 
+mod agent_simulation;
 mod announce;
+pub(crate) mod config_grammar;
+pub(crate) mod fake_haproxy;
+mod reconcile_simulation;

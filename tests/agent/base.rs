@@ -12,7 +12,11 @@ use tokio::time::timeout;
 pub fn listener_maxconn() -> u32 {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let files = limit.maximum.unwrap_or(u64::MAX);
-    sidekick::agent::base::listener_maxconn(sidekick::agent::render::BASE, files).unwrap()
+    sidekick::agent::haproxy::base_config::listener_maxconn(
+        sidekick::agent::haproxy::render::DEFAULT_BASE,
+        files,
+    )
+    .unwrap()
 }
 
 fn file(text: &str) -> (NamedTempFile, String) {

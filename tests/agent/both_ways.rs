@@ -269,7 +269,9 @@ async fn an_etcd_emptied_at_a_blow_is_not_believed_at_once(way: Way) {
     let gone = Instant::now();
     scene.etcd.delete_all("/services/").await;
     eventually(PATIENCE, "it is said loudly", async || {
-        scene.log().contains("5 instances left etcd at a blow")
+        scene
+            .log()
+            .contains("5 instances disappeared from etcd at once")
     })
     .await;
     scene.serves(&expected).await;

@@ -31,7 +31,7 @@ async fn it_prints_what_would_be_written_to_the_letter_and_on_stderr_what_is_lef
     assert!(!scene.file().exists());
     for line in [
         "quarantined: /services/redis/a;b: ",
-        "left out: nobody.invalid doesn't resolve",
+        "left out: cannot resolve nobody.invalid",
         &format!("refused: worse: :{port} is taken by web"),
     ] {
         assert!(err.contains(line), "{line} isn't in {err}");

@@ -2,7 +2,7 @@
 
 use sidekick_harness::agent::*;
 
-const HELD: &str = "left etcd at a blow";
+const HELD: &str = "disappeared from etcd at once";
 
 /// `redis` and `cache`, bound, with these many instances of `backend` each.
 async fn two_services(arguments: &[&str], redis: usize, backend: &Backend) -> (Scene, Servers) {
@@ -115,7 +115,7 @@ async fn who_is_held_goes_as_soon_as_a_live_key_announces_its_address() {
     }
 }
 
-/// "3 instances left etcd at a blow", and there had never been more than two.
+/// "3 instances disappeared from etcd at once", and there had never been more than two.
 #[tokio::test]
 async fn short_lived_keys_in_turn_are_no_crowd() {
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);

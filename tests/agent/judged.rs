@@ -1,10 +1,10 @@
 //! `haproxy -c` judges a sample of what the property tests in `render.rs` judge word by word.
 
-use sidekick::agent::addresses::Directory;
-use sidekick::agent::layout::{Rules, lay_out};
-use sidekick::agent::presence::{Presence, Settings};
-use sidekick::agent::render::{BASE, Frame, render};
-use sidekick::agent::table::{Item, Table};
+use sidekick::agent::haproxy::render::{DEFAULT_BASE, FixedConfig, render};
+use sidekick::agent::model::backends::Backends;
+use sidekick::agent::model::listeners::{ListenerRules, assign_listeners};
+use sidekick::agent::model::membership::{Membership, Retention};
+use sidekick::catalog::{Catalog, RawKeyValue};
 use sidekick_harness::agent::haproxy;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -46,7 +46,7 @@ fn haproxy_takes_whatever_is_rendered() {
     let mut servers = 0;
     for seed in 0..40 {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let mut table = Table::new("/services".to_owned());
+        let mut catalog = Catalog::new("/services".to_owned());
         let services: Vec<_> = (0..5).map(|_| name(&mut rng)).collect();
         for _ in 0..60 {
             let key = format!("/services/{}/{}", services[rng.usize(0..5)], name(&mut rng));
@@ -54,36 +54,36 @@ fn haproxy_takes_whatever_is_rendered() {
             let status = if rng.bool() { "draining" } else { "" };
             let value =
                 serde_json::json!({"host": host, "port": rng.u32(0..70_000), "status": status});
-            table.put(Item {
+            catalog.put(RawKeyValue {
                 key: key.as_bytes(),
                 value: value.to_string().as_bytes(),
                 create_revision: 0,
             });
         }
         let now = Duration::from_secs(1);
-        let settings = Settings {
+        let settings = Retention {
             hold: Duration::ZERO,
             forget: Duration::ZERO,
             drain: Duration::ZERO,
         };
-        let mut presence = Presence::new(settings, BTreeMap::new(), now);
-        presence.observe(table.services(), now);
+        let mut membership = Membership::new(settings, BTreeMap::new(), now);
+        membership.observe(catalog.services(), now);
         let address = ("db.example.com".to_owned(), "10.0.0.9".parse().unwrap());
-        let mut directory = Directory::default();
-        directory.update(presence.wanted(now), &[address].into_iter().collect());
-        let rules = Rules {
+        let mut backends = Backends::default();
+        backends.update(membership.desired(now), &[address].into_iter().collect());
+        let rules = ListenerRules {
             stats: Some("127.0.0.1:1936".parse().unwrap()),
-            ..Rules::default()
+            ..ListenerRules::default()
         };
-        let (model, _) = lay_out(
+        let (model, _) = assign_listeners(
             &rules,
-            directory.services(),
+            backends.services(),
             &BTreeMap::new(),
             &BTreeMap::new(),
         );
         servers += model.servers();
-        let frame = Frame {
-            base: BASE.to_owned(),
+        let frame = FixedConfig {
+            base: DEFAULT_BASE.to_owned(),
             ipv6: seed % 2 == 0,
             idle: "/tmp/idle".to_owned(),
             listener_maxconn: Some(25_000),

@@ -30,7 +30,7 @@ async fn what_haproxys_checks_take_out_is_seen_in_the_log_in_status_and_in_list(
     scene.serves(&both).await;
     let port = b.port;
     drop(b);
-    let down = "HAProxy's checks have taken this instance out";
+    let down = "HAProxy's health check marked this instance down";
     scene.says(down).await;
     let log = scene.log();
     let line = log.lines().find(|line| line.contains(down)).unwrap();
@@ -58,7 +58,7 @@ async fn what_haproxys_checks_take_out_is_seen_in_the_log_in_status_and_in_list(
 
     let _b = restarted(port, "b").await;
     scene
-        .says("HAProxy's checks have brought this instance back")
+        .says("HAProxy's health check marked this instance up")
         .await;
     let status = scene.systemd.status("no instance is down", |status| {
         status.starts_with("serving") && !status.contains("down")

@@ -1,16 +1,17 @@
 //! What has to be true of every decoder of what others write: of etcd's keys and values, of labels, of
 //! HAProxy's answers and of our own file. What the Docker Engine says is in `src/announce/fuzz.rs`.
 
-use sidekick::agent::addresses::{Addresses, Directory};
-use sidekick::agent::diff::{Running, diff, parse_state};
-use sidekick::agent::layout::{Model, Rules, lay_out};
-use sidekick::agent::parse::parse;
-use sidekick::agent::presence::{Presence, Settings};
-use sidekick::agent::processes::Processes;
-use sidekick::agent::render::{BASE, Frame, render};
-use sidekick::agent::server_defaults::ServerDefaults;
-use sidekick::agent::table::{Item, Table};
+use sidekick::agent::haproxy::parse::parse;
+use sidekick::agent::haproxy::process_list::ProcessList;
+use sidekick::agent::haproxy::render::{DEFAULT_BASE, FixedConfig, render};
+use sidekick::agent::haproxy::runtime::{RunningServers, diff, parse_state};
+use sidekick::agent::haproxy::server_defaults::ServerDefaults;
+use sidekick::agent::model::backends::Backends;
+use sidekick::agent::model::host_addresses::HostAddresses;
+use sidekick::agent::model::listeners::{ListenerRules, Model, assign_listeners};
+use sidekick::agent::model::membership::{Membership, Retention};
 use sidekick::announce::policy::labels::services;
+use sidekick::catalog::{Catalog, RawKeyValue};
 use sidekick::clock::Moment;
 use sidekick::endpoint::{Endpoint, Key, check_part};
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,7 +68,7 @@ pub fn labels(input: &[u8]) {
 pub fn etcd(input: &[u8]) {
     let model = model_of(input);
     let text = render(&frame(), &model);
-    assert_eq!(parse(&text), Some(model.fronts.clone()));
+    assert_eq!(parse(&text), Some(model.listeners.clone()));
     assert!(!text.contains(DANGEROUS) && text.is_ascii(), "{text}");
     let usual = [
         "listen",
@@ -84,7 +85,7 @@ pub fn etcd(input: &[u8]) {
         "#",
     ];
     for line in text
-        .replace(BASE, "")
+        .replace(DEFAULT_BASE, "")
         .lines()
         .map(str::trim)
         .filter(|line| !line.is_empty())
@@ -92,19 +93,19 @@ pub fn etcd(input: &[u8]) {
         let first = line.split(' ').next().unwrap();
         assert!(usual.contains(&first), "{line}");
     }
-    for line in commands(&model, &Running::new()) {
+    for line in commands(&model, &RunningServers::new()) {
         assert!(!line.contains(DANGEROUS) && !line.contains('\n'), "{line}");
     }
 }
 
 /// A file that is taken for ours is written the same.
 pub fn haproxy_cfg(input: &[u8]) {
-    if let Some(fronts) = parse(&String::from_utf8_lossy(input)) {
+    if let Some(listeners) = parse(&String::from_utf8_lossy(input)) {
         let model = Model {
             stats: None,
-            fronts,
+            listeners,
         };
-        assert_eq!(parse(&render(&frame(), &model)), Some(model.fronts));
+        assert_eq!(parse(&render(&frame(), &model)), Some(model.listeners));
     }
 }
 
@@ -121,24 +122,24 @@ pub fn haproxy_servers(input: &[u8]) {
 /// Whatever the master says of its processes is read, or not.
 pub fn haproxy_processes(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
-    if let Some(processes) = Processes::parse(&text) {
+    if let Some(processes) = ProcessList::parse(&text) {
         assert!(text.contains(&processes.worker.to_string()) || text.contains('+'));
     }
 }
 
-fn commands(model: &Model, running: &Running) -> Vec<String> {
-    let fronts = model.fronts.iter();
-    let fronts = fronts.map(|(service, front)| (service.as_str(), &*front.servers));
-    let commands = diff(fronts, running);
+fn commands(model: &Model, running: &RunningServers) -> Vec<String> {
+    let listeners = model.listeners.iter();
+    let listeners = listeners.map(|(service, listener)| (service.as_str(), &*listener.servers));
+    let commands = diff(listeners, running);
     commands
         .iter()
         .flat_map(|command| command.lines(&ServerDefaults::default(), false))
         .collect()
 }
 
-fn frame() -> Frame {
-    Frame {
-        base: BASE.to_owned(),
+fn frame() -> FixedConfig {
+    FixedConfig {
+        base: DEFAULT_BASE.to_owned(),
         ipv6: true,
         idle: "/run/idle".to_owned(),
         listener_maxconn: Some(25_000),
@@ -147,33 +148,39 @@ fn frame() -> Frame {
 
 /// What HAProxy is to be when this stands in etcd: a key and a value a line, with a blank between.
 fn model_of(dump: &[u8]) -> Model {
-    let mut table = Table::new("/services".to_owned());
+    let mut catalog = Catalog::new("/services".to_owned());
     for line in dump.split(|byte| *byte == b'\n') {
         let blank = line
             .iter()
             .position(|byte| *byte == b' ')
             .unwrap_or(line.len());
         let (key, value) = line.split_at(blank);
-        table.put(Item {
+        catalog.put(RawKeyValue {
             key,
             value,
             create_revision: 0,
         });
     }
-    for junk in table.take_junk() {
-        let told = format!("{} {}", junk.key, junk.fault);
+    for junk in catalog.take_quarantined() {
+        let told = format!("{} {}", junk.key, junk.reason);
         assert!(!told.contains(['\n', '\0']), "{told:?}");
     }
-    let settings = Settings {
+    let settings = Retention {
         hold: Moment::ZERO,
         forget: Moment::ZERO,
         drain: Moment::ZERO,
     };
     let now = Moment::from_secs(1);
-    let mut presence = Presence::new(settings, BTreeMap::new(), now);
-    presence.observe(table.services(), now);
-    let mut directory = Directory::default();
-    directory.update(presence.wanted(now), &Addresses::default());
-    let (services, nothing) = (directory.services(), BTreeMap::new());
-    lay_out(&Rules::default(), services, &nothing, &BTreeMap::new()).0
+    let mut membership = Membership::new(settings, BTreeMap::new(), now);
+    membership.observe(catalog.services(), now);
+    let mut backends = Backends::default();
+    backends.update(membership.desired(now), &HostAddresses::default());
+    let (services, nothing) = (backends.services(), BTreeMap::new());
+    assign_listeners(
+        &ListenerRules::default(),
+        services,
+        &nothing,
+        &BTreeMap::new(),
+    )
+    .0
 }

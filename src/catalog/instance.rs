@@ -1,0 +1,41 @@
+//! Services and their instances as etcd has them. Pure.
+
+use crate::endpoint::{Endpoint, Host, Status};
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+/// What HAProxy needs to know of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// The host to connect to.
+    pub host: Host,
+    /// The port on `host`, 1 to 65535.
+    pub port: NonZeroU16,
+    /// Gets no new connections.
+    pub draining: bool,
+    /// Its key is gone: it gets no new connections, and its old ones end soon. Never set by a key.
+    pub leaving: bool,
+    /// The `create_revision` of its key: where there is no room for all, the oldest stay.
+    pub create_revision: i64,
+}
+
+impl Instance {
+    /// From a decoded value.
+    #[must_use]
+    pub fn new(endpoint: Endpoint, create_revision: i64) -> Self {
+        Self {
+            host: endpoint.host,
+            port: endpoint.port,
+            draining: endpoint.status == Some(Status::Draining),
+            leaving: false,
+            create_revision,
+        }
+    }
+}
+
+/// A service's instances, by name.
+pub type Instances = BTreeMap<String, Instance>;
+
+/// All services, by name. The pointer of a service stays the same as long as nothing of it changes.
+pub type Services = BTreeMap<String, Arc<Instances>>;
