@@ -121,10 +121,10 @@ impl Catalog {
             return &self.valid;
         }
         let mut within_limits = self.valid.clone();
-        for (parse_key, why) in &self.over_limits {
-            remove(&mut within_limits, &parse_key.0, &parse_key.1);
-            if reported.get(parse_key) != Some(why) {
-                let key = format!("{}/{}/{}", self.prefix, parse_key.0, parse_key.1);
+        for (place, why) in &self.over_limits {
+            remove(&mut within_limits, &place.0, &place.1);
+            if reported.get(place) != Some(why) {
+                let key = format!("{}/{}/{}", self.prefix, place.0, place.1);
                 self.unreported.push(QuarantinedKey {
                     key,
                     reason: QuarantineReason::Full(why),
@@ -153,9 +153,9 @@ impl Catalog {
     }
 
     fn insert(&mut self, item: RawKeyValue<'_>, known: &BTreeMap<Vec<u8>, QuarantineReason>) {
-        let parse_key = self.parse_key(item.key);
+        let place = self.parse_key(item.key);
         let endpoint = self.endpoint(item.value);
-        match parse_key {
+        match place {
             Ok((service, name)) => match endpoint {
                 Ok(endpoint) => {
                     let instance = Instance::new(endpoint, item.create_revision);

@@ -252,7 +252,8 @@ impl<P: HaproxyApi> ControlLoop<P> {
         let Some(running) = self.reconciler.servers().await else {
             return true;
         };
-        self.event_log.changes(self.health.observe(&running, time));
+        self.event_log
+            .health_changes(self.health.observe(&running, time));
         for (backend, servers) in &running {
             for (server, _) in servers.iter().filter(|(_, live)| live.down) {
                 let (service, name) = (original_name(backend), original_name(server));

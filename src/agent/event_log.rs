@@ -77,8 +77,8 @@ impl EventLog {
     }
 
     /// Logs servers whose health check changed.
-    pub(crate) fn changes(&self, changes: HealthChanges) {
-        for change in changes.told {
+    pub(crate) fn health_changes(&self, changes: HealthChanges) {
+        for change in changes.logged {
             let (backend, server) = &change.server;
             let service = original_name(backend).unwrap_or_default();
             let instance = original_name(server).unwrap_or_default();

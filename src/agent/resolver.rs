@@ -116,12 +116,12 @@ impl Resolver {
         }
     }
 
-    fn want(&mut self, resolver: &BTreeSet<String>) {
+    fn want(&mut self, names: &BTreeSet<String>) {
         let known = self.found.borrow().clone();
         let has_address = |name: &str| known.get(name).is_some();
-        self.lookups.want(resolver, has_address, now());
-        self.failing.retain(|name, _| resolver.contains(name));
-        forget_unwanted(resolver, &self.found);
+        self.lookups.want(names, has_address, now());
+        self.failing.retain(|name, _| names.contains(name));
+        forget_unwanted(names, &self.found);
     }
 
     fn finished(&mut self, name: &str, answer: LookupResult) {

@@ -151,11 +151,10 @@ impl ConfigFile {
         let mut name = self.path.clone().into_os_string();
         name.push(".new");
         let new = PathBuf::from(name);
-        let (write_draft, text) = (new.clone(), text.clone());
+        let (draft, text) = (new.clone(), text.clone());
         let write = move |path: &Path| {
             // Half a file would only take space.
-            write_new(&write_draft, path, &text)
-                .inspect_err(|_| drop(fs::remove_file(&write_draft)))
+            write_new(&draft, path, &text).inspect_err(|_| drop(fs::remove_file(&draft)))
         };
         self.blocking(write).await?;
         Ok(new)

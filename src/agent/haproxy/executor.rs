@@ -46,7 +46,7 @@ pub(crate) struct HaproxyExecutor {
     defaults: ServerDefaults,
     process: Option<HaproxyProcess>,
     /// Its exits, for the log: a HAProxy that crashes does so every two seconds.
-    removal_version: LogThrottle,
+    exits: LogThrottle,
     /// Its alerts, for the log, from whichever of its processes.
     alerts: Arc<Mutex<Repeats>>,
     /// Process ids of master and worker, and the worker's fingerprint, which never changes.
@@ -77,7 +77,7 @@ impl HaproxyExecutor {
             ours,
             defaults,
             process: None,
-            removal_version: LogThrottle::default(),
+            exits: LogThrottle::default(),
             alerts: Arc::default(),
             fingerprint: RefCell::new(None),
             saving: None,
@@ -123,7 +123,7 @@ impl HaproxyExecutor {
 
     fn ended(&mut self, status: &str) {
         self.process = None;
-        if let Some(notice) = self.removal_version.failed(now()) {
+        if let Some(notice) = self.exits.failed(now()) {
             warn!("HAProxy exited ({status}; {} times)", notice.failures);
         }
     }
@@ -314,9 +314,7 @@ impl HaproxyApi for HaproxyExecutor {
                 }));
             }
             if self.master.is_ready().await {
-                if self.removal_version.since().is_none()
-                    || self.removal_version.recovered(now()).is_some()
-                {
+                if self.exits.since().is_none() || self.exits.recovered(now()).is_some() {
                     info!("HAProxy is running");
                 }
                 process.take_alerts();

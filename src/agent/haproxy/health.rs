@@ -94,7 +94,7 @@ pub(crate) struct HealthChange {
 /// What one poll has to log.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct HealthChanges {
-    pub(crate) told: Vec<HealthChange>,
+    pub(crate) logged: Vec<HealthChange>,
     /// How many more changed.
     pub(crate) more: usize,
 }
@@ -189,11 +189,11 @@ impl HealthMonitor {
         if !said {
             return;
         }
-        if changes.told.len() == MAX_LINES {
+        if changes.logged.len() == MAX_LINES {
             changes.more += 1;
             return;
         }
-        changes.told.push(HealthChange {
+        changes.logged.push(HealthChange {
             server,
             address: live.address,
             down: live.down,
@@ -240,7 +240,7 @@ mod tests {
             HealthChanges::default()
         );
         let changes = health.observe(&servers(&[false, true], 3), at(1));
-        let [change] = changes.told.as_slice() else {
+        let [change] = changes.logged.as_slice() else {
             panic!("{changes:?}")
         };
         assert_eq!((change.server.1.as_str(), change.down), ("w::1", true));
@@ -251,8 +251,8 @@ mod tests {
             HealthChanges::default()
         );
         let changes = health.observe(&servers(&[false, false], 0), at(5));
-        assert!(!changes.told[0].down);
-        assert_eq!(changes.told[0].lasted, Duration::from_secs(7));
+        assert!(!changes.logged[0].down);
+        assert_eq!(changes.logged[0].lasted, Duration::from_secs(7));
         assert_eq!(health.down(), 0);
     }
 
@@ -261,7 +261,7 @@ mod tests {
         let mut health = HealthMonitor::default();
         let change = |second: u64| servers(&[second % 6 < 3], 0);
         let lines: usize = (0..3_600)
-            .map(|second| health.observe(&change(second), at(second)).told.len())
+            .map(|second| health.observe(&change(second), at(second)).logged.len())
             .sum();
         assert!((5..=40).contains(&lines), "{lines}");
     }
@@ -270,7 +270,7 @@ mod tests {
     fn many_at_once_are_ten_lines_and_a_number() {
         let mut health = HealthMonitor::default();
         let changes = health.observe(&servers(&[true; 300], 0), at(0));
-        assert_eq!((changes.told.len(), changes.more), (MAX_LINES, 290));
+        assert_eq!((changes.logged.len(), changes.more), (MAX_LINES, 290));
         assert_eq!(health.down(), 300);
         health.observe(&RunningServers::new(), at(1));
         assert_eq!((health.down(), health.history.len()), (0, 0));

@@ -24,9 +24,8 @@ pub(crate) fn shutdown_commands(
         let word = |key: &str| rest.split(' ').find_map(|word| word.strip_prefix(key));
         let (backend, server) = (word("be=")?, word("srv=")?);
         // `<none>`: the connection has no server yet.
-        let removal_version =
-            id.starts_with("0x") && !server.starts_with('<') && is_removed(backend, server);
-        removal_version.then(|| format!("shutdown session {id}"))
+        let ends = id.starts_with("0x") && !server.starts_with('<') && is_removed(backend, server);
+        ends.then(|| format!("shutdown session {id}"))
     });
     over.collect()
 }

@@ -91,7 +91,7 @@ impl Backends {
     ) -> bool {
         let hosts_moved =
             std::mem::replace(&mut self.version, addresses.version) != addresses.version;
-        let moved_machine = self.address_filter.set_own_addresses(&addresses.own);
+        let own_addresses_changed = self.address_filter.set_own_addresses(&addresses.own);
         let listeners_changed = self.address_filter.take_listeners_changed();
         let (mut other_hosts, mut new, mut gone) = (false, Vec::new(), Vec::new());
         let both = desired.merge_join_by(self.services.iter_mut(), |(a, _), (b, _)| (*a).cmp(*b));
@@ -109,7 +109,7 @@ impl Backends {
             if let Some(before) = &before
                 && Arc::ptr_eq(&before.instances, &desired.instances)
                 && before.port == desired.port
-                && !moved_machine
+                && !own_addresses_changed
                 && !(listeners_changed && before.is_local)
                 && !(hosts_moved && hosts(&before.instances).next().is_some())
             {

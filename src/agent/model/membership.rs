@@ -135,15 +135,15 @@ impl Membership {
 
     /// Limits the services that are remembered: those go first that were empty the longest.
     fn forget_oldest_empty(&mut self) {
-        let over_limits = self.services.len().saturating_sub(MAX_SERVICES);
-        if over_limits == 0 {
+        let surplus = self.services.len().saturating_sub(MAX_SERVICES);
+        if surplus == 0 {
             return;
         }
         let empty = self.services.iter();
         let empty = empty.filter_map(|(name, service)| Some((service.empty_since?, name.clone())));
         let mut empty: Vec<_> = empty.collect();
         empty.sort_unstable();
-        for (_, name) in empty.into_iter().take(over_limits) {
+        for (_, name) in empty.into_iter().take(surplus) {
             self.services.remove(&name);
             self.notes.push(MembershipEvent::Forgotten(name));
         }
@@ -225,8 +225,8 @@ impl Membership {
 
     /// Limits the instances that are leaving: those are removed first that left first.
     fn end_oldest_leaving(&mut self) {
-        let over_limits = self.leaving().count().saturating_sub(MAX_LEAVING);
-        if over_limits == 0 {
+        let surplus = self.leaving().count().saturating_sub(MAX_LEAVING);
+        if surplus == 0 {
             return;
         }
         let services = self.services.iter();
@@ -236,7 +236,7 @@ impl Membership {
         });
         let mut all: Vec<_> = all.collect();
         all.sort_unstable();
-        for (_, service, name) in all.into_iter().take(over_limits) {
+        for (_, service, name) in all.into_iter().take(surplus) {
             self.is_down(&service, &name);
         }
     }

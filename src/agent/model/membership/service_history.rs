@@ -170,19 +170,16 @@ impl ServiceHistory {
 
     /// Removes that instance if it is leaving; returns whether it was.
     pub(super) fn end(&mut self, name: &str) -> bool {
-        let removal_version = self.leaving.remove(name).is_some();
-        if removal_version {
+        let ends = self.leaving.remove(name).is_some();
+        if ends {
             self.all = None;
         }
-        removal_version
+        ends
     }
 
-    fn end_hold_if(
-        &mut self,
-        removal_version: impl Fn(&(Instance, ObservedAt, Moment)) -> bool,
-    ) -> usize {
+    fn end_hold_if(&mut self, ends: impl Fn(&(Instance, ObservedAt, Moment)) -> bool) -> usize {
         let held = std::mem::take(&mut self.held).into_iter();
-        let (ended, held): (BTreeMap<_, _>, _) = held.partition(|(_, it)| removal_version(it));
+        let (ended, held): (BTreeMap<_, _>, _) = held.partition(|(_, it)| ends(it));
         self.held = held;
         if !ended.is_empty() {
             self.all = None;
