@@ -37,6 +37,8 @@ fn run(seeds: impl Iterator<Item = u64>) -> (AnnounceTotals, Vec<String>) {
 }
 
 #[test]
+// The totals are what `make simulate` shows.
+#[allow(clippy::print_stdout)]
 fn any_interleaving_converges_and_no_rule_of_ownership_is_broken() {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let runs: Vec<_> = std::thread::scope(|scope| {

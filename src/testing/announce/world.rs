@@ -326,12 +326,10 @@ impl AnnounceWorld {
                 self.announcers[which].sleep(self.now, time, stands_still);
             }
             19 => self.announcers[which].leave(),
-            20 => {
-                if !self.announcers[which].alive {
-                    self.announcers[which].alive = true;
-                    self.announcers[which].crash(&self.store, &mut self.rng);
-                    self.see_again(which);
-                }
+            20 if !self.announcers[which].alive => {
+                self.announcers[which].alive = true;
+                self.announcers[which].crash(&self.store, &mut self.rng);
+                self.see_again(which);
             }
             23 | 24 => {
                 let keys = self.some_keys();
