@@ -12,10 +12,35 @@ use syn::{Attribute, Item, UseTree};
 /// stands on a floor of its own. A module imports from its own floor's module, or from below.
 const FLOORS: &[&[&str]] = &[
     &["main"],
+    &["cli"],
     &["explain", "list"],
     &["announce", "agent"],
+    &["agent::control_loop", "agent::dry_run"],
+    &[
+        "announce::lease",
+        "announce::docker",
+        "agent::reconcile",
+        "agent::resolver",
+    ],
+    &[
+        "announce::status",
+        "agent::event_log",
+        "agent::schedule",
+        "agent::status",
+    ],
+    &["announce::policy", "agent::machine"],
+    &["announce::config", "agent::config"],
+    &["agent::haproxy"],
+    &[
+        "announce::lease::ownership",
+        "announce::lease::protocol",
+        "agent::model",
+    ],
     &["etcd"],
-    &["cli"],
+    &["catalog", "systemd"],
+    &["config", "retry", "shutdown", "watchdog"],
+    &["log_throttle", "telemetry"],
+    &["clock", "endpoint", "log_writer"],
 ];
 
 /// Where a file imports what.

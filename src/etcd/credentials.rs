@@ -1,7 +1,7 @@
 //! TLS material and the password: checked, and read from their files again for each new connection, since
 //! certificates and passwords are rotated while sidekick runs.
 
-use super::{EtcdConfig, Secret, Tls};
+use super::secret::{Secret, Tls};
 use crate::clock::{Moment, now};
 use crate::log_throttle::LogThrottle;
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
@@ -194,17 +194,17 @@ impl Kept {
 }
 
 impl Credentials {
-    /// `config` was read a moment ago.
-    pub(super) fn new(config: &EtcdConfig) -> Self {
+    /// `tls` and the password were read from `files` a moment ago.
+    pub(super) fn new(files: Files, tls: Option<Tls>, user: Option<(String, Secret)>) -> Self {
         let read_at = now();
         let kept = || Kept {
             read_at,
             bad: LogThrottle::default(),
         };
         Self {
-            files: config.files.clone(),
-            tls: config.tls.clone(),
-            user: config.user.clone(),
+            files,
+            tls,
+            user,
             reading: None,
             hangs: LogThrottle::default(),
             kept: [kept(), kept(), kept()],
@@ -311,12 +311,8 @@ mod tests {
                 identity: Some(read_identity(&path("cert"), &path("key")).unwrap()),
             };
             let password = read_password(&path("password")).unwrap();
-            let credentials = Credentials::new(&EtcdConfig {
-                endpoints: Vec::new(),
-                tls: Some(tls),
-                user: Some(("sidekick".to_owned(), password)),
-                files,
-            });
+            let user = ("sidekick".to_owned(), password);
+            let credentials = Credentials::new(files, Some(tls), Some(user));
             Self {
                 directory,
                 credentials,

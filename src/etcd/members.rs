@@ -70,7 +70,11 @@ impl Members {
         Ok(Self {
             endpoints: config.endpoints.clone(),
             connection: tokio::sync::Mutex::new(Connection {
-                credentials: Credentials::new(config),
+                credentials: Credentials::new(
+                    config.files.clone(),
+                    config.tls.clone(),
+                    config.user.clone(),
+                ),
                 client: None,
                 last_login: None,
             }),

@@ -5,37 +5,12 @@ pub mod credentials;
 mod error;
 pub mod members;
 pub mod reader;
+mod secret;
 pub mod stream;
 pub mod watch;
 
 pub use error::EtcdError;
-
-use std::borrow::Cow;
-use std::fmt;
-
-/// Bytes that no log and no `Debug` shows.
-#[derive(Clone)]
-pub struct Secret(pub Vec<u8>);
-
-impl Secret {
-    /// The text that it was made of.
-    #[must_use]
-    pub fn text(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(&self.0)
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text.into_bytes())
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
+pub use secret::{Secret, Tls};
 
 /// How to reach etcd; checked by `config`.
 #[derive(Debug, Clone)]
@@ -48,15 +23,6 @@ pub struct EtcdConfig {
     pub user: Option<(String, Secret)>,
     /// Where TLS material and password were read from, and are read from again.
     pub files: credentials::Files,
-}
-
-/// TLS material in PEM.
-#[derive(Debug, Clone, Default)]
-pub struct Tls {
-    /// The CAs to trust; `None`: the system's.
-    pub ca: Option<Vec<u8>>,
-    /// Our certificate (with its chain) and its key.
-    pub identity: Option<(Vec<u8>, Secret)>,
 }
 
 #[cfg(test)]
