@@ -16,20 +16,16 @@ const FLOORS: &[&[&str]] = &[
     &["explain", "list"],
     &["announce", "agent"],
     &["agent::control_loop", "agent::dry_run"],
+    &["agent::event_log"],
     &[
         "announce::lease",
         "announce::docker",
         "agent::reconcile",
         "agent::resolver",
     ],
-    &[
-        "announce::status",
-        "agent::event_log",
-        "agent::schedule",
-        "agent::status",
-    ],
+    &["announce::status", "agent::schedule", "agent::status"],
     &["announce::policy", "agent::machine"],
-    &["announce::config", "agent::config"],
+    &["agent::config"],
     &["agent::haproxy"],
     &[
         "announce::lease::ownership",

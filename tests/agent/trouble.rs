@@ -85,7 +85,7 @@ async fn a_newcomer_does_not_evict_who_has_instances_and_an_empty_service_yields
 
 #[tokio::test]
 async fn a_service_is_forgotten_when_its_time_is_up() {
-    let scene = Scene::start(Way::Supervised, &["--forget=2s"]).await;
+    let scene = Scene::start(Way::Supervised, &["--forget=5s"]).await;
     let port = free_port();
     scene
         .put(
