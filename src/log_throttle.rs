@@ -6,7 +6,7 @@ use std::time::Duration;
 /// What to say of a failure that repeats: the first time at once, then with a count and at growing
 /// intervals, so that an hour of etcd's absence is ten lines and not ten thousand.
 ///
-/// One that is over and back again within [`LAST_REPEAT`] is the same one still: it is told at growing
+/// One that is over and back again within ten minutes is the same one still: it is told at growing
 /// intervals too, so that what comes and goes is no thousand lines either.
 #[derive(Debug, Clone, Default)]
 pub struct LogThrottle {

@@ -1,4 +1,4 @@
-//! The rooms that the map in lib.rs calls pure are pure: no runtime, no client, no log, no file, no
+//! The files that call themselves pure are pure: no runtime, no client, no log, no file, no
 //! environment, no clock.
 
 // A scene that can't be set is a failed test.
@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-/// Every file whose first lines say "Pure." (lib.rs tells which ought to).
+/// Every file whose first lines say "Pure." (lib.rs tells which folders ought to).
 const ROOMS: &[&str] = &[
     "agent/haproxy/base_config.rs",
     "agent/haproxy/bind_errors.rs",

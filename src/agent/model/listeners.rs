@@ -70,7 +70,7 @@ pub fn assign_listeners(
         let ports = it.local_ports.iter();
         ports.map(move |port| (*port, service.as_str()))
     });
-    let mut assignment = Assignment {
+    let mut assignment = PortAssignment {
         rules,
         backed_off,
         local_ports: local_ports.collect(),
@@ -104,7 +104,7 @@ pub fn assign_listeners(
     (Model { stats, listeners }, assignment.refusals)
 }
 
-struct Assignment<'a> {
+struct PortAssignment<'a> {
     rules: &'a ListenerRules,
     backed_off: &'a BTreeMap<(String, Bind), String>,
     /// Ports of instances on this machine, and of which service.
@@ -114,7 +114,7 @@ struct Assignment<'a> {
     refusals: Vec<RefusedListener>,
 }
 
-impl Assignment<'_> {
+impl PortAssignment<'_> {
     /// `is_new`: HAProxy doesn't listen there yet.
     fn assign_unrequested(&mut self, service: &str, bind: Bind, is_new: bool) -> bool {
         let here = self.local_ports.get(&bind.port()).filter(|_| is_new);
