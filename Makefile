@@ -37,7 +37,7 @@ picture: build $(worker) ## docs/demo.svg anew, from a run of the demo
 
 # What needs no server, and of the tests with real parts those that a change breaks first and that take seconds. One set of features
 # for both, so that nothing is compiled twice. All the rest is for `make test`.
-offline_tests = $(basename $(notdir $(wildcard tests/*.rs))) cli fuzz chaos_checker
+offline_tests = $(basename $(notdir $(wildcard tests/*.rs))) cli fuzz house chaos_checker
 quick_tests = lifecycle:: ownership:: explain:: address:: both_ways:: reading::
 
 quick: check ## formatting, clippy, and the tests that take seconds: under 3 minutes on 2 cores, once all is built

@@ -3,8 +3,8 @@
 //! # The floors
 //!
 //! Each file says in its first line what it is. An import goes down this list, never up and never in a circle
-//! (`tests/imports.rs` holds the whole order); what is marked P takes values and returns values, without a runtime,
-//! a client, a log, a file or a clock (`tests/pure_rooms.rs`).
+//! (`tests/house/imports.rs` holds the whole order); what is marked P takes values and returns values, without a runtime,
+//! a client, a log, a file or a clock (`tests/house/purity.rs`).
 //!
 //! ```text
 //! main.rs, cli.rs       the subcommands, telemetry, signals, exit codes

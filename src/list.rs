@@ -1,6 +1,7 @@
 //! `sidekick list`: what is registered, for a person or for a program. Writes nothing to etcd.
 
 mod config;
+mod table;
 
 pub use config::{ListArgs, ListConfig};
 
@@ -116,23 +117,13 @@ async fn print(
     let mut catalog = Catalog::for_any_protocol(config.prefix.clone());
     catalog.replace(kvs.values().map(item));
     let services = catalog.services().clone();
-    let only = config.service.as_ref();
-    let below = only.map(|service| format!("{}/{service}/", config.prefix));
-    for quarantined in catalog.take_quarantined() {
-        if below
-            .as_ref()
-            .is_none_or(|below| quarantined.is_below(below))
-        {
-            say(format_args!(
-                "quarantined: {}: {}",
-                quarantined.key, quarantined.reason
-            ));
-        }
-    }
+    say_quarantined(config, &mut catalog);
     let checked = haproxy_on_this_machine(&config.haproxy).await;
-    let wanted = |service: &str| config.service.as_ref().is_none_or(|only| only == service);
     let mut rows = Vec::new();
-    for (service, instances) in services.iter().filter(|(service, _)| wanted(service)) {
+    for (service, instances) in &services {
+        if config.service.as_ref().is_some_and(|only| only != service) {
+            continue;
+        }
         for instance in instances.keys() {
             let key = format!("{}/{service}/{instance}", config.prefix);
             let kv = kvs.get(key.as_bytes());
@@ -149,21 +140,16 @@ async fn print(
         }
     }
     if rows.is_empty() {
-        match &config.service {
-            Some(service) => say(format_args!(
-                "no instance of {service} is registered below {}",
-                config.prefix
-            )),
-            None => say(format_args!(
-                "nothing is registered below {}",
-                config.prefix
-            )),
-        }
+        let what = match &config.service {
+            Some(service) => format!("no instance of {service}"),
+            None => "nothing".to_owned(),
+        };
+        say(format_args!("{what} is registered below {}", config.prefix));
     }
     let mut text = if config.json {
         json(&rows)?
     } else {
-        columns(&rows)
+        table::columns(&rows)
     };
     if config.watch && !config.json {
         text.push('\n');
@@ -174,6 +160,23 @@ async fn print(
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
         result => Ok(result.map(|()| true)?),
+    }
+}
+
+/// Tells which keys are not listed, and why; where one service is asked for, those of that service alone.
+fn say_quarantined(config: &ListConfig, catalog: &mut Catalog) {
+    let only = config.service.as_ref();
+    let below = only.map(|service| format!("{}/{service}/", config.prefix));
+    for quarantined in catalog.take_quarantined() {
+        if below
+            .as_ref()
+            .is_none_or(|below| quarantined.is_below(below))
+        {
+            say(format_args!(
+                "quarantined: {}: {}",
+                quarantined.key, quarantined.reason
+            ));
+        }
     }
 }
 
@@ -223,80 +226,6 @@ fn json(rows: &[Row]) -> serde_json::Result<String> {
     Ok(serde_json::to_string(rows)? + "\n")
 }
 
-/// Everything in here is ASCII, so that a column is as wide as its longest text.
-fn columns(rows: &[Row]) -> String {
-    if rows.is_empty() {
-        return String::new();
-    }
-    let head = [
-        "SERVICE",
-        "INSTANCE",
-        "ADDRESS",
-        "CONTAINER",
-        "UP SINCE",
-        "STATUS",
-        "TTL",
-        "HAPROXY",
-    ]
-    .map(str::to_owned);
-    // Where no HAProxy was asked, that column isn't there.
-    let shown = if rows.iter().any(|row| row.haproxy.is_some()) {
-        8
-    } else {
-        7
-    };
-    let dash = || "-".to_owned();
-    let lines = rows.iter().map(|row| {
-        let address = if row.host.contains(':') {
-            format!("[{}]:{}", row.host, row.port)
-        } else {
-            format!("{}:{}", row.host, row.port)
-        };
-        let address = match row.protocol {
-            Protocol::Tcp => address,
-            other => format!("{address}/{other}"),
-        };
-        // Whole seconds are enough for a person.
-        let since = row
-            .since
-            .as_deref()
-            .map(|since| match since.split_once('.') {
-                Some((seconds, _)) => format!("{seconds}Z"),
-                None => since.to_owned(),
-            });
-        [
-            row.service.clone(),
-            row.instance.clone(),
-            address,
-            row.container.clone().unwrap_or_else(dash),
-            since.unwrap_or_else(dash),
-            row.status.to_owned(),
-            row.ttl.map_or_else(dash, |ttl| format!("{ttl}s")),
-            row.haproxy
-                .as_ref()
-                .map_or_else(dash, ServerHealth::to_string),
-        ]
-    });
-    let lines: Vec<_> = std::iter::once(head).chain(lines).collect();
-    let width = |column: usize| {
-        lines
-            .iter()
-            .map(|line| line[column].len())
-            .max()
-            .unwrap_or_default()
-    };
-    let widths: Vec<_> = (0..shown).map(width).collect();
-    let line = |cells: &[String; 8]| {
-        let cells: Vec<_> = cells
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
-        cells.join("  ").trim_end().to_owned() + "\n"
-    };
-    lines.iter().map(line).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,7 +247,7 @@ SERVICE  INSTANCE  ADDRESS                CONTAINER     UP SINCE              ST
 redis    redis@1   ip-172-31-24-253:6379  593ee5d76755  2026-11-23T05:06:06Z  serving   42s
 web      a         [fd00::7]:80           -             -                     draining  -
 ";
-        assert_eq!(columns(&rows()), expected);
+        assert_eq!(table::columns(&rows()), expected);
     }
 
     #[test]

@@ -34,16 +34,17 @@ use haproxy::config_file::ConfigFile;
 use haproxy::executor::HaproxyExecutor;
 use haproxy::health::HealthMonitor;
 use haproxy::parse::{last_served, parse};
-use haproxy::render::render;
+use haproxy::render::{FixedConfig, render};
 use lock::Locks;
 use machine::fixed_config;
 use model::backends::Backends;
+use model::host_addresses::HostAddresses;
 use model::listeners::Model;
-use model::membership::Membership;
+use model::membership::{DesiredService, Membership};
 use reconcile::{PassReport, Reconciler};
 use resolver::resolve;
-use schedule::{ETCD_WAIT, Schedule};
-use std::collections::BTreeSet;
+use schedule::Schedule;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -56,28 +57,17 @@ const UPDATES_WAITING: usize = 1024;
 ///
 /// # Errors
 /// Another agent uses this file or this HAProxy, `haproxy -c` refuses the base file, or a task ended.
-pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> {
+pub async fn run(config: AgentConfig, mut shutdown: Shutdown) -> anyhow::Result<()> {
     let mut systemd = Systemd::from_environment();
     let fixed_config = fixed_config(&config);
     let pulse = systemd.pulse("haproxy");
     let (HaproxyMode::Supervise(socket) | HaproxyMode::Attach(socket)) = config.way.clone();
     let ours = matches!(config.way, HaproxyMode::Supervise(_));
     let file = ConfigFile::new(config.haproxy.clone(), config.file.clone());
-    let empty = Model {
-        stats: config.rules.stats,
-        ..Model::default()
-    };
     file.create_directory()?;
     // Held until this HAProxy has stopped: before that no other agent may start one.
     let _locks = Locks::take(file.path(), &config.way)?;
-    let text = file.read();
-    match file.try_out(&render(&fixed_config, &empty).into()).await {
-        // HAProxy already runs, or can start from the existing file.
-        Err(error @ ProxyError::DiskFull(_)) if text.as_deref().and_then(parse).is_some() => {
-            warn!("{error}; continuing with the existing file; the base file is not checked");
-        }
-        result => result?,
-    }
+    let text = try_base(&file, &fixed_config, &config).await?;
     let haproxy = HaproxyExecutor::new(
         file,
         socket,
@@ -85,11 +75,8 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
         config.server_defaults.clone(),
         pulse.clone(),
     );
-
     let members = Arc::new(Members::new(&config.etcd)?);
-    let last = text.as_deref().and_then(parse).unwrap_or_default();
-    let (served, mut addresses) = last_served(&last);
-    machine::begin(&mut addresses);
+    let (served, addresses) = last_known(text.as_deref());
     let (hosts_tx, hosts) = watch::channel(BTreeSet::new());
     let (addresses_tx, addresses) = watch::channel(addresses);
     let (updates_tx, updates) = mpsc::channel(UPDATES_WAITING);
@@ -107,14 +94,8 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
         systemd.pulse("names"),
     ));
     let started = now();
-    let serves_from_file = !served.is_empty();
-    let first_pass = if ours && !serves_from_file {
-        started + ETCD_WAIT
-    } else {
-        started
-    };
     let mut agent = ControlLoop {
-        schedule: Schedule::new(started, first_pass, ours || serves_from_file),
+        schedule: Schedule::new(started, !served.is_empty(), ours),
         inputs: Inputs {
             updates,
             hosts: hosts_tx,
@@ -137,13 +118,41 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> anyhow::Result<()> 
 
     // Cancel-safe: a JoinSet loses nothing. The next agent repeats a pass that was cut short: the file is
     // renamed or not, each command is done or not.
-    let mut stop = shutdown;
     tokio::select! {
-        () = stop.requested() => {}
+        () = shutdown.requested() => {}
         () = agent.run() => {}
         Some(ended) = tasks.join_next() => anyhow::bail!("a task ended: {ended:?}"),
     }
     agent.systemd.stopping();
     agent.reconciler.proxy.stop().await;
     Ok(())
+}
+
+/// Lets HAProxy check the base file, without any service; returns the text of the existing file.
+async fn try_base(
+    file: &ConfigFile,
+    fixed_config: &FixedConfig,
+    config: &AgentConfig,
+) -> anyhow::Result<Option<String>> {
+    let text = file.read();
+    let empty = Model {
+        stats: config.rules.stats,
+        ..Model::default()
+    };
+    match file.try_out(&render(fixed_config, &empty).into()).await {
+        // HAProxy already runs, or can start from the existing file.
+        Err(error @ ProxyError::DiskFull(_)) if text.as_deref().and_then(parse).is_some() => {
+            warn!("{error}; continuing with the existing file; the base file is not checked");
+        }
+        result => result?,
+    }
+    Ok(text)
+}
+
+/// What the existing file serves, and the addresses that its host names had, and this machine's.
+fn last_known(text: Option<&str>) -> (BTreeMap<String, DesiredService>, HostAddresses) {
+    let last = text.and_then(parse).unwrap_or_default();
+    let (served, mut addresses) = last_served(&last);
+    machine::begin(&mut addresses);
+    (served, addresses)
 }

@@ -5,7 +5,7 @@ use crate::retry::{HAPROXY, Retry};
 use std::time::Duration;
 
 /// How long the first pass waits for etcd where no configuration file says what to serve.
-pub(crate) const ETCD_WAIT: Duration = Duration::from_secs(3);
+const ETCD_WAIT: Duration = Duration::from_secs(3);
 
 /// How long after etcd's first answer a pass waits for host names to resolve: a HAProxy that starts without
 /// its servers gets them one by one, which takes 6 s for ten thousand.
@@ -35,32 +35,34 @@ pub(crate) struct Schedule {
     next_audit: Moment,
     /// When etcd first answered; `None` until then.
     pub(crate) etcd_heard: Option<Moment>,
-    /// The first pass waits for etcd until then.
-    first_pass: Moment,
-    /// Whether to serve without etcd. A HAProxy that another process supervises is left alone until etcd has
-    /// answered.
-    serves_without_etcd: bool,
+    /// The first pass waits for etcd until then; `None`: for ever.
+    first_pass: Option<Moment>,
     /// Failed passes and when the next try is.
     pub(crate) retry: Retry,
 }
 
 impl Schedule {
-    /// The first pass waits for etcd, [`ETCD_WAIT`] at most; where `serves_without_etcd` is `false`, for ever.
-    pub(crate) fn new(now: Moment, first_pass: Moment, serves_without_etcd: bool) -> Self {
+    /// `serves_from_file`: an existing file says what to serve, at once. Else the first pass waits for etcd: for
+    /// [`ETCD_WAIT`] where the HAProxy is the agent's own, and for ever where another process supervises it.
+    pub(crate) fn new(now: Moment, serves_from_file: bool, supervises: bool) -> Self {
+        let first_pass = match (serves_from_file, supervises) {
+            (true, _) => Some(now),
+            (false, true) => Some(now + ETCD_WAIT),
+            (false, false) => None,
+        };
         Self {
             dirty: true,
             next_poll: now,
             next_audit: now + AUDIT_INTERVAL,
             etcd_heard: None,
             first_pass,
-            serves_without_etcd,
             retry: Retry::new(HAPROXY),
         }
     }
 
     /// Whether passes may run yet.
     pub(crate) fn has_begun(&self, now: Moment) -> bool {
-        self.etcd_heard.is_some() || (self.serves_without_etcd && now >= self.first_pass)
+        self.etcd_heard.is_some() || self.first_pass.is_some_and(|at| now >= at)
     }
 
     /// Whether an audit is due: a pass that reads HAProxy's whole state. The next one is an interval later.
@@ -83,7 +85,7 @@ impl Schedule {
     /// When the next pass is due if nothing happens until then; not before a retry.
     pub(crate) fn next_pass(&self, wakes: [Option<Moment>; 2], now: Moment) -> Option<Moment> {
         if !self.has_begun(now) {
-            return self.serves_without_etcd.then_some(self.first_pass);
+            return self.first_pass;
         }
         let wakes = wakes.into_iter().flatten();
         self.retry.next().or_else(|| wakes.min())

@@ -16,7 +16,7 @@ use crate::agent::model::listeners::ListenerRules;
 use crate::agent::model::membership::Membership;
 use crate::agent::model::membership::Retention;
 use crate::agent::reconcile::{PassReport, Reconciler};
-use crate::agent::schedule::{ETCD_WAIT, MIN_PAUSE, POLL_INTERVAL, Schedule};
+use crate::agent::schedule::{MIN_PAUSE, POLL_INTERVAL, Schedule};
 use crate::catalog::Catalog;
 use crate::clock::Moment;
 use crate::endpoint::Host;
@@ -97,7 +97,7 @@ impl AgentScene {
         own.set_own(BTreeSet::from([[10, 0, 0, 3].into()]));
         let (addresses, seen) = watch::channel(own);
         let agent = ControlLoop {
-            schedule: Schedule::new(now, now + ETCD_WAIT, true),
+            schedule: Schedule::new(now, false, true),
             inputs: Inputs {
                 updates: mpsc::channel(1).1,
                 hosts,

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use sidekick_harness::{
-    Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, eventually, measured, never_for, secs,
+    Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, eventually, measured, millis, never_for, secs,
 };
 
 #[tokio::test]

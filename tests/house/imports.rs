@@ -1,12 +1,9 @@
 //! Imports run down the house: no circle, and no arrow from a lower floor to a higher one.
 
-// A scene that can't be set is a failed test.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, missing_docs)]
-
+use crate::source::{attributes, files, is_for_tests, src};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use syn::visit::{self, Visit};
-use syn::{Attribute, Item, UseTree};
+use syn::{Item, UseTree};
 
 /// The floors of src from the top down, each a list of modules with all that is below them, unless a longer name
 /// stands on a floor of its own. A module imports from its own floor's module, or from below.
@@ -109,57 +106,21 @@ impl<'ast> Visit<'ast> for Paths {
     }
 }
 
-fn attributes(item: &Item) -> &[Attribute] {
-    match item {
-        Item::Fn(it) => &it.attrs,
-        Item::Impl(it) => &it.attrs,
-        Item::Mod(it) => &it.attrs,
-        Item::Use(it) => &it.attrs,
-        _ => &[],
-    }
-}
-
-fn is_for_tests(attributes: &[Attribute]) -> bool {
-    attributes.iter().any(|it| {
-        let syn::Meta::List(list) = &it.meta else {
-            return false;
-        };
-        list.path.is_ident("cfg")
-            && list
-                .tokens
-                .to_string()
-                .split_whitespace()
-                .any(|it| it == "test")
-    })
-}
-
-/// Each module of src, with its text. One that is split into `x.rs` and files below `x/` is one module.
+/// Each module of src, with its text; but for fakes, simulations and tests, which look wherever they have to.
 fn modules() -> BTreeMap<Vec<String>, String> {
-    let src = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
-    let (mut modules, mut folders) = (BTreeMap::new(), vec![src.to_path_buf()]);
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).expect("src is readable") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let below = path
-                .strip_prefix(src)
-                .expect("below src")
-                .with_extension("");
-            let mut name: Vec<_> = below
-                .iter()
-                .map(|it| it.to_string_lossy().into_owned())
-                .collect();
-            name.retain(|it| !matches!(it.as_str(), "mod" | "lib"));
-            // Fakes, simulations and tests look wherever they have to.
-            if !name
-                .iter()
-                .any(|it| matches!(it.as_str(), "testing" | "tests"))
-            {
-                modules.insert(name, std::fs::read_to_string(&path).expect("a source file"));
-            }
+    let mut modules = BTreeMap::new();
+    for (file, text) in files() {
+        let mut name: Vec<_> = file
+            .trim_end_matches(".rs")
+            .split('/')
+            .map(str::to_owned)
+            .collect();
+        name.retain(|it| !matches!(it.as_str(), "mod" | "lib"));
+        if !name
+            .iter()
+            .any(|it| matches!(it.as_str(), "testing" | "tests"))
+        {
+            modules.insert(name, text);
         }
     }
     modules
@@ -167,9 +128,12 @@ fn modules() -> BTreeMap<Vec<String>, String> {
 
 /// The module that owns it: itself, or the one that it is a part of.
 fn room(name: &[String]) -> String {
-    let src = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
-    let owner =
-        (1..name.len()).find(|&n| src.join(name[..n].join("/")).with_extension("rs").is_file());
+    let owner = (1..name.len()).find(|&n| {
+        src()
+            .join(name[..n].join("/"))
+            .with_extension("rs")
+            .is_file()
+    });
     name[..owner.unwrap_or(name.len())].join("::")
 }
 

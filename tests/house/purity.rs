@@ -1,10 +1,7 @@
 //! The files that call themselves pure are pure: no runtime, no client, no log, no file, no
 //! environment, no clock.
 
-// A scene that can't be set is a failed test.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, missing_docs)]
-
-use std::path::Path;
+use crate::source::files;
 
 /// Every file whose first lines say "Pure." (lib.rs tells which folders ought to).
 const ROOMS: &[&str] = &[
@@ -87,14 +84,8 @@ const FORBIDDEN: &[&str] = &[
     ".await",
 ];
 
-fn source() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))
-}
-
-fn code(room: &str) -> String {
-    let path = source().join(room);
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    // Comments may speak of anything, and tests may use anything.
+/// A file without its comments, which may speak of anything, and its tests, which may use anything.
+fn code(text: &str) -> String {
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
     let lines = code
         .lines()
@@ -104,51 +95,42 @@ fn code(room: &str) -> String {
 
 #[test]
 fn pure_rooms_hold_no_outside_world() {
+    let files = files();
     for room in ROOMS {
-        let code = code(room);
+        let code = code(
+            files
+                .get(*room)
+                .unwrap_or_else(|| panic!("ROOMS: there is no {room}")),
+        );
         for word in FORBIDDEN {
-            assert!(!code.contains(word), "{room} is pure and mentions {word}");
+            assert!(
+                !code.contains(word),
+                "{room} is pure and mentions {word}: move what needs it to a file that is not"
+            );
         }
     }
-}
-
-/// Every room below that folder of src, by its path from src.
-fn rooms(folder: &str) -> Vec<String> {
-    let mut rooms = Vec::new();
-    let mut folders = vec![source().join(folder)];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).expect("src is readable") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                let room = path.strip_prefix(source()).expect("below src");
-                rooms.push(room.to_string_lossy().into_owned());
-            }
-        }
-    }
-    rooms.sort();
-    rooms
 }
 
 #[test]
 fn every_room_that_calls_itself_pure_is_on_the_list_and_the_other_way_round() {
-    let calls_itself_pure = |room: &String| {
-        let text = std::fs::read_to_string(source().join(room)).expect("a source file");
-        let header = text.lines().take_while(|l| l.starts_with("//!"));
+    let calls_itself_pure = |text: &str| {
+        let header = text.lines().take_while(|line| line.starts_with("//!"));
         header.collect::<String>().contains("Pure")
     };
-    let calling: Vec<_> = rooms("").into_iter().filter(calls_itself_pure).collect();
-    let mut listed: Vec<_> = ROOMS.iter().map(ToString::to_string).collect();
-    listed.sort();
+    let files = files();
+    let calling = files.iter().filter(|(_, text)| calls_itself_pure(text));
+    let calling: Vec<_> = calling.map(|(room, _)| room.as_str()).collect();
+    let mut listed = ROOMS.to_vec();
+    listed.sort_unstable();
     assert_eq!(calling, listed);
 }
 
 #[test]
 fn the_two_jobs_never_name_each_other() {
-    for (job, other) in [("announce", "agent"), ("agent", "announce")] {
-        for room in rooms(job) {
-            let names_it = code(&room).contains(&format!("{other}::"));
+    for (room, text) in files() {
+        for (job, other) in [("announce", "agent"), ("agent", "announce")] {
+            let names_it =
+                room.starts_with(&format!("{job}/")) && code(&text).contains(&format!("{other}::"));
             assert!(!names_it, "{room} names {other}");
         }
     }
