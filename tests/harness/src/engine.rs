@@ -320,6 +320,8 @@ fn podman_server(directory: &Path) -> Vec<String> {
         .expect("Podman's configuration cannot be written");
     vec![
         "env".to_owned(),
+        // conmon leaves a file `oom` where it was started.
+        format!("--chdir={}", directory.display()),
         format!("CONTAINERS_CONF={}", path("podman.conf")),
         "podman".to_owned(),
         format!("--root={}", path("data")),
