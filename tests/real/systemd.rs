@@ -190,6 +190,7 @@ async fn a_frozen_sidekick_calls_no_loop_stuck_and_feeds_the_watchdog_at_once() 
     let before = fed();
     scene.sidekick.thaw();
 
+    // A turn that does not feed is followed by the next one after half a period, 2 s, at the earliest.
     eventually(
         millis(1900),
         "the watchdog is fed before half a period is over",
