@@ -1,9 +1,10 @@
-//! Keys that are put again as they are, without a pause: there is nothing to tell HAProxy, and it is looked at
-//! all the same.
+//! An agent that is kept busy, or that gets little processor time, falls behind nowhere.
 
 use sidekick_harness::agent::*;
 use std::cell::Cell;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
+use tokio::process::Command;
 use tokio::time::sleep;
 
 /// Between two puts: far less than between two looks.
@@ -16,6 +17,10 @@ both_ways! {
     a_worker_replaced_by_hand_under_constant_puts_is_noticed
 }
 
+/// Busy processes on the processor that the agent has.
+const HOGS: usize = 6;
+
+/// Keys that are put again as they are, without a pause: there is nothing to tell HAProxy.
 async fn a_worker_replaced_by_hand_under_constant_puts_is_noticed(way: Way) {
     let scene = Scene::start(way, &[]).await;
     let a = Backend::start("a").await;
@@ -58,4 +63,49 @@ async fn a_worker_replaced_by_hand_under_constant_puts_is_noticed(way: Way) {
         () = constantly => {}
         () = replaced => {}
     }
+}
+
+/// The file is checked at a lower priority than the traffic has, but not at one that never gets its turn.
+#[tokio::test]
+async fn on_a_busy_processor_the_file_follows() {
+    let scene = Scene::start(Way::Supervised, &[]).await;
+    let a = Backend::start("a").await;
+    let redis = [("redis/a", a.port.to_string())];
+    scene.put("redis", "a", &a.value()).await;
+    scene.serves(&redis).await;
+    let allowed = std::fs::read_to_string("/proc/self/status").unwrap();
+    let allowed = allowed
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let first: String = allowed
+        .unwrap()
+        .trim()
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
+    // Each ends after so many seconds of processor time, should this test be killed.
+    let hog = || {
+        let mut hog = Command::new("taskset");
+        hog.args([
+            "-c",
+            &first,
+            "sh",
+            "-c",
+            "ulimit -t 60; while :; do :; done",
+        ]);
+        hog.kill_on_drop(true).spawn().unwrap()
+    };
+    let _hogs: Vec<_> = (0..HOGS).map(|_| hog()).collect();
+    let pid = scene.agent_pid().to_string();
+    let mut pin = Command::new("taskset");
+    let pinned = pin
+        .args(["-acp", &first, &pid])
+        .stdout(Stdio::null())
+        .status()
+        .await;
+    assert!(pinned.unwrap().success());
+    let b = Backend::start("b").await;
+    scene.put("redis", "b", &b.value()).await;
+    let redis = [&redis[..], &[("redis/b", b.port.to_string())]].concat();
+    scene.serves(&redis).await;
 }
