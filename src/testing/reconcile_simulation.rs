@@ -9,7 +9,6 @@ use crate::agent::reconcile::{LONGEST_RELOAD_PAUSE, reload_pause};
 use crate::testing::config_grammar::fixed_config;
 use scene::ReconcileScene;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 #[test]
@@ -143,7 +142,7 @@ fn an_instance_that_was_leaving_when_its_service_lost_its_port_loses_its_connect
     scene.put("b", 80, "j", "");
     scene.settle();
     let instances = &mut scene.desired.get_mut("a").unwrap().instances;
-    Arc::make_mut(instances).get_mut("i").unwrap().leaving = true;
+    instances.get_mut("i").unwrap().leaving = true;
     scene.settle();
     assert!(scene.world().servers.0.keys().eq(["b"]), "a serves none");
     assert_eq!(scene.world().older.len(), 1);

@@ -6,6 +6,8 @@
 use crate::agent::haproxy::render::{CHECK, proxy_name};
 use crate::agent::haproxy::server_defaults::ServerDefaults;
 use crate::agent::model::backends::{Server, Servers};
+use crate::agent::model::listeners::Listener;
+use imbl::ordmap::DiffItem;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -198,58 +200,92 @@ impl ServerCommand {
     }
 }
 
-/// The commands that bring the servers of those services to the desired state; none if they are. Servers are
-/// added before others are drained or removed, so that a service that changes altogether is never empty.
-/// Backends that are not in `listeners` may be the operator's, and are left alone.
+/// The commands that bring the servers of those services to the desired state, in their order; none if they
+/// are there. Backends that are not in `listeners` may be the operator's, and are left alone.
 #[must_use]
 pub fn diff<'a>(
-    listeners: impl Iterator<Item = (&'a str, &'a Servers)>,
+    listeners: impl Iterator<Item = (&'a String, &'a Listener)>,
     running: &RunningServers,
 ) -> Vec<ServerCommand> {
-    let (mut coming, mut going) = (Vec::new(), Vec::new());
-    let none = BTreeMap::new();
-    for (service, servers) in listeners {
-        let backend = proxy_name(service);
-        let mut rest: BTreeMap<&str, &ServerState> = running
-            .get(&backend)
-            .unwrap_or(&none)
-            .iter()
-            .map(|(n, l)| (n.as_str(), l))
-            .collect();
-        for (instance, server) in servers {
-            let name = proxy_name(instance);
-            let live = rest.remove(name.as_str());
-            let actions = change(server, live);
-            coming.extend(actions.into_iter().map(|action| ServerCommand {
-                target: format!("{backend}/{name}"),
-                action,
-            }));
-        }
-        going.extend(rest.into_keys().map(|name| ServerCommand {
-            target: format!("{backend}/{name}"),
-            action: ServerAction::Remove,
-        }));
-    }
-    // A stable sort: what is done to one server stays in its order.
-    coming.sort_by_key(|command| command.action == ServerAction::SetTraffic(Traffic::Drain));
-    coming.extend(going);
-    coming
+    let commands = listeners.flat_map(|(service, it)| diff_backend(service, &it.servers, running));
+    ordered(commands)
 }
 
-/// A backend's servers as [`diff`] has nothing to do for.
+/// The commands that bring one backend's servers to the desired state.
 #[must_use]
-pub fn state_in_sync(servers: &Servers) -> BTreeMap<String, ServerState> {
-    let live = |server: &Server| ServerState {
+pub fn diff_backend(
+    service: &str,
+    servers: &Servers,
+    running: &RunningServers,
+) -> Vec<ServerCommand> {
+    let backend = proxy_name(service);
+    let running = running.get(&backend).into_iter().flatten();
+    let mut rest: BTreeMap<&str, &ServerState> = running.map(|(n, l)| (n.as_str(), l)).collect();
+    let mut commands = Vec::new();
+    for (instance, server) in servers {
+        let name = proxy_name(instance);
+        let live = rest.remove(name.as_str());
+        commands.extend(command(&backend, &name, change(server, live)));
+    }
+    let rest = rest.into_keys();
+    commands.extend(rest.flat_map(|name| command(&backend, name, [ServerAction::Remove])));
+    commands
+}
+
+/// The commands that bring a backend's servers from one desired state to another.
+#[must_use]
+pub fn diff_between(service: &str, before: &Servers, now: &Servers) -> Vec<ServerCommand> {
+    let backend = proxy_name(service);
+    let commands = before.diff(now).flat_map(|change| {
+        let (instance, actions) = match change {
+            DiffItem::Add(instance, server) => (instance, self::change(server, None)),
+            DiffItem::Update {
+                old: (instance, old),
+                new: (_, new),
+            } => (instance, self::change(new, Some(&state_in_sync(old)))),
+            DiffItem::Remove(instance, _) => (instance, vec![ServerAction::Remove]),
+        };
+        command(&backend, &proxy_name(instance), actions).collect::<Vec<_>>()
+    });
+    commands.collect()
+}
+
+fn command(
+    backend: &str,
+    server: &str,
+    actions: impl IntoIterator<Item = ServerAction>,
+) -> impl Iterator<Item = ServerCommand> {
+    let target = format!("{backend}/{server}");
+    actions.into_iter().map(move |action| ServerCommand {
+        target: target.clone(),
+        action,
+    })
+}
+
+/// Servers are added before others are drained or removed, so that a service whose servers are all replaced
+/// is never empty. What is done to one server stays in its order.
+#[must_use]
+pub fn ordered(commands: impl Iterator<Item = ServerCommand>) -> Vec<ServerCommand> {
+    let mut commands: Vec<_> = commands.collect();
+    commands.sort_by_key(|command| match command.action {
+        ServerAction::SetTraffic(Traffic::Drain) => 1,
+        ServerAction::Remove => 2,
+        _ => 0,
+    });
+    commands
+}
+
+/// A server as [`diff`] has nothing to do for.
+#[must_use]
+pub fn state_in_sync(server: &Server) -> ServerState {
+    ServerState {
         address: Some(server.address),
         admin: if server.draining { DRAIN } else { 0 },
         weight: u32::from(!server.draining),
         check: CHECKED,
         down: false,
         since: 0,
-    };
-    let servers = servers.iter();
-    let servers = servers.map(|(name, server)| (proxy_name(name), live(server)));
-    servers.collect()
+    }
 }
 
 fn change(server: &Server, live: Option<&ServerState>) -> Vec<ServerAction> {
@@ -283,7 +319,7 @@ fn change(server: &Server, live: Option<&ServerState>) -> Vec<ServerAction> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::model::listeners::{Listener, Model};
+    use crate::agent::model::listeners::{Listeners, Model};
     use crate::testing::config_grammar::models;
     use crate::testing::fake_haproxy::{FakeServers, HEADER, diff_all};
     use proptest::prelude::*;
@@ -326,14 +362,14 @@ mod tests {
             host: None,
         };
         let model = |name: &str| {
-            let servers = BTreeMap::from([(name.to_owned(), server("10.0.0.1:80"))]);
+            let servers = Servers::unit(name.to_owned(), server("10.0.0.1:80"));
             let listener = Listener {
                 bind: ":80".parse().unwrap(),
-                servers: servers.into(),
+                servers,
             };
             Model {
                 stats: None,
-                listeners: BTreeMap::from([("web".to_owned(), listener)]),
+                listeners: Listeners::unit("web".to_owned(), listener),
             }
         };
         let running = FakeServers::boot(&model("a@1")).0;
@@ -384,7 +420,8 @@ mod tests {
 
         #[test]
         fn what_agrees_needs_no_command(model in models()) {
-            let running = model.listeners.iter().map(|(name, listener)| (proxy_name(name), state_in_sync(&listener.servers)));
+            let in_sync = |listener: &Listener| listener.servers.iter().map(|(name, server)| (proxy_name(name), state_in_sync(server))).collect();
+            let running = model.listeners.iter().map(|(name, listener)| (proxy_name(name), in_sync(listener)));
             prop_assert_eq!(diff_all(&model, &running.collect()), vec![]);
         }
 
