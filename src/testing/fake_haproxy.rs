@@ -163,6 +163,10 @@ pub(crate) struct FakeWorld {
     pub(crate) removed: Vec<String>,
     /// The disk is full: no file can be written.
     pub(crate) full: bool,
+    /// Commands are taken without an error, and do nothing.
+    pub(crate) deaf: bool,
+    /// How often the servers were listed.
+    pub(crate) lists: u32,
     /// No reload succeeds, whatever the file says.
     pub(crate) stuck: bool,
     /// Whether clients hold a connection to each server when a reload comes.
@@ -297,6 +301,7 @@ impl HaproxyApi for FakeHaproxy {
         backends: Option<&BTreeSet<String>>,
     ) -> Result<RunningServers, ProxyError> {
         let mut world = self.0.borrow_mut();
+        world.lists += 1;
         let text = world.servers.state();
         let cut = if world.fails() {
             world.rng.usize(0..text.len())
@@ -328,7 +333,7 @@ impl HaproxyApi for FakeHaproxy {
                     return Err(ProxyError::Unreachable("cut off".to_owned()));
                 }
                 // Some lines are lost without an error.
-                if !world.fails() {
+                if !world.fails() && !world.deaf {
                     let _ = world.servers.command(&line);
                 }
             }
