@@ -46,8 +46,8 @@ const TABLES: [Table; 7] = [
         each: 10,
     },
     Table {
-        services: 2_000,
-        each: 16,
+        services: 1_500,
+        each: 10,
     },
 ];
 
@@ -75,9 +75,9 @@ async fn one(mut stage: Stage, who: &'static str) {
     let (key, value) = ("/services/service0000/measured", backend.value());
     let mut etcd = stage.etcd.clone();
     let mut samples = Samples::named(&stage.table.to_string(), who);
-    let worker = stage.haproxies().await[1];
     // What follows a start is over: the file's check, the first looks.
     sleep(Duration::from_secs(3)).await;
+    let worker = stage.haproxies().await[1];
     let pids = [stage.scene.agent_pid(), worker];
     let before = pids.map(|pid| Usage::of(pid).cpu);
     for _ in 0..ROUNDS {

@@ -20,7 +20,7 @@ use crate::agent::haproxy::file_content::FileContent;
 use crate::agent::haproxy::parse::parse;
 use crate::agent::haproxy::render::{FixedConfig, proxy_name};
 use crate::agent::haproxy::running_config::RunningConfig;
-use crate::agent::haproxy::runtime::RunningServers;
+use crate::agent::haproxy::server_state::RunningServers;
 use crate::agent::model::backends::Backends;
 use crate::agent::model::bind::Bind;
 use crate::agent::model::bind_backoff::BindBackoff;

@@ -5,10 +5,11 @@ use crate::agent::haproxy::api::{HaproxyApi, HaproxyEvent, ProxyError, ReloadOut
 use crate::agent::haproxy::file_content::FileContent;
 use crate::agent::haproxy::parse::{fingerprint_of, parse};
 use crate::agent::haproxy::render::{CHECK, proxy_name};
-use crate::agent::haproxy::runtime::{
-    CHECKED, DRAIN, RunningServers, ServerAction, ServerCommand, ServerState, diff, parse_state,
-};
+use crate::agent::haproxy::runtime::{ServerAction, ServerCommand, diff};
 use crate::agent::haproxy::server_defaults::ServerDefaults;
+use crate::agent::haproxy::server_state::{
+    CHECKED, DRAIN, RunningServers, ServerState, parse_state,
+};
 use crate::agent::model::bind::Bind;
 use crate::agent::model::listeners::Model;
 use crate::testing::config_grammar::tokenize_strictly;

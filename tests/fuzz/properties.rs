@@ -4,8 +4,9 @@
 use sidekick::agent::haproxy::parse::parse;
 use sidekick::agent::haproxy::process_list::ProcessList;
 use sidekick::agent::haproxy::render::{DEFAULT_BASE, FixedConfig, render};
-use sidekick::agent::haproxy::runtime::{RunningServers, diff, parse_state};
+use sidekick::agent::haproxy::runtime::diff;
 use sidekick::agent::haproxy::server_defaults::ServerDefaults;
+use sidekick::agent::haproxy::server_state::{RunningServers, parse_state};
 use sidekick::agent::model::backends::Backends;
 use sidekick::agent::model::host_addresses::HostAddresses;
 use sidekick::agent::model::listeners::{ListenerRules, Model, assign_listeners};

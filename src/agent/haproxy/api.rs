@@ -1,7 +1,8 @@
 //! What a pass needs of HAProxy, as a trait: the executor implements it, and so does the tests' fake.
 
 use crate::agent::haproxy::file_content::FileContent;
-use crate::agent::haproxy::runtime::{RunningServers, ServerCommand, UnreadableState};
+use crate::agent::haproxy::runtime::ServerCommand;
+use crate::agent::haproxy::server_state::{RunningServers, UnreadableState};
 use crate::agent::model::bind::Bind;
 use std::collections::BTreeSet;
 

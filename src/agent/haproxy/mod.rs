@@ -17,4 +17,5 @@ pub mod render;
 pub(crate) mod running_config;
 pub mod runtime;
 pub mod server_defaults;
+pub mod server_state;
 pub(crate) mod sessions;

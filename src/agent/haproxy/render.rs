@@ -84,7 +84,15 @@ pub struct FixedConfig {
 /// become one.
 #[must_use]
 pub fn proxy_name(name: &str) -> String {
-    name.replace(':', ":.").replace('@', "::")
+    let mut proxy_name = String::with_capacity(name.len() + 1);
+    for character in name.chars() {
+        match character {
+            ':' => proxy_name.push_str(":."),
+            '@' => proxy_name.push_str("::"),
+            other => proxy_name.push(other),
+        }
+    }
+    proxy_name
 }
 
 /// The fingerprint of everything that takes a reload to change: the same for two models that differ only in

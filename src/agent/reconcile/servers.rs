@@ -5,8 +5,9 @@ use crate::agent::haproxy::api::{HaproxyApi, ProxyError, Worker};
 use crate::agent::haproxy::parse::original_name;
 use crate::agent::haproxy::render::proxy_name;
 use crate::agent::haproxy::runtime::{
-    RunningServers, ServerAction, ServerCommand, diff, diff_backend, diff_between, ordered,
+    ServerAction, ServerCommand, diff, diff_backend, diff_between, ordered,
 };
+use crate::agent::haproxy::server_state::RunningServers;
 use crate::agent::model::backends::{Backends, Servers};
 use crate::agent::model::listeners::{Listeners, Model};
 use crate::clock::Moment;

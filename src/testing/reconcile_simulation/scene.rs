@@ -3,7 +3,8 @@
 use crate::agent::haproxy::api::{HaproxyApi, ProxyError};
 use crate::agent::haproxy::parse::parse;
 use crate::agent::haproxy::render::render;
-use crate::agent::haproxy::runtime::{ServerCommand, parse_state};
+use crate::agent::haproxy::runtime::ServerCommand;
+use crate::agent::haproxy::server_state::parse_state;
 use crate::agent::model::backends::Backends;
 use crate::agent::model::host_addresses::HostAddresses;
 use crate::agent::model::listeners::{ListenerRules, Model, assign_listeners};
