@@ -1,14 +1,18 @@
 //! What `explain` takes.
 
-use crate::announce::config::{ContainerArgs, container, docker, rules};
+use crate::announce::config::{ContainerArgs, docker, rules, target};
 use crate::announce::docker::client::DockerHost;
 use crate::announce::policy::eligibility::AddressOptions;
-use crate::config::{Checked, DEFAULT_PREFIX, prefix, wrong};
+use crate::announce::policy::target::Target;
+use crate::config::{Checked, DEFAULT_PREFIX, prefix};
 use crate::endpoint::Key;
 use crate::etcd::EtcdConfig;
 use crate::etcd::config::{EtcdArgs, etcd};
 use crate::telemetry::LogArgs;
 use clap::Args;
+
+/// Stands for the key of a single container that is explained without one.
+const ANY_KEY: &str = "/any/key/will-do";
 
 /// `sidekick explain`.
 #[derive(Debug, Args)]
@@ -37,8 +41,8 @@ pub struct ExplainArgs {
 /// `sidekick explain`, checked.
 #[derive(Debug, Clone)]
 pub struct ExplainConfig {
-    /// As for announcing; `None`: all with labels of ours.
-    pub container: Option<String>,
+    /// As for announcing. The key of a single container is any where none is given: the decision is the same.
+    pub target: Target,
     /// The key to look at.
     pub key: Option<Key>,
     /// Where to look for keys if none is given.
@@ -57,19 +61,18 @@ impl ExplainConfig {
     /// # Errors
     /// The first thing that is wrong.
     pub fn new(args: ExplainArgs) -> Checked<Self> {
-        let key = args.key.map(|key| {
-            key.parse()
-                .map_err(|e| wrong("--key", format!("{key:?} {e}")))
-        });
+        let key = args.key.as_deref();
+        let target = target(&args.container, key.or(Some(ANY_KEY)), &args.prefix)?;
+        let given = match &target {
+            Target::One { key, .. } if args.key.is_some() => Some(key.clone()),
+            Target::One { .. } | Target::All { .. } => None,
+        };
         Ok(Self {
-            key: key.transpose()?,
+            key: given,
+            target,
             prefix: prefix(&args.prefix)?,
             rules: rules(&args.container)?,
             docker: docker(&args.container)?,
-            container: match args.container.all {
-                true => None,
-                false => Some(container(&args.container)?),
-            },
             etcd: etcd(&args.etcd)?,
         })
     }
