@@ -140,11 +140,9 @@ impl Explainer<'_> {
         claim: &Claim,
         decision: Result<&Decision, Reason>,
     ) -> std::fmt::Result {
-        let is_named =
-            self.config.key.is_some() || matches!(self.config.target, Target::All { .. });
-        match is_named {
-            true => write!(text, "  {}: ", claim.key)?,
-            false => write!(text, "  ")?,
+        match self.config.any_key {
+            true => write!(text, "  ")?,
+            false => write!(text, "  {}: ", claim.key)?,
         }
         match &decision {
             Err(reason) => writeln!(text, "no: {reason}")?,
@@ -170,7 +168,7 @@ impl Explainer<'_> {
             return Ok(());
         };
         let decision = decision.ok();
-        if is_named {
+        if !self.config.any_key {
             return match in_etcd.get(claim.key.as_str().as_bytes()) {
                 Some(kv) => writeln!(text, "    {}", told(kv, decision)),
                 None => writeln!(text, "    the key does not exist"),
@@ -199,8 +197,11 @@ impl Explainer<'_> {
 /// The key that is asked about, or all keys below the prefix.
 async fn read(config: &ExplainConfig) -> anyhow::Result<Vec<KeyValue>> {
     let members = Members::new(&config.etcd)?;
-    let Some(key) = &config.key else {
-        return reader::once(&members, &config.prefix).await;
+    let key = match &config.target {
+        Target::One { key, .. } if !config.any_key => key,
+        Target::One { .. } | Target::All { .. } => {
+            return reader::once(&members, &config.prefix).await;
+        }
     };
     let ask = async || {
         let get = |mut client: Client| async move { client.get(key.as_str(), None).await };

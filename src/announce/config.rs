@@ -194,13 +194,11 @@ pub(crate) fn target(args: &ContainerArgs, key: Option<&str>, all_below: &str) -
         return Ok(Target::All { prefix });
     }
     let key = key.unwrap_or_default();
-    let port = args.port.as_deref().map(str::parse).transpose();
     Ok(Target::One {
         key: key
             .parse()
             .map_err(|e| wrong("--key", format!("{key:?} {e}")))?,
         container: container(args)?,
-        port: port.map_err(|e: String| wrong("--port", e))?,
     })
 }
 
@@ -224,8 +222,10 @@ fn container(args: &ContainerArgs) -> Checked<String> {
 
 pub(crate) fn rules(args: &ContainerArgs) -> Checked<AddressOptions> {
     let host = args.host.as_deref().map(str::parse).transpose();
+    let port = args.port.as_deref().map(str::parse).transpose();
     Ok(AddressOptions {
         host: host.map_err(|e| wrong("--host", e))?,
+        port: port.map_err(|e: String| wrong("--port", e))?,
         hostname: hostname(),
     })
 }

@@ -172,7 +172,7 @@ impl AnnounceLoop {
         let engine_lost = views.lost_since.is_some();
         for (id, view) in &views.containers {
             let before = self.evaluations.get(id);
-            if !before.is_some_and(|evaluations| evaluations.stands(view, now)) {
+            if !before.is_some_and(|evaluation| evaluation.stands(view, now)) {
                 changes.push((id.clone(), Some(judge.judge(id, view, before, now))));
             }
         }
@@ -244,10 +244,8 @@ impl AnnounceLoop {
             }
         }
         for at @ (id, key) in before.keys() {
-            let evaluations = self.evaluations.get(id);
-            let mut claims = evaluations
-                .into_iter()
-                .flat_map(|j| j.claims.iter().flatten());
+            let claims = self.evaluations.get(id).map(|judged| &judged.claims);
+            let mut claims = claims.into_iter().flatten().flatten();
             let claim = claims.find(|claim| claim.key == *key);
             if let Some(verdict) = claim.map(|claim| claim.verdict.clone())
                 && !self.outranked.contains_key(at)

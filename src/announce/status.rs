@@ -38,10 +38,8 @@ impl AnnounceStatus<'_> {
             return line;
         }
         let all_over = all.values().all(Evaluation::is_over);
-        let counted = all
-            .iter()
-            .filter(|(_, judged)| all_over || !judged.is_over());
-        let counted: Vec<_> = counted.collect();
+        let mut counted: Vec<_> = all.iter().collect();
+        counted.retain(|(_, judged)| all_over || !judged.is_over());
         let problems: Vec<_> = counted
             .iter()
             .filter_map(|(id, judged)| Some((judged, self.problem(id, judged, outranked)?)))
@@ -87,7 +85,11 @@ impl AnnounceStatus<'_> {
 
     /// Why not all of the container's claims are announced.
     fn problem(&self, id: &str, judged: &Evaluation, outranked: &Outranked) -> Option<Problem> {
-        let waiting = |words: String| Some(Problem::new("waiting: ", words));
+        let problem = |lead: &str, words: String| {
+            let lead = lead.to_owned();
+            Some(Problem { lead, words })
+        };
+        let waiting = |words: String| problem("waiting: ", words);
         let claims = match &judged.claims {
             Ok(claims) => claims,
             Err(reason) => return waiting(reason.to_string()),
@@ -97,22 +99,20 @@ impl AnnounceStatus<'_> {
             if let Some(winner) = outranked.get(&(id.to_owned(), key.clone())) {
                 let (key, winner) = (key.clone(), winner.clone());
                 let words = Reason::Outranked { key, winner }.to_string();
-                return Some(Problem::new("standing by: ", words));
+                return problem("standing by: ", words);
             }
             match (&claim.verdict, self.statuses.get(key)) {
                 (_, Some(KeyStatus::Rejected)) => {
-                    let words = format!("etcd refuses {instance}; retrying");
-                    Some(Problem::new("", words))
+                    problem("", format!("etcd refuses {instance}; retrying"))
                 }
                 (Verdict::Withdraw(reason), Some(KeyStatus::Announced(_) | KeyStatus::Pending)) => {
                     let lead = format!("withdrawing {instance}: ");
-                    Some(Problem::new(&lead, reason.to_string()))
+                    problem(&lead, reason.to_string())
                 }
                 (Verdict::Withdraw(reason), _) => waiting(reason.to_string()),
                 (_, Some(KeyStatus::Announced(_))) => None,
                 (_, Some(KeyStatus::StandingBy(holder))) => {
-                    let words = format!("{instance} is held by {holder}");
-                    Some(Problem::new("standing by: ", words))
+                    problem("standing by: ", format!("{instance} is held by {holder}"))
                 }
                 _ => waiting(format!("{instance} has not been put yet")),
             }
@@ -127,70 +127,7 @@ struct Problem {
     words: String,
 }
 
-impl Problem {
-    fn new(lead: &str, words: String) -> Self {
-        let lead = lead.to_owned();
-        Self { lead, words }
-    }
-}
-
 fn etcd_lost(since: Option<Moment>, now: Moment) -> Option<String> {
     let lost = now.saturating_sub(since?);
     (lost >= WORTH_TELLING).then(|| format!("etcd unreachable for {} s, retrying", lost.as_secs()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::announce::lease::ownership::Holder;
-    use crate::announce::policy::reason::Reason;
-    use crate::endpoint::Endpoint;
-
-    const NOW: Moment = Duration::from_secs(100);
-
-    fn shown(
-        verdict: &Verdict,
-        status: Option<KeyStatus>,
-        etcd: Option<u64>,
-        docker: Option<u64>,
-    ) -> String {
-        let key = "/services/redis/redis@1".parse().unwrap();
-        let at = |s: Option<u64>| s.map(Duration::from_secs);
-        line(&key, verdict, status.as_ref(), at(etcd), at(docker), NOW)
-    }
-
-    fn endpoint() -> Endpoint {
-        Endpoint::decode(br#"{"host":"ip-172-31-24-253","port":6379}"#).unwrap()
-    }
-
-    #[test]
-    fn the_line_says_what_the_design_wants_it_to_say() {
-        let announced = KeyStatus::Announced(std::sync::Arc::new(endpoint()));
-        let keep = Verdict::Keep(None);
-        assert_eq!(
-            shown(&keep, Some(announced.clone()), None, Some(90)),
-            "announcing redis@1 = ip-172-31-24-253:6379 (Docker unreachable for 10 s)"
-        );
-        let paused = Verdict::Withdraw(Reason::Absent("redis1".to_owned()));
-        assert_eq!(
-            shown(&paused, Some(KeyStatus::Withdrawn), None, None),
-            "waiting: there is no container redis1"
-        );
-        assert!(shown(&paused, Some(announced), None, None).starts_with("withdrawing redis@1: "));
-        let by = KeyStatus::StandingBy(Holder::from(&endpoint()));
-        assert!(
-            shown(&keep, Some(by), None, None)
-                .starts_with("standing by: redis@1 is held by ip-172")
-        );
-    }
-
-    #[test]
-    fn an_etcd_that_is_away_comes_before_everything_and_a_failover_does_not() {
-        let verdict = Verdict::Withdraw(Reason::NeverAsked);
-        assert_eq!(
-            shown(&verdict, None, Some(88), None),
-            "etcd unreachable for 12 s, retrying"
-        );
-        assert!(shown(&verdict, None, Some(100), None).starts_with("waiting: "));
-    }
 }

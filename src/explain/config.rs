@@ -5,7 +5,6 @@ use crate::announce::docker::client::DockerHost;
 use crate::announce::policy::eligibility::AddressOptions;
 use crate::announce::policy::target::Target;
 use crate::config::{Checked, DEFAULT_PREFIX, prefix};
-use crate::endpoint::Key;
 use crate::etcd::EtcdConfig;
 use crate::etcd::config::{EtcdArgs, etcd};
 use crate::telemetry::LogArgs;
@@ -41,11 +40,12 @@ pub struct ExplainArgs {
 /// `sidekick explain`, checked.
 #[derive(Debug, Clone)]
 pub struct ExplainConfig {
-    /// As for announcing. The key of a single container is any where none is given: the decision is the same.
+    /// As for announcing.
     pub target: Target,
-    /// The key to look at.
-    pub key: Option<Key>,
-    /// Where to look for keys if none is given.
+    /// No key is given for the single container: whatever key stands in `target`, the decision is the same, and all
+    /// keys that name the container are looked at.
+    pub any_key: bool,
+    /// Where these keys are looked for, and those of all containers.
     pub prefix: String,
     /// As for announcing.
     pub rules: AddressOptions,
@@ -62,14 +62,9 @@ impl ExplainConfig {
     /// The first thing that is wrong.
     pub fn new(args: ExplainArgs) -> Checked<Self> {
         let key = args.key.as_deref();
-        let target = target(&args.container, key.or(Some(ANY_KEY)), &args.prefix)?;
-        let given = match &target {
-            Target::One { key, .. } if args.key.is_some() => Some(key.clone()),
-            Target::One { .. } | Target::All { .. } => None,
-        };
         Ok(Self {
-            key: given,
-            target,
+            target: target(&args.container, key.or(Some(ANY_KEY)), &args.prefix)?,
+            any_key: key.is_none() && !args.container.all,
             prefix: prefix(&args.prefix)?,
             rules: rules(&args.container)?,
             docker: docker(&args.container)?,

@@ -28,7 +28,6 @@ pub fn docker_inspect(input: &[u8]) {
     let one = Target::One {
         container: NAME.to_owned(),
         key,
-        port: None,
     };
     let all = Target::All {
         prefix: "/services".to_owned(),

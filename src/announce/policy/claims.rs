@@ -2,7 +2,9 @@
 //!
 //! `announce CONTAINER --key` is the case of one container and one claim.
 
-use super::container::{ContainerSnapshot, ContainerState, ContainerView, Observation};
+use super::container::{
+    ContainerHealth, ContainerSnapshot, ContainerState, ContainerView, Observation,
+};
 use super::eligibility::{
     AddressOptions, EngineOutage, Verdict, configured_host, decide, default_host, engine_outage,
     pause_effective_at, with_effective_state,
@@ -186,7 +188,13 @@ impl Evaluation {
 
     /// The life of the container that is known to be down; `None` where the reason is another one.
     fn past_life(&self, reason: &Reason) -> Option<Holder> {
-        let container = self.container().filter(|_| reason.container_is_down())?;
+        // While the engine doesn't answer, the reason may be older than the view, and of another life.
+        let is_up = |c: &&ContainerSnapshot| {
+            c.state == ContainerState::Running && c.health == ContainerHealth::Good
+        };
+        let container = self
+            .container()
+            .filter(|c| reason.container_is_down() && !is_up(c))?;
         Some(Holder {
             container: container.short_id(),
             since: container.started_at,

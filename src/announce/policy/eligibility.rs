@@ -34,6 +34,8 @@ pub const PAUSE_COUNTS_AFTER: Duration = Duration::from_secs(1);
 pub struct AddressOptions {
     /// `--host`.
     pub host: Option<Host>,
+    /// `--port`, which there is for a single container alone.
+    pub port: Option<ContainerPort>,
     /// This machine's host name, unless sidekick runs in a container, where it is the container's id.
     pub hostname: Option<String>,
 }

@@ -1,7 +1,7 @@
 //! Which containers are announced, and which services each asks for: the command line's one, or those of its labels.
 //! Pure.
 
-use super::container::{ContainerPort, ContainerSnapshot, ContainerView, ContainerViews};
+use super::container::{ContainerSnapshot, ContainerView, ContainerViews};
 use super::eligibility::{AddressOptions, EndpointOverrides, HOST_LABEL, PORT_LABEL, read_label};
 use super::labels::{RequestedService, services};
 use super::reason::Reason;
@@ -17,8 +17,6 @@ pub enum Target {
         container: String,
         /// The key to keep.
         key: Key,
-        /// `--port`; `None`: the label `sidekick.port`, else the only published port.
-        port: Option<ContainerPort>,
     },
     /// Every container with sidekick labels.
     All {
@@ -51,7 +49,7 @@ impl Target {
         options: &AddressOptions,
     ) -> Result<Vec<RequestedService>, Reason> {
         let labels = &container.labels;
-        let Self::One { key, port, .. } = self else {
+        let Self::One { key, .. } = self else {
             return services(labels);
         };
         // A label that an option overrides may hold anything.
@@ -59,8 +57,8 @@ impl Target {
             Some(_) => None,
             None => read_label(labels, HOST_LABEL)?,
         };
-        let port = match port {
-            Some(port) => Some(*port),
+        let port = match options.port {
+            Some(port) => Some(port),
             None => read_label(labels, PORT_LABEL)?,
         };
         Ok(vec![RequestedService {
