@@ -312,7 +312,7 @@ async fn an_engine_that_is_restarted_is_followed() {
         .etcd(&etcd)
         .docker(&engine)
         .host(HOST);
-    let _sidekick = announce.spawn();
+    let sidekick = announce.spawn();
     let run = |name, policy: &str| {
         let run = engine
             .container(name)
@@ -336,9 +336,12 @@ async fn an_engine_that_is_restarted_is_followed() {
     shows(&gone).await;
 
     engine.stop().await;
+    let kept = "Docker does not answer; keeping the keys that are announced for 60 s at most";
+    sidekick.logs(kept).await;
     engine.start_again().await;
 
     etcd.loses(&format!("/services/redis/gone@{HOST}")).await;
+    assert_eq!(sidekick.times_logged(kept), 1, "once for both keys");
     let running = async || back.inspect().await["State"]["Status"] == "running";
     eventually(secs(10), "the container is back", running).await;
     shows(&back).await;
