@@ -180,7 +180,9 @@ impl AnnounceLoop {
         let gone = gone.filter(|id| !views.containers.contains_key(*id));
         changes.extend(gone.map(|id| (id.clone(), None)));
         drop(views);
-        if changes.is_empty() {
+        // An engine may be lost after each container's inspect had failed, so that no view changes with it.
+        let is_told = !engine_lost || self.keeping.since().is_some();
+        if changes.is_empty() && is_told {
             return;
         }
         let before: Vec<_> = changes
