@@ -48,6 +48,7 @@ const ROOMS: &[&str] = &[
     "announce/policy/labels.rs",
     "announce/policy/mod.rs",
     "announce/policy/reason.rs",
+    "announce/policy/target.rs",
     "announce/status.rs",
     "announce/verdict_log.rs",
     "catalog.rs",
