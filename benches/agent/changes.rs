@@ -156,7 +156,7 @@ impl Slot {
         })
     }
 
-    /// As `Scene::servers` shows it.
+    /// As `AgentScene::servers` shows it.
     fn port(&self) -> Option<String> {
         let (at, draining) = self.now?;
         Some(format!(

@@ -4,7 +4,7 @@ use crate::log::Log;
 use crate::view::View;
 use etcd_client::Client;
 use sidekick::agent::haproxy::render::DEFAULT_BASE;
-use sidekick_harness::agent::{Etcd, Scene, Way, free_port, haproxy, host};
+use sidekick_harness::agent::{AgentScene, Etcd, Supervised, free_port, haproxy, host};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs};
@@ -59,7 +59,7 @@ pub async fn haproxy_version() -> String {
 
 /// Everything that is measured happens to the service `redis`, or to HAProxy's own `byhand`.
 pub struct Stage {
-    pub scene: Scene,
+    pub scene: AgentScene,
     pub table: Table,
     pub etcd: Client,
     /// Where `byhand` listens: a front that the agent lets alone.
@@ -83,7 +83,7 @@ impl Stage {
             .collect();
         let base_option = format!("--haproxy-base={}", base_file.display());
         let binds_option = format!("--bind={}", binds.join(","));
-        let scene = Scene::new(Way::Supervised, &[&base_option, &binds_option]).await;
+        let scene = AgentScene::new(Supervised, &[&base_option, &binds_option]).await;
         fill(&scene.etcd, table).await;
         Self {
             etcd: scene.etcd.client().clone(),

@@ -89,7 +89,7 @@ fn local_ipv6(list: &str) -> impl Iterator<Item = Ipv6Addr> {
 
 /// The part of HAProxy's file that never changes while the agent runs.
 pub(crate) fn fixed_config(config: &AgentConfig) -> FixedConfig {
-    let (HaproxyMode::Supervise(socket) | HaproxyMode::Attach(socket)) = &config.way;
+    let (HaproxyMode::Supervise(socket) | HaproxyMode::Attach(socket)) = &config.haproxy_mode;
     FixedConfig {
         base: config.base.clone(),
         ipv6: has_ipv6(),

@@ -5,7 +5,7 @@ use sidekick_harness::agent::*;
 
 #[tokio::test]
 async fn hostile_keys_and_values_are_quarantined_and_neighbours_go_on() {
-    let scene = Scene::start(Way::Supervised, &[]).await;
+    let scene = AgentScene::start(Supervised, &[]).await;
     let a = Backend::start("a").await;
     let deep = format!(
         r#"{{"host":"10.0.0.7","port":1,"x":{}{}}}"#,
@@ -75,9 +75,7 @@ async fn hostile_keys_and_values_are_quarantined_and_neighbours_go_on() {
         scene.etcd.put(key, value).await;
     }
     scene.put("redis", "redis@1", &a.value()).await;
-    scene
-        .serves(&[("redis/redis::1", a.port.to_string())])
-        .await;
+    scene.serves_redis(&[&a]).await;
     assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
     let lines = |log: &str| {
         log.lines()
@@ -90,12 +88,7 @@ async fn hostile_keys_and_values_are_quarantined_and_neighbours_go_on() {
     .await;
     // Once: not again when everything is read again.
     scene.put("redis", "redis@2", &a.value()).await;
-    scene
-        .serves(&[
-            ("redis/redis::1", a.port.to_string()),
-            ("redis/redis::2", a.port.to_string()),
-        ])
-        .await;
+    scene.serves_redis(&[&a, &a]).await;
     assert_eq!(lines(&scene.log()), bad.len());
     let counted = format!(", {} quarantined", bad.len());
     scene
@@ -116,7 +109,7 @@ async fn hostile_keys_and_values_are_quarantined_and_neighbours_go_on() {
 }
 
 /// A server's line.
-async fn server(name: &str, scene: &Scene, backend: &Backend) -> String {
+async fn server(name: &str, scene: &AgentScene, backend: &Backend) -> String {
     let at = scene.running().await[&format!("redis/{name}")].replace(' ', ":");
     let host = host();
     assert!(at.ends_with(&format!(":{}", backend.port)), "{at}");
@@ -127,12 +120,7 @@ async fn server(name: &str, scene: &Scene, backend: &Backend) -> String {
 
 #[tokio::test]
 async fn a_hundred_thousand_keys_push_nobody_out() {
-    let scene = Scene::start(Way::Supervised, &["--hold=0"]).await;
-    let a = Backend::start("a").await;
-    scene.put("redis", "redis@1", &a.value()).await;
-    scene
-        .serves(&[("redis/redis::1", a.port.to_string())])
-        .await;
+    let (scene, a) = AgentScene::serving(Supervised, &["--hold=0"]).await;
     let reloads = scene.reloads().await;
     let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
     let flood: Vec<_> = (0..100_000)
@@ -140,12 +128,7 @@ async fn a_hundred_thousand_keys_push_nobody_out() {
         .collect();
     scene.etcd.put_all(&flood).await;
     scene.put("redis", "redis@2", &a.value()).await;
-    scene
-        .serves(&[
-            ("redis/redis::1", a.port.to_string()),
-            ("redis/redis::2", a.port.to_string()),
-        ])
-        .await;
+    scene.serves_redis(&[&a, &a]).await;
     assert!(kept.lives().await);
     assert_eq!(scene.reloads().await, reloads);
     // Counted to the last, told one by one to the 500th.

@@ -30,7 +30,7 @@ fn the_port_of_an_instance_on_this_machine_is_never_bound_unasked() {
     let test = "listeners::the_port_of_an_instance_on_this_machine_is_never_bound_unasked";
     apart(test, async {
         let port = free_port();
-        let scene = Scene::start(Way::Supervised, &[&format!("--bind=asked=:{port}")]).await;
+        let scene = AgentScene::start(Supervised, &[&format!("--bind=asked=:{port}")]).await;
         let a = Backend::at("10.5.0.7:0", "a").await;
         let b = Backend::at("10.5.0.7:0", "b").await;
         // One service has an instance elsewhere too, the other was told where to listen.
@@ -39,7 +39,7 @@ fn the_port_of_an_instance_on_this_machine_is_never_bound_unasked() {
             .put("cache", "there", &at("10.255.255.1", a.port))
             .await;
         scene.put("asked", "here", &at("10.5.0.7", b.port)).await;
-        scene.serves(&[("asked/here", b.port.to_string())]).await;
+        scene.serves(&[("asked/here", b.port)]).await;
         scene
             .says(&format!(
                 ":{} is the port of an instance on this machine",
@@ -66,7 +66,7 @@ fn an_instance_that_is_one_of_the_agents_own_listeners_is_refused() {
     let test = "listeners::an_instance_that_is_one_of_the_agents_own_listeners_is_refused";
     apart(test, async {
         let own = free_port();
-        let scene = Scene::start(Way::Supervised, &[]).await;
+        let scene = AgentScene::start(Supervised, &[]).await;
         let a = Backend::at("10.5.0.7:0", "a").await;
         scene.put("redis", "good", &at("10.5.0.7", a.port)).await;
         scene.put("own", "far", &at("10.255.255.1", own)).await;
@@ -109,7 +109,7 @@ fn one_service_cannot_take_all_of_haproxys_connections() {
         };
         setrlimit(Resource::Nofile, limit).unwrap();
         let other = free_port();
-        let scene = Scene::start(Way::Supervised, &[&format!("--bind=other=:{other}")]).await;
+        let scene = AgentScene::start(Supervised, &[&format!("--bind=other=:{other}")]).await;
         let (a, b) = (
             Backend::at("10.5.0.7:0", "a").await,
             Backend::at("10.5.0.7:0", "b").await,
@@ -129,9 +129,7 @@ fn one_service_cannot_take_all_of_haproxys_connections() {
             scene.sessions().await["redis/a"] >= 100
         })
         .await;
-        for _ in 0..10 {
-            assert_eq!(Connection::dial(other).await.unwrap().1, "b");
-        }
+        Connection::only_to(other, "b").await;
     });
 }
 
@@ -145,7 +143,7 @@ fn loopback_and_link_local_are_refused_through_names_too() {
             "127.0.0.1 evil.test\n169.254.169.254 meta.test\nfe80::1 ll.test\n10.5.0.8 good.test\n";
         hosts += &format!("127.0.1.1 {}\n", host());
         std::fs::write("/etc/hosts", hosts).unwrap();
-        let scene = Scene::start(Way::Supervised, &[]).await;
+        let scene = AgentScene::start(Supervised, &[]).await;
         let a = Backend::start("a").await;
         for (name, host) in [
             ("evil", "evil.test"),
@@ -183,7 +181,7 @@ fn with_allow_only_those_networks_are_served() {
         hosts += "10.5.0.8 inside.test\n10.5.0.7 outside.test\n";
         std::fs::write("/etc/hosts", hosts).unwrap();
         let allow = ["--allow=10.5.0.8/32", "--allow=fd00:5::/64"];
-        let scene = Scene::start(Way::Supervised, &allow).await;
+        let scene = AgentScene::start(Supervised, &allow).await;
         let a = Backend::start("a").await;
         for (name, host) in [
             ("v4", "10.5.0.8"),
@@ -211,7 +209,7 @@ fn with_allow_only_those_networks_are_served() {
 fn a_host_that_falls_silent_is_out_within_four_seconds() {
     let test = "listeners::a_host_that_falls_silent_is_out_within_four_seconds";
     apart(test, async {
-        let mut scene = Scene::start(Way::Supervised, &[]).await;
+        let mut scene = AgentScene::start(Supervised, &[]).await;
         let (a, b) = (
             Backend::at("10.5.0.7:0", "a").await,
             Backend::at("10.5.0.8:0", "b").await,
@@ -253,9 +251,7 @@ fn a_host_that_falls_silent_is_out_within_four_seconds() {
                 limit,
             );
             // Nobody but the other is asked now.
-            for _ in 0..4 {
-                assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
-            }
+            Connection::only_to(scene.port, "a").await;
             silences("10.5.0.8", b.port, false);
         }
     });

@@ -11,8 +11,8 @@ const STEADY: [&str; 2] = ["steady-1", "steady-2"];
 const FLEETING: [&str; 10] = ["f0", "f1", "f2", "f3", "f4", "f5", "f6", "f7", "f8", "f9"];
 
 /// `redis` with two instances that stay, and clients.
-async fn begin(way: Way, arguments: &[&str]) -> (Scene, [Backend; 2], Load) {
-    let scene = Scene::start(way, arguments).await;
+async fn begin(mode: HaproxyMode, arguments: &[&str]) -> (AgentScene, [Backend; 2], Load) {
+    let scene = AgentScene::start(mode, arguments).await;
     let steady = [
         Backend::start(STEADY[0]).await,
         Backend::start(STEADY[1]).await,
@@ -30,8 +30,10 @@ async fn begin(way: Way, arguments: &[&str]) -> (Scene, [Backend; 2], Load) {
 }
 
 /// Added, moved, drained, removed: five times ten instances of the very service that is under load.
-async fn two_hundred_instance_changes_cut_nobody_fail_nothing_and_reload_nothing(way: Way) {
-    let (scene, steady, load) = begin(way, &["--hold=0"]).await;
+async fn two_hundred_instance_changes_cut_nobody_fail_nothing_and_reload_nothing(
+    mode: HaproxyMode,
+) {
+    let (scene, steady, load) = begin(mode, &["--hold=0"]).await;
     let (mut here, mut there) = (Vec::new(), Vec::new());
     for name in FLEETING {
         here.push(Backend::start(name).await);
@@ -77,12 +79,12 @@ async fn two_hundred_instance_changes_cut_nobody_fail_nothing_and_reload_nothing
     load.was_carried(200).await;
 }
 
-async fn services_come_and_go_at_one_reload_each_and_cut_nobody(way: Way) {
-    let (scene, _steady, load) = begin(way, &["--hold=0", "--forget=1s"]).await;
+async fn services_come_and_go_at_one_reload_each_and_cut_nobody(mode: HaproxyMode) {
+    let (scene, _steady, load) = begin(mode, &["--hold=0", "--forget=1s"]).await;
     let reloads = scene.reloads().await;
     for n in 1..4 {
         let (port, service) = (free_port(), format!("new{n}"));
-        let value = format!(r#"{{"host":"10.255.255.1","port":{port}}}"#);
+        let value = elsewhere(port);
         scene.put(&service, "i", &value).await;
         let its = format!("{service}/i");
         becomes(

@@ -18,9 +18,9 @@ macro_rules! both_ways {
         mod $name {
             use super::*;
             #[tokio::test]
-            async fn supervised() { super::$name(Way::Supervised).await }
+            async fn supervised() { super::$name(Supervised).await }
             #[tokio::test]
-            async fn attached() { super::$name(Way::Attached).await }
+            async fn attached() { super::$name(Attached).await }
         }
     )* };
 }

@@ -47,7 +47,7 @@ fn names_at_a_silent_dns_server_do_not_delay_an_honest_one() {
             .status();
         assert!(mount.unwrap().success());
         let queries = nearly_silent_dns("10.5.0.7").await;
-        let scene = Scene::start(Way::Supervised, &[]).await;
+        let scene = AgentScene::start(Supervised, &[]).await;
         let a = Backend::at("10.5.0.8:0", "a").await;
         let value = |host: &str| format!(r#"{{"host":"{host}","port":{}}}"#, a.port);
         let silent: Vec<_> = (0..400)

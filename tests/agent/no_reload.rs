@@ -7,7 +7,7 @@ const AT_ONCE: std::time::Duration = secs(1);
 
 /// Two instances of redis, with a service to come that takes a reload.
 struct Stuck {
-    scene: Scene,
+    scene: AgentScene,
     a: Backend,
     b: Backend,
     web: String,
@@ -15,7 +15,7 @@ struct Stuck {
 }
 
 impl Stuck {
-    async fn on(mut scene: Scene) -> Stuck {
+    async fn on(mut scene: AgentScene) -> Stuck {
         scene.begin().await;
         let (a, b, port) = (
             Backend::start("a").await,
@@ -29,7 +29,7 @@ impl Stuck {
             ("redis/b", b.port.to_string()),
         ];
         scene.serves(&both).await;
-        let web = format!(r#"{{"host":"10.255.255.1","port":{port}}}"#);
+        let web = elsewhere(port);
         Stuck {
             scene,
             a,
@@ -49,15 +49,10 @@ impl Stuck {
             scene.delete("redis", gone).await;
             let only = Servers::from([(format!("redis/{left}"), port.clone())]);
             becomes(AT_ONCE, "the servers", only, async || scene.servers().await).await;
-            for _ in 0..10 {
-                assert_eq!(Connection::dial(scene.port).await.unwrap().1, left);
-            }
+            Connection::only_to(scene.port, left).await;
             let value = if gone == "a" { &self.a } else { &self.b };
             scene.put("redis", gone, &value.value()).await;
-            becomes(AT_ONCE, "the servers' number", 2, async || {
-                scene.servers().await.len()
-            })
-            .await;
+            scene.has_servers(AT_ONCE, 2).await;
         }
         // A service that is deleted altogether, too.
         for instance in ["a", "b"] {
@@ -87,7 +82,7 @@ impl Stuck {
 
 #[tokio::test]
 async fn on_a_full_disk_instances_come_and_go_at_once() {
-    let scene = Scene::new(Way::Supervised, &["--hold=0"]).await;
+    let scene = AgentScene::new(Supervised, &["--hold=0"]).await;
     let disk = Disk::over(scene.dir.path());
     let stuck = Stuck::on(scene).await;
     disk.fill();
@@ -109,7 +104,7 @@ async fn with_a_base_file_that_broke_instances_come_and_go_at_once() {
     );
     std::fs::write(&base, text).unwrap();
     let option = format!("--haproxy-base={}", base.display());
-    let scene = Scene::new(Way::Supervised, &["--hold=0", &option]).await;
+    let scene = AgentScene::new(Supervised, &["--hold=0", &option]).await;
     let stuck = Stuck::on(scene).await;
     std::fs::remove_file(&page).unwrap();
     stuck.follows("haproxy -c refuses the configuration").await;
@@ -120,7 +115,7 @@ async fn with_a_base_file_that_broke_instances_come_and_go_at_once() {
 /// What HAProxy would start from is there; it can't be written anew.
 #[tokio::test]
 async fn on_a_full_disk_the_agent_serves_from_the_file_that_is_there() {
-    let scene = Scene::new(Way::Supervised, &["--hold=0"]).await;
+    let scene = AgentScene::new(Supervised, &["--hold=0"]).await;
     let disk = Disk::over(scene.dir.path());
     let mut stuck = Stuck::on(scene).await;
     assert_eq!(stuck.scene.stop_agent().await, Some(0));

@@ -8,8 +8,8 @@ both_ways! {
     held_connections_make_the_pauses_between_reloads_grow
 }
 
-async fn an_instance_that_ends_loses_its_connections_in_old_workers_too(way: Way) {
-    let scene = Scene::start(way, &["--hold=0"]).await;
+async fn an_instance_that_ends_loses_its_connections_in_old_workers_too(mode: HaproxyMode) {
+    let scene = AgentScene::start(mode, &["--hold=0"]).await;
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     scene.put("redis", "a", &a.value()).await;
     scene.put("redis", "b", &b.value()).await;
@@ -26,7 +26,7 @@ async fn an_instance_that_ends_loses_its_connections_in_old_workers_too(way: Way
         to_b.push(Connection::to_backend(scene.port, "b").await);
         if service != "three" {
             let port = free_port();
-            let value = format!(r#"{{"host":"10.255.255.1","port":{port}}}"#);
+            let value = elsewhere(port);
             scene.put(service, "i", &value).await;
             expected.push((format!("{service}/i"), port.to_string()));
             scene.serves_all(&expected.iter().cloned().collect()).await;
@@ -44,8 +44,8 @@ async fn an_instance_that_ends_loses_its_connections_in_old_workers_too(way: Way
     }
 }
 
-async fn held_connections_make_the_pauses_between_reloads_grow(way: Way) {
-    let scene = Scene::start(way, &[]).await;
+async fn held_connections_make_the_pauses_between_reloads_grow(mode: HaproxyMode) {
+    let scene = AgentScene::start(mode, &[]).await;
     let a = Backend::start("a").await;
     scene.put("redis", "a", &a.value()).await;
     let mut expected = Servers::from([("redis/a".to_owned(), a.port.to_string())]);
@@ -56,7 +56,7 @@ async fn held_connections_make_the_pauses_between_reloads_grow(way: Way) {
     // Services come one after another, and each worker gets a connection.
     for n in 0.. {
         let port = free_port();
-        let value = format!(r#"{{"host":"10.255.255.1","port":{port}}}"#);
+        let value = elsewhere(port);
         scene.put(&format!("s{n}"), "i", &value).await;
         expected.insert(format!("s{n}/i"), port.to_string());
         let due = begun + millis(500) * (n + 1);

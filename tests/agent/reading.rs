@@ -14,8 +14,8 @@ both_ways! {
     a_compaction_while_it_was_frozen_costs_no_reload
 }
 
-async fn without_etcd_and_without_a_file_it_waits_and_says_so(way: Way) {
-    let mut scene = Scene::around(Etcd::not_yet().await, way, &[]);
+async fn without_etcd_and_without_a_file_it_waits_and_says_so(mode: HaproxyMode) {
+    let mut scene = AgentScene::around(Etcd::not_yet().await, mode, &[]);
     scene.begin().await;
     scene.systemd.tell("READY=1").await;
     scene
@@ -26,28 +26,26 @@ async fn without_etcd_and_without_a_file_it_waits_and_says_so(way: Way) {
         .await;
     scene.says("trying the next member").await;
     // Nobody else's HAProxy is touched for nothing.
-    if way == Way::Attached {
+    if mode == Attached {
         assert!(scene.config().contains("listen somebodys"));
     }
     let a = Backend::start("a").await;
     scene.etcd.restart().await;
     scene.put("redis", "redis@1", &a.value()).await;
-    scene
-        .serves(&[("redis/redis::1", a.port.to_string())])
-        .await;
+    scene.serves_redis(&[&a]).await;
     assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
 }
 
 /// So much happens while it can't listen that etcd keeps the rest for later, and then forgets it.
-async fn a_compaction_while_it_was_frozen_costs_no_reload(way: Way) {
-    let scene = Scene::start(way, &["--hold=0"]).await;
+async fn a_compaction_while_it_was_frozen_costs_no_reload(mode: HaproxyMode) {
+    let scene = AgentScene::start(mode, &["--hold=0"]).await;
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     let c = Backend::start("c").await;
     let at = |backend: &Backend| backend.port.to_string();
     scene.put("redis", "kept", &a.value()).await;
     scene.put("redis", "gone", &c.value()).await;
     scene
-        .serves(&[("redis/gone", at(&c)), ("redis/kept", at(&a))])
+        .serves(&[("redis/gone", c.port), ("redis/kept", a.port)])
         .await;
     let reloads = scene.reloads().await;
     let mut kept = Connection::to_backend(scene.port, "a").await;
@@ -61,7 +59,7 @@ async fn a_compaction_while_it_was_frozen_costs_no_reload(way: Way) {
     scene.etcd.compact().await;
     scene.freeze_agent(false);
     scene
-        .serves(&[("redis/kept", at(&a)), ("redis/new", at(&b))])
+        .serves(&[("redis/kept", a.port), ("redis/new", b.port)])
         .await;
     scene.says("etcd has compacted revision").await;
     assert_eq!(scene.reloads().await, reloads);
@@ -116,7 +114,7 @@ async fn a_compaction_that_overtakes_the_watch_is_a_snapshot_again() {
 /// A page is 1,000 keys, a message at most 16 MB, and etcd-client's own limit 4 MB.
 #[tokio::test]
 async fn many_keys_and_large_values_are_read_in_full() {
-    let scene = Scene::new(Way::Supervised, &[]).await;
+    let scene = AgentScene::new(Supervised, &[]).await;
     let padding = "x".repeat(6 << 10);
     let many: Vec<_> = (0..2500)
         .map(|n| {
@@ -143,7 +141,7 @@ async fn a_member_in_a_black_hole_and_a_frozen_one_are_left_for_the_next() {
     let third = members.pop().unwrap();
     let (first, second) = (&members[0], &members[1]);
     let wire = Proxy::before(first.url()).await;
-    let mut scene = Scene::around(third, Way::Supervised, &[]);
+    let mut scene = AgentScene::around(third, Supervised, &[]);
     scene.endpoints = format!("{},{},{}", wire.url(), second.url(), scene.etcd.url());
     scene.begin().await;
     let a = Backend::start("a").await;

@@ -10,7 +10,7 @@ both_ways! {
 }
 
 /// A second agent's end, by itself.
-async fn second(scene: &Scene, arguments: &[&str]) -> Output {
+async fn second(scene: &AgentScene, arguments: &[&str]) -> Output {
     let mut second = scene.agent();
     timeout(PATIENCE, second.args(arguments).output())
         .await
@@ -19,7 +19,7 @@ async fn second(scene: &Scene, arguments: &[&str]) -> Output {
 }
 
 /// It ended with status 1 and one line that names `what` and the first agent.
-fn is_told(scene: &Scene, second: &Output, what: &str) {
+fn is_told(scene: &AgentScene, second: &Output, what: &str) {
     let said = String::from_utf8_lossy(&second.stderr);
     assert_eq!(second.status.code(), Some(1), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
@@ -28,8 +28,8 @@ fn is_told(scene: &Scene, second: &Output, what: &str) {
 }
 
 /// The two reloaded against each other twice a second, and the second's end was that of the first's HAProxy.
-async fn a_second_agent_on_the_same_file_ends_at_once_and_harms_nothing(way: Way) {
-    let scene = Scene::start(way, &[]).await;
+async fn a_second_agent_on_the_same_file_ends_at_once_and_harms_nothing(mode: HaproxyMode) {
+    let scene = AgentScene::start(mode, &[]).await;
     let a = Backend::start("a").await;
     scene.put("redis", "redis@1", &a.value()).await;
     let serves = [("redis/redis::1", a.port.to_string())];
@@ -55,7 +55,7 @@ async fn a_second_agent_on_the_same_file_ends_at_once_and_harms_nothing(way: Way
         "--stats=off",
         &format!("--haproxy={}", haproxy()),
     ]);
-    if way == Way::Attached {
+    if mode == Attached {
         through.args(["--haproxy-master", &socket]);
     }
     let through = timeout(PATIENCE, through.output()).await.unwrap().unwrap();
@@ -76,13 +76,8 @@ async fn a_second_agent_on_the_same_file_ends_at_once_and_harms_nothing(way: Way
 }
 
 /// Its HAProxy lives on, and has not inherited the lock.
-async fn the_lock_of_an_agent_that_was_killed_is_free_at_once(way: Way) {
-    let mut scene = Scene::start(way, &[]).await;
-    let a = Backend::start("a").await;
-    scene.put("redis", "redis@1", &a.value()).await;
-    scene
-        .serves(&[("redis/redis::1", a.port.to_string())])
-        .await;
+async fn the_lock_of_an_agent_that_was_killed_is_free_at_once(mode: HaproxyMode) {
+    let (mut scene, a) = AgentScene::serving(mode, &[]).await;
     let master = scene.master_pid().await;
     scene.kill_agent().await;
     scene.start_agent();

@@ -6,7 +6,7 @@ use std::fs::{File, read};
 #[tokio::test]
 async fn haproxy_is_told_nothing_of_etcds_password() {
     const PASSWORD: &str = "correct:horse";
-    let scene = Scene::new(Way::Supervised, &["--log-level=trace"]).await;
+    let scene = AgentScene::new(Supervised, &["--log-level=trace"]).await;
     let log = scene.dir.path().join("log");
     let mut agent = scene.agent();
     agent

@@ -21,13 +21,8 @@ both_ways! {
 const HOGS: usize = 6;
 
 /// Keys that are put again as they are, without a pause: there is nothing to tell HAProxy.
-async fn a_worker_replaced_by_hand_under_constant_puts_is_noticed(way: Way) {
-    let scene = Scene::start(way, &[]).await;
-    let a = Backend::start("a").await;
-    scene.put("redis", "redis@1", &a.value()).await;
-    scene
-        .serves(&[("redis/redis::1", a.port.to_string())])
-        .await;
+async fn a_worker_replaced_by_hand_under_constant_puts_is_noticed(mode: HaproxyMode) {
+    let (scene, a) = AgentScene::serving(mode, &[]).await;
     let puts = Cell::new(0);
     let constantly = async {
         loop {
@@ -53,9 +48,7 @@ async fn a_worker_replaced_by_hand_under_constant_puts_is_noticed(way: Way) {
         })
         .await;
         let since = Instant::now();
-        scene
-            .serves(&[("redis/redis::1", a.port.to_string())])
-            .await;
+        scene.serves_redis(&[&a]).await;
         assert!(since.elapsed() < LIMIT, "{:?}", since.elapsed());
     };
     // Cancel-safe: both end with the test.
@@ -68,7 +61,7 @@ async fn a_worker_replaced_by_hand_under_constant_puts_is_noticed(way: Way) {
 /// The file is checked at a lower priority than the traffic has, but not at one that never gets its turn.
 #[tokio::test]
 async fn on_a_busy_processor_the_file_follows() {
-    let scene = Scene::start(Way::Supervised, &[]).await;
+    let scene = AgentScene::start(Supervised, &[]).await;
     let a = Backend::start("a").await;
     let redis = [("redis/a", a.port.to_string())];
     scene.put("redis", "a", &a.value()).await;

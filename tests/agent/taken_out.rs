@@ -8,7 +8,7 @@ async fn restarted(port: u16, name: &'static str) -> Backend {
     Backend::at(&format!("0.0.0.0:{port}"), name).await
 }
 
-async fn listed(scene: &Scene, arguments: &[&str]) -> String {
+async fn listed(scene: &AgentScene, arguments: &[&str]) -> String {
     let mut list = scene.command("list");
     let output = list.args(arguments).output().await.unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -18,8 +18,8 @@ async fn listed(scene: &Scene, arguments: &[&str]) -> String {
 
 both_ways! { what_haproxys_checks_take_out_is_seen_in_the_log_in_status_and_in_list }
 
-async fn what_haproxys_checks_take_out_is_seen_in_the_log_in_status_and_in_list(way: Way) {
-    let scene = Scene::start(way, &[]).await;
+async fn what_haproxys_checks_take_out_is_seen_in_the_log_in_status_and_in_list(mode: HaproxyMode) {
+    let scene = AgentScene::start(mode, &[]).await;
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     scene.put("redis", "redis@1", &a.value()).await;
     scene.put("redis", "redis@2", &b.value()).await;
@@ -71,7 +71,7 @@ async fn what_haproxys_checks_take_out_is_seen_in_the_log_in_status_and_in_list(
 /// Elsewhere than on the agent's machine, or without the right to ask: a list without that column.
 #[tokio::test]
 async fn where_haproxy_cannot_be_asked_list_says_nothing_of_it() {
-    let scene = Scene::new(Way::Supervised, &[]).await;
+    let scene = AgentScene::new(Supervised, &[]).await;
     scene
         .put("redis", "redis@1", r#"{"host":"10.0.0.7","port":6379}"#)
         .await;

@@ -4,33 +4,19 @@ use sidekick_harness::agent::*;
 
 #[tokio::test]
 async fn a_port_that_is_taken_costs_nobody_else_anything() {
-    let scene = Scene::start(Way::Supervised, &[]).await;
+    let scene = AgentScene::start(Supervised, &[]).await;
     let a = Backend::start("a").await;
     scene.put("redis", "redis@1", &a.value()).await;
     let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    scene
-        .put(
-            "web",
-            "w",
-            &format!(r#"{{"host":"10.255.255.1","port":{port}}}"#),
-        )
-        .await;
-    scene
-        .serves(&[("redis/redis::1", a.port.to_string())])
-        .await;
-    eventually(PATIENCE, "it is said loudly", async || {
-        scene.log().contains("another process listens there")
-    })
-    .await;
+    scene.put("web", "w", &elsewhere(port)).await;
+    scene.serves_redis(&[&a]).await;
+    scene.says("another process listens there").await;
     let reloads = scene.reloads().await;
     let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
     drop(taken);
     scene
-        .serves(&[
-            ("redis/redis::1", a.port.to_string()),
-            ("web/w", port.to_string()),
-        ])
+        .serves(&[("redis/redis::1", a.port), ("web/w", port)])
         .await;
     assert_eq!(scene.reloads().await, reloads + 1);
     assert!(kept.lives().await);
@@ -40,22 +26,19 @@ async fn a_port_that_is_taken_costs_nobody_else_anything() {
 /// beside one that somebody else configured it has to find out by a reload that fails.
 #[tokio::test]
 async fn a_reload_that_fails_is_taken_back() {
-    for (way, words) in [
-        (Way::Supervised, "the machine has no such address"),
+    for (mode, words) in [
+        (Supervised, "the machine has no such address"),
         // 2.6 doesn't say whose fault it was, 3.0 does.
-        (Way::Attached, "refused: 203.0.113.77"),
+        (Attached, "refused: 203.0.113.77"),
     ] {
         let (port, front) = (free_port(), free_port());
         let nowhere = format!("--bind=a=203.0.113.77:{port}");
-        let scene = Scene::start(way, &[&nowhere, &format!("--bind=b=:{front}")]).await;
+        let scene = AgentScene::start(mode, &[&nowhere, &format!("--bind=b=:{front}")]).await;
         let b = Backend::start("b").await;
         scene.put("a", "i", &b.value()).await;
         scene.put("b", "i", &b.value()).await;
-        scene.serves(&[("b/i", b.port.to_string())]).await;
-        eventually(PATIENCE, "it is said loudly", async || {
-            scene.log().contains(words)
-        })
-        .await;
+        scene.serves(&[("b/i", b.port)]).await;
+        scene.says(words).await;
         assert_eq!(Connection::dial(front).await.unwrap().1, "b");
         scene.file_boots().await;
     }
@@ -64,40 +47,34 @@ async fn a_reload_that_fails_is_taken_back() {
 /// `aaa` on redis' port: redis' clients got aaa, and a service that was renamed never got its port back.
 #[tokio::test]
 async fn a_newcomer_does_not_evict_who_has_instances_and_an_empty_service_yields() {
-    let scene = Scene::start(Way::Supervised, &[]).await;
+    let scene = AgentScene::start(Supervised, &[]).await;
     let port = free_port();
-    let value = format!(r#"{{"host":"10.255.255.1","port":{port}}}"#);
+    let value = elsewhere(port);
     scene.put("bb", "i", &value).await;
-    scene.serves(&[("bb/i", port.to_string())]).await;
+    scene.serves(&[("bb/i", port)]).await;
     let reloads = scene.reloads().await;
     scene.put("aa", "i", &value).await;
     scene.says(&format!(":{port} is taken by bb")).await;
-    scene.serves(&[("bb/i", port.to_string())]).await;
+    scene.serves(&[("bb/i", port)]).await;
     assert_eq!(scene.reloads().await, reloads);
     // Renamed: the old name keeps nothing.
     scene.delete("bb", "i").await;
-    scene.serves(&[("aa/i", port.to_string())]).await;
+    scene.serves(&[("aa/i", port)]).await;
     scene.put("bb", "i", &value).await;
     scene.says(&format!(":{port} is taken by aa")).await;
-    scene.serves(&[("aa/i", port.to_string())]).await;
+    scene.serves(&[("aa/i", port)]).await;
     assert_eq!(scene.reloads().await, reloads + 1);
 }
 
 #[tokio::test]
 async fn a_service_is_forgotten_when_its_time_is_up() {
-    let scene = Scene::start(Way::Supervised, &["--forget=5s"]).await;
+    let scene = AgentScene::start(Supervised, &["--forget=5s"]).await;
     let port = free_port();
-    scene
-        .put(
-            "web",
-            "w",
-            &format!(r#"{{"host":"10.255.255.1","port":{port}}}"#),
-        )
-        .await;
-    scene.serves(&[("web/w", port.to_string())]).await;
+    scene.put("web", "w", &elsewhere(port)).await;
+    scene.serves(&[("web/w", port)]).await;
     let reloads = scene.reloads().await;
     scene.delete("web", "w").await;
-    scene.serves(&[]).await;
+    scene.serves_nothing().await;
     assert!(scene.config().contains("listen web"));
     eventually(PATIENCE, "it is forgotten", async || {
         !scene.config().contains("listen web")
@@ -114,8 +91,8 @@ async fn a_service_is_forgotten_when_its_time_is_up() {
 
 #[tokio::test]
 async fn a_file_that_somebody_wrote_is_kept() {
-    let scene = Scene::start(Way::Attached, &[]).await;
-    scene.serves(&[]).await;
+    let scene = AgentScene::start(Attached, &[]).await;
+    scene.serves_nothing().await;
     eventually(PATIENCE, "ours is there", async || {
         scene.config().contains("listen redis")
     })
@@ -126,12 +103,7 @@ async fn a_file_that_somebody_wrote_is_kept() {
 
 #[tokio::test]
 async fn somebody_elses_meddling_is_put_right() {
-    let scene = Scene::start(Way::Supervised, &[]).await;
-    let a = Backend::start("a").await;
-    scene.put("redis", "redis@1", &a.value()).await;
-    scene
-        .serves(&[("redis/redis::1", a.port.to_string())])
-        .await;
+    let (scene, a) = AgentScene::serving(Supervised, &[]).await;
     scene
         .master("@1 set server redis/redis::1 state maint")
         .await;
@@ -139,33 +111,21 @@ async fn somebody_elses_meddling_is_put_right() {
     // Seen at the next audit, half a minute later at most; here sooner, for a reload by hand makes
     // another worker, and that is looked at altogether.
     scene.master("reload").await;
-    scene
-        .serves(&[
-            ("redis/redis::1", a.port.to_string()),
-            ("redis/redis::2", a.port.to_string()),
-        ])
-        .await;
+    scene.serves_redis(&[&a, &a]).await;
 }
 
 #[tokio::test]
 async fn a_name_that_does_not_resolve_waits_and_harms_nobody() {
-    let scene = Scene::start(Way::Supervised, &[]).await;
+    let scene = AgentScene::start(Supervised, &[]).await;
     let a = Backend::start("a").await;
     scene.put("redis", "redis@1", &a.value()).await;
     scene
         .put("redis", "redis@2", r#"{"host":"nobody.invalid","port":1}"#)
         .await;
-    scene
-        .serves(&[("redis/redis::1", a.port.to_string())])
-        .await;
-    eventually(PATIENCE, "it is said", async || {
-        scene.log().contains("cannot resolve nobody.invalid")
-    })
-    .await;
+    scene.serves_redis(&[&a]).await;
+    scene.says("cannot resolve nobody.invalid").await;
     scene.delete("redis", "redis@2").await;
-    scene
-        .serves(&[("redis/redis::1", a.port.to_string())])
-        .await;
+    scene.serves_redis(&[&a]).await;
 }
 
 /// The operator's word comes before a service's own port, and among equals the first by name.
@@ -176,14 +136,14 @@ async fn two_binds_on_one_port_the_first_by_name_has_it() {
         format!("--bind=bb=:{port}"),
         format!("--bind=cc=127.0.0.1:{port}"),
     ];
-    let scene = Scene::start(Way::Supervised, &[&binds[0], &binds[1]]).await;
+    let scene = AgentScene::start(Supervised, &[&binds[0], &binds[1]]).await;
     let b = Backend::start("b").await;
     for service in ["bb", "cc"] {
         scene.put(service, "i", &b.value()).await;
     }
-    let own = format!(r#"{{"host":"10.255.255.1","port":{port}}}"#);
+    let own = elsewhere(port);
     scene.put("aa", "i", &own).await;
-    scene.serves(&[("bb/i", b.port.to_string())]).await;
+    scene.serves(&[("bb/i", b.port)]).await;
     for words in [
         format!("refused: 127.0.0.1:{port} is taken by bb service=\"cc\""),
         format!("refused: :{port} is taken by bb service=\"aa\""),
@@ -196,7 +156,7 @@ async fn two_binds_on_one_port_the_first_by_name_has_it() {
 #[tokio::test]
 async fn a_bind_is_there_before_its_service_and_the_service_costs_no_reload() {
     let later = free_port();
-    let scene = Scene::start(Way::Supervised, &[&format!("--bind=later=:{later}")]).await;
+    let scene = AgentScene::start(Supervised, &[&format!("--bind=later=:{later}")]).await;
     eventually(PATIENCE, "its front is there", async || {
         tokio::net::TcpStream::connect(("127.0.0.1", later))
             .await
@@ -207,7 +167,7 @@ async fn a_bind_is_there_before_its_service_and_the_service_costs_no_reload() {
     let reloads = scene.reloads().await;
     let a = Backend::start("a").await;
     scene.put("later", "i", &a.value()).await;
-    scene.serves(&[("later/i", a.port.to_string())]).await;
+    scene.serves(&[("later/i", a.port)]).await;
     assert_eq!(Connection::dial(later).await.unwrap().1, "a");
     assert_eq!(scene.reloads().await, reloads);
 }
@@ -215,7 +175,7 @@ async fn a_bind_is_there_before_its_service_and_the_service_costs_no_reload() {
 #[tokio::test]
 async fn the_statistics_page_is_where_it_is_told_to_be() {
     let port = free_port();
-    let scene = Scene::start(Way::Supervised, &[&format!("--stats=127.0.0.1:{port}")]).await;
+    let scene = AgentScene::start(Supervised, &[&format!("--stats=127.0.0.1:{port}")]).await;
     eventually(PATIENCE, "the page shows redis", async || {
         page(port).await.contains("redis")
     })
@@ -249,7 +209,7 @@ async fn a_haproxy_that_dies_is_started_again_and_again_but_ever_more_slowly() {
     std::fs::write(&program, script).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let option = format!("--haproxy={}", program.display());
-    let scene = Scene::start(Way::Supervised, &[&option]).await;
+    let scene = AgentScene::start(Supervised, &[&option]).await;
     let a = Backend::start("a").await;
     scene.put("redis", "redis@1", &a.value()).await;
     let starts = || {
@@ -264,22 +224,18 @@ async fn a_haproxy_that_dies_is_started_again_and_again_but_ever_more_slowly() {
     })
     .await;
     std::fs::write(well, "").unwrap();
-    scene
-        .serves(&[("redis/redis::1", a.port.to_string())])
-        .await;
+    scene.serves_redis(&[&a]).await;
     assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
 }
 
 /// Else HAProxy would start empty and be told of its servers one by one: 6 s for ten thousand.
 #[tokio::test]
 async fn the_first_start_waits_for_names() {
-    let mut scene = Scene::new(Way::Supervised, &[]).await;
+    let mut scene = AgentScene::new(Supervised, &[]).await;
     let a = Backend::start("a").await;
     scene.put("redis", "redis@1", &a.value()).await;
     scene.start_agent();
-    scene
-        .serves(&[("redis/redis::1", a.port.to_string())])
-        .await;
+    scene.serves_redis(&[&a]).await;
     let log = scene.log();
     let first = log.lines().find(|line| line.contains(" services, "));
     assert!(
@@ -298,7 +254,7 @@ async fn an_alert_that_haproxy_repeats_is_told_at_growing_intervals() {
     let text = format!("defaults\n{times}backend flapping\n{checked}");
     std::fs::write(&base, text).unwrap();
     let option = format!("--haproxy-base={}", base.path().display());
-    let scene = Scene::start(Way::Supervised, &[&option, "--log-level=debug"]).await;
+    let scene = AgentScene::start(Supervised, &[&option, "--log-level=debug"]).await;
     let alert = "backend 'flapping' has no server available!";
     let (told, happened) = (
         || {

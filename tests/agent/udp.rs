@@ -6,12 +6,7 @@ const DNS: &str = r#"{"host":"10.0.0.7","port":53,"protocol":"udp"}"#;
 
 #[tokio::test]
 async fn a_udp_service_is_refused_loudly_and_never_becomes_a_tcp_listener() {
-    let scene = Scene::start(Way::Supervised, &[]).await;
-    let a = Backend::start("a").await;
-    scene.put("redis", "redis@1", &a.value()).await;
-    scene
-        .serves(&[("redis/redis::1", a.port.to_string())])
-        .await;
+    let (scene, a) = AgentScene::serving(Supervised, &[]).await;
     scene.put("dns", "dns@1", DNS).await;
     scene
         .says("quarantined: the instance speaks UDP, which HAProxy in TCP mode can't carry")
@@ -25,7 +20,7 @@ async fn a_udp_service_is_refused_loudly_and_never_becomes_a_tcp_listener() {
 
 #[tokio::test]
 async fn a_udp_service_is_listed_with_its_protocol() {
-    let scene = Scene::new(Way::Supervised, &[]).await;
+    let scene = AgentScene::new(Supervised, &[]).await;
     scene.put("dns", "dns@1", DNS).await;
     let mut list = scene.command("list");
     let output = list.output().await.unwrap();

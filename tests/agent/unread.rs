@@ -37,7 +37,7 @@ async fn ends(mut command: Command, stderr: OwnedFd) -> Output {
 
 #[tokio::test]
 async fn list_and_a_dry_run_end_well_where_stderr_is_a_broken_pipe_or_full() {
-    let scene = Scene::new(Way::Supervised, &[]).await;
+    let scene = AgentScene::new(Supervised, &[]).await;
     scene
         .put("redis", "redis@1", r#"{"host":"10.0.0.7","port":6379}"#)
         .await;
@@ -59,7 +59,7 @@ async fn list_and_a_dry_run_end_well_where_stderr_is_a_broken_pipe_or_full() {
 /// More lines than stderr's pipe and sidekick's own queue hold are all there for a process that reads them.
 #[tokio::test]
 async fn a_list_loses_no_line_of_ten_thousand_bad_keys() {
-    let scene = Scene::new(Way::Supervised, &[]).await;
+    let scene = AgentScene::new(Supervised, &[]).await;
     let mut client = scene.etcd.client().clone();
     for hundred in 0..100 {
         let put = |n| {

@@ -69,7 +69,7 @@ async fn the_worker_prints_bar_and_on_an_error_prints_it_and_goes_on() {
     let (ports, name) = ([free_port(), free_port()], host());
     let value = |port| format!(r#"{{"host":"{name}","port":{port}}}"#);
     let (mut first, _second) = (redis(ports[0]), redis(ports[1]));
-    let scene = Scene::start(Way::Supervised, &[]).await;
+    let scene = AgentScene::start(Supervised, &[]).await;
     let address = format!("127.0.0.1:{}", scene.port);
     // Nobody listens, or nobody serves: an error each time, and it goes on.
     let worker = Worker::start(&address).await;
@@ -80,10 +80,7 @@ async fn the_worker_prints_bar_and_on_an_error_prints_it_and_goes_on() {
     // A Redis that dies beside another is no more than an error or two.
     scene.put("redis", "redis@2", &value(ports[1])).await;
     scene
-        .serves(&[
-            ("redis/redis::1", ports[0].to_string()),
-            ("redis/redis::2", ports[1].to_string()),
-        ])
+        .serves(&[("redis/redis::1", ports[0]), ("redis/redis::2", ports[1])])
         .await;
     first.kill().await.unwrap();
     worker.goes_on_with("bar", |line| line == "bar").await;

@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use sidekick_harness::{HOST, KEY, Scene, eventually, measured, never_for, secs};
+use sidekick_harness::{AnnouncerScene, HOST, KEY, eventually, measured, never_for, secs};
 
 #[tokio::test]
 async fn who_comes_back_before_the_lease_ends_leaves_no_gap() {
-    let mut scene = Scene::announced_every(4, 1).await;
+    let mut scene = AnnouncerScene::announced_every(4, 1).await;
     let first = scene.etcd.get(KEY).await.expect("the key stands");
     let log = scene.etcd.watch(KEY).await;
 
@@ -32,7 +32,7 @@ async fn who_comes_back_before_the_lease_ends_leaves_no_gap() {
 
 #[tokio::test]
 async fn who_comes_back_after_the_lease_ended_announces_anew() {
-    let mut scene = Scene::announced_every(3, 1).await;
+    let mut scene = AnnouncerScene::announced_every(3, 1).await;
     scene.sidekick.kill9().await;
     expires(&scene).await;
 
@@ -43,7 +43,7 @@ async fn who_comes_back_after_the_lease_ended_announces_anew() {
 
 #[tokio::test]
 async fn a_container_that_died_meanwhile_is_not_announced_again() {
-    let mut scene = Scene::announced_every(4, 1).await;
+    let mut scene = AnnouncerScene::announced_every(4, 1).await;
     scene.sidekick.kill9().await;
     scene.redis.kill().await;
 
@@ -58,7 +58,7 @@ async fn a_container_that_died_meanwhile_is_not_announced_again() {
 
 #[tokio::test]
 async fn a_container_that_was_removed_meanwhile_is_not_announced_again() {
-    let mut scene = Scene::announced_every(4, 1).await;
+    let mut scene = AnnouncerScene::announced_every(4, 1).await;
     scene.sidekick.kill9().await;
     scene.redis.remove().await;
 
@@ -73,7 +73,7 @@ async fn a_container_that_was_removed_meanwhile_is_not_announced_again() {
 
 #[tokio::test]
 async fn a_container_that_was_replaced_meanwhile_takes_the_key_over_at_once() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     let log = scene.etcd.watch(KEY).await;
     scene.sidekick.kill9().await;
     scene.redis.remove().await;
@@ -95,7 +95,7 @@ async fn a_container_that_was_replaced_meanwhile_takes_the_key_over_at_once() {
 
 #[tokio::test]
 async fn nobody_keeps_the_key_of_a_sidekick_that_was_killed() {
-    let mut scene = Scene::announced_every(3, 1).await;
+    let mut scene = AnnouncerScene::announced_every(3, 1).await;
     let killed = Instant::now();
     scene.sidekick.kill9().await;
     expires(&scene).await;
@@ -107,7 +107,7 @@ async fn nobody_keeps_the_key_of_a_sidekick_that_was_killed() {
 /// etcd looks for dead leases twice a second, and takes its time on a busy machine.
 const ETCDS_DELAY: u64 = 2;
 
-async fn expires(scene: &Scene<'_>) {
+async fn expires(scene: &AnnouncerScene<'_>) {
     eventually(secs(10), "the key expires", async || {
         scene.etcd.get(KEY).await.is_none()
     })

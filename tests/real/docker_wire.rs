@@ -1,6 +1,8 @@
 //! What comes from Docker is late, cut, or nothing that anybody ever heard of.
 
-use sidekick_harness::{Engine, KEY, Proxy, Scene, Wire, eventually, millis, never_for, secs};
+use sidekick_harness::{
+    AnnouncerScene, Engine, KEY, Proxy, Wire, eventually, millis, never_for, secs,
+};
 
 #[tokio::test]
 async fn an_event_cut_in_the_middle_of_its_json_costs_nothing() {
@@ -166,11 +168,11 @@ async fn an_engine_that_drops_resets_refuses_or_dawdles_is_asked_again() {
 }
 
 /// An announced container, and the wire between its sidekick and the engine.
-async fn wired(grace: Option<&str>) -> (Scene<'static>, Proxy) {
+async fn wired(grace: Option<&str>) -> (AnnouncerScene<'static>, Proxy) {
     let engine = Engine::shared().await;
     let proxy = Proxy::before_engine(&engine.host()).await;
     let at = proxy.url();
-    let scene = Scene::announced_with(|announce| {
+    let scene = AnnouncerScene::announced_with(|announce| {
         let announce = announce.option("--docker-host", &at);
         match grace {
             Some(grace) => announce.option("--docker-grace", grace),

@@ -1,7 +1,8 @@
 //! The clock of the engine's machine is stepped back: NTP after a drift, a restored snapshot of a machine.
 
 use sidekick_harness::{
-    Container, Engine, Etcd, HOST, KEY, Proxy, SOON, Scene, Sidekick, eventually, never_for, secs,
+    AnnouncerScene, Container, Engine, Etcd, HOST, KEY, Proxy, SOON, Sidekick, eventually,
+    never_for, secs,
 };
 
 /// Issue 11, item 1: the key was missing for the whole life.
@@ -9,7 +10,7 @@ use sidekick_harness::{
 async fn a_clock_that_steps_back_between_a_death_and_the_next_start_costs_no_key() {
     let (engine, proxy) = clocked().await;
     let at = proxy.url();
-    let scene = Scene::announced_on(engine, |a| a.option("--docker-host", &at)).await;
+    let scene = AnnouncerScene::announced_on(engine, |a| a.option("--docker-host", &at)).await;
     scene.redis.kill().await;
     scene.is_withdrawn().await;
 
@@ -56,7 +57,7 @@ async fn a_clock_that_steps_back_by_2_seconds_within_a_restart_costs_no_key_of_a
 async fn a_death_of_before_the_connection_to_the_engine_ends_no_later_life() {
     let (engine, proxy) = clocked().await;
     let at = proxy.url();
-    let scene = Scene::announced_on(engine, |a| a.option("--docker-host", &at)).await;
+    let scene = AnnouncerScene::announced_on(engine, |a| a.option("--docker-host", &at)).await;
     for seconds in [0, 30, -60] {
         proxy.step_clock(seconds);
         scene.redis.restart().await;

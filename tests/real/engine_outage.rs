@@ -1,7 +1,7 @@
 //! Docker goes and comes back.
 
 use sidekick_harness::{
-    Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, eventually, never_for, secs,
+    AnnouncerScene, Engine, Etcd, HOST, KEY, SOON, Sidekick, eventually, never_for, secs,
 };
 
 #[tokio::test]
@@ -27,7 +27,7 @@ async fn an_engine_that_is_down_at_the_start_is_waited_for() {
 #[tokio::test]
 async fn an_engine_that_is_restarted_is_followed_on_its_new_socket() {
     let engine = Engine::start().await;
-    let scene = Scene::announced_on(&engine, |announce| announce).await;
+    let scene = AnnouncerScene::announced_on(&engine, |announce| announce).await;
 
     // It takes its socket away first and then ends its containers, so the news must wait for its return.
     engine.stop().await;
@@ -71,7 +71,7 @@ async fn a_container_that_lives_on_without_its_engine_is_kept_for_ever_if_so_ask
     let forever = |announce: sidekick_harness::Announce| {
         announce.times(3, 1).option("--docker-grace", "forever")
     };
-    let scene = Scene::announced_on(&engine, forever).await;
+    let scene = AnnouncerScene::announced_on(&engine, forever).await;
     let before = scene.etcd.get(KEY).await;
 
     engine.kill9().await;
@@ -93,7 +93,8 @@ async fn a_container_that_lives_on_without_its_engine_is_kept_for_ever_if_so_ask
 async fn a_grace_that_is_over_withdraws_and_says_so() {
     let engine = Engine::start_with_live_restore().await;
     let scene =
-        Scene::announced_on(&engine, |announce| announce.option("--docker-grace", "3s")).await;
+        AnnouncerScene::announced_on(&engine, |announce| announce.option("--docker-grace", "3s"))
+            .await;
 
     engine.kill9().await;
     never_for(secs(2), "the key goes before its time", async || {
@@ -114,7 +115,7 @@ async fn a_grace_that_is_over_withdraws_and_says_so() {
 #[tokio::test]
 async fn a_container_that_died_without_its_engine_is_withdrawn_when_that_is_back() {
     let engine = Engine::start_with_live_restore().await;
-    let scene = Scene::announced_on(&engine, |announce| {
+    let scene = AnnouncerScene::announced_on(&engine, |announce| {
         announce.option("--docker-grace", "forever")
     })
     .await;
@@ -131,7 +132,8 @@ async fn a_container_that_died_without_its_engine_is_withdrawn_when_that_is_back
 async fn an_engine_that_freezes_is_an_engine_that_cannot_be_asked() {
     let engine = Engine::start().await;
     let scene =
-        Scene::announced_on(&engine, |announce| announce.option("--docker-grace", "3s")).await;
+        AnnouncerScene::announced_on(&engine, |announce| announce.option("--docker-grace", "3s"))
+            .await;
 
     engine.freeze();
 
@@ -144,7 +146,7 @@ async fn an_engine_that_freezes_is_an_engine_that_cannot_be_asked() {
 
 #[tokio::test]
 async fn a_death_that_sidekick_slept_through_is_found_out() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     scene.sidekick.freeze();
     scene.redis.kill().await;
     scene.sidekick.thaw();
@@ -153,7 +155,7 @@ async fn a_death_that_sidekick_slept_through_is_found_out() {
 
 #[tokio::test]
 async fn a_successor_that_sidekick_slept_through_is_found_out() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     scene.sidekick.freeze();
     scene.redis.remove().await;
     let successor = scene

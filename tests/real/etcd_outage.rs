@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use etcd_client::{AlarmAction, AlarmType};
 
 use sidekick_harness::{
-    Announce, Container, Engine, Etcd, HOST, KEY, Proxy, Scene, Sidekick, Wire, eventually,
-    measured, millis, never_for, secs,
+    Announce, AnnouncerScene, Container, Engine, Etcd, HOST, KEY, Proxy, Sidekick, Wire,
+    eventually, measured, millis, never_for, secs,
 };
 
 /// From etcd's first answer to the key.
@@ -28,7 +28,7 @@ async fn an_etcd_that_is_down_at_the_start_is_waited_for() {
 
 #[tokio::test]
 async fn an_etcd_that_comes_back_with_its_data_has_the_lease_renewed() {
-    let mut scene = Scene::announced_every(4, 2).await;
+    let mut scene = AnnouncerScene::announced_every(4, 2).await;
     scene.etcd.kill9().await;
     never_for(secs(6), "sidekick exits", async || !scene.sidekick.is_up()).await;
 
@@ -47,7 +47,7 @@ async fn an_etcd_that_comes_back_with_its_data_has_the_lease_renewed() {
 /// It was "h2 protocol error", as if etcd had spoken wrongly.
 #[tokio::test]
 async fn a_connection_that_was_lost_is_told_as_a_lost_connection() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     scene.etcd.kill9().await;
     scene.sidekick.logs("connection lost: ").await;
     let wrong = scene.sidekick.times_logged("h2 protocol error");
@@ -56,7 +56,7 @@ async fn a_connection_that_was_lost_is_told_as_a_lost_connection() {
 
 #[tokio::test]
 async fn an_etcd_that_comes_back_empty_has_the_key_again() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     // So that the new store's revisions are far behind the old one's.
     for _ in 0..50 {
         scene.etcd.put("/another/key", "x").await;
@@ -76,7 +76,8 @@ async fn an_etcd_that_comes_back_empty_has_the_key_again() {
 
 #[tokio::test]
 async fn an_etcd_without_space_keeps_what_stands_and_gets_the_rest_when_it_has_some() {
-    let scene = Scene::announced_with(|announce| announce.times(3, 1).under_systemd()).await;
+    let scene =
+        AnnouncerScene::announced_with(|announce| announce.times(3, 1).under_systemd()).await;
     let notifications = scene.sidekick.notifications();
     let alarm = async |action| {
         let mut client = scene.etcd.client().maintenance_client();
@@ -103,7 +104,7 @@ async fn an_etcd_without_space_keeps_what_stands_and_gets_the_rest_when_it_has_s
 
 #[tokio::test]
 async fn an_etcd_that_was_frozen_for_longer_than_the_ttl_has_the_key_again() {
-    let scene = Scene::announced_every(3, 1).await;
+    let scene = AnnouncerScene::announced_every(3, 1).await;
     scene.etcd.freeze();
     never_for(secs(5), "a frozen etcd answers", async || {
         scene.etcd.answers().await
@@ -136,7 +137,7 @@ async fn an_etcd_that_was_frozen_for_longer_than_the_ttl_has_the_key_again() {
 
 #[tokio::test]
 async fn a_death_while_etcd_was_down_is_told_when_it_is_back() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     scene.etcd.kill9().await;
     scene.redis.kill().await;
     never_for(secs(2), "sidekick exits", async || !scene.sidekick.is_up()).await;
@@ -148,7 +149,7 @@ async fn a_death_while_etcd_was_down_is_told_when_it_is_back() {
 
 #[tokio::test]
 async fn a_restart_while_etcd_was_down_is_told_when_it_is_back() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     scene.etcd.kill9().await;
     scene.redis.restart().await;
 
@@ -163,7 +164,7 @@ async fn a_restart_while_etcd_was_down_is_told_when_it_is_back() {
 
 #[tokio::test]
 async fn a_key_deleted_while_sidekick_was_cut_off_comes_back() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     scene.sidekick.freeze();
     scene.etcd.delete(KEY).await;
     scene.etcd.kill9().await;
@@ -196,7 +197,7 @@ async fn outlives(wire: Wire) {
     let proxy = Proxy::before(etcd.url()).await;
     let url = proxy.url();
     let announce = |announce: Announce, _: &Etcd| announce.endpoints(&[&url]).times(TTL, 6);
-    let scene = Scene::announced_in(etcd, announce).await;
+    let scene = AnnouncerScene::announced_in(etcd, announce).await;
     let log = scene.etcd.watch(KEY).await;
     let heard = async || scene.etcd.asked("LeaseKeepAlive").await;
     let renewal = async || {

@@ -1,7 +1,7 @@
 //! `sidekick explain`: the same decision, read only.
 
 use sidekick_harness::{
-    Announce, Container, Engine, Etcd, Explained, HOST, KEY, Scene, Sidekick, Value, secs,
+    Announce, AnnouncerScene, Container, Engine, Etcd, Explained, HOST, KEY, Sidekick, Value, secs,
 };
 
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn what_stands_at_the_key_is_shown() {
 
 #[tokio::test]
 async fn the_key_of_an_announced_container_is_shown() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let revision = scene.etcd.revision().await;
     let explained = Sidekick::explain(scene.redis.name())
         .etcd(&scene.etcd)

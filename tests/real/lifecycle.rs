@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use sidekick_harness::{
-    Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, eventually, measured, millis, never_for, secs,
+    AnnouncerScene, Engine, Etcd, HOST, KEY, SOON, Sidekick, eventually, measured, millis,
+    never_for, secs,
 };
 
 #[tokio::test]
@@ -71,7 +72,7 @@ async fn a_container_that_was_only_created_is_waited_for() {
 
 #[tokio::test]
 async fn docker_kill_withdraws_and_docker_start_announces() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
 
     let began = Instant::now();
     scene.redis.kill().await;
@@ -87,14 +88,14 @@ async fn docker_kill_withdraws_and_docker_start_announces() {
 
 #[tokio::test]
 async fn docker_stop_withdraws() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     scene.redis.stop().await;
     scene.is_withdrawn().await;
 }
 
 #[tokio::test]
 async fn a_process_that_ends_by_itself_withdraws() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let began = Instant::now();
     scene.redis.crash().await;
     gone(&scene, began, "the container's end").await;
@@ -102,14 +103,14 @@ async fn a_process_that_ends_by_itself_withdraws() {
 
 #[tokio::test]
 async fn removal_withdraws() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let began = Instant::now();
     scene.redis.remove().await;
     gone(&scene, began, "docker rm --force").await;
 }
 
 /// By its event: every timer would take longer.
-async fn gone(scene: &Scene<'_>, began: Instant, after: &str) {
+async fn gone(scene: &AnnouncerScene<'_>, began: Instant, after: &str) {
     scene.is_withdrawn().await;
     let what = format!("key gone after {after}, the command's own time included");
     measured::took(1, what, began.elapsed(), secs(5));
@@ -117,7 +118,7 @@ async fn gone(scene: &Scene<'_>, began: Instant, after: &str) {
 
 #[tokio::test]
 async fn docker_restart_ends_in_the_new_lifes_value() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     scene.redis.restart().await;
     let again = scene.is_announced().await;
     assert_ne!(
@@ -149,7 +150,7 @@ async fn a_container_that_its_restart_policy_brings_back_is_announced_again() {
 
 #[tokio::test]
 async fn pause_withdraws_and_unpause_announces() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
 
     let began = Instant::now();
     scene.redis.pause().await;
@@ -166,7 +167,7 @@ async fn pause_withdraws_and_unpause_announces() {
 /// Issue 11, item 12: the container is paused for some 60 ms, and its key was deleted and put again.
 #[tokio::test]
 async fn docker_commit_changes_nothing() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let revision = scene.etcd.revision().await;
     let name = scene.redis.name();
     for _ in 0..5 {
@@ -189,7 +190,7 @@ async fn docker_commit_changes_nothing() {
 /// The pause is as old as its container, as far as this sidekick can know.
 #[tokio::test]
 async fn a_container_that_was_paused_before_is_not_announced_at_all() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     scene.sidekick.leaves().await;
     scene.redis.pause().await;
     let revision = scene.etcd.revision().await;
@@ -302,7 +303,7 @@ async fn only_a_healthy_container_is_announced() {
 
 #[tokio::test]
 async fn a_harmless_signal_withdraws_nothing() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let log = scene.etcd.watch(KEY).await;
 
     scene.redis.hang_up().await;
@@ -316,7 +317,7 @@ async fn a_harmless_signal_withdraws_nothing() {
 
 #[tokio::test]
 async fn a_new_container_by_the_same_name_is_announced_with_its_own_port() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let name = scene.redis.name();
 
     scene.redis.remove().await;
@@ -336,7 +337,7 @@ async fn a_new_container_by_the_same_name_is_announced_with_its_own_port() {
 
 #[tokio::test]
 async fn a_container_that_is_renamed_away_is_withdrawn_until_it_is_renamed_back() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let name = scene.redis.name();
 
     scene.redis.rename(&format!("{name}-old")).await;
@@ -348,7 +349,7 @@ async fn a_container_that_is_renamed_away_is_withdrawn_until_it_is_renamed_back(
 
 #[tokio::test]
 async fn a_container_that_takes_the_name_of_one_renamed_away_is_announced() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let name = scene.redis.name();
     scene.redis.rename(&format!("{name}-old")).await;
 
@@ -383,7 +384,7 @@ async fn a_stranger_whose_id_begins_with_the_name_is_not_announced() {
 
 #[tokio::test]
 async fn a_neighbours_life_changes_nothing() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let revision = scene.etcd.revision().await;
     let name = format!("{}0", scene.redis.name());
 

@@ -1,12 +1,13 @@
 //! A log that is not read.
 
 use sidekick_harness::{
-    Etcd, HOST, KEY, SOON, Scene, Sidekick, StandIn, eventually, measured, millis, never_for, secs,
+    AnnouncerScene, Etcd, HOST, KEY, SOON, Sidekick, StandIn, eventually, measured, millis,
+    never_for, secs,
 };
 
 #[tokio::test]
 async fn a_log_that_is_not_read_stops_neither_the_renewal_nor_the_withdrawal() {
-    let mut scene = Scene::announced_with(|announce| {
+    let mut scene = AnnouncerScene::announced_with(|announce| {
         let announce = announce.times(3, 1).option("--log-level", "trace");
         announce.log_unread()
     })
@@ -29,7 +30,8 @@ async fn a_log_that_is_not_read_stops_neither_the_renewal_nor_the_withdrawal() {
 
 #[tokio::test]
 async fn a_log_that_is_not_read_delays_no_second_signal() {
-    let mut scene = Scene::announced_with(|announce| announce.log_unread().under_systemd()).await;
+    let mut scene =
+        AnnouncerScene::announced_with(|announce| announce.log_unread().under_systemd()).await;
     scene.etcd.freeze();
     scene.sidekick.term();
     // Two signals that nobody has looked at yet are one.
@@ -80,7 +82,7 @@ async fn a_log_that_is_read_again_says_how_many_lines_were_lost() {
 /// `sidekick … 2>&1 | head -1`
 #[tokio::test]
 async fn a_log_whose_reader_is_gone_stops_neither_the_key_nor_the_withdrawal() {
-    let mut scene = Scene::announced_with(|announce| announce.log_unread()).await;
+    let mut scene = AnnouncerScene::announced_with(|announce| announce.log_unread()).await;
     scene.sidekick.close_log();
     scene.redis.pause().await;
     scene.is_withdrawn().await;
@@ -93,7 +95,7 @@ async fn a_log_whose_reader_is_gone_stops_neither_the_key_nor_the_withdrawal() {
 /// The writer has a thread of its own, which the process does not outlive.
 #[tokio::test]
 async fn the_last_lines_before_an_exit_are_not_lost() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     scene.sidekick.leaves().await;
     eventually(millis(500), "the last line is there", async || {
         scene.sidekick.times_logged("stopped; withdrew") == 1

@@ -2,12 +2,14 @@
 
 use std::time::Instant;
 
-use sidekick_harness::{Engine, Etcd, HOST, Scene, Sidekick, Value, eventually, measured, secs};
+use sidekick_harness::{
+    AnnouncerScene, Engine, Etcd, HOST, Sidekick, Value, eventually, measured, secs,
+};
 
 /// Issue 11, item 7: it was found by the next relist.
 #[tokio::test]
 async fn a_container_taken_off_its_network_is_withdrawn_and_announced_when_it_is_back() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let name = scene.redis.name();
     for _ in 0..3 {
         scene

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use sidekick_harness::{
-    Container, Engine, Etcd, KEY, SOON, Scene, Sidekick, Value, eventually, measured, never_for,
-    secs,
+    AnnouncerScene, Container, Engine, Etcd, KEY, SOON, Sidekick, Value, eventually, measured,
+    never_for, secs,
 };
 
 /// Later than any container of a test started.
@@ -18,7 +18,7 @@ const RIVAL: &str = "badc0ffee000";
 
 #[tokio::test]
 async fn a_key_deleted_by_hand_comes_back_at_once() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let deleted = Instant::now();
     scene.etcd.delete(KEY).await;
     scene.is_announced().await;
@@ -28,14 +28,14 @@ async fn a_key_deleted_by_hand_comes_back_at_once() {
 
 #[tokio::test]
 async fn a_key_overwritten_by_hand_with_junk_is_taken_back() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     scene.etcd.put(KEY, "\u{1}not json").await;
     scene.is_announced().await;
 }
 
 #[tokio::test]
 async fn a_key_that_was_made_permanent_by_hand_gets_its_lease_back() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     scene.etcd.put(KEY, &scene.value.text()).await;
     scene.is_announced().await;
     scene.sidekick.logs("by another writer; put back").await;
@@ -45,7 +45,7 @@ async fn a_key_that_was_made_permanent_by_hand_gets_its_lease_back() {
 
 #[tokio::test]
 async fn a_key_whose_address_was_edited_by_hand_is_put_back_and_not_taken_over_from_itself() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let edited = Value {
         host: "elsewhere".to_owned(),
         ..scene.value.clone()
@@ -59,7 +59,7 @@ async fn a_key_whose_address_was_edited_by_hand_is_put_back_and_not_taken_over_f
 
 #[tokio::test]
 async fn what_a_killed_sidekick_left_is_no_other_containers_key() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     scene.sidekick.kill9().await;
     let second = scene.announce_again(|announce| announce);
     let told = "took the key over from the previous sidekick process of this container";
@@ -77,7 +77,7 @@ async fn who_only_stood_by_says_so_when_it_stops() {
     let log = meeting.sidekick.log();
     assert_eq!(meeting.sidekick.times_logged("withdr"), 0, "{log:#?}");
 
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     scene.sidekick.leaves().await;
     scene.sidekick.logs("stopped; withdrew redis@1").await;
 }
@@ -184,7 +184,7 @@ async fn of_two_containers_that_started_together_the_greater_id_wins() {
 
 #[tokio::test]
 async fn who_is_overtaken_by_a_newer_container_stands_by_and_deletes_nothing() {
-    let mut scene = Scene::announced_every(3, 1).await;
+    let mut scene = AnnouncerScene::announced_every(3, 1).await;
     scene
         .etcd
         .put_leased(KEY, &Value::of_rival(RIVAL, LATER).text(), secs(60))
@@ -212,7 +212,7 @@ async fn who_is_overtaken_by_a_newer_container_stands_by_and_deletes_nothing() {
 
 #[tokio::test]
 async fn who_is_overtaken_by_an_older_container_takes_the_key_back() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     scene
         .etcd
         .put_leased(KEY, &Value::of_rival(RIVAL, EARLIER).text(), secs(60))
@@ -222,7 +222,7 @@ async fn who_is_overtaken_by_an_older_container_takes_the_key_back() {
 
 #[tokio::test]
 async fn two_sidekicks_for_one_container_never_fight() {
-    let mut scene = Scene::announced_every(3, 1).await;
+    let mut scene = AnnouncerScene::announced_every(3, 1).await;
     let mut second = scene.announce_again(|announce| announce.times(3, 1));
     let log = scene.etcd.watch(KEY).await;
 
@@ -252,7 +252,7 @@ async fn two_sidekicks_for_one_container_never_fight() {
 
 #[tokio::test]
 async fn failover_to_a_newer_container_on_another_machine_leaves_no_gap() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let log = scene.etcd.watch(KEY).await;
     // The other machine: another container by another name, and a sidekick of its own.
     let other = scene
@@ -287,7 +287,7 @@ async fn failover_to_a_newer_container_on_another_machine_leaves_no_gap() {
 
 #[tokio::test]
 async fn whatever_becomes_of_a_key_each_put_hangs_on_a_lease() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let log = scene.etcd.watch(KEY).await;
     for _ in 0..3 {
         scene.etcd.delete(KEY).await;
@@ -314,7 +314,7 @@ async fn whatever_becomes_of_a_key_each_put_hangs_on_a_lease() {
 
 #[tokio::test]
 async fn a_lease_revoked_by_hand_is_granted_anew() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let lost = scene.etcd.get(KEY).await.expect("the key stands").lease;
 
     scene.etcd.revoke(lost).await;

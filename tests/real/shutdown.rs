@@ -5,13 +5,13 @@ use std::time::Instant;
 use etcd_client::{AlarmAction, AlarmType};
 
 use sidekick_harness::{
-    Engine, Etcd, HOST, KEY, Login, NameServer, Proxy, SOON, Scene, Sidekick, Wire, eventually,
-    measured, millis, never_for, secs,
+    AnnouncerScene, Engine, Etcd, HOST, KEY, Login, NameServer, Proxy, SOON, Sidekick, Wire,
+    eventually, measured, millis, never_for, secs,
 };
 
 #[tokio::test]
 async fn sigterm_takes_the_key_away_before_the_process_exits() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     scene
         .etcd
         .put("/services/redis/redis@2", "a neighbour's")
@@ -33,7 +33,7 @@ async fn sigterm_takes_the_key_away_before_the_process_exits() {
 
 #[tokio::test]
 async fn sigint_takes_the_key_away_before_the_process_exits() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
 
     scene.sidekick.int();
     let status = scene.sidekick.wait_exit(SOON).await;
@@ -45,7 +45,7 @@ async fn sigint_takes_the_key_away_before_the_process_exits() {
 /// A terminal that is closed.
 #[tokio::test]
 async fn sighup_takes_the_key_away_before_the_process_exits() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
 
     scene.sidekick.hang_up();
     let status = scene.sidekick.wait_exit(SOON).await;
@@ -57,7 +57,7 @@ async fn sighup_takes_the_key_away_before_the_process_exits() {
 /// Kernel and shell both send it when a terminal is closed, and `SendSIGHUP=` of systemd after SIGTERM.
 #[tokio::test]
 async fn a_sighup_is_never_the_second_signal() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     scene.etcd.freeze();
     scene.sidekick.term();
     scene.sidekick.logs("stop").await;
@@ -78,7 +78,7 @@ async fn a_sighup_is_never_the_second_signal() {
 #[tokio::test]
 async fn sighup_stays_ignored_under_nohup() {
     let nohup = ["env".to_owned(), "--ignore-signal=HUP".to_owned()];
-    let mut scene = Scene::announced_with(|announce| announce.within(&nohup)).await;
+    let mut scene = AnnouncerScene::announced_with(|announce| announce.within(&nohup)).await;
     scene.sidekick.hang_up();
     never_for(secs(1), "sidekick has exited", {
         let sidekick = &mut scene.sidekick;
@@ -135,14 +135,14 @@ async fn a_dns_that_hangs_holds_no_agent_up_for_more_than_five_seconds() {
 
 #[tokio::test]
 async fn a_frozen_etcd_holds_nobody_up_for_more_than_five_seconds() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     scene.etcd.freeze();
     leaves_in_time(&mut scene, "a frozen etcd").await;
 }
 
 #[tokio::test]
 async fn an_etcd_that_is_gone_holds_nobody_up_for_more_than_five_seconds() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     scene.etcd.kill9().await;
     leaves_in_time(&mut scene, "an etcd that is gone").await;
 }
@@ -191,7 +191,7 @@ async fn an_etcd_that_takes_its_time_is_told() {
 /// NOSPACE refuses puts, not withdrawals.
 #[tokio::test]
 async fn an_etcd_without_space_is_told() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     let mut client = scene.etcd.client().clone();
     let alarm = client.alarm(AlarmAction::Activate, AlarmType::Nospace, None);
     alarm.await.expect("the alarm can be raised");
@@ -203,7 +203,7 @@ async fn an_etcd_without_space_is_told() {
 #[tokio::test]
 async fn an_etcd_that_has_taken_its_rights_away_holds_nobody_up() {
     let etcd = Etcd::start_with_login(300).await;
-    let mut scene = Scene::announced_in(etcd, |announce, etcd| {
+    let mut scene = AnnouncerScene::announced_in(etcd, |announce, etcd| {
         announce
             .etcd(etcd)
             .environment("ETCDCTL_USER", Login::NAME)
@@ -229,7 +229,8 @@ async fn leaves_behind(wire: Wire, key: Key) {
     let etcd = Etcd::start().await;
     let proxy = Proxy::before(etcd.url()).await;
     let url = proxy.url();
-    let mut scene = Scene::announced_in(etcd, |announce, _| announce.endpoints(&[&url])).await;
+    let mut scene =
+        AnnouncerScene::announced_in(etcd, |announce, _| announce.endpoints(&[&url])).await;
     proxy.set(wire);
     leaves_in_time(&mut scene, &format!("an etcd behind {wire:?}")).await;
     let stays = scene.etcd.get(KEY).await.is_some();
@@ -241,14 +242,14 @@ async fn leaves_behind(wire: Wire, key: Key) {
 }
 
 /// It stops as asked, whatever became of the key; the TTL does the rest.
-async fn leaves_in_time(scene: &mut Scene<'_>, etcd: &str) {
+async fn leaves_in_time(scene: &mut AnnouncerScene<'_>, etcd: &str) {
     let took = scene.sidekick.leaves().await;
     measured::took(6, format!("SIGTERM to exit with {etcd}"), took, secs(5));
 }
 
 #[tokio::test]
 async fn an_etcd_that_comes_back_in_time_has_the_key_taken_away() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     scene.etcd.freeze();
     scene.sidekick.term();
     scene.sidekick.logs("stop").await;
@@ -268,7 +269,7 @@ async fn an_etcd_that_comes_back_in_time_has_the_key_taken_away() {
 
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     scene.etcd.freeze();
     scene.sidekick.term();
     // Two signals that nobody has looked at yet are one.
@@ -306,7 +307,7 @@ async fn who_waits_for_docker_can_be_stopped() {
 
 #[tokio::test]
 async fn leaving_a_quiet_etcd_is_quick() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     let took = scene.sidekick.leaves().await;
     assert!(took < millis(1500), "leaving took {took:?}");
 }

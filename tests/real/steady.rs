@@ -1,10 +1,10 @@
 //! While nothing changes, nothing is written.
 
-use sidekick_harness::{KEY, Scene, measured, never_for, secs};
+use sidekick_harness::{AnnouncerScene, KEY, measured, never_for, secs};
 
 #[tokio::test]
 async fn renewing_a_key_writes_nothing() {
-    let scene = Scene::announced_every(3, 1).await;
+    let scene = AnnouncerScene::announced_every(3, 1).await;
     let before = scene.etcd.get(KEY).await;
     let revision = scene.etcd.revision().await;
 
@@ -33,7 +33,7 @@ async fn renewing_a_key_writes_nothing() {
 
 #[tokio::test]
 async fn what_happens_in_the_container_writes_nothing() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let revision = scene.etcd.revision().await;
 
     scene.redis.feels("looked at").await;
@@ -52,8 +52,10 @@ async fn what_happens_in_the_container_writes_nothing() {
 
 #[tokio::test]
 async fn every_log_line_is_json_where_that_is_asked_for() {
-    let scene =
-        Scene::announced_with(|announce| announce.option("--log-format", "json").times(3, 1)).await;
+    let scene = AnnouncerScene::announced_with(|announce| {
+        announce.option("--log-format", "json").times(3, 1)
+    })
+    .await;
     scene.etcd.delete(KEY).await;
     scene.is_announced().await;
 

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use sidekick_harness::{
-    Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, eventually, measured, millis, never_for, secs,
+    AnnouncerScene, Engine, Etcd, HOST, KEY, SOON, Sidekick, eventually, measured, millis,
+    never_for, secs,
 };
 
 #[tokio::test]
@@ -20,7 +21,7 @@ async fn it_is_ready_although_neither_docker_nor_etcd_answers() {
 
 #[tokio::test]
 async fn the_status_tells_what_is_announced() {
-    let scene = Scene::announced_with(|announce| announce.under_systemd()).await;
+    let scene = AnnouncerScene::announced_with(|announce| announce.under_systemd()).await;
     let wanted = format!("announcing redis@1 = {HOST}:{}", scene.value.port);
     scene
         .sidekick
@@ -32,7 +33,7 @@ async fn the_status_tells_what_is_announced() {
 
 #[tokio::test]
 async fn the_status_tells_why_nothing_is_announced() {
-    let scene = Scene::announced_with(|announce| announce.under_systemd()).await;
+    let scene = AnnouncerScene::announced_with(|announce| announce.under_systemd()).await;
     scene.redis.pause().await;
     let wanted = format!("waiting: {} is paused", scene.redis.name());
     scene
@@ -44,7 +45,8 @@ async fn the_status_tells_why_nothing_is_announced() {
 
 #[tokio::test]
 async fn the_status_tells_how_long_etcd_has_been_away() {
-    let scene = Scene::announced_with(|announce| announce.times(3, 1).under_systemd()).await;
+    let scene =
+        AnnouncerScene::announced_with(|announce| announce.times(3, 1).under_systemd()).await;
     let seconds_away = |status: &str| -> Option<u32> {
         status
             .strip_prefix("etcd unreachable for ")?
@@ -79,7 +81,7 @@ async fn the_status_tells_how_long_etcd_has_been_away() {
 
 #[tokio::test]
 async fn the_status_tells_who_holds_the_key_instead() {
-    let scene = Scene::announced_with(|announce| announce.under_systemd()).await;
+    let scene = AnnouncerScene::announced_with(|announce| announce.under_systemd()).await;
     let rival = sidekick_harness::Value::of_rival("badc0ffee000", "2999-01-01T00:00:00Z");
     scene.etcd.put_leased(KEY, &rival.text(), secs(60)).await;
     scene
@@ -91,14 +93,14 @@ async fn the_status_tells_who_holds_the_key_instead() {
 
 #[tokio::test]
 async fn stopping_is_told_before_the_end() {
-    let mut scene = Scene::announced_with(|announce| announce.under_systemd()).await;
+    let mut scene = AnnouncerScene::announced_with(|announce| announce.under_systemd()).await;
     scene.sidekick.leaves().await;
     scene.sidekick.notifications().tell("STOPPING=1").await;
 }
 
 #[tokio::test]
 async fn the_watchdog_is_fed_by_progress_and_not_by_etcd() {
-    let scene = Scene::announced_with(|announce| {
+    let scene = AnnouncerScene::announced_with(|announce| {
         announce
             .under_systemd()
             .environment("WATCHDOG_USEC", "1000000")
@@ -117,7 +119,7 @@ async fn the_watchdog_is_fed_by_progress_and_not_by_etcd() {
 
 #[tokio::test]
 async fn no_watchdog_is_fed_where_there_is_none() {
-    let scene = Scene::announced_with(|announce| announce.under_systemd()).await;
+    let scene = AnnouncerScene::announced_with(|announce| announce.under_systemd()).await;
     never_for(secs(2), "a watchdog is fed", async || {
         scene.sidekick.notifications().count("WATCHDOG=1") > 0
     })
@@ -126,7 +128,7 @@ async fn no_watchdog_is_fed_where_there_is_none() {
 
 #[tokio::test]
 async fn a_notify_socket_that_is_not_read_stops_neither_the_renewal_nor_the_withdrawal() {
-    let mut scene = Scene::announced_with(|announce| {
+    let mut scene = AnnouncerScene::announced_with(|announce| {
         let announce = announce.times(3, 1).under_deaf_systemd();
         announce.environment("WATCHDOG_USEC", "1000000")
     })
@@ -145,7 +147,7 @@ async fn a_notify_socket_that_is_not_read_stops_neither_the_renewal_nor_the_with
 
 #[tokio::test]
 async fn a_notify_socket_that_is_read_again_is_told_everything() {
-    let mut scene = Scene::announced_with(|announce| {
+    let mut scene = AnnouncerScene::announced_with(|announce| {
         let announce = announce.under_deaf_systemd();
         announce.environment("WATCHDOG_USEC", "1000000")
     })
@@ -171,7 +173,7 @@ async fn a_notify_socket_that_is_read_again_is_told_everything() {
 /// systemd's clock goes on while a process is frozen; that no loop has beaten meanwhile is no loop's fault.
 #[tokio::test]
 async fn a_frozen_sidekick_calls_no_loop_stuck_and_feeds_the_watchdog_at_once() {
-    let scene = Scene::announced_with(|announce| {
+    let scene = AnnouncerScene::announced_with(|announce| {
         announce
             .under_systemd()
             .environment("WATCHDOG_USEC", "4000000")

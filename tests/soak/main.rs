@@ -14,7 +14,7 @@
 )]
 
 use futures_util::{StreamExt, stream};
-use sidekick_harness::agent::{Scene, Way, host};
+use sidekick_harness::agent::{AgentScene, Supervised, host};
 use sidekick_harness::{
     Container, Engine, Footprint, Footprints, Proxy, Sidekick, Wire, eventually, free_port, millis,
     never_for, secs,
@@ -83,7 +83,7 @@ struct Stage<'e> {
     containers: Vec<(Container<'e>, bool)>,
     sidekick: Sidekick,
     /// The agent, its HAProxy, and the etcd of both.
-    scene: Scene,
+    scene: AgentScene,
     to_docker: Proxy,
     announcers: Proxy,
     agents: Proxy,
@@ -159,7 +159,7 @@ async fn main() {
 impl<'e> Stage<'e> {
     async fn set(engine: &'e Engine, count: u64) -> Stage<'e> {
         let arguments = ["--hold=0", "--forget=0s", "--log-level=debug"];
-        let mut scene = Scene::new(Way::Supervised, &arguments).await;
+        let mut scene = AgentScene::new(Supervised, &arguments).await;
         let (announcers, agents) = (
             Proxy::before(scene.etcd.url()).await,
             Proxy::before(scene.etcd.url()).await,

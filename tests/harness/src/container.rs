@@ -4,8 +4,8 @@ use serde_json::Value as Json;
 
 use super::engine::{Engine, IMAGE};
 use super::etcd::Etcd;
-use super::scene::{HOST, KEY};
-use super::sidekick::{Announce, Sidekick};
+use super::scene::HOST;
+use super::sidekick::Announce;
 use super::value::Value;
 
 /// A container that `docker run` is still to start.
@@ -113,8 +113,7 @@ impl Container<'_> {
 
     /// What announces it, in this etcd, at [`KEY`] and as on [`HOST`].
     pub fn announce(&self, etcd: &Etcd) -> Announce {
-        let announce = Sidekick::announce(&self.name, KEY).etcd(etcd);
-        announce.docker(self.engine).host(HOST)
+        self.engine.announce(&self.name, etcd)
     }
 
     /// The value that is to stand in etcd for a container from [`Engine::redis`] on [`HOST`].

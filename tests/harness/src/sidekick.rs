@@ -17,7 +17,7 @@ use super::engine::Engine;
 use super::etcd::Etcd;
 use super::notify::Notifications;
 use super::unread::full_pipe;
-use super::wait::{SOON, eventually, secs};
+use super::wait::{SOON, eventually, never_for, secs};
 
 /// A running `sidekick announce`; killed when dropped, and with its test in any case.
 pub struct Sidekick {
@@ -168,6 +168,14 @@ impl Sidekick {
             .try_wait()
             .expect("sidekick cannot be waited for")
             .is_none()
+    }
+
+    /// Makes sure that it neither exits nor writes to this etcd throughout `duration`.
+    #[track_caller]
+    pub fn waits(&mut self, etcd: &Etcd, duration: Duration) -> impl Future<Output = ()> {
+        never_for(duration, "sidekick exits or writes", async move || {
+            !self.is_up() || !etcd.keys().await.is_empty()
+        })
     }
 
     /// From now on its log is full, and nothing reads it.
