@@ -109,7 +109,9 @@ async fn short_lived_keys_in_turn_are_no_crowd() {
     for n in 0..12 {
         let name = format!("short{n}");
         scene.put("redis", &name, &b.value()).await;
-        scene.has_servers(PATIENCE, servers.len() + 1).await;
+        let target = format!("redis/{name}");
+        let served = async || scene.servers().await.contains_key(&target);
+        eventually(PATIENCE, "it is served", served).await;
         scene.delete("redis", &name).await;
     }
     scene.serves_all(&servers).await;

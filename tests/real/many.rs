@@ -3,9 +3,7 @@
 
 use std::time::Instant;
 
-use sidekick_harness::{
-    Announce, Etcd, HOST, Manner, SOON, Sidekick, StandIn, eventually, measured, never_for, secs,
-};
+use sidekick_harness::*;
 
 struct Host {
     sidekick: Sidekick,

@@ -2,10 +2,7 @@
 
 use std::time::Instant;
 
-use sidekick_harness::{
-    Container, Engine, Etcd, EtcdCluster, HOST, KEY, Proxy, SOON, Sidekick, eventually, measured,
-    never_for, secs,
-};
+use sidekick_harness::*;
 
 #[tokio::test]
 async fn a_first_member_that_is_frozen_at_the_start_is_passed_over() {
@@ -55,10 +52,7 @@ async fn a_black_hole_that_closes_again_leaves_no_gap() {
     scene
         .goes_on_after("is black-holed and back", async || {
             scene.proxy().black_hole();
-            never_for(secs(3), "the key goes", async || {
-                scene.cluster.members[2].get(KEY).await.is_none()
-            })
-            .await;
+            scene.cluster.members[2].keeps(KEY, secs(3)).await;
             scene.proxy().pass();
         })
         .await;
@@ -187,10 +181,7 @@ impl Announced {
         // The member in trouble may have been the leader.
         witness.until_it_answers().await;
         // More than a TTL, and a leader's change starts the TTL anew.
-        never_for(secs(9), "the key expires", async || {
-            witness.get(KEY).await.is_none()
-        })
-        .await;
+        witness.keeps(KEY, secs(9)).await;
         self.redis.kill().await;
         witness.loses(KEY).await;
     }

@@ -2,10 +2,7 @@
 
 use std::time::Instant;
 
-use sidekick_harness::{
-    AnnouncerScene, Container, Engine, Etcd, KEY, SOON, Sidekick, Value, eventually, measured,
-    never_for, secs,
-};
+use sidekick_harness::*;
 
 /// Later than any container of a test started.
 const LATER: &str = "2999-12-31T23:59:59.999999999Z";
@@ -132,10 +129,7 @@ async fn a_rival_whose_container_is_older_is_taken_over_at_once() {
     meeting.sidekick_wins().await;
 
     meeting.etcd.revoke(meeting.rivals_lease).await;
-    never_for(secs(1), "the rival's late delete hits", async || {
-        meeting.etcd.get(KEY).await.is_none()
-    })
-    .await;
+    meeting.etcd.keeps(KEY, secs(1)).await;
 }
 
 #[tokio::test]
@@ -176,10 +170,7 @@ async fn of_two_containers_that_started_together_the_greater_id_wins() {
         .put_leased(KEY, &greater.text(), secs(60))
         .await;
     let put = meeting.etcd.get(KEY).await;
-    never_for(secs(2), "the greater id is fought", async || {
-        meeting.etcd.get(KEY).await != put
-    })
-    .await;
+    meeting.etcd.keeps_entry(KEY, &put, secs(2)).await;
 }
 
 #[tokio::test]
@@ -191,16 +182,10 @@ async fn who_is_overtaken_by_a_newer_container_stands_by_and_deletes_nothing() {
         .await;
     let put = scene.etcd.get(KEY).await;
     scene.sidekick.logs(RIVAL).await;
-    never_for(secs(2), "the rival is fought", async || {
-        scene.etcd.get(KEY).await != put
-    })
-    .await;
+    scene.etcd.keeps_entry(KEY, &put, secs(2)).await;
 
     scene.redis.kill().await;
-    never_for(secs(1), "a death deletes the rival's key", async || {
-        scene.etcd.get(KEY).await != put
-    })
-    .await;
+    scene.etcd.keeps_entry(KEY, &put, secs(1)).await;
 
     scene.sidekick.leaves().await;
     assert_eq!(
@@ -235,10 +220,7 @@ async fn two_sidekicks_for_one_container_never_fight() {
     let writes = log.so_far().await.len();
     let what = "overwrites until two sidekicks for one container have settled who has the key";
     measured::counted(3, what, writes, 2);
-    never_for(secs(4), "they fight", async || {
-        scene.etcd.get(KEY).await != settled
-    })
-    .await;
+    scene.etcd.keeps_entry(KEY, &settled, secs(4)).await;
 
     scene.sidekick.leaves().await;
     scene.is_announced().await;
@@ -272,10 +254,7 @@ async fn failover_to_a_newer_container_on_another_machine_leaves_no_gap() {
     scene.etcd.shows(KEY, &value).await;
 
     scene.redis.kill().await;
-    never_for(secs(1), "the late delete hits the successor", async || {
-        scene.etcd.get(KEY).await.is_none()
-    })
-    .await;
+    scene.etcd.keeps(KEY, secs(1)).await;
     assert!(!log.has_a_gap().await, "the key was there all the time");
 
     scene.redis.start().await;

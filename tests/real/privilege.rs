@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use sidekick_harness::{
-    Announce, Charge, Container, Engine, Etcd, HOST, KEY, Login, Sidekick, SocketProxy, Warden,
-    eventually, free_port, measured, never_for, secs,
-};
+use sidekick_harness::*;
 
 /// Below 65,536 and no group of any system's.
 const GROUP: u32 = 64_242;
@@ -99,10 +96,7 @@ async fn a_socket_proxy_that_ends_silent_streams_costs_neither_a_write_nor_a_log
     let revision = etcd.revision().await;
 
     let ended = async || proxy.requests().get("200 GET /events").copied() >= Some(4);
-    never_for(secs(11), "etcd's revision moves", async || {
-        etcd.revision().await != revision
-    })
-    .await;
+    etcd.stays_at(revision, secs(11)).await;
     eventually(secs(10), "streams have ended four times", ended).await;
     let lines = sidekick.times_logged("Docker");
     println!("{:#?}", sidekick.log());
@@ -185,7 +179,7 @@ async fn sidekick_needs_no_right_but_the_group_of_the_engines_socket() {
     engine.opens_to(GROUP);
     let redis = published(engine).await;
     let announce = redis.announce(&etcd);
-    let mut sidekick = announce.by_nobody_of(GROUP).spawn();
+    let mut sidekick = announce.unprivileged_in(GROUP).spawn();
 
     etcd.shows(KEY, &redis.value().await).await;
     let status = String::from_utf8(sidekick.proc("status")).expect("the kernel writes ASCII");
@@ -220,10 +214,7 @@ async fn live_and_die_behind(proxy: &SocketProxy, engine: &'static Engine, etcd:
     announced().await;
 
     proxy.kill9().await;
-    never_for(secs(1), "the key goes with the proxy", async || {
-        etcd.get(KEY).await.is_none()
-    })
-    .await;
+    etcd.keeps(KEY, secs(1)).await;
     redis.kill().await;
     proxy.start_again().await;
     etcd.loses(KEY).await;

@@ -7,9 +7,7 @@ use std::path::Path;
 use tempfile::NamedTempFile;
 
 use crate::privilege::{balancer, published, socket_in};
-use sidekick_harness::{
-    Announce, Authority, Engine, Etcd, HOST, KEY, Login, Sidekick, eventually, free_port, secs,
-};
+use sidekick_harness::*;
 
 #[tokio::test]
 async fn the_password_is_in_no_log_and_no_command_line() {

@@ -4,10 +4,7 @@ use std::time::Instant;
 
 use etcd_client::{AlarmAction, AlarmType};
 
-use sidekick_harness::{
-    AnnouncerScene, Engine, Etcd, HOST, KEY, Login, NameServer, Proxy, SOON, Sidekick, Wire,
-    eventually, measured, millis, never_for, secs,
-};
+use sidekick_harness::*;
 
 #[tokio::test]
 async fn sigterm_takes_the_key_away_before_the_process_exits() {
@@ -292,12 +289,7 @@ async fn who_waits_for_etcd_can_be_stopped() {
 #[tokio::test]
 async fn who_waits_for_docker_can_be_stopped() {
     let (engine, etcd) = (Engine::not_yet(), Etcd::start().await);
-    let mut sidekick = Sidekick::announce("redis1", KEY)
-        .etcd(&etcd)
-        .docker(&engine)
-        .host(HOST)
-        .under_systemd()
-        .spawn();
+    let mut sidekick = engine.announce("redis1", &etcd).under_systemd().spawn();
     sidekick.notifications().tell("READY=1").await;
     assert!(
         sidekick.leaves().await < secs(2),

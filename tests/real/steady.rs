@@ -1,6 +1,6 @@
 //! While nothing changes, nothing is written.
 
-use sidekick_harness::{AnnouncerScene, KEY, measured, never_for, secs};
+use sidekick_harness::*;
 
 #[tokio::test]
 async fn renewing_a_key_writes_nothing() {
@@ -9,10 +9,7 @@ async fn renewing_a_key_writes_nothing() {
     let revision = scene.etcd.revision().await;
 
     // More than two TTLs: without renewals the key would be gone.
-    never_for(secs(7), "etcd's revision moves", async || {
-        scene.etcd.revision().await != revision
-    })
-    .await;
+    scene.etcd.stays_at(revision, secs(7)).await;
 
     let renewals = scene.etcd.asked("LeaseKeepAlive").await;
     assert!(renewals >= 4, "{renewals} renewals in 7 intervals");
@@ -44,10 +41,7 @@ async fn what_happens_in_the_container_writes_nothing() {
         .docker(&["update", "--cpu-shares=512", scene.redis.name()])
         .await;
 
-    never_for(secs(1), "etcd's revision moves", async || {
-        scene.etcd.revision().await != revision
-    })
-    .await;
+    scene.etcd.stays_at(revision, secs(1)).await;
 }
 
 #[tokio::test]

@@ -2,20 +2,12 @@
 
 use std::time::Instant;
 
-use sidekick_harness::{
-    AnnouncerScene, Engine, Etcd, HOST, KEY, SOON, Sidekick, eventually, measured, millis,
-    never_for, secs,
-};
+use sidekick_harness::*;
 
 #[tokio::test]
 async fn it_is_ready_although_neither_docker_nor_etcd_answers() {
     let (engine, etcd) = (Engine::not_yet(), Etcd::not_yet().await);
-    let sidekick = Sidekick::announce("redis1", KEY)
-        .etcd(&etcd)
-        .docker(&engine)
-        .host(HOST)
-        .under_systemd()
-        .spawn();
+    let sidekick = engine.announce("redis1", &etcd).under_systemd().spawn();
     sidekick.notifications().tell("READY=1").await;
 }
 

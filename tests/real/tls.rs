@@ -4,10 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use sidekick_harness::{
-    Announce, Authority, Container, Engine, Etcd, KEY, Mounted, eventually, measured, never_for,
-    secs,
-};
+use sidekick_harness::*;
+
+use crate::login::beginning;
 
 #[tokio::test]
 async fn a_client_certificate_opens_the_door() {
@@ -15,15 +14,12 @@ async fn a_client_certificate_opens_the_door() {
     let etcd = Etcd::start_with_tls(&authority).await;
     let (announce, redis) = beginning(&etcd).await;
     let mut sidekick = with_identity(announce, &authority)
-        .option("--etcd-cacert", text(&authority.certificate()))
+        .file("--etcd-cacert", &authority.certificate())
         .times(3, 1)
         .spawn();
     etcd.shows(KEY, &redis.value().await).await;
 
-    never_for(secs(4), "the key expires", async || {
-        etcd.get(KEY).await.is_none()
-    })
-    .await;
+    etcd.keeps(KEY, secs(4)).await;
     sidekick.leaves().await;
     assert_eq!(etcd.get(KEY).await, None, "leaving takes the key away");
 }
@@ -48,15 +44,12 @@ async fn a_wrong_authority_never_announces_and_says_why() {
     let (announce, _redis) = beginning(&etcd).await;
     let stranger = Authority::generate();
     let mut sidekick = with_identity(announce, &authority)
-        .option("--etcd-cacert", text(&stranger.certificate()))
+        .file("--etcd-cacert", &stranger.certificate())
         .spawn();
 
     sidekick.logs("certificate").await;
 
-    never_for(secs(2), "sidekick exits or writes", async || {
-        !sidekick.is_up() || !etcd.keys().await.is_empty()
-    })
-    .await;
+    sidekick.waits(&etcd, secs(2)).await;
 }
 
 #[tokio::test]
@@ -65,15 +58,12 @@ async fn who_shows_no_certificate_never_announces_and_says_so() {
     let etcd = Etcd::start_with_tls(&authority).await;
     let (announce, _redis) = beginning(&etcd).await;
     let mut sidekick = announce
-        .option("--etcd-cacert", text(&authority.certificate()))
+        .file("--etcd-cacert", &authority.certificate())
         .spawn();
 
     sidekick.logs("etcd").await;
 
-    never_for(secs(2), "sidekick exits or writes", async || {
-        !sidekick.is_up() || !etcd.keys().await.is_empty()
-    })
-    .await;
+    sidekick.waits(&etcd, secs(2)).await;
 }
 
 #[tokio::test]
@@ -82,7 +72,7 @@ async fn certificates_that_were_rotated_are_read_at_the_next_connection() {
     let mut etcd = Etcd::start_with_tls(&authority).await;
     let (announce, _redis) = beginning(&etcd).await;
     let mut sidekick = with_identity(announce, &authority)
-        .option("--etcd-cacert", text(&authority.certificate()))
+        .file("--etcd-cacert", &authority.certificate())
         .spawn();
     eventually(secs(5), "the key appears", async || etcd.get(KEY).await).await;
 
@@ -104,9 +94,9 @@ async fn certificates_whose_directory_is_swapped_by_a_link_are_read_too() {
     let mounted = Mounted::of(&authority);
     let (announce, _redis) = beginning(&etcd).await;
     let _sidekick = announce
-        .option("--etcd-cacert", text(&mounted.file("ca.crt")))
-        .option("--etcd-cert", text(&mounted.file("client.crt")))
-        .option("--etcd-key", text(&mounted.file("client.key")))
+        .file("--etcd-cacert", &mounted.file("ca.crt"))
+        .file("--etcd-cert", &mounted.file("client.crt"))
+        .file("--etcd-key", &mounted.file("client.key"))
         .spawn();
     eventually(secs(5), "the key appears", async || etcd.get(KEY).await).await;
 
@@ -128,9 +118,9 @@ async fn a_file_that_is_half_written_keeps_what_it_held_and_says_so() {
     let [ca, certificate, key] = ["ca.crt", "client.crt", "client.key"].map(|it| mounted.file(it));
     let (announce, _redis) = beginning(&etcd).await;
     let sidekick = announce
-        .option("--etcd-cacert", text(&ca))
-        .option("--etcd-cert", text(&certificate))
-        .option("--etcd-key", text(&key))
+        .file("--etcd-cacert", &ca)
+        .file("--etcd-cert", &certificate)
+        .file("--etcd-key", &key)
         .spawn();
     eventually(secs(5), "the key appears", async || etcd.get(KEY).await).await;
 
@@ -139,13 +129,8 @@ async fn a_file_that_is_half_written_keeps_what_it_held_and_says_so() {
     fs::write(&key, &whole[..whole.len() / 2]).expect("it can be written");
     etcd.wipe_and_restart().await;
     is_back(&etcd, "while a client's key was half written").await;
-    let kept = sidekick.times_logged("keeping the client certificate");
-    assert_eq!(kept, 1, "{:#?}", sidekick.log());
-    assert!(
-        sidekick.times_logged(text(&key)) > 0,
-        "{:#?}",
-        sidekick.log()
-    );
+    sidekick.logged_times("keeping the client certificate", 1);
+    sidekick.logs(text(&key)).await;
 
     // Now what is kept is of no use.
     etcd.kill9().await;
@@ -156,10 +141,7 @@ async fn a_file_that_is_half_written_keeps_what_it_held_and_says_so() {
     fs::write(&ca, &whole[..whole.len() / 2]).expect("it can be written");
     etcd.wipe_and_restart().await;
     sidekick.logs("keeping the CA certificate").await;
-    never_for(secs(2), "the old CA opens the door", async || {
-        etcd.get(KEY).await.is_some()
-    })
-    .await;
+    etcd.lacks(KEY, secs(2)).await;
 
     fs::write(&ca, whole).expect("it can be written");
 
@@ -173,19 +155,12 @@ async fn is_back(etcd: &Etcd, that: &str) {
     measured::took(2, what, healed.elapsed(), secs(2));
 }
 
-async fn beginning(etcd: &Etcd) -> (Announce, Container<'static>) {
-    let engine = Engine::shared().await;
-    let redis = engine.redis().run().await;
-    (redis.announce(etcd), redis)
-}
-
 fn with_identity(announce: Announce, authority: &Authority) -> Announce {
     announce
-        .option("--etcd-cert", text(&authority.client_certificate()))
+        .file("--etcd-cert", &authority.client_certificate())
         .option("--etcd-key", text(&authority.client_key()))
 }
 
 fn text(path: &Path) -> &str {
-    path.to_str()
-        .expect("the temporary directory's name is UTF-8")
+    path.to_str().expect("the path is UTF-8")
 }

@@ -3,8 +3,10 @@
 use super::container::Container;
 use super::engine::Engine;
 use super::etcd::Etcd;
+use super::measured;
 use super::sidekick::{Announce, Sidekick};
 use super::value::Value;
+use super::wait::{never_for, secs};
 
 /// The key that tests announce; each test has an etcd of its own.
 pub const KEY: &str = "/services/redis/redis@1";
@@ -92,6 +94,12 @@ impl<'e> AnnouncerScene<'e> {
         value
     }
 
+    /// The same of another life of the container than the first one.
+    pub async fn is_announced_anew(&self) {
+        let since = self.is_announced().await.since;
+        assert_ne!(since, self.value.since, "the new life has its own start");
+    }
+
     /// Waits until the key is gone.
     #[track_caller]
     pub fn is_withdrawn(&self) -> impl Future<Output = ()> {
@@ -102,6 +110,18 @@ impl<'e> AnnouncerScene<'e> {
     pub async fn successor(&self) -> Container<'e> {
         let run = self.engine.container(self.redis.name()).publish("6379");
         run.run().await
+    }
+
+    /// Makes sure that sidekick keeps the key on its lease for longer than a TTL of 3 s, and that it withdraws the key
+    /// within 5 s of SIGTERM, in spite of `what`.
+    pub async fn renews_and_withdraws(mut self, what: &str) {
+        let lease = async || self.etcd.get(KEY).await.map(|entry| entry.lease);
+        let before = lease().await;
+        let changed = async || lease().await != before;
+        never_for(secs(5), "the key is gone or on another lease", changed).await;
+        let took = self.sidekick.leaves().await;
+        measured::took(6, format!("SIGTERM to exit with {what}"), took, secs(5));
+        assert_eq!(self.etcd.get(KEY).await, None);
     }
 
     /// Starts another sidekick for the same container and key.
