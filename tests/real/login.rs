@@ -122,7 +122,7 @@ async fn the_password_is_in_no_log_line() {
 }
 
 /// The login with its password in a file, and a way to write that file, which lives as long.
-fn with_file(announce: Announce, password: &str) -> (Announce, impl Fn(&str)) {
+fn with_file(announce: Announce, password: &str) -> (Announce, impl Fn(&str) + use<>) {
     let file = tempfile::NamedTempFile::new().expect("no temporary file can be made");
     let announce = announce.option("--etcd-user", Login::NAME);
     let announce = announce.file("--etcd-password-file", file.path());

@@ -16,16 +16,10 @@ async fn renewing_a_key_writes_nothing() {
     let moved = usize::try_from(scene.etcd.revision().await - revision);
     let what = format!("etcd revisions that {renewals} renewals cost");
     measured::counted(5, what, moved.expect("it only grows"), 0);
-    assert_eq!(
-        scene.etcd.get(KEY).await,
-        before,
-        "the key stands as it did"
-    );
-    assert_eq!(
-        scene.etcd.leases().await.len(),
-        1,
-        "a process has one lease"
-    );
+    let after = scene.etcd.get(KEY).await;
+    assert_eq!(after, before, "the key stands as it did");
+    let leases = scene.etcd.leases().await;
+    assert_eq!(leases.len(), 1, "a process has one lease");
 }
 
 #[tokio::test]
@@ -36,10 +30,8 @@ async fn what_happens_in_the_container_writes_nothing() {
     scene.redis.feels("looked at").await;
     scene.redis.hang_up().await;
     scene.engine.docker(&["top", scene.redis.name()]).await;
-    scene
-        .engine
-        .docker(&["update", "--cpu-shares=512", scene.redis.name()])
-        .await;
+    let update = ["update", "--cpu-shares=512", scene.redis.name()];
+    scene.engine.docker(&update).await;
 
     scene.etcd.stays_at(revision, secs(1)).await;
 }
@@ -58,9 +50,7 @@ async fn every_log_line_is_json_where_that_is_asked_for() {
     assert!(!log.is_empty(), "an announcement is worth a line");
     for line in log {
         let parsed: Result<serde_json::Value, _> = serde_json::from_str(&line);
-        assert!(
-            parsed.is_ok_and(|json| json.is_object()),
-            "no JSON object: {line}"
-        );
+        let is_object = parsed.is_ok_and(|json| json.is_object());
+        assert!(is_object, "no JSON object: {line}");
     }
 }

@@ -34,6 +34,11 @@ impl AnnouncerScene<'static> {
         AnnouncerScene::announced_with(|announce| announce).await
     }
 
+    /// With a NOTIFY_SOCKET.
+    pub async fn under_systemd() -> AnnouncerScene<'static> {
+        AnnouncerScene::announced_with(Announce::under_systemd).await
+    }
+
     /// With a TTL and an interval in seconds.
     pub async fn announced_every(ttl: u32, interval: u32) -> AnnouncerScene<'static> {
         AnnouncerScene::announced_with(|announce| announce.times(ttl, interval)).await
