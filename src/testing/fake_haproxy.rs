@@ -223,7 +223,7 @@ impl FakeWorld {
         }
     }
 
-    /// Starts anew from the file.
+    /// Starts from the file.
     pub(crate) fn boot(&mut self) -> Result<(), String> {
         let listeners = parse(&self.file).ok_or("no file of ours")?;
         let model = Model {
@@ -273,7 +273,7 @@ impl HaproxyApi for FakeHaproxy {
             .get_mut()
             .saving
             .take()
-            .expect("somebody waits for nothing");
+            .expect("a save is awaited that was never begun");
         let result = self.write(&text).await;
         HaproxyEvent::FileSaved(text, result)
     }
@@ -286,7 +286,7 @@ impl HaproxyApi for FakeHaproxy {
         let (pid, fingerprint) = world
             .worker
             .clone()
-            .ok_or_else(|| ProxyError::Unreachable("nobody".to_owned()))?;
+            .ok_or_else(|| ProxyError::Unreachable("no worker".to_owned()))?;
         Ok(Worker {
             pid,
             fingerprint: Some(fingerprint),

@@ -137,7 +137,7 @@ async fn a_restart_while_etcd_was_down_is_told_when_it_is_back() {
 
     scene.etcd.restart().await;
 
-    scene.is_announced_anew().await;
+    scene.is_announced_as_another_life().await;
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ async fn docker_kill_withdraws_and_docker_start_announces() {
     gone(&scene, began, "docker kill").await;
 
     scene.redis.start().await;
-    scene.is_announced_anew().await;
+    scene.is_announced_as_another_life().await;
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn gone(scene: &AnnouncerScene<'_>, began: Instant, after: &str) {
 async fn docker_restart_ends_in_the_new_lifes_value() {
     let scene = AnnouncerScene::announced().await;
     scene.redis.restart().await;
-    scene.is_announced_anew().await;
+    scene.is_announced_as_another_life().await;
 }
 
 #[tokio::test]

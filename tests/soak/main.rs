@@ -3,7 +3,7 @@
 //! What both take is printed as it goes; in the end the early part is held against the late one, and
 //! the run fails where something grew. `SEED` is an environment variable too.
 
-// A scene that can't be set ends it.
+// A failed set-up ends it.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -70,7 +70,7 @@ enum Fault {
     /// A service comes or goes, which is a reload.
     Structure,
     HaproxyKilled,
-    /// Nobody answers at the engine's socket for a moment.
+    /// The engine's socket has no listener for a moment.
     DockerRefuses,
     /// And started again.
     EtcdKilled,
@@ -198,7 +198,7 @@ impl<'e> Stage<'e> {
         stage
     }
 
-    /// Waits until each that is up has a key and a server, and nobody else has.
+    /// Waits until each that is up has a key and a server, and no other container has.
     async fn is_calm(&self) {
         let up = self.containers.iter().filter(|(_, is_up)| *is_up).count();
         let there = up + usize::from(self.fleeting);

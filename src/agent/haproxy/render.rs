@@ -321,7 +321,7 @@ listen redis
 
     proptest! {
         #[test]
-        fn what_is_rendered_again_is_what_is_rendered_anew(
+        fn a_renderer_with_a_past_renders_what_a_fresh_one_does(
             models in prop::collection::vec((models(), 0..4usize), 1..5)
         ) {
             let (mut renderer, mut before) = (Renderer::default(), Model::default());
@@ -331,9 +331,9 @@ listen redis
                     model.listeners.entry(name.clone()).or_insert_with(|| listener.clone()).servers = listener.servers.clone();
                 }
                 let text = renderer.render(&fixed_config(), &model);
-                let anew = SharedText::from(render(&fixed_config(), &model));
-                prop_assert_eq!(&text, &anew);
-                prop_assert_eq!(text.to_string(), anew.to_string());
+                let fresh = SharedText::from(render(&fixed_config(), &model));
+                prop_assert_eq!(&text, &fresh);
+                prop_assert_eq!(text.to_string(), fresh.to_string());
                 before = model;
             }
         }

@@ -149,7 +149,7 @@ impl Membership {
         }
     }
 
-    /// When [`Membership::desired`] will change by itself.
+    /// When [`Membership::desired`] will change without a change in etcd.
     #[must_use]
     pub fn next_change(&self) -> Option<Moment> {
         let drain = self.retention.drain;

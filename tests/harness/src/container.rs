@@ -51,12 +51,10 @@ impl<'e> Run<'e> {
             .option("--health-retries=2")
     }
 
-    /// Arguments for redis-server instead of the image's.
+    /// Arguments for redis-server instead of the image's, after those that were given before.
     pub fn redis_arguments(mut self, arguments: &[&str]) -> Run<'e> {
-        self.arguments = arguments
-            .iter()
-            .map(|&argument| argument.to_owned())
-            .collect();
+        let arguments = arguments.iter().map(|&argument| argument.to_owned());
+        self.arguments.extend(arguments);
         self
     }
 
@@ -226,7 +224,7 @@ impl Container<'_> {
             .await;
     }
 
-    /// Makes its first process end by itself.
+    /// Makes its first process end, without a signal from Docker.
     pub async fn crash(&self) {
         self.exec_fatal(&["redis-cli", "shutdown", "nosave"]).await;
     }

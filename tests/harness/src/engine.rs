@@ -70,7 +70,7 @@ impl Engine {
         engine
     }
 
-    /// An engine with an address, which nobody has started so far.
+    /// An engine with an address, not started yet.
     pub fn not_yet() -> Engine {
         Engine::planned(Restore::Off)
     }

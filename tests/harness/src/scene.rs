@@ -100,7 +100,7 @@ impl<'e> AnnouncerScene<'e> {
     }
 
     /// The same of another life of the container than the first one.
-    pub async fn is_announced_anew(&self) {
+    pub async fn is_announced_as_another_life(&self) {
         let since = self.is_announced().await.since;
         assert_ne!(since, self.value.since, "the new life has its own start");
     }

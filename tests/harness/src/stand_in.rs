@@ -1,5 +1,5 @@
 //! A stand-in for the Docker Engine's API, for what no real engine does on demand: a thousand
-//! containers in a second, an inspect that hangs, a state that nobody has heard of. It knows the five
+//! containers in a second, an inspect that hangs, a state that no engine has. It knows the five
 //! GETs that sidekick sends, over a Unix socket.
 
 use std::collections::BTreeMap;
@@ -151,7 +151,7 @@ impl StandIn {
         self.state.all().remove(&id(number));
     }
 
-    /// Events happen, and nobody is told.
+    /// Events happen, and are not sent.
     pub fn keep_silent(&self) {
         *self.state.silent.lock().expect("no thread panics with it") = true;
     }
@@ -215,7 +215,7 @@ impl EngineState {
 
     fn tell(&self, event: String) {
         if !*self.silent.lock().expect("no thread panics with it") {
-            // Nobody listening is fine.
+            // There may be no subscriber.
             let _ = self.events.send(event);
         }
     }
