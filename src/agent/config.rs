@@ -47,6 +47,14 @@ pub enum HaproxyMode {
     Attach(PathBuf),
 }
 
+impl HaproxyMode {
+    /// The path of HAProxy's master socket.
+    pub fn socket(&self) -> &Path {
+        let (Self::Supervise(socket) | Self::Attach(socket)) = self;
+        socket
+    }
+}
+
 /// `sidekick agent`.
 #[derive(Debug, Args)]
 pub struct AgentArgs {
@@ -277,8 +285,7 @@ fn haproxy_mode(master: Option<String>, file: Option<String>) -> Checked<(Haprox
             )
         }
     };
-    let (HaproxyMode::Supervise(socket) | HaproxyMode::Attach(socket)) = &mode;
-    let text = socket.to_string_lossy();
+    let text = mode.socket().to_string_lossy();
     // It stands in an argument and in a file of HAProxy's, where other characters have a meaning.
     let harmless = |b: u8| b.is_ascii_alphanumeric() || b"/._-".contains(&b);
     if text.len() > LONGEST_SOCKET || !text.bytes().all(harmless) {

@@ -61,8 +61,7 @@ pub async fn run(config: AgentConfig, mut shutdown: Shutdown) -> anyhow::Result<
     let mut systemd = Systemd::from_environment();
     let fixed_config = fixed_config(&config);
     let pulse = systemd.pulse("haproxy");
-    let (HaproxyMode::Supervise(socket) | HaproxyMode::Attach(socket)) =
-        config.haproxy_mode.clone();
+    let socket = config.haproxy_mode.socket().to_owned();
     let ours = matches!(config.haproxy_mode, HaproxyMode::Supervise(_));
     let file = ConfigFile::new(config.haproxy.clone(), config.file.clone());
     file.create_directory()?;

@@ -106,7 +106,7 @@ impl Membership {
         changed
     }
 
-    /// The services to serve at `now`, by name. Removes those whose time is over.
+    /// The services to serve at `now`, by name. Removes instances and services whose retention is over.
     pub fn desired(&mut self, now: Moment) -> impl Iterator<Item = (&String, DesiredService)> {
         let Retention { forget, drain, .. } = self.retention;
         let notes = &mut self.notes;

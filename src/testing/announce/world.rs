@@ -9,7 +9,8 @@ use crate::endpoint::{Endpoint, Key, Since};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-const STORM: Duration = Duration::from_secs(60);
+/// How long faults are injected, before everything has to settle.
+const FAULT_PHASE: Duration = Duration::from_secs(60);
 /// Between two faults, at most.
 const PAUSE: Duration = Duration::from_millis(1500);
 /// A deadline, a late request, a dead process's TTL and an audit, one after the other.
@@ -84,7 +85,7 @@ impl AnnounceWorld {
     }
 
     pub(crate) fn run(mut self) -> Result<AnnounceTotals, String> {
-        let end = self.now + STORM;
+        let end = self.now + FAULT_PHASE;
         while self.now < end {
             let next = self.now + PAUSE.mul_f64(self.rng.f64());
             self.pass(next.min(end), false)?;
