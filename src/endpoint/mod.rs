@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn values_nobody_can_dial_are_refused() {
+    fn values_that_no_client_can_dial_are_refused() {
         for value in [
             "",
             "null",
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_that_mean_the_asker_or_nobody_are_refused() {
+    fn hosts_that_mean_the_asker_or_no_machine_are_refused() {
         for host in [
             "",
             " ",
