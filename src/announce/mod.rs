@@ -257,7 +257,7 @@ impl AnnounceLoop {
         }
     }
 
-    /// Logs that keys are kept while Docker doesn't answer: not each by itself, and at growing intervals where the
+    /// Logs that keys are kept while Docker does not answer: once for all of them, and at growing intervals where the
     /// engine goes and comes back.
     fn log_kept(&mut self, engine_lost: bool, now: Moment) {
         if !(engine_lost && self.evaluations.values().any(Evaluation::is_kept)) {
