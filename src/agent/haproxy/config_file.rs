@@ -19,9 +19,6 @@ use tracing::warn;
 /// `haproxy -c`: 0.2 s for ten thousand servers on a small machine, and many times that on a busy one.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a check in the background may take: nothing waits for it, and one that is given up is begun again.
-const BACKGROUND_CHECK_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// The niceness of a check in the background, from -20 to 19 (setpriority(2)): a third of the processor time
 /// that a process at 0 gets (sched(7)). At 19 it is a seventieth, and beside six busy processes on two cores
 /// a check took 12 s: the file fell behind for as long as the machine was busy.
@@ -187,15 +184,11 @@ impl ConfigFile {
             check.wait_with_output().await
         };
         let binary = self.binary.display();
-        let deadline = match pace {
-            WritePriority::Awaited => CHECK_TIMEOUT,
-            WritePriority::Beside => BACKGROUND_CHECK_TIMEOUT,
-        };
         let late = |_| {
-            let seconds = deadline.as_secs();
+            let seconds = CHECK_TIMEOUT.as_secs();
             ProxyError::InvalidConfig(format!("{binary} -c takes more than {seconds} s"))
         };
-        let output = timeout(deadline, check).await.map_err(late)?;
+        let output = timeout(CHECK_TIMEOUT, check).await.map_err(late)?;
         let output =
             output.map_err(|e| ProxyError::InvalidConfig(format!("can't run {binary}: {e}")))?;
         if output.status.success() {
