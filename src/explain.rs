@@ -5,6 +5,7 @@ mod config;
 pub use config::{ExplainArgs, ExplainConfig};
 
 use crate::announce::docker::client;
+use crate::announce::docker::process::PidfdProbe;
 use crate::announce::lease::ownership::{Holder, Precedence, precedence_of};
 use crate::announce::lease::protocol::DesiredKeys;
 use crate::announce::policy::claims::{Claim, Evaluation, Evaluator, Target, assign_keys};
@@ -50,12 +51,17 @@ async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
         grace: None,
     };
     let (mut text, mut refused) = (String::new(), 0);
+    let mut processes = PidfdProbe::new(&config.docker).await;
+    let mut sources = BTreeMap::new();
     let mut judged = BTreeMap::new();
     for (id, view) in everything.labelled {
         match view {
             // The container was removed after the list.
             Ok(view) if view.observation == Observation::Absent => {}
-            Ok(view) => drop(judged.insert(id.clone(), judge.judge(&id, &view, None, now()))),
+            Ok(view) => {
+                sources.insert(id.clone(), processes.source(&view));
+                judged.insert(id.clone(), judge.judge(&id, &view, None, now()));
+            }
             Err(error) => {
                 refused += 1;
                 writeln!(text, "{id}\n  no: {error:#}")?;
@@ -71,6 +77,9 @@ async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     let count = by_name.len() + refused;
     for (id, judged) in by_name {
         writeln!(text, "{}", judged.name)?;
+        if let Some(source) = sources.get(id).and_then(Option::as_ref) {
+            writeln!(text, "  its death is known {source}")?;
+        }
         let winner = |claim: &Claim| {
             let at = (id.clone(), claim.key.clone());
             assignment.outranked.get(&at).cloned()
@@ -144,6 +153,10 @@ async fn one(config: &ExplainConfig, name: &str) -> anyhow::Result<Explanation> 
     let verdict = judge(name, &view, &config.rules, None, now());
     let mut text = String::new();
     describe_container(&mut text, name, &view)?;
+    let mut processes = PidfdProbe::new(&config.docker).await;
+    if let Some(source) = processes.source(&view) {
+        writeln!(text, "{:<12}known {source}", "death")?;
+    }
     let decision = match &verdict {
         Verdict::Announce(decision) => {
             describe_decision(&mut text, decision)?;

@@ -7,6 +7,7 @@
 use super::inspect::{ListedContainer, listed, listed_leniently, observation};
 use super::inspect_queue::AT_A_TIME;
 use crate::announce::policy::container::{ContainerView, Observation};
+use crate::clock::now;
 use anyhow::Context as _;
 use bollard::errors::Error;
 use bollard::models::SystemInfo;
@@ -23,7 +24,7 @@ use tracing::debug;
 
 /// The deadline of one request. A busy engine takes seconds to inspect a container that it is starting; after
 /// ten it hangs.
-const CALL_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The address of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,12 +50,9 @@ impl std::fmt::Display for DockerHost {
 /// The engine does not answer, or refuses.
 pub async fn look(host: &DockerHost, name: &str) -> anyhow::Result<ContainerView> {
     let docker = reach(host).await?;
-    Ok(ContainerView {
-        observation: inspect(&docker, name).await?,
-        lost_since: None,
-        paused_since: None,
-        engine_name: engine_info(&docker).await.name,
-    })
+    let observation = inspect(&docker, name).await?;
+    let engine_name = engine_info(&docker).await.name;
+    Ok(ContainerView::seen(observation, engine_name, None, now()))
 }
 
 /// All containers of the engine.
@@ -79,12 +77,7 @@ pub async fn look_at_all(host: &DockerHost) -> anyhow::Result<AllContainers> {
     let looks = labelled.into_iter().map(|listed| async move {
         let view = inspect(docker, &listed.id)
             .await
-            .map(|observation| ContainerView {
-                observation,
-                lost_since: None,
-                paused_since: None,
-                engine_name: engine_name.clone(),
-            });
+            .map(|observation| ContainerView::seen(observation, engine_name.clone(), None, now()));
         (listed.id, view)
     });
     Ok(AllContainers {

@@ -216,11 +216,11 @@ impl Evaluation {
     #[must_use]
     pub fn is_over(&self) -> bool {
         let over = |state: &ContainerState| {
-            use ContainerState::{Created, Dead, Exited, Removing};
-            matches!(state, Created | Exited(_) | Removing | Dead)
+            use ContainerState::{Created, Dead, Ended, Exited, Removing};
+            matches!(state, Created | Ended | Exited(_) | Removing | Dead)
         };
         match &self.view.observation {
-            Observation::Present(container) => over(&container.state),
+            Observation::Present(container) => self.view.ended.is_some() || over(&container.state),
             Observation::Absent | Observation::NeverAsked => false,
         }
     }

@@ -103,7 +103,8 @@ pub fn pause_effective_at(view: &ContainerView, now: Moment) -> Option<Moment> {
     (now < at).then_some(at)
 }
 
-/// The container, which counts as running until [`PAUSE_COUNTS_AFTER`] is over.
+/// The container, which counts as ended where its first process is dead, and as running until
+/// [`PAUSE_COUNTS_AFTER`] is over.
 #[must_use]
 pub fn with_effective_state(
     container: &Arc<ContainerSnapshot>,
@@ -111,14 +112,16 @@ pub fn with_effective_state(
     now: Moment,
 ) -> Arc<ContainerSnapshot> {
     let mut container = container.clone();
-    if container.state == ContainerState::Paused && pause_effective_at(view, now).is_some() {
+    if container.has_processes() && view.ended.is_some() {
+        Arc::make_mut(&mut container).state = ContainerState::Ended;
+    } else if container.state == ContainerState::Paused && pause_effective_at(view, now).is_some() {
         Arc::make_mut(&mut container).state = ContainerState::Running;
     }
     container
 }
 
-/// The verdict while the engine doesn't answer; `None` where it does, and where a pause that was seen before
-/// has lasted long enough to withdraw the key.
+/// The verdict while the engine doesn't answer; `None` where it does, where the container's first process is dead,
+/// and where a pause that was seen before has lasted long enough to withdraw the key.
 #[must_use]
 pub fn outage_verdict(
     view: &ContainerView,
@@ -126,6 +129,9 @@ pub fn outage_verdict(
     now: Moment,
 ) -> Option<Verdict> {
     let since = view.lost_since?;
+    if view.ended.is_some() {
+        return None;
+    }
     if view.paused_since.is_some() && pause_effective_at(view, now).is_none() {
         return None;
     }

@@ -6,4 +6,5 @@ pub mod container;
 pub mod eligibility;
 pub mod host_source;
 pub mod labels;
+pub mod process;
 pub mod reason;

@@ -14,6 +14,7 @@ use crate::clock::Moment;
 use crate::endpoint::{Endpoint, Since};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::num::NonZeroI32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ fn web(given: &[(&str, &str)]) -> ContainerSnapshot {
         state: ContainerState::Running,
         health: ContainerHealth::Good,
         started_at: Since::parse("2026-11-23T05:06:06Z"),
+        pid: NonZeroI32::new(4711),
         host_network: false,
         ports: BTreeMap::from([
             ("80".parse().expect("a port"), all("8080")),
@@ -46,8 +48,8 @@ fn seen(container: ContainerSnapshot) -> ContainerView {
     ContainerView {
         observation: Observation::Present(Arc::new(container)),
         lost_since: None,
-        paused_since: None,
         engine_name: Some("worker-1".into()),
+        ..ContainerView::unasked(Moment::ZERO)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::announce::policy::eligibility::{
 use crate::announce::policy::reason::Reason;
 use crate::endpoint::Since;
 use std::collections::BTreeMap;
+use std::num::NonZeroI32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ fn redis(published: &[(&str, &str)]) -> ContainerSnapshot {
         state: ContainerState::Running,
         health: ContainerHealth::Good,
         started_at: Since::parse("2026-11-23T05:06:06.123456789Z"),
+        pid: NonZeroI32::new(4711),
         host_network: false,
         ports,
         labels: BTreeMap::new(),
@@ -322,8 +324,8 @@ fn while_docker_cannot_be_asked_what_is_announced_stays_for_the_grace() {
     let seen = |lost_since| ContainerView {
         observation: Observation::Present(Arc::new(redis(&[("6379", "0.0.0.0:6379")]))),
         lost_since,
-        paused_since: None,
         engine_name: Some("docker-host".into()),
+        ..ContainerView::unasked(Duration::ZERO)
     };
     let at =
         |view: &ContainerView, grace, now| judge("redis1", view, &rules(None, None), grace, now);
@@ -354,6 +356,39 @@ fn while_docker_cannot_be_asked_what_is_announced_stays_for_the_grace() {
         !reason.container_is_down(),
         "nothing is known about the container"
     );
+}
+
+/// Also while Docker doesn't answer: the kernel has.
+#[test]
+fn a_container_whose_first_process_is_dead_is_not_announced_whatever_docker_says() {
+    let second = Duration::from_secs;
+    let container = redis(&[("6379", "0.0.0.0:6379")]);
+    let ended = container.life();
+    for (state, lost_since) in [
+        (ContainerState::Running, None),
+        (ContainerState::Running, Some(second(100))),
+        (ContainerState::Paused, None),
+    ] {
+        let container = ContainerSnapshot {
+            state,
+            ..container.clone()
+        };
+        let view = ContainerView {
+            observation: Observation::Present(Arc::new(container)),
+            lost_since,
+            ended: ended.clone(),
+            paused_since: Some(second(99)),
+            ..ContainerView::unasked(Duration::ZERO)
+        };
+        let verdict = judge("redis1", &view, &rules(None, None), None, second(100));
+        let Verdict::Withdraw(reason) = verdict else {
+            panic!("{verdict:?}");
+        };
+        assert!(
+            reason.container_is_down() && reason.is_passing(),
+            "{reason}"
+        );
+    }
 }
 
 #[test]
