@@ -35,7 +35,7 @@
 //!
 //! | task | reads | writes | ends |
 //! |---|---|---|---|
-//! | the container watcher | Docker's API; which containers to inspect again | a `watch` channel: the latest state of each container | aborted at shutdown |
+//! | the container watcher | Docker's API; which containers to inspect again; a pidfd on each one's first process, and a task that waits for its end | a `watch` channel: the latest state of each container | aborted at shutdown |
 //! | the event reader | Docker's /events | `mpsc`, 1024 deep: "inspect again", deaths, networks; when it is full, all containers are inspected again | with its connection |
 //! | the etcd watcher | etcd's watches on the keys that are wished for | `mpsc`, 64 deep; further changes wait in etcd | aborted at shutdown |
 //! | the executor | the wishes; the etcd watcher's changes | **the only writer to etcd**; a `watch` channel: the state of each key | last: after the lease is revoked, or after 4.5 s |
@@ -58,6 +58,7 @@
 //!   may be wrong, its writes can't be.
 //! - One request to etcd is under way at a time; after a failure the key's state is unknown, not assumed.
 //! - Every await on Docker or etcd has a deadline; every queue holds the latest value, or is bounded.
+//! - A pidfd's death belongs to one start of one container, and outranks every answer about that life.
 //! - Docker's silence is never "the container is gone", etcd's silence never "the key is gone".
 //! - Nothing that etcd says reaches HAProxy's file or socket except a checked name, number or address.
 //! - A pass of the agent asks, commands and reads back on one connection to HAProxy's master, which ends with
@@ -68,7 +69,7 @@
 //! - A pass costs what has changed: the agent's stages hand on by pointer what hasn't, and a stage that compares
 //!   pointers holds one, so that nothing is changed in place meanwhile.
 //! - What is remembered belongs to what exists, or is bounded. A key's state goes 10 s after its last write,
-//!   with an audit; a death with the inspect that was under way; a bind's backoff one pause after its retry time;
+//!   with an audit; a death with the inspect that was under way, and by the kernel with its life; a pidfd with its process; a bind's backoff one pause after its retry time;
 //!   an empty service after `--forget`, or where there are more than `limits::MAX_SERVICES`; the address of a name
 //!   that no instance uses where there are more than 1,024; what was logged of alerts and quarantined keys after
 //!   ten minutes, 500 of them (`log_throttle::Repeats`).

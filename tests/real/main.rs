@@ -20,6 +20,7 @@ mod engine_outage;
 mod etcd_outage;
 mod explain;
 mod growth;
+mod kernel;
 mod lifecycle;
 mod log;
 mod login;

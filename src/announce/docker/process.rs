@@ -64,17 +64,19 @@ impl ProcessWatcher {
         view: &mut ContainerView,
         engine: &Result<(), NoPidfd>,
     ) -> bool {
-        let process = view.observation.first_process();
         if let Some(watched) = self.watched.get_mut(subject) {
             // The inspect began after the pidfd was opened: that was done when the one before it had been answered.
-            if watched.process.shown(process.as_ref()) {
-                if let Some(life) = watched.process.ended() {
-                    view.process_died(life);
+            let is_news = !watched.process.is_confirmed();
+            if watched.process.shown(view) {
+                if is_news {
+                    let pid = watched.process.process().pid;
+                    debug!(container = subject, pid, "its death is known by the kernel");
                 }
                 return false;
             }
             self.watched.remove(subject);
         }
+        let process = view.observation.first_process();
         let Some(process) = process.filter(|_| view.ended.is_none()) else {
             return false;
         };

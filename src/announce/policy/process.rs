@@ -6,7 +6,7 @@
 //! inspect that began after it was opened still shows the same `Pid` and `StartedAt`. Then its death is the end of that
 //! life, whatever an inspect of that life says later.
 
-use super::container::{Life, Observation};
+use super::container::{ContainerView, Life, Observation};
 use std::num::NonZeroI32;
 
 /// The first process of one life of a container, as an inspect shows it.
@@ -52,10 +52,19 @@ impl WatchedProcess {
         }
     }
 
-    /// An inspect that began after the pidfd was opened shows this first process. Returns whether the pidfd still
-    /// stands for it.
-    pub fn shown(&mut self, process: Option<&FirstProcess>) -> bool {
-        self.is_confirmed = process == Some(&self.process);
+    /// An inspect that began after the pidfd was opened shows this view, which is corrected where the process is dead.
+    /// Returns whether the pidfd still stands for the container's first process.
+    pub fn shown(&mut self, view: &mut ContainerView) -> bool {
+        self.is_confirmed = view.observation.first_process().as_ref() == Some(&self.process);
+        if let Some(life) = self.ended() {
+            view.process_died(life);
+        }
+        self.is_confirmed
+    }
+
+    /// Whether the process's death counts.
+    #[must_use]
+    pub const fn is_confirmed(&self) -> bool {
         self.is_confirmed
     }
 
@@ -156,54 +165,70 @@ pub fn is_in_our_namespace(fdinfo: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::announce::policy::container::{ContainerHealth, ContainerSnapshot, ContainerState};
+    use crate::clock::Moment;
     use crate::endpoint::Since;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
 
-    fn process(container: &str, pid: i32, second: i128) -> FirstProcess {
-        let started_at = Since::from_unix_nanos(second * 1_000_000_000).unwrap();
-        FirstProcess {
-            life: Life {
-                container: container.to_owned(),
-                started_at,
-            },
-            pid: NonZeroI32::new(pid).unwrap(),
-        }
+    fn view(container: &str, pid: i32, second: i128) -> ContainerView {
+        let snapshot = ContainerSnapshot {
+            id: container.to_owned(),
+            name: "redis1".to_owned(),
+            state: ContainerState::Running,
+            pid: NonZeroI32::new(pid),
+            health: ContainerHealth::Good,
+            started_at: Since::from_unix_nanos(second * 1_000_000_000),
+            host_network: false,
+            ports: BTreeMap::new(),
+            labels: BTreeMap::new(),
+        };
+        let observation = Observation::Present(Arc::new(snapshot));
+        ContainerView::seen(observation, None, None, Moment::ZERO)
+    }
+
+    fn opened(view: &ContainerView) -> WatchedProcess {
+        WatchedProcess::opened(view.observation.first_process().unwrap())
     }
 
     #[test]
     fn a_death_counts_only_after_an_inspect_has_shown_the_same_process() {
-        let first = process("aa", 4711, 10);
-        let mut watched = WatchedProcess::opened(first.clone());
+        let mut view = view("aa", 4711, 10);
+        let mut watched = opened(&view);
         assert_eq!(watched.ended(), None);
-        assert!(watched.shown(Some(&first)));
-        assert_eq!(watched.ended(), None, "it lives");
+        assert!(watched.shown(&mut view));
+        assert_eq!((watched.ended(), &view.ended), (None, &None), "it lives");
         watched.died();
-        assert_eq!(watched.ended(), Some(&first.life));
-        assert!(watched.shown(Some(&first)), "an engine that is late");
-        assert_eq!(watched.ended(), Some(&first.life));
+        let life = watched.ended().cloned();
+        assert!(life.is_some());
+        assert!(watched.shown(&mut view), "an engine that is late");
+        assert_eq!(view.ended, life);
     }
 
     #[test]
     fn a_process_that_dies_between_two_inspects_ends_the_life_that_the_second_still_shows() {
-        let first = process("aa", 4711, 10);
-        let mut watched = WatchedProcess::opened(first.clone());
+        let mut view = view("aa", 4711, 10);
+        let mut watched = opened(&view);
         watched.died();
         assert_eq!(watched.ended(), None, "it may have been a stranger's pid");
-        watched.shown(Some(&first));
-        assert_eq!(watched.ended(), Some(&first.life));
+        assert!(watched.shown(&mut view));
+        assert_eq!(view.ended.as_ref(), watched.ended());
+        assert!(view.ended.is_some());
     }
 
     #[test]
     fn a_pidfd_of_another_life_or_another_container_ends_nothing() {
-        for other in [
-            Some(process("aa", 4711, 11)),
-            Some(process("aa", 4712, 10)),
-            Some(process("bb", 4711, 10)),
-            None,
+        for mut other in [
+            view("aa", 4711, 11),
+            view("aa", 4712, 10),
+            view("bb", 4711, 10),
+            view("aa", 0, 10),
+            ContainerView::unasked(Moment::ZERO),
         ] {
-            let mut watched = WatchedProcess::opened(process("aa", 4711, 10));
+            let mut watched = opened(&view("aa", 4711, 10));
             watched.died();
-            assert!(!watched.shown(other.as_ref()));
-            assert_eq!(watched.ended(), None, "{other:?}");
+            assert!(!watched.shown(&mut other), "{other:?}");
+            assert_eq!((watched.ended(), &other.ended), (None, &None), "{other:?}");
         }
     }
 

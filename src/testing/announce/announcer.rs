@@ -1,6 +1,7 @@
 //! One sidekick process: a registrar, the container it watches, its request under way, its watch.
 
 use super::clock::Clock;
+use super::sight::{Delays, Sight};
 use super::store::{Author, Event, Store};
 use crate::announce::lease::ownership::Holder;
 use crate::announce::lease::protocol::{DesiredKey, LeaseEvent, LeaseId, Request, Response, Step};
@@ -40,8 +41,9 @@ pub(crate) struct Announcer {
     /// Since when the container runs, as far as it can see; `None`: it is down.
     pub(crate) since: Option<Since>,
     last_since: Option<Since>,
-    /// Docker's wire to it is black-holed: it goes by what it saw last.
+    /// Docker's wire to it is black-holed: it goes by what it saw last, and by the kernel.
     pub(crate) blind: bool,
+    pub(crate) sight: Sight,
     pub(crate) registrar: Registrar,
     /// Every lease that this process has asked for.
     leases: Vec<LeaseId>,
@@ -76,6 +78,7 @@ impl Announcer {
             since: None,
             last_since: None,
             blind: false,
+            sight: Sight::new(rng),
             registrar: Registrar::new(SETTINGS, rng.u64(..)),
             leases: Vec::new(),
             alive: true,
@@ -98,10 +101,20 @@ impl Announcer {
         new
     }
 
-    /// It sees that its container runs since `up`, or has run since `last`.
-    pub(crate) fn see(&mut self, up: Option<Since>, last: Option<Since>) {
-        (self.since, self.last_since) = (up, last);
-        self.desire();
+    /// It takes in what it was told of its container.
+    fn look(&mut self, now: Moment) -> Result<(), String> {
+        if self.sight.run(now, self.blind)? {
+            self.believe(now);
+        }
+        Ok(())
+    }
+
+    fn believe(&mut self, now: Moment) {
+        let known = (self.since, self.last_since);
+        (self.since, self.last_since) = self.sight.believes(now);
+        if known != (self.since, self.last_since) {
+            self.desire();
+        }
     }
 
     /// The container claims these keys, or doesn't any more.
@@ -165,7 +178,11 @@ impl Announcer {
     }
 
     /// SIGKILL, and a new process in its place.
-    pub(crate) fn crash(&mut self, store: &Store, rng: &mut fastrand::Rng) {
+    pub(crate) fn crash(&mut self, store: &Store, delays: &mut Delays<'_>) {
+        self.blind = false;
+        self.sight.crashes(delays);
+        (self.since, self.last_since) = (None, None);
+        let rng = &mut *delays.rng;
         self.registrar = Registrar::new(SETTINGS, rng.u64(..));
         if let Some(lost) = self.under_way.take() {
             let late = lost.done_at.map(|at| (at, lost.request, lost.author));
@@ -203,6 +220,7 @@ impl Announcer {
             self.under_way.as_ref().map(|sent| sent.back_at),
             self.watch_back_at,
             self.pending.front().map(|(at, _)| *at),
+            self.sight.due(self.blind),
             unseen.then_some(Moment::ZERO),
             self.under_way
                 .is_none()
@@ -225,6 +243,7 @@ impl Announcer {
         if self.asleep_until > now || !self.alive {
             return Ok(());
         }
+        self.look(now)?;
         self.run_watch(store, now, rng);
         let shown = self.clock.at(now);
         while self.under_way.is_none() && self.asleep_until <= now && self.idle_until <= shown {

@@ -4,6 +4,7 @@
 
 mod announcer;
 mod clock;
+mod sight;
 mod store;
 mod totals;
 mod world;

@@ -24,6 +24,9 @@ pub(crate) struct AnnounceTotals {
     pub(crate) granted_before: usize,
     /// Keys that a holder with a fast clock kept from a newer container, until it went.
     pub(crate) kept_out: usize,
+    /// Deaths that the kernel told while the engine still said Running, and that an event told first.
+    pub(crate) by_kernel: usize,
+    pub(crate) by_engine: usize,
 }
 
 impl AnnounceTotals {
@@ -48,6 +51,8 @@ impl AnnounceTotals {
         self.leaps += other.leaps;
         self.granted_before += other.granted_before;
         self.kept_out += other.kept_out;
+        self.by_kernel += other.by_kernel;
+        self.by_engine += other.by_engine;
     }
 
     pub(crate) fn is_thorough(&self) -> bool {
@@ -66,6 +71,8 @@ impl AnnounceTotals {
             self.leaps,
             self.granted_before,
             self.kept_out,
+            self.by_kernel,
+            self.by_engine,
         ];
         each.iter().all(|n| *n > self.runs / 20)
     }

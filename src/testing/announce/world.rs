@@ -1,11 +1,13 @@
 //! A seed's schedule of faults, the calm after it, and what must be true then.
 
+mod checks;
+
 use super::announcer::{Announcer, SETTINGS};
+use super::sight::Delays;
 use super::store::Store;
 use super::totals::AnnounceTotals;
-use crate::announce::lease::protocol::KeyStatus;
 use crate::clock::Moment;
-use crate::endpoint::{Endpoint, Key, Since};
+use crate::endpoint::{Key, Since};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -39,6 +41,7 @@ pub(crate) struct AnnounceWorld {
     containers: BTreeMap<String, Container>,
     keys: Vec<Key>,
     latest: Option<Since>,
+    is_calm: bool,
     totals: AnnounceTotals,
 }
 
@@ -79,6 +82,7 @@ impl AnnounceWorld {
             announcers,
             keys,
             latest: None,
+            is_calm: false,
             totals: AnnounceTotals::default(),
         }
     }
@@ -111,6 +115,9 @@ impl AnnounceWorld {
         self.totals.takeovers = self.store.takeovers;
         self.totals.clears = self.store.clears;
         self.totals.torn = self.announcers.iter().map(|a| a.torn).sum();
+        let sights = || self.announcers.iter().map(|a| &a.sight);
+        self.totals.by_kernel = sights().map(|sight| sight.by_kernel).sum();
+        self.totals.by_engine = sights().map(|sight| sight.by_engine).sum();
         Ok(self.totals)
     }
 
@@ -119,6 +126,7 @@ impl AnnounceWorld {
         let sleepers = self.announcers.iter().map(|a| a.asleep_until);
         let awake = sleepers.max().unwrap_or_default().max(self.now);
         self.pass(awake + SETTLING, true)?;
+        self.check_beliefs()?;
         self.check_end()?;
         let (revision, takeovers) = (self.store.revision, self.store.takeovers);
         self.pass(self.now + CALM, true)?;
@@ -197,8 +205,9 @@ impl AnnounceWorld {
 
     /// What the clock on that container's machine shows.
     fn since(&mut self, container: &str) -> Since {
-        // Now and then two containers start in the same nanosecond.
+        // Now and then two containers start in the same nanosecond, though never the same one twice.
         if let Some(latest) = self.latest
+            && self.containers[container].last != Some(latest)
             && self.rng.u8(0..5) == 0
         {
             return latest;
@@ -222,18 +231,36 @@ impl AnnounceWorld {
             container.last = up;
             container.started = self.now;
         }
-        for i in 0..self.announcers.len() {
-            if self.announcers[i].container == id && !self.announcers[i].blind {
-                self.see_again(i);
+        let delays = &mut Delays {
+            now: self.now,
+            rng: &mut self.rng,
+            is_calm: self.is_calm,
+        };
+        for announcer in self.announcers.iter_mut().filter(|a| a.container == id) {
+            match up {
+                Some(since) => announcer.sight.starts(id, since, delays),
+                None => announcer.sight.ends(delays),
             }
         }
     }
 
     fn see_again(&mut self, which: usize) {
-        let announcer = &mut self.announcers[which];
-        announcer.blind = false;
-        let container = &self.containers[&announcer.container];
-        announcer.see(container.up, container.last);
+        let delays = &mut Delays {
+            now: self.now,
+            rng: &mut self.rng,
+            is_calm: self.is_calm,
+        };
+        self.announcers[which].blind = false;
+        self.announcers[which].sight.reconnects(delays);
+    }
+
+    fn crash(&mut self, which: usize) {
+        let delays = &mut Delays {
+            now: self.now,
+            rng: &mut self.rng,
+            is_calm: self.is_calm,
+        };
+        self.announcers[which].crash(&self.store, delays);
     }
 
     /// One key, or several.
@@ -309,11 +336,8 @@ impl AnnounceWorld {
             0..8 => self.turn(&id),
             14 | 15 => self.announcers[which].break_watch(&self.store, back_at),
             16 | 17 => {
-                let crashed = &mut self.announcers[which];
-                crashed.asleep_until = back_at;
-                crashed.crash(&self.store, &mut self.rng);
-                // The next process asks Docker anew.
-                self.see_again(which);
+                self.announcers[which].asleep_until = back_at;
+                self.crash(which);
             }
             18 => {
                 let long = match self.rng.u8(0..20) {
@@ -328,8 +352,7 @@ impl AnnounceWorld {
             19 => self.announcers[which].leave(),
             20 if !self.announcers[which].alive => {
                 self.announcers[which].alive = true;
-                self.announcers[which].crash(&self.store, &mut self.rng);
-                self.see_again(which);
+                self.crash(which);
             }
             23 | 24 => {
                 let keys = self.some_keys();
@@ -365,64 +388,8 @@ impl AnnounceWorld {
     }
 
     fn calm_down(&mut self) {
+        self.is_calm = true;
         self.store.full = false;
         self.store.denied.clear();
-    }
-
-    /// The one with the best right holds each key, alone, on a living lease of its own.
-    fn check_end(&self) -> Result<(), String> {
-        let up = |a: &&Announcer| a.alive && a.since.is_some();
-        for key in &self.keys {
-            let claimants = self.announcers.iter().filter(up);
-            let best = claimants
-                .filter(|a| !a.unclaimed.contains(key))
-                .max_by_key(|a| (a.since, a.container.clone()));
-            let entry = self.store.entries.get(key);
-            let Some(best) = best else {
-                match entry {
-                    // Put by hand, without a lease, and nobody is there who might mind.
-                    Some(entry) if entry.lease != 0 => {
-                        return Err(format!("{entry:?} outlived its container"));
-                    }
-                    _ => continue,
-                }
-            };
-            let entry =
-                entry.ok_or_else(|| format!("{key} is missing; {} is up", best.container))?;
-            let wanted = best.endpoint(best.since.ok_or("up without since")?);
-            if Endpoint::decode(&entry.value).as_ref() != Ok(&wanted) {
-                return Err(format!("{key} is {entry:?}, not {wanted:?}"));
-            }
-            let holders = self.announcers.iter().filter(|a| {
-                a.alive
-                    && a.registrar.lease() == Some(entry.lease)
-                    && matches!(
-                        a.registrar.statuses().get(key),
-                        Some(KeyStatus::Announced(_))
-                    )
-            });
-            if holders.count() != 1 {
-                return Err(format!(
-                    "{key}: {entry:?} is not held by exactly one living announcer"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// Standing by is told once for every holder, and a holder changes only by a fault.
-    fn check_notes(&mut self) -> Result<(), String> {
-        let limit = (self.totals.faults + 4) * self.keys.len() * 2;
-        for announcer in &self.announcers {
-            self.totals.count(&announcer.events);
-            if announcer.events.len() > limit {
-                return Err(format!(
-                    "{} notes for {} faults",
-                    announcer.events.len(),
-                    self.totals.faults
-                ));
-            }
-        }
-        Ok(())
     }
 }

@@ -1,0 +1,79 @@
+//! What must be true when it is calm.
+
+use super::super::announcer::Announcer;
+use super::AnnounceWorld;
+use crate::announce::lease::protocol::KeyStatus;
+use crate::endpoint::Endpoint;
+
+impl AnnounceWorld {
+    /// Whoever sees its container knows whether it runs, and since when.
+    pub(super) fn check_beliefs(&self) -> Result<(), String> {
+        for announcer in self.announcers.iter().filter(|a| a.alive && !a.blind) {
+            let (known, is) = (announcer.since, self.containers[&announcer.container].up);
+            if known != is {
+                let id = &announcer.container;
+                return Err(format!(
+                    "{id} is up since {is:?}, and its sidekick says {known:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The one with the best right holds each key, alone, on a living lease of its own.
+    pub(super) fn check_end(&self) -> Result<(), String> {
+        let up = |a: &&Announcer| a.alive && a.since.is_some();
+        for key in &self.keys {
+            let claimants = self.announcers.iter().filter(up);
+            let best = claimants
+                .filter(|a| !a.unclaimed.contains(key))
+                .max_by_key(|a| (a.since, a.container.clone()));
+            let entry = self.store.entries.get(key);
+            let Some(best) = best else {
+                match entry {
+                    // Put by hand, without a lease, and nobody is there who might mind.
+                    Some(entry) if entry.lease != 0 => {
+                        return Err(format!("{entry:?} outlived its container"));
+                    }
+                    _ => continue,
+                }
+            };
+            let entry =
+                entry.ok_or_else(|| format!("{key} is missing; {} is up", best.container))?;
+            let wanted = best.endpoint(best.since.ok_or("up without since")?);
+            if Endpoint::decode(&entry.value).as_ref() != Ok(&wanted) {
+                return Err(format!("{key} is {entry:?}, not {wanted:?}"));
+            }
+            let holders = self.announcers.iter().filter(|a| {
+                a.alive
+                    && a.registrar.lease() == Some(entry.lease)
+                    && matches!(
+                        a.registrar.statuses().get(key),
+                        Some(KeyStatus::Announced(_))
+                    )
+            });
+            if holders.count() != 1 {
+                return Err(format!(
+                    "{key}: {entry:?} is not held by exactly one living announcer"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Standing by is told once for every holder, and a holder changes only by a fault.
+    pub(super) fn check_notes(&mut self) -> Result<(), String> {
+        let limit = (self.totals.faults + 4) * self.keys.len() * 2;
+        for announcer in &self.announcers {
+            self.totals.count(&announcer.events);
+            if announcer.events.len() > limit {
+                return Err(format!(
+                    "{} notes for {} faults",
+                    announcer.events.len(),
+                    self.totals.faults
+                ));
+            }
+        }
+        Ok(())
+    }
+}
