@@ -1,8 +1,8 @@
 //! What `announce` takes, and of it what `explain` takes too.
 
 use super::docker::client::DockerHost;
-use super::policy::claims::Target;
 use super::policy::eligibility::AddressOptions;
+use super::policy::target::Target;
 use crate::config::{Checked, check_url, duration, prefix, wrong};
 use crate::etcd::EtcdConfig;
 use crate::etcd::config::{EtcdArgs, etcd};
@@ -176,7 +176,7 @@ impl AnnounceConfig {
             Some(text) => Some(duration("--docker-grace", text)?),
         };
         Ok(Self {
-            target: target(&args)?,
+            target: target(&args.container, args.key.as_deref(), &args.prefix)?,
             ttl,
             interval,
             docker_grace,
@@ -187,22 +187,23 @@ impl AnnounceConfig {
     }
 }
 
-fn target(args: &AnnounceArgs) -> Checked<Target> {
-    let prefix = prefix(&args.prefix)?;
-    if args.container.all {
+/// `key` is the single container's.
+pub(crate) fn target(args: &ContainerArgs, key: Option<&str>, all_below: &str) -> Checked<Target> {
+    let prefix = prefix(all_below)?;
+    if args.all {
         return Ok(Target::All { prefix });
     }
-    let key = args.key.clone().unwrap_or_default();
+    let key = key.unwrap_or_default();
     Ok(Target::One {
         key: key
             .parse()
             .map_err(|e| wrong("--key", format!("{key:?} {e}")))?,
-        container: container(&args.container)?,
+        container: container(args)?,
     })
 }
 
 /// Docker's own rule for names; it also keeps the name from being anything else in a URL.
-pub(crate) fn container(args: &ContainerArgs) -> Checked<String> {
+fn container(args: &ContainerArgs) -> Checked<String> {
     let name = args.container.clone().unwrap_or_default();
     let fits = name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name

@@ -69,6 +69,12 @@ impl Key {
         &self.0
     }
 
+    /// What stands before service and instance: `/services` of `/services/redis/redis@1`.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        self.0.rsplitn(3, '/').nth(2).unwrap_or_default()
+    }
+
     /// The part before the last: `redis` of `/services/redis/redis@1`.
     #[must_use]
     pub fn service(&self) -> &str {

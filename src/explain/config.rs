@@ -1,14 +1,17 @@
 //! What `explain` takes.
 
-use crate::announce::config::{ContainerArgs, container, docker, rules};
+use crate::announce::config::{ContainerArgs, docker, rules, target};
 use crate::announce::docker::client::DockerHost;
 use crate::announce::policy::eligibility::AddressOptions;
-use crate::config::{Checked, DEFAULT_PREFIX, prefix, wrong};
-use crate::endpoint::Key;
+use crate::announce::policy::target::Target;
+use crate::config::{Checked, DEFAULT_PREFIX, prefix};
 use crate::etcd::EtcdConfig;
 use crate::etcd::config::{EtcdArgs, etcd};
 use crate::telemetry::LogArgs;
 use clap::Args;
+
+/// Stands for the key of a single container that is explained without one.
+const ANY_KEY: &str = "/any/key/will-do";
 
 /// `sidekick explain`.
 #[derive(Debug, Args)]
@@ -37,11 +40,12 @@ pub struct ExplainArgs {
 /// `sidekick explain`, checked.
 #[derive(Debug, Clone)]
 pub struct ExplainConfig {
-    /// As for announcing; `None`: all with labels of ours.
-    pub container: Option<String>,
-    /// The key to look at.
-    pub key: Option<Key>,
-    /// Where to look for keys if none is given.
+    /// As for announcing.
+    pub target: Target,
+    /// No key is given for the single container: whatever key stands in `target`, the decision is the same, and all
+    /// keys that name the container are looked at.
+    pub any_key: bool,
+    /// Where these keys are looked for, and those of all containers.
     pub prefix: String,
     /// As for announcing.
     pub rules: AddressOptions,
@@ -57,19 +61,13 @@ impl ExplainConfig {
     /// # Errors
     /// The first thing that is wrong.
     pub fn new(args: ExplainArgs) -> Checked<Self> {
-        let key = args.key.map(|key| {
-            key.parse()
-                .map_err(|e| wrong("--key", format!("{key:?} {e}")))
-        });
+        let key = args.key.as_deref();
         Ok(Self {
-            key: key.transpose()?,
+            target: target(&args.container, key.or(Some(ANY_KEY)), &args.prefix)?,
+            any_key: key.is_none() && !args.container.all,
             prefix: prefix(&args.prefix)?,
             rules: rules(&args.container)?,
             docker: docker(&args.container)?,
-            container: match args.container.all {
-                true => None,
-                false => Some(container(&args.container)?),
-            },
             etcd: etcd(&args.etcd)?,
         })
     }

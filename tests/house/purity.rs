@@ -49,6 +49,7 @@ const ROOMS: &[&str] = &[
     "announce/policy/mod.rs",
     "announce/policy/process.rs",
     "announce/policy/reason.rs",
+    "announce/policy/target.rs",
     "announce/status.rs",
     "announce/verdict_log.rs",
     "catalog.rs",

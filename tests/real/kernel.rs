@@ -117,7 +117,7 @@ async fn an_engine_in_another_pid_namespace_goes_by_events_and_explain_says_so()
     let explained = Sidekick::explain(redis.name()).etcd(&etcd).docker(&engine);
     let text = explained.run().await.text;
     let words =
-        "death       known by the engine's events: the engine runs in another pid namespace";
+        "its death is known by the engine's events: the engine runs in another pid namespace";
     assert!(text.contains(words), "{text}");
 
     let pid = redis.pid().await;

@@ -52,10 +52,6 @@ pub async fn watch(
         lists: LogThrottle::default(),
     };
     let mut processes = ProcessWatcher::new();
-    if let WatchScope::One(name) = &scope {
-        let unasked = ContainerView::unasked(now());
-        views.send_modify(|v| drop(v.containers.insert(name.clone(), unasked)));
-    }
     loop {
         let connection = EngineConnection::open(&host, &scope, &views, &pulse);
         let error = match processes.until(&views, connection).await {

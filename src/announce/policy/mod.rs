@@ -8,3 +8,4 @@ pub mod host_source;
 pub mod labels;
 pub mod process;
 pub mod reason;
+pub mod target;
