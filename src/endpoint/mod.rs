@@ -7,13 +7,15 @@ mod host;
 mod key;
 mod protocol;
 mod since;
+mod status;
 
 pub use host::{Host, HostError};
 pub use key::{Key, KeyError, MAX_KEY, MAX_PART, check_part};
 pub use protocol::Protocol;
 pub use since::Since;
+pub use status::Status;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,14 +24,6 @@ use std::num::NonZeroU16;
 
 /// The longest value that is decoded, in bytes. etcd takes 1.5 MiB; no honest value comes near.
 pub const MAX_VALUE: usize = 64 * 1024;
-
-/// What an instance says of itself beyond being there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// Takes no new connections; old ones may finish.
-    Draining,
-}
 
 /// The value at a key: where the instance is, and which container it is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -63,6 +63,7 @@ const ROOMS: &[&str] = &[
     "endpoint/mod.rs",
     "endpoint/protocol.rs",
     "endpoint/since.rs",
+    "endpoint/status.rs",
     "log_throttle.rs",
     "retry.rs",
     "watchdog.rs",
