@@ -165,6 +165,8 @@ impl Explainer<'_> {
                 container_port,
                 binding,
                 caveat,
+                // Known from events alone.
+                stop: _,
             }) => {
                 write!(text, "yes: {endpoint} ({container_port}")?;
                 match binding {
@@ -241,6 +243,9 @@ fn outcome(kv: &KeyValue, decision: &Decision) -> &'static str {
     }
     if kv.value() == decision.endpoint.encode().as_bytes() {
         return "the key is as desired";
+    }
+    if kv.value() == decision.endpoint.draining().encode().as_bytes() {
+        return "the key is as desired, and draining";
     }
     match precedence_of(&Holder::from(&*decision.endpoint), kv.value(), false) {
         Precedence::Ours | Precedence::TakeOver => "announce would take it over",

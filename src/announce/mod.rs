@@ -278,12 +278,13 @@ impl AnnounceLoop {
         }
         match &verdict {
             Verdict::Announce(decision) => {
-                let container = &decision.endpoint.container;
-                info!(
-                    %key,
-                    container,
-                    "announcing {} (address by {})", decision.endpoint, decision.host_source
-                );
+                let (endpoint, source) = (&decision.endpoint, decision.host_source);
+                let container = &endpoint.container;
+                if let Some(stop) = decision.stop {
+                    info!(%key, container, "draining {endpoint}: {stop}");
+                    return;
+                }
+                info!(%key, container, "announcing {endpoint} (address by {source})");
                 if let Some(caveat) = &decision.caveat {
                     warn!(%key, container, "{caveat}");
                 }

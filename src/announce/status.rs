@@ -110,7 +110,10 @@ impl AnnounceStatus<'_> {
                     problem(&lead, reason.to_string())
                 }
                 (Verdict::Withdraw(reason), _) => waiting(reason.to_string()),
-                (_, Some(KeyStatus::Announced(_))) => None,
+                (Verdict::Announce(decision), Some(KeyStatus::Announced(_))) => {
+                    let stop = decision.stop?;
+                    problem(&format!("draining {instance}: "), stop.to_string())
+                }
                 (_, Some(KeyStatus::StandingBy(holder))) => {
                     problem("standing by: ", format!("{instance} is held by {holder}"))
                 }

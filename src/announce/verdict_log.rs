@@ -100,6 +100,7 @@ mod tests {
             container_port: "6379".parse::<ContainerPort>().unwrap(),
             binding: None,
             caveat: None,
+            stop: None,
         }))
     }
 

@@ -32,5 +32,6 @@ mod privilege;
 mod secrets;
 mod shutdown;
 mod steady;
+mod stops;
 mod systemd;
 mod tls;

@@ -6,6 +6,7 @@ use crate::announce::policy::container::{
 };
 use crate::announce::policy::eligibility::parse_binding;
 use crate::announce::policy::labels::PREFIX;
+use crate::announce::policy::stop::StopSettings;
 use crate::endpoint::Since;
 use bollard::models::ContainerSummary;
 use serde_json::Value;
@@ -118,6 +119,10 @@ fn snapshot(answer: &Value) -> Option<ContainerSnapshot> {
             .as_i64()
             .and_then(|pid| NonZeroI32::new(i32::try_from(pid).ok()?))
             .filter(|pid| pid.get() > 0),
+        stop: StopSettings::of(
+            config["StopSignal"].as_str(),
+            config["StopTimeout"].as_i64(),
+        ),
         host_network: answer["HostConfig"]["NetworkMode"] == "host",
         ports: published(&answer["NetworkSettings"]["Ports"]),
         labels: labels

@@ -2,7 +2,8 @@
 //! frozen or down.
 
 use super::client::{CALL_DEADLINE, DockerHost};
-use crate::announce::policy::container::{ContainerView, ContainerViews, Life};
+use crate::announce::policy::container::{ContainerView, ContainerViews};
+use crate::announce::policy::life::Life;
 use crate::announce::policy::process::{
     DeathSource, FirstProcess, NoPidfd, WatchedProcess, is_container_init, is_in_our_namespace,
 };

@@ -241,6 +241,17 @@ impl<'a> EngineConnection<'a> {
                 });
                 subject
             }
+            ContainerEvent::Signalled {
+                subject,
+                id,
+                signal,
+            } => {
+                self.views.send_if_modified(|views| {
+                    let view = views.containers.get_mut(&subject);
+                    view.is_some_and(|view| view.signalled(&id, signal, now()))
+                });
+                subject
+            }
             ContainerEvent::Connected(container) => match self.watched_as(container) {
                 Some(subject) => subject,
                 None => return,

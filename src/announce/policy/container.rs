@@ -2,6 +2,8 @@
 
 pub use crate::endpoint::Protocol;
 
+use super::life::Life;
+use super::stop::{StopProgress, StopSettings, StopUnderWay};
 use crate::clock::Moment;
 use crate::endpoint::Since;
 use std::collections::BTreeMap;
@@ -26,21 +28,14 @@ pub struct ContainerSnapshot {
     pub health: ContainerHealth,
     /// When the container was started last; `None` if never.
     pub started_at: Option<Since>,
+    /// How the engine stops it.
+    pub stop: StopSettings,
     /// Whether the container uses the host's network.
     pub host_network: bool,
     /// The published container ports and where each is bound on the host.
     pub ports: BTreeMap<ContainerPort, Vec<Binding>>,
     /// The container's `sidekick.*` labels.
     pub labels: BTreeMap<String, String>,
-}
-
-/// One life of a container: from a start to its death.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Life {
-    /// The container's full id.
-    pub container: String,
-    /// When that life started.
-    pub started_at: Since,
 }
 
 impl ContainerSnapshot {
@@ -81,7 +76,7 @@ pub enum ContainerState {
     Restarting,
     /// Created and never started.
     Created,
-    /// Its first process is dead, by the kernel; the engine hasn't told with which status.
+    /// Its first process is dead, by the kernel, or got SIGKILL; the engine hasn't told with which status.
     Ended,
     /// Ended, with this status.
     Exited(i64),
@@ -206,10 +201,19 @@ impl Observation {
         self
     }
 
+    /// The container, where there is one.
+    #[must_use]
+    pub fn present(&self) -> Option<&ContainerSnapshot> {
+        match self {
+            Self::Present(container) => Some(container),
+            Self::Absent | Self::NeverAsked => None,
+        }
+    }
+
     /// Whether the answer is about that life of the container.
     #[must_use]
     pub fn shows(&self, life: &Life) -> bool {
-        matches!(self, Self::Present(container) if container.life().as_ref() == Some(life))
+        self.present().and_then(ContainerSnapshot::life).as_ref() == Some(life)
     }
 
     /// The container's id and start, which identify its life, and its state; `None` without a container.
@@ -231,6 +235,8 @@ pub struct ContainerView {
     /// The life that the engine's answer shows, where its first process is dead by the kernel. It outranks every
     /// answer about that life: an engine goes on saying Running for some 30 ms, and for ever with a stuck shim.
     pub ended: Option<Life>,
+    /// The stop that was begun last, of the life that the engine's answer shows or of the next.
+    pub stop: Option<StopUnderWay>,
     /// Since when the container is paused, if it was seen running before; `None` where it isn't paused, or may have
     /// been for any time.
     pub paused_since: Option<Moment>,
@@ -256,6 +262,7 @@ impl ContainerView {
             observation: Observation::NeverAsked,
             lost_since: Some(now),
             ended: None,
+            stop: None,
             paused_since: None,
             engine_name: None,
         }
@@ -283,8 +290,12 @@ impl ContainerView {
             _ => None,
         };
         let ended = before.and_then(|before| before.ended.clone());
+        let stop = before.and_then(|before| before.stop.clone());
         Self {
             ended: ended.filter(|life| observation.shows(life)),
+            stop: observation
+                .present()
+                .and_then(|c| stop?.after(c.life(), c.has_processes())),
             observation,
             lost_since: None,
             paused_since,
@@ -315,8 +326,55 @@ impl ContainerView {
         changed
     }
 
+    /// The engine has sent the container with this id a signal. Returns whether that changes anything.
+    pub fn signalled(&mut self, id: &str, signal: u8, now: Moment) -> bool {
+        let Some(container) = self.observation.present().filter(|c| c.id == id) else {
+            return false;
+        };
+        let life = container.life().filter(|_| container.has_processes());
+        let Some(stop) = StopUnderWay::begun(container.stop, signal, life, now) else {
+            return false;
+        };
+        let is_news = self
+            .stop
+            .as_ref()
+            .is_none_or(|known| stop.supersedes(known));
+        if is_news {
+            self.stop = Some(stop);
+        }
+        is_news
+    }
+
+    /// Whether the container's life is over although the engine still says that it runs: its first process is dead, by
+    /// the kernel, or got SIGKILL.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let stop = self.stop_of_this_life();
+        self.ended.is_some() || stop.is_some_and(StopUnderWay::is_kill)
+    }
+
+    /// How far the stop of the container's present life is, which has not ended it.
+    #[must_use]
+    pub fn stop_progress(&self, now: Moment) -> Option<StopProgress> {
+        Some(self.stop_of_this_life()?.progress(now))
+    }
+
+    /// When the container will have outlived its stop; `None` where it isn't stopped, or that moment has passed.
+    #[must_use]
+    pub fn stop_outlived_at(&self, now: Moment) -> Option<Moment> {
+        self.stop_of_this_life()?.outlived_at(now)
+    }
+
+    fn stop_of_this_life(&self) -> Option<&StopUnderWay> {
+        let life = self.observation.present()?.life()?;
+        self.stop.as_ref().filter(|stop| stop.is_of(&life))
+    }
+
     /// A container has died, perhaps this one. Returns whether that changes anything.
     pub fn died(&mut self, death: &Death) -> bool {
+        if self.observation.present().is_some_and(|c| c.id == death.id) {
+            self.stop = None;
+        }
         let observation = self.observation.clone().after(std::slice::from_ref(death));
         let changed = self.observation != observation;
         if changed {

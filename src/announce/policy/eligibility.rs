@@ -10,6 +10,7 @@ use super::container::{
 };
 use super::host_source::HostSource;
 use super::reason::Reason;
+use super::stop::StopProgress;
 use crate::clock::Moment;
 use crate::endpoint::{Endpoint, Host};
 use std::collections::BTreeMap;
@@ -53,6 +54,24 @@ pub struct Decision {
     pub binding: Option<Binding>,
     /// Why clients may not reach the endpoint; `None` where no reason is known.
     pub caveat: Option<Caveat>,
+    /// The stop of the container that is under way, for which the endpoint drains.
+    pub stop: Option<StopProgress>,
+}
+
+impl Decision {
+    /// The same, for a container whose stop is this far.
+    #[must_use]
+    pub fn stopping(self, stop: Option<StopProgress>) -> Self {
+        let endpoint = match stop {
+            Some(_) => Arc::new(self.endpoint.draining()),
+            None => self.endpoint,
+        };
+        Self {
+            endpoint,
+            stop,
+            ..self
+        }
+    }
 }
 
 /// What to do about a container's key.
@@ -71,7 +90,7 @@ pub fn pause_effective_at(view: &ContainerView, now: Moment) -> Option<Moment> {
     (now < at).then_some(at)
 }
 
-/// The container, which counts as ended where its first process is dead, and as running until
+/// The container, which counts as ended where its first process is dead or got SIGKILL, and as running until
 /// [`PAUSE_COUNTS_AFTER`] is over.
 #[must_use]
 pub fn with_effective_state(
@@ -80,7 +99,7 @@ pub fn with_effective_state(
     now: Moment,
 ) -> Arc<ContainerSnapshot> {
     let mut container = container.clone();
-    if container.has_processes() && view.ended.is_some() {
+    if container.has_processes() && view.is_over() {
         Arc::make_mut(&mut container).state = ContainerState::Ended;
     } else if container.state == ContainerState::Paused && pause_effective_at(view, now).is_some() {
         Arc::make_mut(&mut container).state = ContainerState::Running;
@@ -108,7 +127,7 @@ pub fn engine_outage(
     now: Moment,
 ) -> Option<EngineOutage> {
     let since = view.lost_since?;
-    if view.ended.is_some() {
+    if view.is_over() {
         return None;
     }
     if view.paused_since.is_some() && pause_effective_at(view, now).is_none() {
@@ -179,6 +198,7 @@ pub fn decide(
         host_source,
         container_port,
         binding,
+        stop: None,
     })
 }
 

@@ -6,7 +6,8 @@
 //! inspect that began after it was opened still shows the same `Pid` and `StartedAt`. Then its death is the end of that
 //! life, whatever an inspect of that life says later.
 
-use super::container::{ContainerView, Life, Observation};
+use super::container::{ContainerView, Observation};
+use super::life::Life;
 use std::num::NonZeroI32;
 
 /// The first process of one life of a container, as an inspect shows it.
@@ -166,6 +167,7 @@ pub fn is_in_our_namespace(fdinfo: &str) -> bool {
 mod tests {
     use super::*;
     use crate::announce::policy::container::{ContainerHealth, ContainerSnapshot, ContainerState};
+    use crate::announce::policy::stop::StopSettings;
     use crate::clock::Moment;
     use crate::endpoint::Since;
     use std::collections::BTreeMap;
@@ -179,6 +181,7 @@ mod tests {
             pid: NonZeroI32::new(pid),
             health: ContainerHealth::Good,
             started_at: Since::from_unix_nanos(second * 1_000_000_000),
+            stop: StopSettings::default(),
             host_network: false,
             ports: BTreeMap::new(),
             labels: BTreeMap::new(),

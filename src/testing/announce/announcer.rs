@@ -7,7 +7,7 @@ use crate::announce::lease::ownership::Holder;
 use crate::announce::lease::protocol::{DesiredKey, LeaseEvent, LeaseId, Request, Response, Step};
 use crate::announce::lease::registrar::{LeaseSettings, Registrar};
 use crate::clock::Moment;
-use crate::endpoint::{Endpoint, Key, Since};
+use crate::endpoint::{Endpoint, Key, Since, Status};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -41,6 +41,8 @@ pub(crate) struct Announcer {
     /// Since when the container runs, as far as it can see; `None`: it is down.
     pub(crate) since: Option<Since>,
     last_since: Option<Since>,
+    /// A stop of the container is under way, as far as it knows.
+    pub(crate) drains: bool,
     /// Docker's wire to it is black-holed: it goes by what it saw last, and by the kernel.
     pub(crate) blind: bool,
     pub(crate) sight: Sight,
@@ -77,6 +79,7 @@ impl Announcer {
             container,
             since: None,
             last_since: None,
+            drains: false,
             blind: false,
             sight: Sight::new(rng),
             registrar: Registrar::new(SETTINGS, rng.u64(..)),
@@ -110,9 +113,10 @@ impl Announcer {
     }
 
     fn believe(&mut self, now: Moment) {
-        let known = (self.since, self.last_since);
+        let known = (self.since, self.last_since, self.drains);
         (self.since, self.last_since) = self.sight.believes(now);
-        if known != (self.since, self.last_since) {
+        self.drains = self.sight.drains(now);
+        if known != (self.since, self.last_since, self.drains) {
             self.desire();
         }
     }
@@ -130,7 +134,7 @@ impl Announcer {
             protocol: crate::endpoint::Protocol::Tcp,
             container: Some(self.container.clone()),
             since: Some(since),
-            status: None,
+            status: self.drains.then_some(Status::Draining),
             meta: BTreeMap::new(),
         }
     }
@@ -181,7 +185,7 @@ impl Announcer {
     pub(crate) fn crash(&mut self, store: &Store, delays: &mut Delays<'_>) {
         self.blind = false;
         self.sight.crashes(delays);
-        (self.since, self.last_since) = (None, None);
+        (self.since, self.last_since, self.drains) = (None, None, false);
         let rng = &mut *delays.rng;
         self.registrar = Registrar::new(SETTINGS, rng.u64(..));
         if let Some(lost) = self.under_way.take() {

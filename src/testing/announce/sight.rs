@@ -1,10 +1,13 @@
-//! What one sidekick is told of its container: by inspects, by `die` events and by a pidfd, each early, late or never.
+//! What one sidekick is told of its container: by inspects, by `kill` and `die` events and by a pidfd, each early, late or
+//! never.
 
 use crate::announce::policy::container::{
-    ContainerHealth, ContainerSnapshot, ContainerState, ContainerView, Death, Life, Observation,
+    ContainerHealth, ContainerSnapshot, ContainerState, ContainerView, Death, Observation,
 };
 use crate::announce::policy::eligibility::with_effective_state;
+use crate::announce::policy::life::Life;
 use crate::announce::policy::process::{FirstProcess, WatchedProcess};
+use crate::announce::policy::stop::StopSettings;
 use crate::clock::Moment;
 use crate::endpoint::Since;
 use std::collections::{BTreeMap, VecDeque};
@@ -16,6 +19,8 @@ use std::time::Duration;
 enum News {
     /// An inspect's answer.
     Inspected(Observation),
+    /// A `kill` event with this signal.
+    Signalled(u8),
     /// A `die` event, after which the container is inspected.
     Died(Death),
 }
@@ -64,6 +69,16 @@ impl Sight {
         (up, container.started_at)
     }
 
+    /// Whether the container drains, as far as it knows.
+    pub(crate) fn drains(&self, now: Moment) -> bool {
+        self.believes(now).0.is_some() && self.view.stop_progress(now).is_some()
+    }
+
+    /// A stop of the container begins.
+    pub(crate) fn stops(&mut self, delays: &mut Delays<'_>) {
+        self.push(delays.of(30, 3000), News::Signalled(15));
+    }
+
     /// The container has a new life.
     pub(crate) fn starts(&mut self, id: &str, since: Since, delays: &mut Delays<'_>) {
         self.truth = Observation::Present(Arc::new(running(id, since)));
@@ -89,6 +104,9 @@ impl Sight {
         };
         let ended = Arc::make_mut(container);
         (ended.state, ended.pid) = (ContainerState::Exited(137), None);
+        if delays.rng.u8(0..4) == 0 {
+            self.push(delays.of(10, 30), News::Signalled(9));
+        }
         // Until it has cleaned up, the engine says Running.
         for _ in 0..delays.rng.u8(0..3) {
             self.push(delays.of(30, 60), News::Inspected(stale.clone()));
@@ -171,6 +189,12 @@ impl Sight {
     fn hear_engine(&mut self, news: News, now: Moment) {
         let was_up = self.believes(now).0.is_some();
         match news {
+            News::Signalled(signal) => {
+                let shown = self.view.observation.present();
+                let id = shown.map(|container| container.id.clone());
+                self.view.signalled(&id.unwrap_or_default(), signal, now);
+                self.by_engine += usize::from(was_up && self.believes(now).0.is_none());
+            }
             News::Died(death) => {
                 self.view.died(&death);
                 self.by_engine += usize::from(was_up && self.believes(now).0.is_none());
@@ -226,6 +250,7 @@ fn running(id: &str, since: Since) -> ContainerSnapshot {
         pid: NonZeroI32::new(4711),
         health: ContainerHealth::Good,
         started_at: Some(since),
+        stop: StopSettings::default(),
         host_network: false,
         ports: BTreeMap::new(),
         labels: BTreeMap::new(),

@@ -27,6 +27,8 @@ pub(crate) struct AnnounceTotals {
     /// Deaths that the kernel told while the engine still said Running, and that an event told first.
     pub(crate) by_kernel: usize,
     pub(crate) by_engine: usize,
+    /// Calm moments in which one drained because its container's stop had begun.
+    pub(crate) stops: usize,
 }
 
 impl AnnounceTotals {
@@ -53,6 +55,7 @@ impl AnnounceTotals {
         self.kept_out += other.kept_out;
         self.by_kernel += other.by_kernel;
         self.by_engine += other.by_engine;
+        self.stops += other.stops;
     }
 
     pub(crate) fn is_thorough(&self) -> bool {
@@ -73,6 +76,7 @@ impl AnnounceTotals {
             self.kept_out,
             self.by_kernel,
             self.by_engine,
+            self.stops,
         ];
         each.iter().all(|n| *n > self.runs / 20)
     }

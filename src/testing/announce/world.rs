@@ -27,6 +27,8 @@ const SUCCESSION: Duration = Duration::from_secs(5);
 struct Container {
     up: Option<Since>,
     last: Option<Since>,
+    /// A stop of its present life has begun.
+    stops: bool,
     /// When it really started last.
     started: Moment,
     /// So many seconds is the clock ahead, or behind.
@@ -225,7 +227,7 @@ impl AnnounceWorld {
         let starts = self.containers[id].up.is_none();
         let up = starts.then(|| self.since(id));
         let container = self.containers.get_mut(id).expect("a container");
-        container.up = up;
+        (container.up, container.stops) = (up, false);
         if starts {
             self.totals.backwards += usize::from(container.last > up);
             container.last = up;
@@ -241,6 +243,23 @@ impl AnnounceWorld {
                 Some(since) => announcer.sight.starts(id, since, delays),
                 None => announcer.sight.ends(delays),
             }
+        }
+    }
+
+    /// A stop of the container begins, if it runs.
+    fn stop(&mut self, id: &str) {
+        let container = self.containers.get_mut(id).expect("a container");
+        if container.up.is_none() {
+            return;
+        }
+        container.stops = true;
+        let delays = &mut Delays {
+            now: self.now,
+            rng: &mut self.rng,
+            is_calm: self.is_calm,
+        };
+        for announcer in self.announcers.iter_mut().filter(|a| a.container == id) {
+            announcer.sight.stops(delays);
         }
     }
 
@@ -274,8 +293,8 @@ impl AnnounceWorld {
         self.totals.faults += 1;
         let which = self.rng.usize(0..self.announcers.len());
         let back_at = self.now + Duration::from_millis(self.rng.u64(0..3000));
-        match self.rng.u32(0..36) {
-            roll @ (8..=13 | 21 | 22 | 25..=27 | 35..) => self.etcd_fault(roll, which, back_at),
+        match self.rng.u32(0..40) {
+            roll @ (8..=13 | 21 | 22 | 25..=27 | 35) => self.etcd_fault(roll, which, back_at),
             roll => self.announcer_fault(roll, which, back_at),
         }
     }
@@ -334,6 +353,7 @@ impl AnnounceWorld {
         let id = self.announcers[which].container.clone();
         match roll {
             0..8 => self.turn(&id),
+            38 | 39 => self.stop(&id),
             14 | 15 => self.announcers[which].break_watch(&self.store, back_at),
             16 | 17 => {
                 self.announcers[which].asleep_until = back_at;

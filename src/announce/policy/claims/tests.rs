@@ -9,6 +9,7 @@ use crate::announce::policy::container::{
 };
 use crate::announce::policy::eligibility::{AddressOptions, Verdict, parse_binding};
 use crate::announce::policy::labels::{MAX_META, services};
+use crate::announce::policy::stop::StopSettings;
 use crate::announce::policy::target::Target;
 use crate::announce::status::AnnounceStatus;
 use crate::clock::Moment;
@@ -36,6 +37,7 @@ fn web(given: &[(&str, &str)]) -> ContainerSnapshot {
         health: ContainerHealth::Good,
         started_at: Since::parse("2026-11-23T05:06:06Z"),
         pid: NonZeroI32::new(4711),
+        stop: StopSettings::default(),
         host_network: false,
         ports: BTreeMap::from([
             ("80".parse().expect("a port"), all("8080")),

@@ -38,6 +38,7 @@ fn seen(second: i128, state: ContainerState) -> Observation {
         health: ContainerHealth::Good,
         started_at: Since::from_unix_nanos(second * 1_000_000_000),
         pid: NonZeroI32::new(4711),
+        stop: StopSettings::default(),
         host_network: false,
         ports: BTreeMap::new(),
         labels: BTreeMap::new(),

@@ -12,6 +12,7 @@ use crate::announce::policy::eligibility::{
     AddressOptions, Decision, HostSource, Verdict, parse_binding,
 };
 use crate::announce::policy::reason::Reason;
+use crate::announce::policy::stop::StopSettings;
 use crate::announce::policy::target::Target;
 use crate::clock::Moment;
 use crate::endpoint::Since;
@@ -40,6 +41,7 @@ fn redis(published: &[(&str, &str)]) -> ContainerSnapshot {
         health: ContainerHealth::Good,
         started_at: Since::parse("2026-11-23T05:06:06.123456789Z"),
         pid: NonZeroI32::new(4711),
+        stop: StopSettings::default(),
         host_network: false,
         ports,
         labels: BTreeMap::new(),

@@ -6,10 +6,18 @@ use crate::announce::lease::protocol::KeyStatus;
 use crate::endpoint::Endpoint;
 
 impl AnnounceWorld {
-    /// Whoever sees its container knows whether it runs, and since when.
-    pub(super) fn check_beliefs(&self) -> Result<(), String> {
+    /// Whoever sees its container knows whether it runs, and since when; and takes no other life for one that is stopped.
+    pub(super) fn check_beliefs(&mut self) -> Result<(), String> {
         for announcer in self.announcers.iter().filter(|a| a.alive && !a.blind) {
-            let (known, is) = (announcer.since, self.containers[&announcer.container].up);
+            let container = &self.containers[&announcer.container];
+            let (known, is) = (announcer.since, container.up);
+            if announcer.drains && !container.stops {
+                return Err(format!(
+                    "{} drains, and is not stopped",
+                    announcer.container
+                ));
+            }
+            self.totals.stops += usize::from(announcer.drains);
             if known != is {
                 let id = &announcer.container;
                 return Err(format!(
