@@ -69,7 +69,8 @@
 //! - A pass costs what has changed: the agent's stages hand on by pointer what hasn't, and a stage that compares
 //!   pointers holds one, so that nothing is changed in place meanwhile.
 //! - What is remembered belongs to what exists, or is bounded. A key's state goes 10 s after its last write,
-//!   with an audit; a death with the inspect that was under way, and by the kernel with its life; a pidfd with its process; a bind's backoff one pause after its retry time;
+//!   with an audit; a death with the inspect that was under way, one by the kernel and a stop with their life, a
+//!   pidfd with its process; a bind's backoff one pause after its retry time;
 //!   an empty service after `--forget`, or where there are more than `limits::MAX_SERVICES`; the address of a name
 //!   that no instance uses where there are more than 1,024; what was logged of alerts and quarantined keys after
 //!   ten minutes, 500 of them (`log_throttle::Repeats`).

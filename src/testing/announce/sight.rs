@@ -40,6 +40,8 @@ pub(crate) struct Sight {
     /// Deaths that the kernel told while the engine still said Running; and that the engine told first.
     pub(crate) by_kernel: usize,
     pub(crate) by_engine: usize,
+    /// Stops that it was told of when they began.
+    pub(crate) told_of_stops: usize,
 }
 
 impl Sight {
@@ -54,6 +56,7 @@ impl Sight {
             dead: None,
             by_kernel: 0,
             by_engine: 0,
+            told_of_stops: 0,
         }
     }
 
@@ -194,6 +197,7 @@ impl Sight {
                 let id = shown.map(|container| container.id.clone());
                 self.view.signalled(&id.unwrap_or_default(), signal, now);
                 self.by_engine += usize::from(was_up && self.believes(now).0.is_none());
+                self.told_of_stops += usize::from(self.drains(now));
             }
             News::Died(death) => {
                 self.view.died(&death);

@@ -27,7 +27,7 @@ pub(crate) struct AnnounceTotals {
     /// Deaths that the kernel told while the engine still said Running, and that an event told first.
     pub(crate) by_kernel: usize,
     pub(crate) by_engine: usize,
-    /// Calm moments in which one drained because its container's stop had begun.
+    /// Stops that a sidekick was told of when they began.
     pub(crate) stops: usize,
 }
 

@@ -120,6 +120,7 @@ impl AnnounceWorld {
         let sights = || self.announcers.iter().map(|a| &a.sight);
         self.totals.by_kernel = sights().map(|sight| sight.by_kernel).sum();
         self.totals.by_engine = sights().map(|sight| sight.by_engine).sum();
+        self.totals.stops = sights().map(|sight| sight.told_of_stops).sum();
         Ok(self.totals)
     }
 
