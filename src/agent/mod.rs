@@ -32,9 +32,10 @@ use event_log::EventLog;
 use haproxy::api::ProxyError;
 use haproxy::config_file::ConfigFile;
 use haproxy::executor::HaproxyExecutor;
+use haproxy::file_content::FileContent;
 use haproxy::health::HealthMonitor;
 use haproxy::parse::{last_served, parse};
-use haproxy::render::{FixedConfig, render};
+use haproxy::render::FixedConfig;
 use lock::Locks;
 use machine::fixed_config;
 use model::backends::Backends;
@@ -61,12 +62,12 @@ pub async fn run(config: AgentConfig, mut shutdown: Shutdown) -> anyhow::Result<
     let mut systemd = Systemd::from_environment();
     let fixed_config = fixed_config(&config);
     let pulse = systemd.pulse("haproxy");
-    let (HaproxyMode::Supervise(socket) | HaproxyMode::Attach(socket)) = config.way.clone();
-    let ours = matches!(config.way, HaproxyMode::Supervise(_));
+    let socket = config.haproxy_mode.socket().to_owned();
+    let ours = matches!(config.haproxy_mode, HaproxyMode::Supervise(_));
     let file = ConfigFile::new(config.haproxy.clone(), config.file.clone());
     file.create_directory()?;
     // Held until this HAProxy has stopped: before that no other agent may start one.
-    let _locks = Locks::take(file.path(), &config.way)?;
+    let _locks = Locks::take(file.path(), &config.haproxy_mode)?;
     let text = try_base(&file, &fixed_config, &config).await?;
     let haproxy = HaproxyExecutor::new(
         file,
@@ -139,7 +140,8 @@ async fn try_base(
         stats: config.rules.stats,
         ..Model::default()
     };
-    match file.try_out(&render(fixed_config, &empty).into()).await {
+    let empty = FileContent::Rendered(Arc::new(fixed_config.clone()), empty);
+    match file.try_out(&empty).await {
         // HAProxy already runs, or can start from the existing file.
         Err(error @ ProxyError::DiskFull(_)) if text.as_deref().and_then(parse).is_some() => {
             warn!("{error}; continuing with the existing file; the base file is not checked");

@@ -6,8 +6,8 @@
 use std::time::Instant;
 
 use sidekick_harness::{
-    A_WHILE, Container, Engine, Etcd, KEY, SOON, Scene, Sidekick, eventually, measured, millis,
-    never_for,
+    A_WHILE, AnnouncerScene, Container, Engine, Etcd, KEY, SOON, Sidekick, eventually, measured,
+    millis, never_for,
 };
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn any_other_signal_changes_nothing() {
 
 #[tokio::test]
 async fn docker_kill_is_a_death_at_once_and_is_not_taken_back() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let changes = scene.etcd.watch(KEY).await;
     scene.redis.kill().await;
     scene.is_withdrawn().await;

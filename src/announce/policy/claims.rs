@@ -2,9 +2,7 @@
 //!
 //! `announce CONTAINER --key` is the case of one container and one claim.
 
-use super::container::{
-    ContainerHealth, ContainerSnapshot, ContainerState, ContainerView, Observation,
-};
+use super::container::{ContainerSnapshot, ContainerState, ContainerView, Observation};
 use super::eligibility::{
     AddressOptions, EngineOutage, Verdict, configured_host, decide, default_host, engine_outage,
     pause_effective_at, with_effective_state,
@@ -18,6 +16,7 @@ use crate::announce::lease::protocol::{DesiredKey, DesiredKeys};
 use crate::clock::Moment;
 use crate::endpoint::Key;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One key that a container claims.
@@ -36,6 +35,8 @@ pub struct Evaluation {
     pub name: String,
     /// The view that was evaluated.
     view: ContainerView,
+    /// The container that the claims were decided by: an earlier one than in `view`, while the engine doesn't answer.
+    decided_by: Option<Arc<ContainerSnapshot>>,
     /// The container's claims, each to a key of its own; or why it claims no key.
     pub claims: Result<Vec<Claim>, Reason>,
     /// When the container is evaluated again although its view hasn't changed.
@@ -89,8 +90,8 @@ impl Evaluator<'_> {
                 claims.or_else(|reason| self.refuse(reason))
             }
         };
-        let end_of_grace = match outage {
-            Some(EngineOutage::Keep(end)) => end,
+        let end_of_grace = match &outage {
+            Some(EngineOutage::Keep(end)) => *end,
             Some(EngineOutage::Withdraw(_)) | None => None,
         };
         let ends = [
@@ -105,6 +106,11 @@ impl Evaluator<'_> {
                 _ => id.to_owned(),
             },
             view: view.clone(),
+            decided_by: match (&outage, &view.observation) {
+                (Some(_), _) => before.and_then(|before| before.decided_by.clone()),
+                (None, Observation::Present(container)) => Some(container.clone()),
+                (None, Observation::Absent | Observation::NeverAsked) => None,
+            },
             claims,
             ends: ends.into_iter().flatten().min(),
         }
@@ -198,15 +204,8 @@ impl Evaluation {
 
     /// The life of the container that is known to be down; `None` where the reason is another one.
     fn past_life(&self, reason: &Reason) -> Option<Holder> {
-        // While the engine doesn't answer, the reason may be older than the view, and of another life.
-        let is_up = |c: &&ContainerSnapshot| {
-            c.state == ContainerState::Running
-                && c.health == ContainerHealth::Good
-                && !self.view.is_over()
-        };
-        let container = self
-            .container()
-            .filter(|c| reason.container_is_down() && !is_up(c))?;
+        let container = self.decided_by.as_ref();
+        let container = container.filter(|_| reason.container_is_down())?;
         Some(Holder {
             container: container.short_id(),
             since: container.started_at,

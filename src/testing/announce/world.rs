@@ -11,7 +11,8 @@ use crate::endpoint::{Key, Since};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-const STORM: Duration = Duration::from_secs(60);
+/// How long faults are injected, before everything has to settle.
+const FAULT_PHASE: Duration = Duration::from_secs(60);
 /// Between two faults, at most.
 const PAUSE: Duration = Duration::from_millis(1500);
 /// A deadline, a late request, a dead process's TTL and an audit, one after the other.
@@ -90,7 +91,7 @@ impl AnnounceWorld {
     }
 
     pub(crate) fn run(mut self) -> Result<AnnounceTotals, String> {
-        let end = self.now + STORM;
+        let end = self.now + FAULT_PHASE;
         while self.now < end {
             let next = self.now + PAUSE.mul_f64(self.rng.f64());
             self.pass(next.min(end), false)?;
@@ -163,7 +164,7 @@ impl AnnounceWorld {
         self.must_settle()
     }
 
-    /// While a holder whose clock is fast lives, a container that started after it waits, and nobody
+    /// While a holder whose clock is fast lives, a container that started after it waits, and no announcer
     /// writes (that was the calm). Once it goes, the key is the other's without delay.
     fn holders_with_fast_clocks_go(&mut self) -> Result<(), String> {
         while let Some(holder) = self.keeps_a_newer_one_out() {

@@ -1,6 +1,7 @@
 //! Which container is announced, under which address and port, and why not: every rule of the
 //! design's section 2.
 
+mod ended;
 mod properties;
 
 use crate::announce::policy::claims::{Evaluation, Evaluator};
@@ -335,7 +336,7 @@ fn the_first_host_source_that_applies_wins() {
 }
 
 #[test]
-fn an_address_that_nobody_can_dial_is_refused_and_says_what_to_do() {
+fn an_address_that_no_client_can_dial_is_refused_and_says_what_to_do() {
     let open = redis(&[("6379", "0.0.0.0:6379")]);
     for bad in ["127.0.0.1", "localhost", "", "a b"] {
         let words = refusal(
@@ -401,39 +402,6 @@ fn while_docker_cannot_be_asked_what_is_announced_stays_for_the_grace() {
         !reason.container_is_down(),
         "nothing is known about the container"
     );
-}
-
-/// Also while Docker doesn't answer: the kernel has.
-#[test]
-fn a_container_whose_first_process_is_dead_is_not_announced_whatever_docker_says() {
-    let second = Duration::from_secs;
-    let container = redis(&[("6379", "0.0.0.0:6379")]);
-    let ended = container.life();
-    for (state, lost_since) in [
-        (ContainerState::Running, None),
-        (ContainerState::Running, Some(second(100))),
-        (ContainerState::Paused, None),
-    ] {
-        let container = ContainerSnapshot {
-            state,
-            ..container.clone()
-        };
-        let view = ContainerView {
-            observation: Observation::Present(Arc::new(container)),
-            lost_since,
-            ended: ended.clone(),
-            paused_since: Some(second(99)),
-            ..ContainerView::unasked(Duration::ZERO)
-        };
-        let verdict = verdict(&judge(&view, &rules(None, None), None, None, second(100)));
-        let Verdict::Withdraw(reason) = verdict else {
-            panic!("{verdict:?}");
-        };
-        assert!(
-            reason.container_is_down() && reason.is_passing(),
-            "{reason}"
-        );
-    }
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl AnnounceWorld {
             let entry = self.store.entries.get(key);
             let Some(best) = best else {
                 match entry {
-                    // Put by hand, without a lease, and nobody is there who might mind.
+                    // It was put by hand, without a lease, and no announcer is there to take it over.
                     Some(entry) if entry.lease != 0 => {
                         return Err(format!("{entry:?} outlived its container"));
                     }

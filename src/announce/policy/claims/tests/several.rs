@@ -90,6 +90,30 @@ fn while_the_engine_is_lost_claims_stay_for_the_grace_and_no_longer() {
     assert_eq!(back.claims, before.claims);
 }
 
+/// An answer of the engine and its end may be one change: the life that is known to be down is the earlier one.
+#[test]
+fn a_life_that_begins_as_the_engine_is_lost_is_not_the_one_that_is_down() {
+    let mut down = web(&[("sidekick.service", "web"), ("sidekick.port", "80")]);
+    let mut next = down.clone();
+    down.state = ContainerState::Exited(0);
+    next.started_at = Since::parse("2027-01-01T00:00:00Z");
+    let before = judged(down.clone());
+    let lost = ContainerView {
+        lost_since: Some(NOW),
+        ..seen(next)
+    };
+    let all = judged_after(&lost, Some(&before), NOW);
+    let desired = assign_keys(&BTreeMap::from([("the-id".to_owned(), all)])).desired;
+    let since = |key: &DesiredKey| match key {
+        DesiredKey::Withdraw { down: Some(down) } => down.since,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        desired.values().map(since).collect::<Vec<_>>(),
+        [down.started_at]
+    );
+}
+
 #[test]
 fn the_status_counts_the_containers_that_run_and_names_some_that_are_not_announced() {
     let said = |all: &BTreeMap<String, Evaluation>, announced: &[&str]| {
