@@ -11,7 +11,6 @@ use crate::announce::lease::ownership::{Holder, Precedence, precedence_of};
 use crate::announce::policy::claims::{Claim, Evaluation, Evaluator, Outranked, assign_keys};
 use crate::announce::policy::container::ContainerSnapshot;
 use crate::announce::policy::eligibility::{Decision, Verdict};
-use crate::announce::policy::process::DeathSource;
 use crate::announce::policy::reason::{Reason, health_words};
 use crate::announce::policy::target::Target;
 use crate::clock::now;
@@ -67,12 +66,14 @@ pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
         config,
         outranked: assign_keys(&judged).outranked,
         in_etcd,
-        death_sources,
     };
     let mut by_name: Vec<_> = judged.iter().collect();
     by_name.sort_by_key(|(_, judged)| &judged.name);
     for (id, judged) in by_name {
         refused += usize::from(!explainer.describe(&mut text, id, judged)?);
+        if let Some(source) = death_sources.get(id) {
+            writeln!(text, "  its death is known {source}")?;
+        }
     }
     if let Err(error) = &kvs {
         writeln!(text, "{error:#}")?;
@@ -96,8 +97,6 @@ struct Explainer<'a> {
     outranked: Outranked,
     /// What was read from etcd, by key; `None` where it doesn't answer.
     in_etcd: Option<BTreeMap<&'a [u8], &'a KeyValue>>,
-    /// By what the death of each container that runs would be known.
-    death_sources: BTreeMap<String, DeathSource>,
 }
 
 impl Explainer<'_> {
@@ -119,9 +118,6 @@ impl Explainer<'_> {
             write!(text, ", health: {}", health_words(&container.health))?;
         }
         writeln!(text)?;
-        if let Some(source) = self.death_sources.get(id) {
-            writeln!(text, "  its death is known {source}")?;
-        }
         let claims = match &judged.claims {
             Ok(claims) => claims,
             Err(reason) => {

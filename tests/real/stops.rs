@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use sidekick_harness::{
     A_WHILE, AnnouncerScene, Container, Engine, Etcd, KEY, SOON, Sidekick, eventually, measured,
-    millis, never_for,
+    never_for, secs,
 };
 
 #[tokio::test]
@@ -30,7 +30,7 @@ async fn docker_stop_drains_until_the_death() {
             1,
             "draining after docker stop has begun",
             began.elapsed(),
-            millis(1_500),
+            secs(3),
         );
     };
     tokio::join!(stopped, drained);
