@@ -16,8 +16,12 @@ use tracing::error;
 /// So many bytes wait at most: the lines of a thousand keys that are announced at once, and more.
 const CAPACITY: usize = 256 * 1024;
 
-/// An exit waits so long for the lines that are still in the queue, as long as they are being read.
-const FLUSH: Duration = Duration::from_millis(200);
+/// An exit waits so long for the lines that are still in the queue. Most of it is for a busy machine, where the
+/// thread that writes them waits for a processor: 200 ms were too few with a load of 12 on two cores.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// An exit does not wait for a stderr that has not been read for so long.
+const STALLED: Duration = Duration::from_millis(200);
 
 /// Between two tries at a stderr that another process has made non-blocking.
 const RETRY: Duration = Duration::from_millis(20);
@@ -46,15 +50,15 @@ pub fn start() -> io::Result<()> {
 /// the queue is half full, so that a command that says much loses no line to a process that reads.
 pub fn say(line: impl fmt::Display) {
     if LOG.is_half_full() {
-        LOG.flush(FLUSH);
+        LOG.flush(FLUSH, STALLED);
     }
     LOG.push(format!("sidekick: {line}\n").as_bytes());
 }
 
-/// Before the process ends: waits until all lines are written, for 200 ms at most, and not at all for a
-/// stderr that has not been read for that long.
+/// Before the process ends: waits until all lines are written, for 1 s at most, and no longer for a stderr that
+/// has not been read for 200 ms.
 pub fn flush() {
-    LOG.flush(FLUSH);
+    LOG.flush(FLUSH, STALLED);
 }
 
 /// Lines on their way to whatever reads the log.
@@ -140,12 +144,12 @@ impl LogQueue {
         }
     }
 
-    fn flush(&self, limit: Duration) {
+    fn flush(&self, limit: Duration, stalled: Duration) {
         let end = Instant::now() + limit;
         let mut state = self.lock();
         while !state.is_idle() {
-            let stalled = state.busy_since.map_or(end, |since| since + limit);
-            let left = stalled.min(end).saturating_duration_since(Instant::now());
+            let give_up = state.busy_since.map_or(end, |since| since + stalled);
+            let left = give_up.min(end).saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
@@ -196,6 +200,8 @@ mod tests {
     use std::io::{BufRead, BufReader};
     use std::sync::Arc;
 
+    const MINUTE: Duration = Duration::from_secs(60);
+
     /// A queue with a writer into a pipe that nothing has read yet.
     fn piped() -> (Arc<LogQueue>, BufReader<io::PipeReader>) {
         let (reader, writer) = io::pipe().unwrap();
@@ -217,7 +223,7 @@ mod tests {
     fn lines_come_in_order_and_before_the_end() {
         let (queue, mut reader) = piped();
         (0..20).for_each(|n| queue.push(line(n).as_bytes()));
-        queue.flush(Duration::from_secs(60));
+        queue.flush(MINUTE, MINUTE);
         let mut text = String::new();
         for n in 0..20 {
             text.clear();
@@ -255,7 +261,7 @@ mod tests {
         let (queue, _reader) = piped();
         (0..10_000).for_each(|n| queue.push(line(n).as_bytes()));
         let begun = Instant::now();
-        queue.flush(Duration::from_millis(50));
+        queue.flush(MINUTE, Duration::from_millis(50));
         assert!(begun.elapsed() < Duration::from_secs(5));
         assert!(!queue.lock().is_idle());
     }
@@ -265,7 +271,7 @@ mod tests {
         let (queue, reader) = piped();
         drop(reader);
         (0..100).for_each(|n| queue.push(line(n).as_bytes()));
-        queue.flush(Duration::from_secs(60));
+        queue.flush(MINUTE, MINUTE);
         assert!(queue.lock().is_idle());
     }
 }
