@@ -3,6 +3,7 @@
 //! Everything that comes out of etcd is untrusted input; everything that goes in passes the same
 //! checks first, so that sidekick never writes what its own agent would refuse.
 
+pub mod control;
 mod host;
 mod key;
 mod protocol;
@@ -303,6 +304,7 @@ mod tests {
     fn keys_follow_the_contract() {
         let key: Key = "/services/redis/redis@1".parse().unwrap();
         assert_eq!((key.service(), key.instance()), ("redis", "redis@1"));
+        assert_eq!(key.prefix(), "/services");
         assert_eq!(
             "/a/b/c/d:1.x_y-z".parse::<Key>().unwrap().instance(),
             "d:1.x_y-z"
