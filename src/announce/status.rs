@@ -97,7 +97,9 @@ impl AnnounceStatus<'_> {
             }
             match (&claim.verdict, self.statuses.get(key)) {
                 (Verdict::Withdraw(reason), _) => Some(about(reason.to_string())),
-                (_, Some(KeyStatus::Announced(_))) => None,
+                (_, Some(KeyStatus::Announced(endpoint))) => endpoint
+                    .is_draining()
+                    .then(|| about(format!("{} is draining", key.instance()))),
                 (_, Some(KeyStatus::StandingBy(holder))) => {
                     Some(about(format!("{} is held by {holder}", key.instance())))
                 }
@@ -135,6 +137,9 @@ pub fn line(
             format!("withdrawing {instance}: {reason}")
         }
         (Verdict::Withdraw(reason), _) => format!("waiting: {reason}"),
+        (_, Some(KeyStatus::Announced(endpoint))) if endpoint.is_draining() => {
+            format!("draining {instance} = {endpoint}")
+        }
         (_, Some(KeyStatus::Announced(endpoint))) => format!("announcing {instance} = {endpoint}"),
         (_, Some(KeyStatus::StandingBy(holder))) => {
             format!("standing by: {instance} is held by {holder}")
@@ -181,6 +186,11 @@ mod tests {
     fn the_line_says_what_the_design_wants_it_to_say() {
         let announced = KeyStatus::Announced(std::sync::Arc::new(endpoint()));
         let keep = Verdict::Keep(None);
+        let draining = KeyStatus::Announced(std::sync::Arc::new(endpoint().draining()));
+        assert_eq!(
+            shown(&keep, Some(draining), None, None),
+            "draining redis@1 = ip-172-31-24-253:6379"
+        );
         assert_eq!(
             shown(&keep, Some(announced.clone()), None, Some(90)),
             "announcing redis@1 = ip-172-31-24-253:6379 (Docker unreachable for 10 s)"
