@@ -1,6 +1,7 @@
 //! `sidekick explain`: prints the decision that `announce` would act on. Writes nothing to etcd.
 
 mod config;
+mod wishes;
 
 pub use config::{ExplainArgs, ExplainConfig};
 
@@ -17,6 +18,7 @@ use crate::etcd::reader;
 use etcd_client::{Client, KeyValue};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use wishes::ReadWishes;
 
 /// The text to print, and whether the container is announceable.
 #[derive(Debug)]
@@ -64,6 +66,7 @@ async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     }
     let assignment = assign_keys(&judged, &DesiredKeys::new());
     let kvs = read(config).await;
+    let wishes = ReadWishes::read(config, &kvs).await;
     let by_key = kvs.iter().flatten().map(|kv| (kv.key(), kv));
     let by_key: BTreeMap<_, _> = by_key.collect();
     let mut by_name: Vec<_> = judged.iter().collect();
@@ -78,7 +81,11 @@ async fn all(config: &ExplainConfig) -> anyhow::Result<Explanation> {
         let stands =
             |claim: &Claim, decision: &Decision| match by_key.get(claim.key.as_str().as_bytes()) {
                 _ if kvs.is_err() => None,
-                Some(kv) => Some(told(kv, Some(decision)).join("; ")),
+                Some(kv) => {
+                    let words = told(kv, Some(decision)).into_iter();
+                    let words: Vec<_> = words.chain(wishes.about(&claim.key)).collect();
+                    Some(words.join("; "))
+                }
                 None => Some("the key does not exist".to_owned()),
             };
         refused += usize::from(!describe_claims(&mut text, judged, winner, stands)?);
@@ -210,7 +217,9 @@ async fn describe_etcd(
     view: &ContainerView,
     decision: Option<&Decision>,
 ) -> anyhow::Result<()> {
-    let kvs = match read(config).await {
+    let kvs = read(config).await;
+    let wishes = ReadWishes::read(config, &kvs).await;
+    let kvs = match kvs {
         Ok(kvs) => kvs,
         Err(error) => return Ok(writeln!(text, "{:<12}{error:#}", "key")?),
     };
@@ -233,9 +242,17 @@ async fn describe_etcd(
         for outcome in words {
             writeln!(text, "{:<12}{outcome}", "")?;
         }
+        if let Some(wish) = key.parse().ok().and_then(|key| wishes.about(&key)) {
+            writeln!(text, "{:<12}{wish}", "wish")?;
+        }
     }
     match &config.key {
-        Some(key) if none => writeln!(text, "{:<12}{key}: the key does not exist", "key")?,
+        Some(key) if none => {
+            writeln!(text, "{:<12}{key}: the key does not exist", "key")?;
+            if let Some(wish) = wishes.about(key) {
+                writeln!(text, "{:<12}{wish}", "wish")?;
+            }
+        }
         None if none => writeln!(
             text,
             "{:<12}no key below {} names the container",
@@ -275,6 +292,9 @@ fn outcome(kv: &KeyValue, decision: &Decision) -> &'static str {
     }
     if kv.value() == decision.endpoint.encode().as_bytes() {
         return "the key is as desired";
+    }
+    if kv.value() == decision.endpoint.draining().encode().as_bytes() {
+        return "the key is as desired, and draining";
     }
     match precedence_of(&Holder::from(&*decision.endpoint), kv.value(), false) {
         Precedence::Ours | Precedence::TakeOver => "announce would take it over",

@@ -176,10 +176,12 @@ impl AnnounceLoop {
     /// sidekick leaves: what it announces drains from now on.
     fn leave(&mut self, longest: Duration) -> ShutdownDrain {
         let drain = self.desired.leave(longest, &self.statuses.borrow());
-        let count = drain.leaving().len();
-        if count > 0 {
-            let seconds = longest.as_secs_f32();
-            info!("draining {count} keys for {seconds} s at most");
+        let leaving = drain.leaving();
+        let seconds = longest.as_secs_f32();
+        match leaving.keys().next() {
+            None => {}
+            Some(key) if leaving.len() == 1 => info!(%key, "draining for {seconds} s at most"),
+            Some(_) => info!("draining {} keys for {seconds} s at most", leaving.len()),
         }
         drain
     }

@@ -3,8 +3,9 @@
 use crate::announce::config::{ContainerArgs, container, docker, rules};
 use crate::announce::docker::client::DockerHost;
 use crate::announce::policy::eligibility::AddressOptions;
-use crate::config::{Checked, DEFAULT_PREFIX, prefix, wrong};
+use crate::config::{Checked, DEFAULT_PREFIX, control_prefix, prefix, wrong};
 use crate::endpoint::Key;
+use crate::endpoint::control::ControlPrefix;
 use crate::etcd::EtcdConfig;
 use crate::etcd::config::{EtcdArgs, etcd};
 use crate::telemetry::LogArgs;
@@ -25,6 +26,10 @@ pub struct ExplainArgs {
     #[arg(long, env = "SIDEKICK_PREFIX", default_value = DEFAULT_PREFIX)]
     pub prefix: String,
 
+    /// What the drain wishes stand below [default: /sidekick and the prefix of the keys]
+    #[arg(long, env = "SIDEKICK_CONTROL_PREFIX", value_name = "PREFIX")]
+    pub control_prefix: Option<String>,
+
     /// How etcd is reached.
     #[command(flatten)]
     pub etcd: EtcdArgs,
@@ -43,6 +48,8 @@ pub struct ExplainConfig {
     pub key: Option<Key>,
     /// Where to look for keys if none is given.
     pub prefix: String,
+    /// What the drain wishes stand below; `None`: where they belong by default.
+    pub control: Option<ControlPrefix>,
     /// As for announcing.
     pub rules: AddressOptions,
     /// Where the Docker Engine listens.
@@ -63,6 +70,11 @@ impl ExplainConfig {
         });
         Ok(Self {
             key: key.transpose()?,
+            control: {
+                let given = args.control_prefix.as_deref();
+                let checked = given.map(|given| control_prefix(Some(given), given));
+                checked.transpose()?
+            },
             prefix: prefix(&args.prefix)?,
             rules: rules(&args.container)?,
             docker: docker(&args.container)?,

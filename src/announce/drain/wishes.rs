@@ -4,9 +4,10 @@
 use super::overlay::KnownWishes;
 use crate::clock::{Moment, now};
 use crate::endpoint::Key;
-use crate::endpoint::control::{ControlPrefix, DrainWish, InstanceName};
+use crate::endpoint::control::{ControlKey, ControlPrefix, DrainWish, InstanceName};
 use crate::etcd::EtcdError;
 use crate::etcd::members::Members;
+use crate::etcd::reader;
 use crate::etcd::stream::Change;
 use crate::etcd::watch::{KeyEvent, follow};
 use crate::retry::{ETCD, Retry};
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// The capacity of the channel from the watch; more events wait in etcd.
 const EVENTS_WAITING: usize = 64;
@@ -26,6 +27,25 @@ const DENIED_PAUSE: Duration = Duration::from_secs(30);
 
 /// The longest wait: timers stand still while the machine is suspended.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// All wishes, by instance, once: for the commands that show them. Who has no right to read them does without.
+pub async fn read_once(
+    members: &Members,
+    control: &ControlPrefix,
+) -> BTreeMap<InstanceName, DrainWish> {
+    let kvs = match reader::once(members, &control.wishes()).await {
+        Ok(kvs) => kvs,
+        Err(error) => {
+            debug!("cannot read drain wishes: {error:#}");
+            return BTreeMap::new();
+        }
+    };
+    let wishes = kvs.iter().filter_map(|kv| match control.parse(kv.key())? {
+        ControlKey::Wish(name) => Some((name, DrainWish::decode(kv.value()))),
+        ControlKey::Agent(_) | ControlKey::Word(..) => None,
+    });
+    wishes.collect()
+}
 
 /// Where the wishes come from and go to.
 #[derive(Debug)]

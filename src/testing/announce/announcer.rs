@@ -1,12 +1,17 @@
 //! One sidekick process: a registrar, the container it watches, its request under way, its watch.
 
 use super::clock::Clock;
+use super::draining::{AnnouncerView, DrainTotals, SimulatedDrain};
 use super::store::{Author, Event, Store};
+use crate::announce::drain::overlay;
+use crate::announce::drain::shutdown_drain::DrainStep;
 use crate::announce::lease::ownership::Holder;
-use crate::announce::lease::protocol::{DesiredKey, LeaseEvent, LeaseId, Request, Response, Step};
+use crate::announce::lease::protocol::{
+    DesiredKey, DesiredKeys, LeaseEvent, LeaseId, Request, Response, Step,
+};
 use crate::announce::lease::registrar::{LeaseSettings, Registrar};
 use crate::clock::Moment;
-use crate::endpoint::{Endpoint, Key, Since};
+use crate::endpoint::{Endpoint, Key, Since, Status};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -67,6 +72,12 @@ pub(crate) struct Announcer {
     batch: (Moment, bool),
     /// How often of a wish in several transactions some were done and some were not.
     pub(crate) torn: usize,
+    /// What the registrar was told last.
+    pub(crate) desired: DesiredKeys,
+    /// An operator wishes that the instances drain.
+    wish: bool,
+    drain: Option<SimulatedDrain>,
+    pub(crate) drains: DrainTotals,
 }
 
 impl Announcer {
@@ -93,6 +104,10 @@ impl Announcer {
             idle_until: Moment::ZERO,
             batch: (Moment::ZERO, true),
             torn: 0,
+            desired: DesiredKeys::new(),
+            wish: false,
+            drain: None,
+            drains: DrainTotals::default(),
         };
         new.desire();
         new
@@ -117,7 +132,7 @@ impl Announcer {
             protocol: crate::endpoint::Protocol::Tcp,
             container: Some(self.container.clone()),
             since: Some(since),
-            status: None,
+            status: self.wish.then_some(Status::Draining),
             meta: BTreeMap::new(),
         }
     }
@@ -129,14 +144,57 @@ impl Announcer {
                 down: last.map(|since| Holder::from(&self.endpoint(since))),
             },
         };
-        let desired = self
+        let desired: DesiredKeys = self
             .keys
             .iter()
             .filter(|key| !self.unclaimed.contains(*key))
             .map(|k| (k.clone(), desire.clone()))
             .collect();
-        self.registrar.set_desired(&desired);
+        self.desired = match &self.drain {
+            Some(drain) => overlay::leaving(&desired, &drain.leaving),
+            None => desired,
+        };
+        self.registrar.set_desired(&self.desired);
         self.idle_until = Moment::ZERO;
+    }
+
+    /// An operator's wish comes, or goes.
+    pub(crate) fn turn_wish(&mut self) {
+        self.wish = !self.wish;
+        self.desire();
+    }
+
+    /// SIGTERM, with `--drain`; the agents' words come after `words`, or never.
+    pub(crate) fn drain(&mut self, now: Moment, longest: Duration, words: Option<Duration>) {
+        if self.alive && self.drain.is_none() {
+            let shown = self.clock.at(now);
+            self.drain = Some(SimulatedDrain::new(shown, longest, words, self));
+            self.desire();
+        }
+    }
+
+    /// Whether the drain is over; without one it never is.
+    fn look_at_drain(&mut self, shown: Moment) -> Result<(), String> {
+        let Some(drain) = &mut self.drain else {
+            return Ok(());
+        };
+        let statuses = self.registrar.statuses();
+        let view = AnnouncerView {
+            desired: &self.desired,
+            statuses: &statuses,
+        };
+        match drain.poll(shown, &view) {
+            DrainStep::Wait(until) => {
+                drain.must_not_outlast_its_time(shown)?;
+                self.idle_until = self.idle_until.min(until);
+            }
+            DrainStep::Over(end) => {
+                self.drains.count(&end);
+                self.drain = None;
+                self.leave();
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn leave(&mut self) {
@@ -172,6 +230,7 @@ impl Announcer {
             self.late.extend(late);
         }
         self.leases.clear();
+        self.drain = None;
         self.break_watch(store, self.asleep_until);
         self.pending.clear();
         self.desire();
@@ -227,6 +286,7 @@ impl Announcer {
         }
         self.run_watch(store, now, rng);
         let shown = self.clock.at(now);
+        self.look_at_drain(shown)?;
         while self.under_way.is_none() && self.asleep_until <= now && self.idle_until <= shown {
             match self.registrar.poll(shown) {
                 Step::Do(request) => {
@@ -243,7 +303,10 @@ impl Announcer {
                     self.under_way = Some(send(request, self.author(), now, rng, harm));
                     self.run_request(store, now)?;
                 }
-                Step::Wait(until) => self.idle_until = until.max(shown + Duration::from_millis(1)),
+                Step::Wait(until) => {
+                    self.idle_until = until.max(shown + Duration::from_millis(1));
+                    self.look_at_drain(shown)?;
+                }
                 Step::Done => {
                     self.alive = false;
                     store.must_have_none_of(&self.leases)?;

@@ -4,6 +4,7 @@
 
 mod announcer;
 mod clock;
+mod draining;
 mod store;
 mod totals;
 mod world;

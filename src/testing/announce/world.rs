@@ -32,14 +32,14 @@ struct Container {
 }
 
 pub(crate) struct AnnounceWorld {
-    now: Moment,
-    rng: fastrand::Rng,
-    store: Store,
-    announcers: Vec<Announcer>,
+    pub(crate) now: Moment,
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) store: Store,
+    pub(crate) announcers: Vec<Announcer>,
     containers: BTreeMap<String, Container>,
     keys: Vec<Key>,
     latest: Option<Since>,
-    totals: AnnounceTotals,
+    pub(crate) totals: AnnounceTotals,
 }
 
 impl AnnounceWorld {
@@ -105,17 +105,17 @@ impl AnnounceWorld {
         }
         self.one_has_a_fast_clock()?;
         self.holders_with_fast_clocks_go()?;
+        self.one_leaves_by_a_drain()?;
         self.check_notes()?;
         self.totals.granted_before = self.store.granted_before;
         self.totals.rejections = self.store.rejections;
         self.totals.takeovers = self.store.takeovers;
         self.totals.clears = self.store.clears;
-        self.totals.torn = self.announcers.iter().map(|a| a.torn).sum();
         Ok(self.totals)
     }
 
     /// Without any fault it becomes as it ought to be, and then nothing is written any more.
-    fn must_settle(&mut self) -> Result<(), String> {
+    pub(crate) fn must_settle(&mut self) -> Result<(), String> {
         let sleepers = self.announcers.iter().map(|a| a.asleep_until);
         let awake = sleepers.max().unwrap_or_default().max(self.now);
         self.pass(awake + SETTLING, true)?;
@@ -126,8 +126,10 @@ impl AnnounceWorld {
         if (self.store.revision, self.store.takeovers) == (revision, takeovers) {
             return Ok(());
         }
-        let last = self.store.history.last();
-        Err(format!("written in the calm: {last:?}"))
+        Err(format!(
+            "written in the calm: {:?}",
+            self.store.history.last()
+        ))
     }
 
     /// A container starts on a machine whose clock is fast, and then another one on one whose clock is
@@ -181,7 +183,7 @@ impl AnnounceWorld {
     }
 
     /// Everything that happens until `end`.
-    fn pass(&mut self, end: Moment, calm: bool) -> Result<(), String> {
+    pub(crate) fn pass(&mut self, end: Moment, calm: bool) -> Result<(), String> {
         while self.now < end {
             let due = self.announcers.iter().map(|a| a.due(&self.store));
             let due = due.chain(self.store.next_end()).min().unwrap_or(end);
@@ -247,8 +249,8 @@ impl AnnounceWorld {
         self.totals.faults += 1;
         let which = self.rng.usize(0..self.announcers.len());
         let back_at = self.now + Duration::from_millis(self.rng.u64(0..3000));
-        match self.rng.u32(0..36) {
-            roll @ (8..=13 | 21 | 22 | 25..=27 | 35..) => self.etcd_fault(roll, which, back_at),
+        match self.rng.u32(0..38) {
+            roll @ (8..=13 | 21 | 22 | 25..=27 | 35) => self.etcd_fault(roll, which, back_at),
             roll => self.announcer_fault(roll, which, back_at),
         }
     }
@@ -325,7 +327,8 @@ impl AnnounceWorld {
                 let stands_still = self.rng.bool();
                 self.announcers[which].sleep(self.now, time, stands_still);
             }
-            19 => self.announcers[which].leave(),
+            19 => self.leave(which),
+            36 | 37 => self.turn_wish(&id),
             20 if !self.announcers[which].alive => {
                 self.announcers[which].alive = true;
                 self.announcers[which].crash(&self.store, &mut self.rng);
@@ -415,6 +418,8 @@ impl AnnounceWorld {
         let limit = (self.totals.faults + 4) * self.keys.len() * 2;
         for announcer in &self.announcers {
             self.totals.count(&announcer.events);
+            self.totals.torn += announcer.torn;
+            self.totals.drains.join(&announcer.drains);
             if announcer.events.len() > limit {
                 return Err(format!(
                     "{} notes for {} faults",
