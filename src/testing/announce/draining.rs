@@ -102,13 +102,20 @@ impl AnnounceWorld {
 
     /// It stops, at once or by a drain.
     pub(crate) fn leave(&mut self, which: usize) {
-        let longest = LONGEST.mul_f64(self.rng.f64());
-        let words = self.rng.bool().then(|| longest.mul_f64(self.rng.f64()));
-        if self.rng.bool() {
-            self.announcers[which].drain(self.now, longest, words);
-        } else {
+        if self.rng.u8(0..4) == 0 {
             self.announcers[which].leave();
+            return;
         }
+        let longest = LONGEST.mul_f64(self.rng.f64());
+        let words = match self.rng.u8(0..4) {
+            0 => None,
+            _ => Some(longest.mul_f64(self.rng.f64() / 2.0)),
+        };
+        // An etcd that doesn't confirm.
+        if self.rng.u8(0..3) == 0 {
+            self.announcers[which].harm_until = self.now + Duration::from_secs(5);
+        }
+        self.announcers[which].drain(self.now, longest, words);
     }
 
     /// Without any fault a process that drains keeps each of its keys, on its lease and as draining, until the drain
