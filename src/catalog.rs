@@ -14,7 +14,6 @@ use crate::endpoint::{Endpoint, Key, Protocol};
 use limits::over_limits;
 use quarantine::printable;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// A key and its value as they came from etcd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,8 +34,6 @@ pub struct Catalog {
     any_protocol: bool,
     /// All valid instances, within the limits or not.
     valid: Services,
-    /// The instances within the limits, if some are not.
-    within_limits: Services,
     quarantine: BTreeMap<Vec<u8>, QuarantineReason>,
     /// Instances over the limits at the last call of `services`.
     over_limits: BTreeMap<(String, String), &'static str>,
@@ -46,12 +43,11 @@ pub struct Catalog {
 impl Catalog {
     /// Empty; `prefix` has no slash at its end.
     #[must_use]
-    pub const fn new(prefix: String) -> Self {
+    pub fn new(prefix: String) -> Self {
         Self {
             prefix,
             any_protocol: false,
-            valid: BTreeMap::new(),
-            within_limits: BTreeMap::new(),
+            valid: Services::new(),
             quarantine: BTreeMap::new(),
             over_limits: BTreeMap::new(),
             unreported: Vec::new(),
@@ -60,7 +56,7 @@ impl Catalog {
 
     /// The same for a reader that only shows what is registered: instances over UDP and SCTP are valid too.
     #[must_use]
-    pub const fn for_any_protocol(prefix: String) -> Self {
+    pub fn for_any_protocol(prefix: String) -> Self {
         let mut catalog = Self::new(prefix);
         catalog.any_protocol = true;
         catalog
@@ -68,12 +64,11 @@ impl Catalog {
 
     /// Replaces everything: a key that is not among `items` is gone.
     pub fn replace<'a>(&mut self, items: impl Iterator<Item = RawKeyValue<'a>>) {
-        let before = std::mem::take(&mut self.valid);
+        self.valid.clear();
         let known = std::mem::take(&mut self.quarantine);
         for item in items {
             self.insert(item, &known);
         }
-        keep_pointers(&mut self.valid, &before);
     }
 
     /// A key was put.
@@ -113,13 +108,9 @@ impl Catalog {
     }
 
     /// All valid instances within the limits.
-    pub fn services(&mut self) -> &Services {
+    pub fn services(&mut self) -> Services {
         let over_limits = over_limits(&self.valid);
         let reported = std::mem::replace(&mut self.over_limits, over_limits);
-        if self.over_limits.is_empty() {
-            self.within_limits.clear();
-            return &self.valid;
-        }
         let mut within_limits = self.valid.clone();
         for (place, why) in &self.over_limits {
             remove(&mut within_limits, &place.0, &place.1);
@@ -131,9 +122,7 @@ impl Catalog {
                 });
             }
         }
-        keep_pointers(&mut within_limits, &self.within_limits);
-        self.within_limits = within_limits;
-        &self.within_limits
+        within_limits
     }
 
     fn parse_key(&self, key: &[u8]) -> Result<(String, String), QuarantineReason> {
@@ -159,11 +148,10 @@ impl Catalog {
             Ok((service, name)) => match endpoint {
                 Ok(endpoint) => {
                     let instance = Instance::new(endpoint, item.create_revision);
-                    let instances = self.valid.entry(service).or_default();
-                    // A key that is put again as it was is no change.
-                    if instances.get(&name) != Some(&instance) {
-                        Arc::make_mut(instances).insert(name, instance);
-                    }
+                    self.valid
+                        .entry(service)
+                        .or_default()
+                        .insert(name, instance);
                 }
                 Err(reason) => {
                     remove(&mut self.valid, &service, &name);
@@ -202,24 +190,10 @@ impl Catalog {
 /// Removes an instance, and a service with its last one.
 fn remove(services: &mut Services, service: &str, instance: &str) {
     if let Some(instances) = services.get_mut(service)
-        && instances.contains_key(instance)
+        && instances.remove(instance).is_some()
+        && instances.is_empty()
     {
-        if instances.len() == 1 {
-            services.remove(service);
-        } else {
-            Arc::make_mut(instances).remove(instance);
-        }
-    }
-}
-
-/// Keeps the old pointer of a service that did not change.
-fn keep_pointers(now: &mut Services, before: &Services) {
-    for (service, instances) in now {
-        if let Some(before) = before.get(service)
-            && before == instances
-        {
-            *instances = before.clone();
-        }
+        services.remove(service);
     }
 }
 

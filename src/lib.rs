@@ -69,8 +69,8 @@
 //! - A pass is over when `show servers state` agrees, not when a command was sent.
 //! - What HAProxy was started from is read from HAProxy itself (`show env`), never remembered.
 //! - Commands go to a worker by its process id: a worker that is gone is an error, never another worker.
-//! - A pass costs what has changed: the agent's stages hand on by pointer what hasn't, and a stage that compares
-//!   pointers holds one, so that nothing is changed in place meanwhile.
+//! - A pass costs what has changed: the agent's stages hand on persistent maps, of which two versions share what
+//!   is the same, and each stage keeps the version that it saw last.
 //! - What is remembered belongs to what exists, or is bounded. A key's state goes 10 s after its last write,
 //!   with an audit; a death with the inspect that was under way; a bind's backoff one pause after its retry time;
 //!   an empty service after `--forget`, or where there are more than `limits::MAX_SERVICES`; the address of a name

@@ -60,8 +60,9 @@ pub async fn run(config: &WaitConfig, mut shutdown: Shutdown) -> anyhow::Result<
 
 /// How many instances count: those that take new connections.
 fn serving(config: &WaitConfig, catalog: &mut Catalog) -> usize {
-    let instances = catalog.services().get(&config.service);
-    let instances = instances.into_iter().flat_map(|it| it.iter());
+    let services = catalog.services();
+    let instances = services.get(&config.service).into_iter();
+    let instances = instances.flat_map(|it| it.iter());
     let only = config.instance.as_ref();
     let counts =
         instances.filter(|(name, it)| !it.draining && only.is_none_or(|only| only == *name));

@@ -1,6 +1,6 @@
 //! `make bench BENCH=agent`: the agent beside the same commands by hand, and beside the article's
 //! way, a poll of etcd every five seconds and `haproxy -sf`. Prints; asserts nothing about speed.
-//! `cargo bench --features real --bench agent -- latency` (or `load`) runs one half of it, `-- agrees` a change's own row alone.
+//! `cargo bench --features real --bench agent -- latency` (or `load`, or `sizes`) runs one part of it, `-- agrees` a change's own row alone.
 
 #![allow(
     clippy::expect_used,
@@ -18,6 +18,7 @@ mod latency;
 mod load;
 mod log;
 mod scale;
+mod sizes;
 mod stage;
 mod view;
 
@@ -53,6 +54,9 @@ async fn main() {
         let small = Stage::start(SMALL).await;
         println!("{SMALL}; one more comes and goes\n{}", header());
         agrees::measure(&small).await;
+    }
+    if part.as_deref().is_none_or(|part| part == "sizes") {
+        sizes::measure().await;
     }
     if part.as_deref().is_none_or(|part| part == "load") {
         under_load().await;

@@ -153,7 +153,7 @@ impl<P: HaproxyApi> ControlLoop<P> {
         self.schedule.dirty |= self
             .desired
             .membership
-            .observe(self.desired.catalog.services(), time);
+            .observe(&self.desired.catalog.services(), time);
         self.event_log
             .quarantined(&self.desired.catalog.take_quarantined(), time);
     }

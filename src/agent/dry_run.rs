@@ -26,7 +26,7 @@ pub async fn dry_run(config: &AgentConfig) -> anyhow::Result<(String, Vec<String
     let mut catalog = Catalog::new(config.prefix.clone());
     catalog.replace(kvs.iter().map(item));
     let mut membership = Membership::new(config.retention, BTreeMap::new(), now());
-    membership.observe(catalog.services(), now());
+    membership.observe(&catalog.services(), now());
     let mut backends = Backends::new(config.allow.clone());
     let rules = &config.rules;
     let asked = rules.binds.values().chain(&rules.stats);

@@ -32,9 +32,10 @@ use event_log::EventLog;
 use haproxy::api::ProxyError;
 use haproxy::config_file::ConfigFile;
 use haproxy::executor::HaproxyExecutor;
+use haproxy::file_content::FileContent;
 use haproxy::health::HealthMonitor;
 use haproxy::parse::{last_served, parse};
-use haproxy::render::{FixedConfig, render};
+use haproxy::render::FixedConfig;
 use lock::Locks;
 use machine::fixed_config;
 use model::backends::Backends;
@@ -139,7 +140,8 @@ async fn try_base(
         stats: config.rules.stats,
         ..Model::default()
     };
-    match file.try_out(&render(fixed_config, &empty).into()).await {
+    let empty = FileContent::Rendered(Arc::new(fixed_config.clone()), empty);
+    match file.try_out(&empty).await {
         // HAProxy already runs, or can start from the existing file.
         Err(error @ ProxyError::DiskFull(_)) if text.as_deref().and_then(parse).is_some() => {
             warn!("{error}; continuing with the existing file; the base file is not checked");

@@ -16,11 +16,11 @@ pub(crate) use reload_pause::{LONGEST_RELOAD_PAUSE, RELOAD_PAUSE, reload_pause};
 pub(crate) use report::PassReport;
 
 use crate::agent::haproxy::api::{HaproxyApi, HaproxyEvent, ProxyError, Worker};
+use crate::agent::haproxy::file_content::FileContent;
 use crate::agent::haproxy::parse::parse;
-use crate::agent::haproxy::render::{FixedConfig, Renderer, proxy_name};
+use crate::agent::haproxy::render::{FixedConfig, proxy_name};
 use crate::agent::haproxy::running_config::RunningConfig;
-use crate::agent::haproxy::runtime::RunningServers;
-use crate::agent::haproxy::shared_text::SharedText;
+use crate::agent::haproxy::server_state::RunningServers;
 use crate::agent::model::backends::Backends;
 use crate::agent::model::bind::Bind;
 use crate::agent::model::bind_backoff::BindBackoff;
@@ -31,17 +31,18 @@ use plan::Plan;
 use reload::Reloads;
 use servers::WorkerState;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use tracing::{info, warn};
 
 /// HAProxy's configuration file, as far as the reconciler knows it.
 #[derive(Debug)]
 pub(crate) struct SavedFile {
     /// What the file holds; `None` if that is unknown.
-    pub(crate) file: Option<SharedText>,
-    /// The text of a save that is under way.
-    pub(crate) saving: Option<SharedText>,
+    pub(crate) file: Option<FileContent>,
+    /// The content of a save that is under way.
+    pub(crate) saving: Option<FileContent>,
     /// What the file held when HAProxy last loaded it.
-    pub(crate) last_good: Option<SharedText>,
+    pub(crate) last_good: Option<FileContent>,
     /// Failed saves of the running configuration.
     retry: Retry,
 }
@@ -50,9 +51,8 @@ pub(crate) struct SavedFile {
 #[derive(Debug)]
 pub(crate) struct Reconciler<P> {
     pub(crate) proxy: P,
-    fixed_config: FixedConfig,
+    fixed_config: Arc<FixedConfig>,
     rules: ListenerRules,
-    renderer: Renderer,
     last_plan: Option<Plan>,
     known: Option<WorkerState>,
     /// What the running worker was started with; `None` if that is unknown.
@@ -77,23 +77,24 @@ impl<P: HaproxyApi> Reconciler<P> {
             stats: None,
             listeners,
         };
+        let fixed_config = Arc::new(fixed_config);
+        let file = file.map(|text| FileContent::of_text(text, &fixed_config, rules.stats));
         Self {
             proxy,
-            fixed_config,
             rules,
-            renderer: Renderer::default(),
             last_plan: None,
             known: None,
             bound: None,
             listening: owned(&listeners),
             saved: SavedFile {
-                file: file.map(SharedText::from),
+                file,
                 saving: None,
                 last_good: None,
                 retry: Retry::new(FILE),
             },
             bind_backoff: BindBackoff::default(),
             reloads: Reloads::default(),
+            fixed_config,
         }
     }
 
@@ -123,11 +124,11 @@ impl<P: HaproxyApi> Reconciler<P> {
 
     /// Handles an event from outside a pass; returns when another pass is due because of it.
     pub(crate) fn handle_event(&mut self, event: HaproxyEvent, now: Moment) -> Option<Moment> {
-        let (text, result) = match event {
+        let (content, result) = match event {
             HaproxyEvent::Exited => return Some(now),
-            HaproxyEvent::FileSaved(text, result) => (text, result),
+            HaproxyEvent::FileSaved(content, result) => (content, result),
         };
-        self.saved.saving.take_if(|saving| *saving == text);
+        self.saved.saving.take_if(|saving| *saving == content);
         if let Err(error) = result {
             if let Some(notice) = self.saved.retry.failed(now, fastrand::f64()) {
                 warn!(
@@ -141,8 +142,8 @@ impl<P: HaproxyApi> Reconciler<P> {
             let seconds = notice.lasted.as_secs();
             info!("HAProxy's configuration file is written again after {seconds} s");
         }
-        self.saved.last_good = Some(text.clone());
-        self.saved.file = Some(text);
+        self.saved.last_good = Some(content.clone());
+        self.saved.file = Some(content);
         None
     }
 
@@ -241,7 +242,7 @@ impl<P: HaproxyApi> Reconciler<P> {
         now: Moment,
         report: &mut PassReport,
     ) -> Result<usize, ProxyError> {
-        let mut told = self.adjust(backends).await;
+        let mut told = self.adjust(backends, now, report).await;
         if told.as_ref().is_err_and(is_lost) {
             return told;
         }
@@ -249,7 +250,7 @@ impl<P: HaproxyApi> Reconciler<P> {
         if !runs {
             self.restructure(plan, now, report).await?;
             if report.reloaded {
-                let more = self.adjust(backends).await;
+                let more = self.adjust(backends, now, report).await;
                 told = more.map(|more| more + told.unwrap_or_default());
             }
         }
@@ -295,7 +296,7 @@ impl<P: HaproxyApi> Reconciler<P> {
         let bound = RunningConfig::by_file(
             &self.fixed_config,
             fingerprint,
-            &file.to_string(),
+            &file.text(),
             self.rules.stats,
         )?;
         self.saved.last_good = Some(file.clone());
@@ -309,11 +310,19 @@ impl<P: HaproxyApi> Reconciler<P> {
     }
 
     /// Updates the servers in the running worker: those of the services that it listens for.
-    async fn adjust(&mut self, backends: &Backends) -> Result<usize, ProxyError> {
-        match (&mut self.known, &self.bound) {
-            (Some(known), Some(bound)) => known.sync(&self.proxy, &bound.model, backends).await,
-            _ => Ok(0),
-        }
+    async fn adjust(
+        &mut self,
+        backends: &Backends,
+        now: Moment,
+        report: &mut PassReport,
+    ) -> Result<usize, ProxyError> {
+        let (Some(known), Some(bound)) = (&mut self.known, &self.bound) else {
+            return Ok(0);
+        };
+        let (proxy, model) = (&self.proxy, &bound.model);
+        let adjusted = known.sync(proxy, model, backends, now).await?;
+        report.not_after(adjusted.confirm_at);
+        Ok(adjusted.changes)
     }
 
     /// Saves the file of what runs, in the background, for `haproxy -c` takes longer than all commands. It
@@ -323,17 +332,15 @@ impl<P: HaproxyApi> Reconciler<P> {
         let Some(bound) = bound.filter(|_| self.known.is_some()) else {
             return;
         };
-        let text = self.renderer.render(&self.fixed_config, &bound.model);
-        if self.saved.saving.as_ref().or(self.saved.file.as_ref()) == Some(&text) {
-            if self.saved.saving.is_none() {
-                // The same text in pieces that are in use anyway.
-                self.saved.file = Some(text);
-            }
-        } else if let Some(next) = self.saved.retry.next().filter(|next| *next > now) {
+        let content = FileContent::Rendered(self.fixed_config.clone(), bound.model.clone());
+        if self.saved.saving.as_ref().or(self.saved.file.as_ref()) == Some(&content) {
+            return;
+        }
+        if let Some(next) = self.saved.retry.next().filter(|next| *next > now) {
             report.not_after(Some(next));
         } else {
-            self.proxy.save(text.clone());
-            self.saved.saving = Some(text);
+            self.proxy.save(content.clone());
+            self.saved.saving = Some(content);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What `announce` takes, and of it what `explain` takes too.
 
 use super::docker::client::DockerHost;
-use super::policy::claims::Target;
 use super::policy::eligibility::AddressOptions;
+use super::policy::target::Target;
 use super::readiness::ReadyWhen;
 use crate::config::{Checked, check_url, control_prefix, duration, prefix, wrong};
 use crate::endpoint::control::ControlPrefix;
@@ -206,7 +206,7 @@ impl AnnounceConfig {
             Some("forever") => None,
             Some(text) => Some(duration("--docker-grace", text)?),
         };
-        let target = target(&args)?;
+        let target = target(&args.container, args.key.as_deref(), &args.prefix)?;
         let below = match &target {
             Target::One { key, .. } => key.prefix(),
             Target::All { prefix } => prefix,
@@ -226,22 +226,23 @@ impl AnnounceConfig {
     }
 }
 
-fn target(args: &AnnounceArgs) -> Checked<Target> {
-    let prefix = prefix(&args.prefix)?;
-    if args.container.all {
+/// `key` is the single container's.
+pub(crate) fn target(args: &ContainerArgs, key: Option<&str>, all_below: &str) -> Checked<Target> {
+    let prefix = prefix(all_below)?;
+    if args.all {
         return Ok(Target::All { prefix });
     }
-    let key = args.key.clone().unwrap_or_default();
+    let key = key.unwrap_or_default();
     Ok(Target::One {
         key: key
             .parse()
             .map_err(|e| wrong("--key", format!("{key:?} {e}")))?,
-        container: container(&args.container)?,
+        container: container(args)?,
     })
 }
 
 /// Docker's own rule for names; it also keeps the name from being anything else in a URL.
-pub(crate) fn container(args: &ContainerArgs) -> Checked<String> {
+fn container(args: &ContainerArgs) -> Checked<String> {
     let name = args.container.clone().unwrap_or_default();
     let fits = name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name

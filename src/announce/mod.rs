@@ -28,10 +28,11 @@ use drain::{AgentReader, DrainInputs};
 use lease::executor::{Executor, REVOKE_DEADLINE};
 use lease::protocol::{DesiredKeys, KeyStatuses};
 use lease::registrar::LeaseSettings;
-use policy::claims::{Claim, Evaluation, Evaluator, Outranked, Target, assign_keys};
+use policy::claims::{Claim, Evaluation, Evaluator, Outranked, assign_keys};
 use policy::container::ContainerViews;
 use policy::eligibility::Verdict;
 use policy::reason::Reason;
+use policy::target::Target;
 use readiness::{ReadyWhen, is_announced};
 use status::AnnounceStatus;
 use std::collections::BTreeMap;
@@ -57,7 +58,7 @@ const TICK_IN_TROUBLE: Duration = Duration::from_secs(1);
 pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut systemd = Systemd::from_environment();
     let members = Arc::new(Members::new(&config.etcd)?);
-    let (views_tx, views) = watch::channel(ContainerViews::unasked(now()));
+    let (views_tx, views) = watch::channel(config.target.unasked(now()));
     let (wish_tx, desired) = watch::channel(DesiredKeys::new());
     let (standings_tx, statuses) = watch::channel(KeyStatuses::new());
     let (key_events_tx, key_events) = mpsc::channel(KEY_EVENTS_WAITING);
@@ -221,9 +222,10 @@ impl AnnounceLoop {
         };
         let mut changes = Vec::new();
         let views = self.views.borrow_and_update();
+        let engine_lost = views.lost_since.is_some();
         for (id, view) in &views.containers {
             let before = self.evaluations.get(id);
-            if !before.is_some_and(|evaluations| evaluations.stands(view, now)) {
+            if !before.is_some_and(|evaluation| evaluation.stands(view, now)) {
                 changes.push((id.clone(), Some(judge.judge(id, view, before, now))));
             }
         }
@@ -231,7 +233,9 @@ impl AnnounceLoop {
         let gone = gone.filter(|id| !views.containers.contains_key(*id));
         changes.extend(gone.map(|id| (id.clone(), None)));
         drop(views);
-        if changes.is_empty() {
+        // An engine may be lost after each container's inspect had failed, so that no view changes with it.
+        let is_told = !engine_lost || self.keeping.since().is_some();
+        if changes.is_empty() && is_told {
             return;
         }
         let before: Vec<_> = changes
@@ -244,21 +248,13 @@ impl AnnounceLoop {
                 (id, old)
             })
             .collect();
-        let assignment = assign_keys(&self.evaluations, self.desired.assigned());
+        let assignment = assign_keys(&self.evaluations);
         let outranked = std::mem::replace(&mut self.outranked, assignment.outranked);
         for (id, old) in before {
             self.log(&id, old.as_ref(), now);
         }
         self.log_ranks(&outranked, now);
-        let kept = |evaluations: &Evaluation| {
-            evaluations
-                .claims
-                .iter()
-                .any(|claim| is_kept(&claim.verdict))
-        };
-        if !self.evaluations.values().any(kept) {
-            self.keeping.recovered(now);
-        }
+        self.log_kept(engine_lost, now);
         self.desired.assign(assignment.desired);
     }
 
@@ -270,12 +266,12 @@ impl AnnounceLoop {
             self.told.retain(id, |_| false);
             return;
         };
-        if let Some(reason) = &new.refused
-            && old.and_then(|old| old.refused.as_ref()) != Some(reason)
+        if let Err(reason) = &new.claims
+            && old.and_then(|old| old.claims.as_ref().err()) != Some(reason)
         {
             warn!(container = new.name, "not announcing: {reason}");
         }
-        let claims = new.claims.clone();
+        let claims: Vec<_> = new.claims.iter().flatten().cloned().collect();
         self.told
             .retain(id, |key| claims.iter().any(|claim| claim.key == *key));
         for Claim { key, verdict } in claims {
@@ -299,8 +295,9 @@ impl AnnounceLoop {
             }
         }
         for at @ (id, key) in before.keys() {
-            let evaluations = self.evaluations.get(id);
-            let claim = evaluations.and_then(|j| j.claims.iter().find(|claim| claim.key == *key));
+            let claims = self.evaluations.get(id).map(|judged| &judged.claims);
+            let mut claims = claims.into_iter().flatten().flatten();
+            let claim = claims.find(|claim| claim.key == *key);
             if let Some(verdict) = claim.map(|claim| claim.verdict.clone())
                 && !self.outranked.contains_key(at)
             {
@@ -309,20 +306,26 @@ impl AnnounceLoop {
         }
     }
 
-    /// Logs a verdict that is new. Keys that are kept while Docker doesn't answer are not logged one by one: an
-    /// engine that goes and comes back is one line at growing intervals, however many keys there are.
+    /// Logs that keys are kept while Docker doesn't answer: not each by itself, and at growing intervals where the
+    /// engine goes and comes back.
+    fn log_kept(&mut self, engine_lost: bool, now: Moment) {
+        if !(engine_lost && self.evaluations.values().any(Evaluation::is_kept)) {
+            self.keeping.recovered(now);
+        } else if self.keeping.failed(now).is_some() {
+            let grace = self.config.docker_grace;
+            let long = grace.map(|grace| format!(" for {} s at most", grace.as_secs()));
+            let long = long.unwrap_or_default();
+            warn!("Docker does not answer; keeping the keys that are announced{long}");
+        }
+    }
+
+    /// Logs a verdict that is new.
     fn log_claim(&mut self, at: (String, Key), verdict: Verdict, now: Moment) {
         let key = &at.1;
+        if !self.told.is_due(&at, &verdict, now) {
+            return;
+        }
         match &verdict {
-            Verdict::Keep(until) => {
-                if self.keeping.failed(now).is_some() {
-                    let grace = self.config.docker_grace.unwrap_or_default().as_secs();
-                    let long =
-                        until.map_or_else(String::new, |_| format!(" for {grace} s at most"));
-                    warn!(%key, "Docker does not answer; keeping the keys that are announced{long}");
-                }
-            }
-            told if !self.told.is_due(&at, told, now) => {}
             Verdict::Announce(decision) => {
                 let container = &decision.endpoint.container;
                 info!(
@@ -349,17 +352,12 @@ impl AnnounceLoop {
             docker_lost_since: docker_lost,
             now,
         };
-        let line = match (&self.config.target, self.evaluations.values().next()) {
-            (Target::One { .. }, None) => return true,
-            (Target::One { .. }, Some(evaluations)) => status.of_one(evaluations),
-            (Target::All { .. }, _) => status.of_all(&self.evaluations, &self.outranked),
-        };
+        let mut line = status.line(&self.evaluations, &self.outranked);
+        if let Some(wishes) = self.desired.wish_words() {
+            line = format!("{line}; {wishes}");
+        }
         drop(statuses);
         self.systemd.status(line);
         etcd_lost.is_none() && docker_lost.is_none()
     }
-}
-
-const fn is_kept(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Keep(_))
 }

@@ -5,7 +5,6 @@ use super::policy::claims::{Evaluation, Outranked};
 use super::policy::eligibility::Verdict;
 use super::policy::reason::Reason;
 use crate::clock::Moment;
-use crate::endpoint::Key;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -30,48 +29,41 @@ pub struct AnnounceStatus<'a> {
 }
 
 impl AnnounceStatus<'_> {
-    /// The line for one container with one key.
+    /// The line: `announcing redis@1 = 10.0.0.7:6379` or `waiting: redis1 is paused` for a single container,
+    /// `announcing 12 of 14 containers; redis1 is paused; …` for several. Containers that have ended count only
+    /// where there is no other.
     #[must_use]
-    pub fn of_one(&self, judged: &Evaluation) -> String {
-        let claims = judged.claims.iter();
-        let lines = claims.map(|claim| {
-            line(
-                &claim.key,
-                &claim.verdict,
-                self.statuses.get(&claim.key),
-                self.etcd_lost_since,
-                self.docker_lost_since,
-                self.now,
-            )
-        });
-        lines.collect::<Vec<_>>().join("; ")
-    }
-
-    /// The line for many containers: `announcing 12 of 14 containers; redis1 is paused; …`. Containers that have
-    /// ended don't count.
-    #[must_use]
-    pub fn of_all(&self, all: &BTreeMap<String, Evaluation>, outranked: &Outranked) -> String {
+    pub fn line(&self, all: &BTreeMap<String, Evaluation>, outranked: &Outranked) -> String {
         if let Some(line) = etcd_lost(self.etcd_lost_since, self.now) {
             return line;
         }
-        let there = all.iter().filter(|(_, judged)| !judged.is_over());
-        let problems: Vec<_> = there
-            .clone()
-            .filter_map(|(id, judged)| self.problem(id, judged, outranked))
+        let all_over = all.values().all(Evaluation::is_over);
+        let mut counted: Vec<_> = all.iter().collect();
+        counted.retain(|(_, judged)| all_over || !judged.is_over());
+        let problems: Vec<_> = counted
+            .iter()
+            .filter_map(|(id, judged)| Some((judged, self.problem(id, judged, outranked)?)))
             .collect();
-        let count = there.count();
-        let announced = count - problems.len();
-        let mut line = match (count, announced) {
-            (0, _) => "waiting: no container has a sidekick label".to_owned(),
-            (1, 1) => "announcing 1 container".to_owned(),
-            (all, some) if all == some => format!("announcing {all} containers"),
-            (all, some) => format!("announcing {some} of {all} containers"),
+        let mut line = match (counted.as_slice(), problems.as_slice()) {
+            ([], _) => "waiting: no container has a sidekick label".to_owned(),
+            ([(_, judged)], []) => format!("announcing {}", self.announced(judged)),
+            ([_], [(_, Problem { lead, words })]) => format!("{lead}{words}"),
+            (all, []) => format!("announcing {} containers", all.len()),
+            (all, some) => {
+                let announced = all.len() - some.len();
+                format!("announcing {announced} of {} containers", all.len())
+            }
         };
-        for problem in problems.iter().take(NAMED) {
-            let _ = write!(line, "; {problem}");
-        }
-        if problems.len() > NAMED {
-            let _ = write!(line, "; and {} more", problems.len() - NAMED);
+        if counted.len() > 1 {
+            for (judged, Problem { words, .. }) in problems.iter().take(NAMED) {
+                let _ = match words.starts_with(&judged.name) {
+                    true => write!(line, "; {words}"),
+                    false => write!(line, "; {}: {words}", judged.name),
+                };
+            }
+            if problems.len() > NAMED {
+                let _ = write!(line, "; and {} more", problems.len() - NAMED);
+            }
         }
         if let Some(since) = self.docker_lost_since {
             let lost = self.now.saturating_sub(since).as_secs();
@@ -80,141 +72,65 @@ impl AnnounceStatus<'_> {
         line
     }
 
+    /// `redis@1 = 10.0.0.7:6379` for each of the container's keys.
+    fn announced(&self, judged: &Evaluation) -> String {
+        let shown = judged.claims.iter().flatten().filter_map(|claim| {
+            let Some(KeyStatus::Announced(endpoint)) = self.statuses.get(&claim.key) else {
+                return None;
+            };
+            Some(format!("{} = {endpoint}", claim.key.instance()))
+        });
+        shown.collect::<Vec<_>>().join(", ")
+    }
+
     /// Why not all of the container's claims are announced.
-    fn problem(&self, id: &str, judged: &Evaluation, outranked: &Outranked) -> Option<String> {
-        let about = |words: String| match words.starts_with(&judged.name) {
-            true => words,
-            false => format!("{}: {words}", judged.name),
+    fn problem(&self, id: &str, judged: &Evaluation, outranked: &Outranked) -> Option<Problem> {
+        let problem = |lead: &str, words: String| {
+            let lead = lead.to_owned();
+            Some(Problem { lead, words })
         };
-        if let Some(reason) = &judged.refused {
-            return Some(about(reason.to_string()));
-        }
-        judged.claims.iter().find_map(|claim| {
-            let key = &claim.key;
+        let waiting = |words: String| problem("waiting: ", words);
+        let claims = match &judged.claims {
+            Ok(claims) => claims,
+            Err(reason) => return waiting(reason.to_string()),
+        };
+        claims.iter().find_map(|claim| {
+            let (key, instance) = (&claim.key, claim.key.instance());
             if let Some(winner) = outranked.get(&(id.to_owned(), key.clone())) {
                 let (key, winner) = (key.clone(), winner.clone());
-                return Some(about(Reason::Outranked { key, winner }.to_string()));
+                let words = Reason::Outranked { key, winner }.to_string();
+                return problem("standing by: ", words);
             }
             match (&claim.verdict, self.statuses.get(key)) {
-                (Verdict::Withdraw(reason), _) => Some(about(reason.to_string())),
-                (_, Some(KeyStatus::Announced(endpoint))) => endpoint
-                    .is_draining()
-                    .then(|| about(format!("{} is draining", key.instance()))),
-                (_, Some(KeyStatus::StandingBy(holder))) => {
-                    Some(about(format!("{} is held by {holder}", key.instance())))
-                }
                 (_, Some(KeyStatus::Rejected)) => {
-                    Some(about(format!("etcd refuses {}", key.instance())))
+                    problem("", format!("etcd refuses {instance}; retrying"))
                 }
-                _ => Some(about(format!("{} has not been put yet", key.instance()))),
+                (Verdict::Withdraw(reason), Some(KeyStatus::Announced(_) | KeyStatus::Pending)) => {
+                    let lead = format!("withdrawing {instance}: ");
+                    problem(&lead, reason.to_string())
+                }
+                (Verdict::Withdraw(reason), _) => waiting(reason.to_string()),
+                (_, Some(KeyStatus::Announced(endpoint))) if endpoint.is_draining() => {
+                    problem("", format!("draining {instance} = {endpoint}"))
+                }
+                (_, Some(KeyStatus::Announced(_))) => None,
+                (_, Some(KeyStatus::StandingBy(holder))) => {
+                    problem("standing by: ", format!("{instance} is held by {holder}"))
+                }
+                _ => waiting(format!("{instance} has not been put yet")),
             }
         })
     }
 }
 
+/// Why a container is not announced.
+struct Problem {
+    /// What a line about this container alone begins with.
+    lead: String,
+    words: String,
+}
+
 fn etcd_lost(since: Option<Moment>, now: Moment) -> Option<String> {
     let lost = now.saturating_sub(since?);
     (lost >= WORTH_TELLING).then(|| format!("etcd unreachable for {} s, retrying", lost.as_secs()))
-}
-
-/// The line for one key.
-#[must_use]
-pub fn line(
-    key: &Key,
-    verdict: &Verdict,
-    status: Option<&KeyStatus>,
-    etcd_lost_since: Option<Moment>,
-    docker_lost_since: Option<Moment>,
-    now: Moment,
-) -> String {
-    if let Some(line) = etcd_lost(etcd_lost_since, now) {
-        return line;
-    }
-    let instance = key.instance();
-    let line = match (verdict, status) {
-        (_, Some(KeyStatus::Rejected)) => format!("etcd refuses {instance}; retrying"),
-        (Verdict::Withdraw(reason), Some(KeyStatus::Announced(_) | KeyStatus::Pending)) => {
-            format!("withdrawing {instance}: {reason}")
-        }
-        (Verdict::Withdraw(reason), _) => format!("waiting: {reason}"),
-        (_, Some(KeyStatus::Announced(endpoint))) if endpoint.is_draining() => {
-            format!("draining {instance} = {endpoint}")
-        }
-        (_, Some(KeyStatus::Announced(endpoint))) => format!("announcing {instance} = {endpoint}"),
-        (_, Some(KeyStatus::StandingBy(holder))) => {
-            format!("standing by: {instance} is held by {holder}")
-        }
-        (Verdict::Announce(decision), _) => {
-            format!("about to announce {instance} = {}", decision.endpoint)
-        }
-        (Verdict::Keep(_), _) => format!("waiting: {instance} is not announced"),
-    };
-    match (verdict, docker_lost_since) {
-        (Verdict::Keep(_), Some(since)) => {
-            let lost = now.saturating_sub(since).as_secs();
-            format!("{line} (Docker unreachable for {lost} s)")
-        }
-        _ => line,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::announce::lease::ownership::Holder;
-    use crate::announce::policy::reason::Reason;
-    use crate::endpoint::Endpoint;
-
-    const NOW: Moment = Duration::from_secs(100);
-
-    fn shown(
-        verdict: &Verdict,
-        status: Option<KeyStatus>,
-        etcd: Option<u64>,
-        docker: Option<u64>,
-    ) -> String {
-        let key = "/services/redis/redis@1".parse().unwrap();
-        let at = |s: Option<u64>| s.map(Duration::from_secs);
-        line(&key, verdict, status.as_ref(), at(etcd), at(docker), NOW)
-    }
-
-    fn endpoint() -> Endpoint {
-        Endpoint::decode(br#"{"host":"ip-172-31-24-253","port":6379}"#).unwrap()
-    }
-
-    #[test]
-    fn the_line_says_what_the_design_wants_it_to_say() {
-        let announced = KeyStatus::Announced(std::sync::Arc::new(endpoint()));
-        let keep = Verdict::Keep(None);
-        let draining = KeyStatus::Announced(std::sync::Arc::new(endpoint().draining()));
-        assert_eq!(
-            shown(&keep, Some(draining), None, None),
-            "draining redis@1 = ip-172-31-24-253:6379"
-        );
-        assert_eq!(
-            shown(&keep, Some(announced.clone()), None, Some(90)),
-            "announcing redis@1 = ip-172-31-24-253:6379 (Docker unreachable for 10 s)"
-        );
-        let paused = Verdict::Withdraw(Reason::Absent("redis1".to_owned()));
-        assert_eq!(
-            shown(&paused, Some(KeyStatus::Withdrawn), None, None),
-            "waiting: there is no container redis1"
-        );
-        assert!(shown(&paused, Some(announced), None, None).starts_with("withdrawing redis@1: "));
-        let by = KeyStatus::StandingBy(Holder::from(&endpoint()));
-        assert!(
-            shown(&keep, Some(by), None, None)
-                .starts_with("standing by: redis@1 is held by ip-172")
-        );
-    }
-
-    #[test]
-    fn an_etcd_that_is_away_comes_before_everything_and_a_failover_does_not() {
-        let verdict = Verdict::Withdraw(Reason::NeverAsked);
-        assert_eq!(
-            shown(&verdict, None, Some(88), None),
-            "etcd unreachable for 12 s, retrying"
-        );
-        assert!(shown(&verdict, None, Some(100), None).starts_with("waiting: "));
-    }
 }

@@ -6,7 +6,6 @@ use super::docker::events::WatchScope;
 use super::drain::desired::DrainedKeys;
 use super::drain::wishes::WishReader;
 use super::lease::shutdown_report::ShutdownReport;
-use super::policy::claims::Target;
 use super::policy::container::ContainerViews;
 use crate::etcd::members::Members;
 use crate::systemd::Pulse;
@@ -27,10 +26,7 @@ impl AnnounceTasks {
         views: watch::Sender<ContainerViews>,
         pulse: Pulse,
     ) {
-        let scope = match &config.target {
-            Target::One { container, .. } => WatchScope::One(container.clone()),
-            Target::All { .. } => WatchScope::Labelled,
-        };
+        let scope = WatchScope::from(&config.target);
         let watcher = docker::watcher::watch(config.docker.clone(), scope, views, pulse);
         self.watchers.spawn(watcher);
     }

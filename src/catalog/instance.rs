@@ -1,9 +1,8 @@
 //! Services and their instances as etcd has them. Pure.
 
 use crate::endpoint::{Endpoint, Host, Status};
-use std::collections::BTreeMap;
+use imbl::OrdMap;
 use std::num::NonZeroU16;
-use std::sync::Arc;
 
 /// What HAProxy needs to know of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +33,9 @@ impl Instance {
     }
 }
 
-/// A service's instances, by name.
-pub type Instances = BTreeMap<String, Instance>;
+/// A service's instances, by name. Persistent: a copy costs nothing, and two versions are compared in the time
+/// of what differs between them (docs/adr/0018).
+pub type Instances = OrdMap<String, Instance>;
 
-/// All services, by name. The pointer of a service stays the same as long as nothing of it changes.
-pub type Services = BTreeMap<String, Arc<Instances>>;
+/// All services, by name.
+pub type Services = OrdMap<String, Instances>;

@@ -69,11 +69,10 @@ impl Key {
         &self.0
     }
 
-    /// All but the service and the instance: `/services` of `/services/redis/redis@1`; no slash at its end.
+    /// What stands before service and instance: `/services` of `/services/redis/redis@1`.
     #[must_use]
     pub fn prefix(&self) -> &str {
-        let service = self.0.rsplitn(3, '/').nth(2);
-        service.unwrap_or_default()
+        self.0.rsplitn(3, '/').nth(2).unwrap_or_default()
     }
 
     /// The part before the last: `redis` of `/services/redis/redis@1`.

@@ -1,15 +1,18 @@
 //! What `explain` takes.
 
-use crate::announce::config::{ContainerArgs, container, docker, rules};
+use crate::announce::config::{ContainerArgs, docker, rules, target};
 use crate::announce::docker::client::DockerHost;
 use crate::announce::policy::eligibility::AddressOptions;
-use crate::config::{Checked, DEFAULT_PREFIX, control_prefix, prefix, wrong};
-use crate::endpoint::Key;
+use crate::announce::policy::target::Target;
+use crate::config::{Checked, DEFAULT_PREFIX, control_prefix, prefix};
 use crate::endpoint::control::ControlPrefix;
 use crate::etcd::EtcdConfig;
 use crate::etcd::config::{EtcdArgs, etcd};
 use crate::telemetry::LogArgs;
 use clap::Args;
+
+/// Stands for the key of a single container that is explained without one.
+const ANY_KEY: &str = "/any/key/will-do";
 
 /// `sidekick explain`.
 #[derive(Debug, Args)]
@@ -42,14 +45,15 @@ pub struct ExplainArgs {
 /// `sidekick explain`, checked.
 #[derive(Debug, Clone)]
 pub struct ExplainConfig {
-    /// As for announcing; `None`: all with labels of ours.
-    pub container: Option<String>,
-    /// The key to look at.
-    pub key: Option<Key>,
-    /// Where to look for keys if none is given.
+    /// As for announcing.
+    pub target: Target,
+    /// No key is given for the single container: whatever key stands in `target`, the decision is the same, and all
+    /// keys that name the container are looked at.
+    pub any_key: bool,
+    /// Where these keys are looked for, and those of all containers.
     pub prefix: String,
-    /// What the drain wishes stand below; `None`: where they belong by default.
-    pub control: Option<ControlPrefix>,
+    /// Where the drain wishes stand.
+    pub control: ControlPrefix,
     /// As for announcing.
     pub rules: AddressOptions,
     /// Where the Docker Engine listens.
@@ -64,24 +68,19 @@ impl ExplainConfig {
     /// # Errors
     /// The first thing that is wrong.
     pub fn new(args: ExplainArgs) -> Checked<Self> {
-        let key = args.key.map(|key| {
-            key.parse()
-                .map_err(|e| wrong("--key", format!("{key:?} {e}")))
-        });
+        let key = args.key.as_deref();
+        let target = target(&args.container, key.or(Some(ANY_KEY)), &args.prefix)?;
+        let below = match (&target, key) {
+            (Target::One { key, .. }, Some(_)) => key.prefix(),
+            _ => &args.prefix,
+        };
         Ok(Self {
-            key: key.transpose()?,
-            control: {
-                let given = args.control_prefix.as_deref();
-                let checked = given.map(|given| control_prefix(Some(given), given));
-                checked.transpose()?
-            },
+            control: control_prefix(args.control_prefix.as_deref(), &prefix(below)?)?,
+            target,
+            any_key: key.is_none() && !args.container.all,
             prefix: prefix(&args.prefix)?,
             rules: rules(&args.container)?,
             docker: docker(&args.container)?,
-            container: match args.container.all {
-                true => None,
-                false => Some(container(&args.container)?),
-            },
             etcd: etcd(&args.etcd)?,
         })
     }

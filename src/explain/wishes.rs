@@ -3,7 +3,7 @@
 use super::ExplainConfig;
 use crate::announce::drain::wishes::read_once;
 use crate::endpoint::Key;
-use crate::endpoint::control::{ControlPrefix, DrainWish, InstanceName};
+use crate::endpoint::control::{DrainWish, InstanceName};
 use crate::etcd::members::Members;
 use std::collections::BTreeMap;
 
@@ -20,10 +20,7 @@ impl ReadWishes {
         let Ok(members) = members else {
             return Self(BTreeMap::new());
         };
-        let below = config.key.as_ref().map_or(&*config.prefix, Key::prefix);
-        let default = || ControlPrefix::of(below);
-        let control = config.control.clone().unwrap_or_else(default);
-        Self(read_once(&members, &control).await)
+        Self(read_once(&members, &config.control).await)
     }
 
     /// The wish for the instance at a key, in words; `None` where there is none.

@@ -14,7 +14,6 @@ use crate::endpoint::{Host, check_part};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 pub(crate) fn fixed_config() -> FixedConfig {
     FixedConfig {
@@ -102,7 +101,7 @@ pub(crate) fn models() -> impl Strategy<Value = Model> {
                     .zip(20_000..)
                     .map(|((name, (bind, servers)), port)| {
                         let bind = format!("{bind}{port}").parse().unwrap();
-                        let servers = Arc::new(servers);
+                        let servers = servers.into();
                         (name, Listener { bind, servers })
                     });
             let stats = stats.then(|| "127.0.0.1:1936".parse().unwrap());
@@ -176,7 +175,7 @@ proptest! {
         let settings = Retention { hold: <_>::default(), forget: <_>::default(), drain: <_>::default() };
         let now = Moment::from_secs(1);
         let mut membership = Membership::new(settings, BTreeMap::new(), now);
-        membership.observe(catalog.services(), now);
+        membership.observe(&catalog.services(), now);
         let mut backends = Backends::default();
         backends.update(membership.desired(now), &HostAddresses::default());
         let (model, _) = assign_listeners(&<_>::default(), backends.services(), &BTreeMap::new(), &BTreeMap::new());

@@ -2,13 +2,14 @@
 //! kind.
 
 use crate::agent::haproxy::api::{HaproxyApi, HaproxyEvent, ProxyError, ReloadOutcome, Worker};
+use crate::agent::haproxy::file_content::FileContent;
 use crate::agent::haproxy::parse::{fingerprint_of, parse};
 use crate::agent::haproxy::render::{CHECK, proxy_name};
-use crate::agent::haproxy::runtime::{
-    CHECKED, DRAIN, RunningServers, ServerAction, ServerCommand, ServerState, diff, parse_state,
-};
+use crate::agent::haproxy::runtime::{ServerAction, ServerCommand, diff};
 use crate::agent::haproxy::server_defaults::ServerDefaults;
-use crate::agent::haproxy::shared_text::SharedText;
+use crate::agent::haproxy::server_state::{
+    CHECKED, DRAIN, RunningServers, ServerState, parse_state,
+};
 use crate::agent::model::bind::Bind;
 use crate::agent::model::listeners::Model;
 use crate::testing::config_grammar::tokenize_strictly;
@@ -23,11 +24,7 @@ pub(crate) const HEADER: &str = "1\n# be_id be_name srv_id srv_name srv_addr srv
 
 /// The differences of all listeners.
 pub(crate) fn diff_all(model: &Model, running: &RunningServers) -> Vec<ServerCommand> {
-    let listeners = model.listeners.iter();
-    diff(
-        listeners.map(|(name, listener)| (name.as_str(), &*listener.servers)),
-        running,
-    )
+    diff(model.listeners.iter(), running)
 }
 
 /// A HAProxy's servers, with as much of its rules as the commands depend on.
@@ -167,13 +164,17 @@ pub(crate) struct FakeWorld {
     pub(crate) removed: Vec<String>,
     /// The disk is full: no file can be written.
     pub(crate) full: bool,
+    /// Commands are taken without an error, and do nothing.
+    pub(crate) deaf: bool,
+    /// How often the servers were listed.
+    pub(crate) lists: u32,
     /// No reload succeeds, whatever the file says.
     pub(crate) stuck: bool,
     /// Whether clients hold a connection to each server when a reload comes.
     pub(crate) held: bool,
     /// Workers of before a reload, and the servers to which they have connections.
     pub(crate) older: BTreeMap<u32, BTreeSet<String>>,
-    pub(crate) saving: Option<SharedText>,
+    pub(crate) saving: Option<FileContent>,
     /// Batches of commands that were cut off half-way, with or without an error.
     pub(crate) torn: u32,
 }
@@ -252,30 +253,30 @@ impl FakeWorld {
 pub(crate) struct FakeHaproxy(pub(crate) RefCell<FakeWorld>);
 
 impl HaproxyApi for FakeHaproxy {
-    async fn write(&mut self, text: &SharedText) -> Result<(), ProxyError> {
+    async fn write(&mut self, content: &FileContent) -> Result<(), ProxyError> {
         let mut world = self.0.borrow_mut();
         world.saving = None;
         if world.full || world.fails() {
             return Err(ProxyError::File("no space left".to_owned()));
         }
-        world.file = text.to_string();
+        world.file = content.text().into_owned();
         tokenize_strictly(&world.file).unwrap();
         Ok(())
     }
 
-    fn save(&mut self, text: SharedText) {
-        self.0.get_mut().saving = Some(text);
+    fn save(&mut self, content: FileContent) {
+        self.0.get_mut().saving = Some(content);
     }
 
     async fn next_event(&mut self) -> HaproxyEvent {
-        let text = self
+        let content = self
             .0
             .get_mut()
             .saving
             .take()
             .expect("somebody waits for nothing");
-        let result = self.write(&text).await;
-        HaproxyEvent::FileSaved(text, result)
+        let result = self.write(&content).await;
+        HaproxyEvent::FileSaved(content, result)
     }
 
     async fn worker(&self) -> Result<Worker, ProxyError> {
@@ -301,6 +302,7 @@ impl HaproxyApi for FakeHaproxy {
         backends: Option<&BTreeSet<String>>,
     ) -> Result<RunningServers, ProxyError> {
         let mut world = self.0.borrow_mut();
+        world.lists += 1;
         let text = world.servers.state();
         let cut = if world.fails() {
             world.rng.usize(0..text.len())
@@ -332,7 +334,7 @@ impl HaproxyApi for FakeHaproxy {
                     return Err(ProxyError::Unreachable("cut off".to_owned()));
                 }
                 // Some lines are lost without an error.
-                if !world.fails() {
+                if !world.fails() && !world.deaf {
                     let _ = world.servers.command(&line);
                 }
             }

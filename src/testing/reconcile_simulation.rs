@@ -9,7 +9,6 @@ use crate::agent::reconcile::{LONGEST_RELOAD_PAUSE, reload_pause};
 use crate::testing::config_grammar::fixed_config;
 use scene::ReconcileScene;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 #[test]
@@ -134,6 +133,36 @@ fn an_instance_that_ends_loses_its_connections_in_old_workers_too() {
     assert_eq!(left, ["redis/b"]);
 }
 
+/// The list of a large backend takes HAProxy longer than the change itself. A change that HAProxy did not make
+/// is found all the same, and made.
+#[test]
+fn a_large_backend_is_read_back_after_a_pause() {
+    let mut scene = ReconcileScene::new(1);
+    for n in 0..1_000 {
+        scene.put("redis", 80, &format!("i{n:04}"), "");
+    }
+    scene.settle();
+    for deaf in [false, true] {
+        let name = format!("deaf-{deaf}");
+        (scene.world().deaf, scene.world().lists) = (deaf, 0);
+        scene.put("redis", 80, &name, "");
+        let report = scene.pass_now().unwrap();
+        scene.world().deaf = false;
+        assert_eq!((report.changes, scene.world().lists), (1, 0), "{name}");
+        assert_eq!(scene.world().servers.0["redis"].contains_key(&name), !deaf);
+        // Another change in between puts nothing off.
+        scene.now += Duration::from_millis(4);
+        scene.put("redis", 80, "next", if deaf { "" } else { "draining" });
+        assert_eq!(scene.pass_now().unwrap().again, report.again);
+        scene.now = report.again.unwrap();
+        assert_eq!(scene.pass_now().is_err(), deaf);
+        assert_eq!(scene.world().lists, 1);
+        scene.pass_now().unwrap();
+        scene.settle();
+        assert_eq!(scene.missing(), vec![]);
+    }
+}
+
 /// By then another service has its port.
 #[test]
 fn an_instance_that_was_leaving_when_its_service_lost_its_port_loses_its_connections_too() {
@@ -143,7 +172,7 @@ fn an_instance_that_was_leaving_when_its_service_lost_its_port_loses_its_connect
     scene.put("b", 80, "j", "");
     scene.settle();
     let instances = &mut scene.desired.get_mut("a").unwrap().instances;
-    Arc::make_mut(instances).get_mut("i").unwrap().leaving = true;
+    instances.get_mut("i").unwrap().leaving = true;
     scene.settle();
     assert!(scene.world().servers.0.keys().eq(["b"]), "a serves none");
     assert_eq!(scene.world().older.len(), 1);

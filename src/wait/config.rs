@@ -13,7 +13,7 @@ use std::time::Duration;
 pub struct WaitArgs {
     /// The service, or one instance of it, like redis/redis@1
     #[arg(value_name = "SERVICE[/INSTANCE]")]
-    pub target: String,
+    pub service: String,
 
     /// How many instances have to serve
     #[arg(long, default_value = "1", value_name = "N")]
@@ -60,9 +60,9 @@ impl WaitConfig {
     /// The first thing that is wrong.
     pub fn new(args: WaitArgs) -> Checked<Self> {
         const TARGET: &str = "SERVICE[/INSTANCE]";
-        let (service, instance) = match args.target.split_once('/') {
+        let (service, instance) = match args.service.split_once('/') {
             Some((service, instance)) => (service, Some(instance)),
-            None => (args.target.as_str(), None),
+            None => (args.service.as_str(), None),
         };
         for part in [Some(service), instance].into_iter().flatten() {
             check_part(part).map_err(|e| wrong(TARGET, format!("{part:?} {e}")))?;

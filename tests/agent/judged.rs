@@ -67,7 +67,7 @@ fn haproxy_takes_whatever_is_rendered() {
             drain: Duration::ZERO,
         };
         let mut membership = Membership::new(settings, BTreeMap::new(), now);
-        membership.observe(catalog.services(), now);
+        membership.observe(&catalog.services(), now);
         let address = ("db.example.com".to_owned(), "10.0.0.9".parse().unwrap());
         let mut backends = Backends::default();
         backends.update(membership.desired(now), &[address].into_iter().collect());

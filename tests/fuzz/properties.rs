@@ -4,8 +4,9 @@
 use sidekick::agent::haproxy::parse::parse;
 use sidekick::agent::haproxy::process_list::ProcessList;
 use sidekick::agent::haproxy::render::{DEFAULT_BASE, FixedConfig, render};
-use sidekick::agent::haproxy::runtime::{RunningServers, diff, parse_state};
+use sidekick::agent::haproxy::runtime::diff;
 use sidekick::agent::haproxy::server_defaults::ServerDefaults;
+use sidekick::agent::haproxy::server_state::{RunningServers, parse_state};
 use sidekick::agent::model::backends::Backends;
 use sidekick::agent::model::host_addresses::HostAddresses;
 use sidekick::agent::model::listeners::{ListenerRules, Model, assign_listeners};
@@ -128,10 +129,7 @@ pub fn haproxy_processes(input: &[u8]) {
 }
 
 fn commands(model: &Model, running: &RunningServers) -> Vec<String> {
-    let listeners = model.listeners.iter();
-    let listeners = listeners.map(|(service, listener)| (service.as_str(), &*listener.servers));
-    let commands = diff(listeners, running);
-    commands
+    diff(model.listeners.iter(), running)
         .iter()
         .flat_map(|command| command.lines(&ServerDefaults::default(), false))
         .collect()
@@ -172,7 +170,7 @@ fn model_of(dump: &[u8]) -> Model {
     };
     let now = Moment::from_secs(1);
     let mut membership = Membership::new(settings, BTreeMap::new(), now);
-    membership.observe(catalog.services(), now);
+    membership.observe(&catalog.services(), now);
     let mut backends = Backends::default();
     backends.update(membership.desired(now), &HostAddresses::default());
     let (services, nothing) = (backends.services(), BTreeMap::new());

@@ -1,7 +1,8 @@
 //! What a pass needs of HAProxy, as a trait: the executor implements it, and so does the tests' fake.
 
-use crate::agent::haproxy::runtime::{RunningServers, ServerCommand, UnreadableState};
-use crate::agent::haproxy::shared_text::SharedText;
+use crate::agent::haproxy::file_content::FileContent;
+use crate::agent::haproxy::runtime::ServerCommand;
+use crate::agent::haproxy::server_state::{RunningServers, UnreadableState};
 use crate::agent::model::bind::Bind;
 use std::collections::BTreeSet;
 
@@ -40,8 +41,8 @@ pub(crate) enum ReloadOutcome {
 pub(crate) enum HaproxyEvent {
     /// The HAProxy that the agent supervises exited.
     Exited,
-    /// That text was saved, or saving it failed.
-    FileSaved(SharedText, Result<(), ProxyError>),
+    /// That content was saved, or saving it failed.
+    FileSaved(FileContent, Result<(), ProxyError>),
 }
 
 /// Why a pass failed.
@@ -81,9 +82,9 @@ fn out_of_sync(servers: usize) -> String {
 /// A HAProxy and its file.
 pub(crate) trait HaproxyApi {
     /// Writes the file: temporary file, `haproxy -c`, fsync, rename. No pending save follows it.
-    async fn write(&mut self, text: &SharedText) -> Result<(), ProxyError>;
+    async fn write(&mut self, content: &FileContent) -> Result<(), ProxyError>;
     /// The same in the background; a save that still waits is replaced.
-    fn save(&mut self, text: SharedText);
+    fn save(&mut self, content: FileContent);
     /// Whether another process changed or removed the file.
     fn file_changed_by_others(&self) -> bool {
         false

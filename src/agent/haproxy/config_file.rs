@@ -1,13 +1,13 @@
 //! HAProxy's configuration file: never half written, and never one that `haproxy -c` refuses.
 
 use crate::agent::haproxy::api::ProxyError;
+use crate::agent::haproxy::file_content::FileContent;
 use crate::agent::haproxy::master_socket::alerts;
 use crate::agent::haproxy::process::command;
 use crate::agent::haproxy::render::FIRST_LINE;
-use crate::agent::haproxy::shared_text::SharedText;
 use rustix::process::{Pid, setpriority_process};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -128,10 +128,10 @@ impl ConfigFile {
     /// Writes the file: temporary file → `haproxy -c` → fsync → rename.
     pub(crate) async fn write(
         &self,
-        text: &SharedText,
+        content: &FileContent,
         pace: WritePriority,
     ) -> Result<(), ProxyError> {
-        let new = self.write_draft(text).await?;
+        let new = self.write_draft(content).await?;
         self.check(&new, pace).await?;
         // A rename changes none of it.
         let identity = FileIdentity::of(&new);
@@ -144,22 +144,22 @@ impl ConfigFile {
     ///
     /// # Errors
     /// `haproxy -c` refuses it, or it can't be written.
-    pub(crate) async fn try_out(&self, text: &SharedText) -> Result<(), ProxyError> {
-        let new = self.write_draft(text).await?;
+    pub(crate) async fn try_out(&self, content: &FileContent) -> Result<(), ProxyError> {
+        let new = self.write_draft(content).await?;
         let result = self.check(&new, WritePriority::Awaited).await;
         self.blocking(move |_| fs::remove_file(new)).await?;
         result
     }
 
     /// Writes the new file beside the old one.
-    async fn write_draft(&self, text: &SharedText) -> Result<PathBuf, ProxyError> {
+    async fn write_draft(&self, content: &FileContent) -> Result<PathBuf, ProxyError> {
         let mut name = self.path.clone().into_os_string();
         name.push(".new");
         let new = PathBuf::from(name);
-        let (draft, text) = (new.clone(), text.clone());
+        let (draft, content) = (new.clone(), content.clone());
         let write = move |path: &Path| {
             // Half a file would only take space.
-            write_new(&draft, path, &text).inspect_err(|_| drop(fs::remove_file(&draft)))
+            write_new(&draft, path, &content).inspect_err(|_| drop(fs::remove_file(&draft)))
         };
         self.blocking(write).await?;
         Ok(new)
@@ -234,12 +234,9 @@ impl ConfigFile {
 }
 
 /// Writes with the old file's permissions; copies the old file first if sidekick did not write it.
-fn write_new(new: &Path, path: &Path, text: &SharedText) -> io::Result<()> {
-    let mut out = BufWriter::new(File::create(new)?);
-    for piece in text.pieces() {
-        out.write_all(piece.as_bytes())?;
-    }
-    let out = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+fn write_new(new: &Path, path: &Path, content: &FileContent) -> io::Result<()> {
+    let mut out = File::create(new)?;
+    out.write_all(content.text().as_bytes())?;
     let Ok(mut old) = File::open(path) else {
         return Ok(());
     };

@@ -3,13 +3,14 @@
 use crate::agent::haproxy::api::{HaproxyApi, HaproxyEvent, ProxyError, ReloadOutcome, Worker};
 use crate::agent::haproxy::bind_probe::bind_obstacle;
 use crate::agent::haproxy::config_file::{ConfigFile, WritePriority};
+use crate::agent::haproxy::file_content::FileContent;
 use crate::agent::haproxy::master_socket::{MasterSocket, RELOAD_TIMEOUT, SOCKET_RECREATED_WITHIN};
 use crate::agent::haproxy::process::{HaproxyProcess, STOP_TIMEOUT, terminate};
 use crate::agent::haproxy::render::FINGERPRINT_VARIABLE;
-use crate::agent::haproxy::runtime::{RunningServers, ServerCommand, parse_state};
+use crate::agent::haproxy::runtime::ServerCommand;
 use crate::agent::haproxy::server_defaults::ServerDefaults;
+use crate::agent::haproxy::server_state::{RunningServers, parse_state};
 use crate::agent::haproxy::sessions::shutdown_commands;
-use crate::agent::haproxy::shared_text::SharedText;
 use crate::agent::model::bind::Bind;
 use crate::clock::now;
 use crate::log_throttle::{LogThrottle, Repeats};
@@ -53,13 +54,13 @@ pub(crate) struct HaproxyExecutor {
     fingerprint: RefCell<Option<(u32, u32, Option<String>)>>,
     saving: Option<PendingWrite>,
     /// Saved when that is done, and not before `next_write_at`.
-    next: Option<SharedText>,
+    next: Option<FileContent>,
     next_write_at: Instant,
     pulse: Pulse,
 }
 
-/// The text that is being written, and the task, which returns how long it took.
-type PendingWrite = (SharedText, JoinHandle<(Result<(), ProxyError>, Duration)>);
+/// What is being written, and the task, which returns how long it took.
+type PendingWrite = (FileContent, JoinHandle<(Result<(), ProxyError>, Duration)>);
 
 impl HaproxyExecutor {
     /// `ours`: the agent supervises it. Starts nothing yet.
@@ -131,15 +132,15 @@ impl HaproxyExecutor {
     /// Starts the next background write, if none is running.
     fn start_next_write(&mut self) {
         if self.saving.is_none()
-            && let Some(text) = self.next.take()
+            && let Some(content) = self.next.take()
         {
-            let (file, copy) = (self.file.clone(), text.clone());
+            let (file, copy) = (self.file.clone(), content.clone());
             let write = async move {
                 let began = Instant::now();
                 let result = file.write(&copy, WritePriority::Beside).await;
                 (result, began.elapsed())
             };
-            self.saving = Some((text, tokio::spawn(write)));
+            self.saving = Some((content, tokio::spawn(write)));
         }
     }
 
@@ -163,17 +164,17 @@ impl HaproxyExecutor {
 }
 
 impl HaproxyApi for HaproxyExecutor {
-    async fn write(&mut self, text: &SharedText) -> Result<(), ProxyError> {
+    async fn write(&mut self, content: &FileContent) -> Result<(), ProxyError> {
         self.pulse.beat();
         self.next = None;
         if let Some((_, saving)) = self.saving.take() {
             let _ = saving.await;
         }
-        self.file.write(text, WritePriority::Awaited).await
+        self.file.write(content, WritePriority::Awaited).await
     }
 
-    fn save(&mut self, text: SharedText) {
-        self.next = Some(text);
+    fn save(&mut self, content: FileContent) {
+        self.next = Some(content);
         if Instant::now() >= self.next_write_at {
             self.start_next_write();
         }
@@ -192,10 +193,10 @@ impl HaproxyApi for HaproxyExecutor {
                     self.ended(&status);
                     return HaproxyEvent::Exited;
                 }
-                (text, result, took) = finished(&mut self.saving) => {
+                (content, result, took) = finished(&mut self.saving) => {
                     self.saving = None;
                     self.next_write_at = Instant::now() + (took * PAUSE_FACTOR).min(MAX_WRITE_PAUSE);
-                    return HaproxyEvent::FileSaved(text, result);
+                    return HaproxyEvent::FileSaved(content, result);
                 }
                 () = sleep_until(self.next_write_at), if self.saving.is_none() && self.next.is_some() => {
                     self.start_next_write();
@@ -361,12 +362,12 @@ async fn ended(process: &mut Option<HaproxyProcess>) -> String {
 
 async fn finished(
     saving: &mut Option<PendingWrite>,
-) -> (SharedText, Result<(), ProxyError>, Duration) {
+) -> (FileContent, Result<(), ProxyError>, Duration) {
     match saving {
-        Some((text, task)) => {
+        Some((content, task)) => {
             let failed = |e: JoinError| (Err(ProxyError::File(e.to_string())), Duration::ZERO);
             let (result, took) = task.await.unwrap_or_else(failed);
-            (text.clone(), result, took)
+            (content.clone(), result, took)
         }
         None => std::future::pending().await,
     }

@@ -3,7 +3,7 @@
 //! etcd says which instances are registered; only HAProxy knows which ones get connections.
 
 use crate::agent::haproxy::render::proxy_name;
-use crate::agent::haproxy::runtime::{DRAIN, MAINTENANCE, RunningServers, ServerState};
+use crate::agent::haproxy::server_state::{DRAIN, MAINTENANCE, RunningServers, ServerState};
 use crate::clock::Moment;
 use crate::log_throttle::LogThrottle;
 use serde::Serialize;

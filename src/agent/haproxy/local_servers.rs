@@ -2,7 +2,7 @@
 
 use crate::agent::haproxy::api::ProxyError;
 use crate::agent::haproxy::master_socket::MasterSocket;
-use crate::agent::haproxy::runtime::{RunningServers, parse_state};
+use crate::agent::haproxy::server_state::{RunningServers, parse_state};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::timeout;

@@ -6,23 +6,22 @@ use crate::agent::haproxy::render::{
 use crate::agent::model::backends::{Server, Servers};
 use crate::agent::model::bind::Bind;
 use crate::agent::model::host_addresses::HostAddresses;
-use crate::agent::model::listeners::Listener;
+use crate::agent::model::listeners::{Listener, Listeners};
 use crate::agent::model::membership::DesiredService;
 use crate::catalog::Instance;
 use crate::endpoint::{Host, check_part};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 /// Reads a file that `render` wrote: the listeners with their servers. `None` if sidekick did not write it,
 /// or if it was edited.
 #[must_use]
-pub fn parse(text: &str) -> Option<BTreeMap<String, Listener>> {
+pub fn parse(text: &str) -> Option<Listeners> {
     if !text.starts_with(FIRST_LINE) {
         return None;
     }
     let ours = text.split_once(&format!("\n{SERVICES_LINE}\n"))?.1;
-    let mut listeners: BTreeMap<String, Listener> = BTreeMap::new();
+    let mut listeners = Listeners::new();
     let (mut service, mut listener) = (String::new(), None::<Listener>);
     for line in ours.lines() {
         let words: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();
@@ -40,7 +39,7 @@ pub fn parse(text: &str) -> Option<BTreeMap<String, Listener>> {
             ["bind", words @ ..] => {
                 listener = Some(Listener {
                     bind: parse_bind(words)?,
-                    servers: Arc::default(),
+                    servers: Servers::new(),
                 });
             }
             // A file of before REJECT_RULE lacks it: its fingerprint differs, so that it is written again.
@@ -48,7 +47,7 @@ pub fn parse(text: &str) -> Option<BTreeMap<String, Listener>> {
             ["mode", "tcp"] | ["balance", "roundrobin"] | ["maxconn", _] | [] => {}
             ["server", name, address, words @ ..] => {
                 let server = parse_server(address, &words.join(" "))?;
-                let servers: &mut Servers = Arc::make_mut(&mut listener.as_mut()?.servers);
+                let servers = &mut listener.as_mut()?.servers;
                 servers.insert(original_name(name)?, server);
             }
             _ => return None,
@@ -60,15 +59,13 @@ pub fn parse(text: &str) -> Option<BTreeMap<String, Listener>> {
 
 /// What a file says of the services, as if it came from etcd and the resolver.
 #[must_use]
-pub fn last_served(
-    listeners: &BTreeMap<String, Listener>,
-) -> (BTreeMap<String, DesiredService>, HostAddresses) {
+pub fn last_served(listeners: &Listeners) -> (BTreeMap<String, DesiredService>, HostAddresses) {
     let desired = listeners.iter().map(|(service, listener)| {
         let servers = listener.servers.iter();
         let instances = servers.filter_map(|(name, it)| Some((name.clone(), instance(it)?)));
         let desired = DesiredService {
             port: listener.bind.port(),
-            instances: Arc::new(instances.collect()),
+            instances: instances.collect(),
         };
         (service.clone(), desired)
     });
@@ -168,7 +165,7 @@ mod tests {
     #[test]
     fn an_edited_file_is_not_read() {
         let text = render(&fixed_config(), &Model::default());
-        assert_eq!(parse(&text), Some(BTreeMap::new()));
+        assert_eq!(parse(&text), Some(Listeners::new()));
         assert_eq!(
             parse(&format!("{text}\nlisten x\n    bind :::80 v4v6 ssl\n")),
             None

@@ -4,14 +4,9 @@
 //! quote or a `$` would be read by HAProxy even inside a name.
 
 use crate::agent::haproxy::base_config::sets;
-use crate::agent::haproxy::shared_text::SharedText;
-use crate::agent::model::backends::Servers;
 use crate::agent::model::bind::Bind;
 use crate::agent::model::listeners::{Listener, Model, STATS};
-use itertools::{EitherOrBoth, Itertools};
-use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
-use std::sync::Arc;
 
 /// The file's first line, by which sidekick recognises its own file.
 pub const FIRST_LINE: &str = "# Written by sidekick agent, and written anew whenever etcd changes: edit --haproxy-base instead.";
@@ -38,6 +33,9 @@ pub(crate) const FORMER_CHECK: &str = "check inter 2s rise 3 fall 2";
 /// three thousand connections around four reloads were refused (HAProxy 2.6), hence "stopping".
 pub(crate) const REJECT_RULE: &str =
     "tcp-request connection reject if { nbsrv eq 0 } !{ stopping }";
+
+/// The length of a server's line, about.
+const BYTES_PER_SERVER: usize = 96;
 
 /// The environment variable by which a running HAProxy tells which configuration it was started from.
 pub const FINGERPRINT_VARIABLE: &str = "SIDEKICK_STRUCTURE";
@@ -86,7 +84,15 @@ pub struct FixedConfig {
 /// become one.
 #[must_use]
 pub fn proxy_name(name: &str) -> String {
-    name.replace(':', ":.").replace('@', "::")
+    let mut proxy_name = String::with_capacity(name.len() + 1);
+    for character in name.chars() {
+        match character {
+            ':' => proxy_name.push_str(":."),
+            '@' => proxy_name.push_str("::"),
+            other => proxy_name.push(other),
+        }
+    }
+    proxy_name
 }
 
 /// The fingerprint of everything that takes a reload to change: the same for two models that differ only in
@@ -120,67 +126,12 @@ impl fmt::Write for Fnv {
 /// The whole file.
 #[must_use]
 pub fn render(fixed_config: &FixedConfig, model: &Model) -> String {
-    Renderer::default().render(fixed_config, model).to_string()
-}
-
-/// Renders models one after another, and of each only what changed.
-#[derive(Debug, Default)]
-pub struct Renderer {
-    listeners: BTreeMap<String, RenderedListener>,
-}
-
-/// A listener's text, and what it was made from.
-#[derive(Debug)]
-struct RenderedListener {
-    bind: Bind,
-    servers: Arc<Servers>,
-    text: Arc<str>,
-}
-
-impl RenderedListener {
-    fn is_of(&self, listener: &Listener) -> bool {
-        self.bind == listener.bind && Arc::ptr_eq(&self.servers, &listener.servers)
+    let mut text = head(fixed_config, model);
+    text.reserve(BYTES_PER_SERVER * model.servers());
+    for (service, listener) in &model.listeners {
+        listen(&mut text, fixed_config, service, listener);
     }
-}
-
-impl Renderer {
-    /// The whole file. `fixed_config` has to be the same each time.
-    pub fn render(&mut self, fixed_config: &FixedConfig, model: &Model) -> SharedText {
-        let mut pieces: Vec<Arc<str>> = Vec::with_capacity(model.listeners.len() + 1);
-        pieces.push(head(fixed_config, model).into());
-        let (mut new, mut gone) = (Vec::new(), Vec::new());
-        let both = model
-            .listeners
-            .iter()
-            .merge_join_by(&self.listeners, |(a, _), (b, _)| a.cmp(b));
-        for pair in both {
-            let (service, listener) = match pair {
-                EitherOrBoth::Both((_, listener), (_, before)) if before.is_of(listener) => {
-                    pieces.push(before.text.clone());
-                    continue;
-                }
-                EitherOrBoth::Both((service, listener), _)
-                | EitherOrBoth::Left((service, listener)) => (service, listener),
-                EitherOrBoth::Right((service, _)) => {
-                    gone.push(service.clone());
-                    continue;
-                }
-            };
-            let text: Arc<str> = listen(fixed_config, service, listener).into();
-            pieces.push(text.clone());
-            let rendered = RenderedListener {
-                bind: listener.bind,
-                servers: listener.servers.clone(),
-                text,
-            };
-            new.push((service.clone(), rendered));
-        }
-        self.listeners.extend(new);
-        for service in gone {
-            self.listeners.remove(&service);
-        }
-        pieces.into_iter().collect()
-    }
+    text
 }
 
 /// Everything but the services.
@@ -216,8 +167,7 @@ fn head(fixed_config: &FixedConfig, model: &Model) -> String {
 }
 
 /// The `listen` section of one service.
-fn listen(fixed_config: &FixedConfig, service: &str, listener: &Listener) -> String {
-    let mut text = String::with_capacity(128 + 96 * listener.servers.len());
+fn listen(text: &mut String, fixed_config: &FixedConfig, service: &str, listener: &Listener) {
     let (service, bind) = (proxy_name(service), BindSyntax(fixed_config, listener.bind));
     let _ = write!(
         text,
@@ -226,7 +176,7 @@ fn listen(fixed_config: &FixedConfig, service: &str, listener: &Listener) -> Str
     if let Some(most) = fixed_config.listener_maxconn {
         let _ = writeln!(text, "    maxconn {most}");
     }
-    for (instance, server) in &*listener.servers {
+    for (instance, server) in &listener.servers {
         let _ = write!(
             text,
             "    server {} {} {CHECK}",
@@ -241,7 +191,6 @@ fn listen(fixed_config: &FixedConfig, service: &str, listener: &Listener) -> Str
         }
         text.push('\n');
     }
-    text
 }
 
 /// An address in HAProxy's syntax.
@@ -265,7 +214,8 @@ impl fmt::Display for BindSyntax<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::model::backends::Server;
+    use crate::agent::model::backends::{Server, Servers};
+    use crate::agent::model::listeners::Listeners;
     use crate::testing::config_grammar::{fixed_config, models};
     use proptest::prelude::*;
 
@@ -276,7 +226,7 @@ mod tests {
             draining,
             host: host.map(str::to_owned),
         };
-        let servers = BTreeMap::from([
+        let servers = Servers::from_iter([
             ("redis@1".to_owned(), server("10.0.0.7:6379", false, None)),
             (
                 "redis@2".to_owned(),
@@ -285,11 +235,11 @@ mod tests {
         ]);
         let listener = Listener {
             bind: ":80".parse().unwrap(),
-            servers: Arc::new(servers),
+            servers,
         };
         let model = Model {
             stats: Some("127.0.0.1:1936".parse().unwrap()),
-            listeners: BTreeMap::from([("redis".to_owned(), listener)]),
+            listeners: Listeners::unit("redis".to_owned(), listener),
         };
         let fingerprint = fingerprint(&fixed_config(), &model);
         let expected = format!(
@@ -321,28 +271,11 @@ listen redis
 
     proptest! {
         #[test]
-        fn what_is_rendered_again_is_what_is_rendered_anew(
-            models in prop::collection::vec((models(), 0..4usize), 1..5)
-        ) {
-            let (mut renderer, mut before) = (Renderer::default(), Model::default());
-            for (mut model, kept) in models {
-                // Some listeners stay as they are, some with another bind.
-                for (name, listener) in before.listeners.iter().skip(kept) {
-                    model.listeners.entry(name.clone()).or_insert_with(|| listener.clone()).servers = listener.servers.clone();
-                }
-                let text = renderer.render(&fixed_config(), &model);
-                let anew = SharedText::from(render(&fixed_config(), &model));
-                prop_assert_eq!(&text, &anew);
-                prop_assert_eq!(text.to_string(), anew.to_string());
-                before = model;
-            }
-        }
-
-        #[test]
         fn servers_are_no_part_of_the_structure(model in models(), other in models()) {
             let mut moved = model.clone();
-            for (listener, other) in moved.listeners.values_mut().zip(other.listeners.values()) {
-                listener.servers.clone_from(&other.servers);
+            for ((name, listener), other) in model.listeners.iter().zip(other.listeners.values()) {
+                let listener = Listener { servers: other.servers.clone(), ..listener.clone() };
+                moved.listeners.insert(name.clone(), listener);
             }
             prop_assert_eq!(fingerprint(&fixed_config(), &model), fingerprint(&fixed_config(), &moved));
             prop_assert_eq!(fingerprint(&fixed_config(), &model) == fingerprint(&fixed_config(), &other),

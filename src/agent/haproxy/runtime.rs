@@ -3,112 +3,17 @@
 //! Replies to commands are free text and differ between versions, so they prove nothing: after the commands
 //! `show servers state` is compared with the desired state, by the same function that made the commands.
 
+use crate::agent::haproxy::parse::original_name;
 use crate::agent::haproxy::render::{CHECK, proxy_name};
 use crate::agent::haproxy::server_defaults::ServerDefaults;
+use crate::agent::haproxy::server_state::{
+    CHECKED, DRAIN, MAINTENANCE, RunningServers, ServerState,
+};
 use crate::agent::model::backends::{Server, Servers};
+use crate::agent::model::listeners::Listener;
+use imbl::ordmap::DiffItem;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-
-/// A server as `show servers state` has it (HAProxy's management guide, version 1 of the format).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerState {
-    /// `None` if HAProxy has none, as for a name that was never resolved.
-    pub address: Option<SocketAddr>,
-    /// `srv_admin_state`, a mask.
-    pub admin: u32,
-    /// `srv_uweight`; 0 takes no new connections.
-    pub weight: u32,
-    /// `srv_check_state`, a mask.
-    pub check: u32,
-    /// HAProxy's health check has it down: `srv_op_state` is "stopped", and not for maintenance.
-    pub down: bool,
-    /// For how many seconds it has been up or down: `srv_time_since_last_change`. It grows by itself.
-    pub since: u64,
-}
-
-/// `srv_op_state` of a server that takes no connections.
-const STOPPED: u32 = 0;
-
-/// Forced or inherited maintenance, by whatever cause: FMAINT, IMAINT, CMAINT, RMAINT.
-pub(crate) const MAINTENANCE: u32 = 0x01 | 0x02 | 0x04 | 0x20;
-/// Forced drain.
-pub(crate) const DRAIN: u32 = 0x08;
-/// The health check is on.
-pub(crate) const CHECKED: u32 = 0x04;
-
-/// All servers, by backend and name as HAProxy has them.
-pub type RunningServers = BTreeMap<String, BTreeMap<String, ServerState>>;
-
-/// `show servers state` cannot be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("HAProxy's list of servers can't be read: {0}")]
-pub struct UnreadableState(String);
-
-/// Reads `show servers state`. Columns are found by their names: versions add some.
-///
-/// # Errors
-/// It isn't version 1, or it is cut off.
-pub fn parse_state(text: &str) -> Result<RunningServers, UnreadableState> {
-    // Every reply ends with an empty line; half a list would look like servers that are missing.
-    if !text.ends_with("\n\n") {
-        return Err(UnreadableState("it is cut off".to_owned()));
-    }
-    let mut lines = text.lines().filter(|line| !line.is_empty());
-    match lines.next() {
-        Some("1") => {}
-        other => {
-            return Err(UnreadableState(format!(
-                "it begins with {:?}",
-                other.unwrap_or_default()
-            )));
-        }
-    }
-    let header = lines.next().and_then(|line| line.strip_prefix("# "));
-    let header: Vec<_> = header.unwrap_or_default().split(' ').collect();
-    let column = |name: &str| {
-        let found = header.iter().position(|column| *column == name);
-        found.ok_or_else(|| UnreadableState(format!("it has no column {name}")))
-    };
-    let (backend, name) = (column("be_name")?, column("srv_name")?);
-    let (address, port) = (column("srv_addr")?, column("srv_port")?);
-    let (admin, weight, check) = (
-        column("srv_admin_state")?,
-        column("srv_uweight")?,
-        column("srv_check_state")?,
-    );
-    let (operational, since) = (
-        column("srv_op_state")?,
-        column("srv_time_since_last_change")?,
-    );
-    let mut running = RunningServers::new();
-    for line in lines.filter(|line| !line.starts_with('#')) {
-        let columns: Vec<_> = line.split(' ').collect();
-        let text = |index: usize| {
-            let cut = || UnreadableState(format!("it is cut off at {line:?}"));
-            columns.get(index).copied().ok_or_else(cut)
-        };
-        let number = |index| {
-            let text = text(index)?;
-            let unreadable = |_| UnreadableState(format!("{text:?} is no number in {line:?}"));
-            text.parse::<u32>().map_err(unreadable)
-        };
-        let admin = number(admin)?;
-        let ip = text(address)?.parse::<IpAddr>().ok();
-        let live = ServerState {
-            address: ip.zip(text(port)?.parse().ok()).map(SocketAddr::from),
-            admin,
-            weight: number(weight)?,
-            check: number(check)?,
-            down: number(operational)? == STOPPED && admin & MAINTENANCE == 0,
-            since: number(since)?.into(),
-        };
-        running
-            .entry(text(backend)?.to_owned())
-            .or_default()
-            .insert(text(name)?.to_owned(), live);
-    }
-    Ok(running)
-}
+use std::net::SocketAddr;
 
 /// One change at one server. Names are HAProxy's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,58 +103,95 @@ impl ServerCommand {
     }
 }
 
-/// The commands that bring the servers of those services to the desired state; none if they are. Servers are
-/// added before others are drained or removed, so that a service that changes altogether is never empty.
-/// Backends that are not in `listeners` may be the operator's, and are left alone.
+/// The commands that bring the servers of those services to the desired state, in their order; none if they
+/// are there. Backends that are not in `listeners` may be the operator's, and are left alone.
 #[must_use]
 pub fn diff<'a>(
-    listeners: impl Iterator<Item = (&'a str, &'a Servers)>,
+    listeners: impl Iterator<Item = (&'a String, &'a Listener)>,
     running: &RunningServers,
 ) -> Vec<ServerCommand> {
-    let (mut coming, mut going) = (Vec::new(), Vec::new());
-    let none = BTreeMap::new();
-    for (service, servers) in listeners {
-        let backend = proxy_name(service);
-        let mut rest: BTreeMap<&str, &ServerState> = running
-            .get(&backend)
-            .unwrap_or(&none)
-            .iter()
-            .map(|(n, l)| (n.as_str(), l))
-            .collect();
-        for (instance, server) in servers {
-            let name = proxy_name(instance);
-            let live = rest.remove(name.as_str());
-            let actions = change(server, live);
-            coming.extend(actions.into_iter().map(|action| ServerCommand {
-                target: format!("{backend}/{name}"),
-                action,
-            }));
-        }
-        going.extend(rest.into_keys().map(|name| ServerCommand {
-            target: format!("{backend}/{name}"),
-            action: ServerAction::Remove,
-        }));
-    }
-    // A stable sort: what is done to one server stays in its order.
-    coming.sort_by_key(|command| command.action == ServerAction::SetTraffic(Traffic::Drain));
-    coming.extend(going);
-    coming
+    let commands = listeners.flat_map(|(service, it)| diff_backend(service, &it.servers, running));
+    ordered(commands)
 }
 
-/// A backend's servers as [`diff`] has nothing to do for.
+/// The commands that bring one backend's servers to the desired state.
 #[must_use]
-pub fn state_in_sync(servers: &Servers) -> BTreeMap<String, ServerState> {
-    let live = |server: &Server| ServerState {
+pub fn diff_backend(
+    service: &str,
+    servers: &Servers,
+    running: &RunningServers,
+) -> Vec<ServerCommand> {
+    let backend = proxy_name(service);
+    let none = BTreeMap::new();
+    let running = running.get(&backend).unwrap_or(&none);
+    let mut commands = Vec::new();
+    for (instance, server) in servers {
+        let name = proxy_name(instance);
+        let actions = change(server, running.get(&name));
+        commands.extend(command(&backend, &name, actions));
+    }
+    for name in running.keys() {
+        let is_desired = original_name(name).is_some_and(|it| servers.contains_key(&it));
+        if !is_desired {
+            commands.extend(command(&backend, name, [ServerAction::Remove]));
+        }
+    }
+    commands
+}
+
+/// The commands that bring a backend's servers from one desired state to another.
+#[must_use]
+pub fn diff_between(service: &str, before: &Servers, now: &Servers) -> Vec<ServerCommand> {
+    let backend = proxy_name(service);
+    let commands = before.diff(now).flat_map(|change| {
+        let (instance, actions) = match change {
+            DiffItem::Add(instance, server) => (instance, self::change(server, None)),
+            DiffItem::Update {
+                old: (instance, old),
+                new: (_, new),
+            } => (instance, self::change(new, Some(&state_in_sync(old)))),
+            DiffItem::Remove(instance, _) => (instance, vec![ServerAction::Remove]),
+        };
+        command(&backend, &proxy_name(instance), actions).collect::<Vec<_>>()
+    });
+    commands.collect()
+}
+
+fn command(
+    backend: &str,
+    server: &str,
+    actions: impl IntoIterator<Item = ServerAction>,
+) -> impl Iterator<Item = ServerCommand> {
+    actions.into_iter().map(move |action| ServerCommand {
+        target: format!("{backend}/{server}"),
+        action,
+    })
+}
+
+/// Servers are added before others are drained or removed, so that a service whose servers are all replaced
+/// is never empty. What is done to one server stays in its order.
+#[must_use]
+pub fn ordered(commands: impl Iterator<Item = ServerCommand>) -> Vec<ServerCommand> {
+    let mut commands: Vec<_> = commands.collect();
+    commands.sort_by_key(|command| match command.action {
+        ServerAction::SetTraffic(Traffic::Drain) => 1,
+        ServerAction::Remove => 2,
+        _ => 0,
+    });
+    commands
+}
+
+/// A server as [`diff`] has nothing to do for.
+#[must_use]
+pub fn state_in_sync(server: &Server) -> ServerState {
+    ServerState {
         address: Some(server.address),
         admin: if server.draining { DRAIN } else { 0 },
         weight: u32::from(!server.draining),
         check: CHECKED,
         down: false,
         since: 0,
-    };
-    let servers = servers.iter();
-    let servers = servers.map(|(name, server)| (proxy_name(name), live(server)));
-    servers.collect()
+    }
 }
 
 fn change(server: &Server, live: Option<&ServerState>) -> Vec<ServerAction> {
@@ -283,40 +225,11 @@ fn change(server: &Server, live: Option<&ServerState>) -> Vec<ServerAction> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::model::listeners::{Listener, Model};
+    use crate::agent::haproxy::server_state::parse_state;
+    use crate::agent::model::listeners::{Listeners, Model};
     use crate::testing::config_grammar::models;
-    use crate::testing::fake_haproxy::{FakeServers, HEADER, diff_all};
+    use crate::testing::fake_haproxy::{FakeServers, diff_all};
     use proptest::prelude::*;
-
-    #[test]
-    fn a_real_reply_is_read() {
-        let text = format!(
-            "{HEADER}3 good 2 x 127.0.0.1 2 8 0 1 0 1 0 3 6 0 0 0 - 7001 - 0 0 - - 0\n3 good 3 n - 0 32 1 1 0 1 0 3 6 0 0 0 db1 0 - 0 0 - - 0\n3 good 4 out 127.0.0.1 0 0 1 1 7 8 2 0 6 0 0 0 - 7002 - 0 0 - - 0\n\n"
-        );
-        let running = parse_state(&text).unwrap();
-        let expected = ServerState {
-            address: "127.0.0.1:7001".parse().ok(),
-            admin: 8,
-            weight: 0,
-            check: 6,
-            down: false,
-            since: 0,
-        };
-        assert_eq!(running["good"]["x"], expected);
-        assert_eq!(running["good"]["n"].address, None);
-        assert!(!running["good"]["n"].down, "maintenance is no failed check");
-        assert!(running["good"]["out"].down);
-        assert_eq!(running["good"]["out"].since, 7);
-        for cut in [
-            &text[..text.len() - 60],
-            "",
-            "2\n\n",
-            "Unknown command\n\n",
-            "1\n# be_id be_name\n\n",
-        ] {
-            assert!(parse_state(cut).is_err(), "{cut}");
-        }
-    }
 
     #[test]
     fn who_comes_precedes_who_goes() {
@@ -326,14 +239,14 @@ mod tests {
             host: None,
         };
         let model = |name: &str| {
-            let servers = BTreeMap::from([(name.to_owned(), server("10.0.0.1:80"))]);
+            let servers = Servers::unit(name.to_owned(), server("10.0.0.1:80"));
             let listener = Listener {
                 bind: ":80".parse().unwrap(),
-                servers: servers.into(),
+                servers,
             };
             Model {
                 stats: None,
-                listeners: BTreeMap::from([("web".to_owned(), listener)]),
+                listeners: Listeners::unit("web".to_owned(), listener),
             }
         };
         let running = FakeServers::boot(&model("a@1")).0;
@@ -384,14 +297,9 @@ mod tests {
 
         #[test]
         fn what_agrees_needs_no_command(model in models()) {
-            let running = model.listeners.iter().map(|(name, listener)| (proxy_name(name), state_in_sync(&listener.servers)));
+            let in_sync = |listener: &Listener| listener.servers.iter().map(|(name, server)| (proxy_name(name), state_in_sync(server))).collect();
+            let running = model.listeners.iter().map(|(name, listener)| (proxy_name(name), in_sync(listener)));
             prop_assert_eq!(diff_all(&model, &running.collect()), vec![]);
-        }
-
-        #[test]
-        fn arbitrary_replies_never_panic(text in "\\PC*") {
-            let _ = parse_state(&text);
-            let _ = parse_state(&format!("{HEADER}{text}"));
         }
     }
 }

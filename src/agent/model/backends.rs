@@ -1,7 +1,4 @@
 //! Services with their servers: instances, and the addresses of their host names. Pure.
-//!
-//! A service is worked out again only if something of it has changed: of ten thousand instances usually one
-//! has.
 
 use crate::agent::model::allow::{AddressFilter, Allow};
 use crate::agent::model::bind::Bind;
@@ -10,10 +7,11 @@ use crate::agent::model::membership::DesiredService;
 use crate::catalog::RefusedInstance;
 use crate::catalog::{Instance, Instances};
 use crate::endpoint::Host;
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use itertools::{EitherOrBoth, Itertools};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 /// How many ports a service's instances had on this machine are remembered.
 const MAX_LOCAL_PORTS: usize = 64;
@@ -29,35 +27,32 @@ pub struct Server {
     pub host: Option<String>,
 }
 
-/// The servers of one service, by instance.
-pub type Servers = BTreeMap<String, Server>;
+/// The servers of one service, by instance. Persistent, as [`Instances`] are.
+pub type Servers = OrdMap<String, Server>;
 
 /// A service as it is to be served.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Backend {
     /// Where clients dial it unless the operator said otherwise.
     pub port: u16,
-    /// Instances whose address is known and not refused. The same pointer as long as nothing changes.
-    pub servers: Arc<Servers>,
+    /// Instances whose address is known and not refused.
+    pub servers: Servers,
     /// How many of them are leaving.
     pub leaving: usize,
-    /// The `create_revision` of its oldest key.
-    pub oldest: i64,
     /// The ports that its instances have, or recently had, on this machine: if HAProxy listened there, an
     /// instance that is started again could not bind its own port.
     pub local_ports: BTreeSet<u16>,
     /// Instances whose address is refused, and why.
-    refused: BTreeMap<String, String>,
-    /// Whether any of its instances, refused or not, is on this machine.
-    is_local: bool,
-    instances: Arc<Instances>,
+    refused: OrdMap<String, String>,
+    instances: Instances,
 }
 
 /// All services with their servers.
 #[derive(Debug, Default)]
 pub struct Backends {
     services: BTreeMap<String, Backend>,
-    hosts: HostCounts,
+    /// Host names, with the number of instances at each.
+    hosts: OrdMap<String, usize>,
     address_filter: AddressFilter,
     unreported: Vec<RefusedInstance>,
     /// `HostAddresses::version` at the last update.
@@ -93,59 +88,75 @@ impl Backends {
             std::mem::replace(&mut self.version, addresses.version) != addresses.version;
         let own_addresses_changed = self.address_filter.set_own_addresses(&addresses.own);
         let listeners_changed = self.address_filter.take_listeners_changed();
-        let (mut other_hosts, mut new, mut gone) = (false, Vec::new(), Vec::new());
+        // Then an instance that is the same may have another server, or none.
+        let afresh = hosts_moved || own_addresses_changed || listeners_changed;
+        let filter = &self.address_filter;
+        let (mut changed, mut new, mut gone) = (Vec::new(), Vec::new(), Vec::new());
         let both = desired.merge_join_by(self.services.iter_mut(), |(a, _), (b, _)| (*a).cmp(*b));
         for pair in both {
-            let (service, desired, before) = match pair {
-                EitherOrBoth::Both((service, desired), (_, before)) => {
-                    (service, desired, Some(before))
+            match pair {
+                EitherOrBoth::Both((service, desired), (_, backend)) => {
+                    if afresh || !backend.follows(&desired) {
+                        let before = backend.follow(desired, afresh, addresses, filter);
+                        changed.push((service.clone(), before));
+                    }
                 }
-                EitherOrBoth::Left((service, desired)) => (service, desired, None),
-                EitherOrBoth::Right((service, _)) => {
-                    gone.push(service.clone());
-                    continue;
+                EitherOrBoth::Left((service, desired)) => {
+                    let mut backend = Backend::default();
+                    backend.follow(desired, afresh, addresses, filter);
+                    new.push((service.clone(), backend));
                 }
-            };
-            if let Some(before) = &before
-                && Arc::ptr_eq(&before.instances, &desired.instances)
-                && before.port == desired.port
-                && !own_addresses_changed
-                && !(listeners_changed && before.is_local)
-                && !(hosts_moved && hosts(&before.instances).next().is_some())
-            {
-                continue;
-            }
-            other_hosts |= self.hosts.add(&desired.instances);
-            let now = backend(desired, addresses, &self.address_filter);
-            let known = before.as_ref().map(|before| &before.refused);
-            let is_new = |(name, why): &(&String, &String)| {
-                known.and_then(|known| known.get(*name)) != Some(*why)
-            };
-            let unreported = now.refused.iter().filter(is_new);
-            let unreported = unreported.map(|(name, why)| RefusedInstance::new(service, name, why));
-            self.unreported.extend(unreported);
-            if let Some(before) = before {
-                other_hosts |= self.hosts.remove(&before.instances);
-                let goes = |name| !now.servers.contains_key(name);
-                self.removal_version += u64::from(before.servers.keys().any(goes));
-                self.listener_version += u64::from(before.replace_with(now));
-            } else {
-                new.push((service.clone(), now));
-                self.listener_version += 1;
+                EitherOrBoth::Right((service, _)) => gone.push(service.clone()),
             }
         }
-        self.services.extend(new);
-        if !gone.is_empty() {
+        let hosts_before = self.hosts.clone();
+        for (service, before) in changed {
+            self.record(&service, &before);
+        }
+        for (service, backend) in new {
+            self.services.insert(service.clone(), backend);
+            self.record(&service, &Backend::default());
             self.listener_version += 1;
-            self.removal_version += 1;
-            // After the others were added: a name that moves to another service stays.
-            self.services.retain(|service, backend| {
-                let stays = gone.binary_search(service).is_err();
-                other_hosts |= !stays && self.hosts.remove(&backend.instances);
-                stays
-            });
         }
-        other_hosts
+        for service in gone {
+            let before = self.services.remove(&service);
+            self.record(&service, &before.unwrap_or_default());
+            self.listener_version += 1;
+        }
+        let mut hosts = hosts_before.diff(&self.hosts);
+        hosts.any(|change| !matches!(change, DiffItem::Update { .. }))
+    }
+
+    /// Records how a service differs from `before`.
+    fn record(&mut self, service: &str, before: &Backend) {
+        let none = Backend::default();
+        let now = self.services.get(service).unwrap_or(&none);
+        self.removal_version += u64::from(before.loses_a_server_to(now));
+        self.listener_version += u64::from(before.listens_otherwise_than(now));
+        for change in before.refused.diff(&now.refused) {
+            if let DiffItem::Add(name, why)
+            | DiffItem::Update {
+                new: (name, why), ..
+            } = change
+            {
+                self.unreported
+                    .push(RefusedInstance::new(service, name, why));
+            }
+        }
+        for change in before.instances.diff(&now.instances) {
+            let (old, new) = sides(change);
+            if let Some(name) = new.and_then(|(_, it)| host_name(it)) {
+                *self.hosts.entry(name.clone()).or_default() += 1;
+            }
+            if let Some(name) = old.and_then(|(_, it)| host_name(it))
+                && let Some(count) = self.hosts.get_mut(name)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    self.hosts.remove(name);
+                }
+            }
+        }
     }
 
     /// Instances that were refused since the last call; one again only for another reason.
@@ -186,47 +197,8 @@ impl Backends {
 
     /// The host names to resolve.
     pub fn hosts(&self) -> impl Iterator<Item = &String> {
-        self.hosts.0.keys()
+        self.hosts.keys()
     }
-}
-
-/// Host names, with the number of instances at each.
-#[derive(Debug, Default)]
-struct HostCounts(BTreeMap<String, usize>);
-
-impl HostCounts {
-    /// Adds the instances' names; returns whether any is new.
-    fn add(&mut self, instances: &Instances) -> bool {
-        let before = self.0.len();
-        for name in hosts(instances) {
-            match self.0.get_mut(name) {
-                Some(count) => *count += 1,
-                None => drop(self.0.insert(name.clone(), 1)),
-            }
-        }
-        self.0.len() > before
-    }
-
-    /// Removes the instances' names; returns whether any is unused now.
-    fn remove(&mut self, instances: &Instances) -> bool {
-        let before = self.0.len();
-        for name in hosts(instances) {
-            if let Some(count) = self.0.get_mut(name) {
-                *count -= 1;
-                if *count == 0 {
-                    self.0.remove(name);
-                }
-            }
-        }
-        self.0.len() < before
-    }
-}
-
-fn hosts(instances: &Instances) -> impl Iterator<Item = &String> {
-    instances.values().filter_map(|it| match &it.host {
-        Host::Name(name) => Some(name),
-        Host::Ip(_) => None,
-    })
 }
 
 impl Backend {
@@ -236,71 +208,121 @@ impl Backend {
         self.servers.len() > self.leaving
     }
 
-    /// Takes over `now`. Returns whether its listener may change.
-    fn replace_with(&mut self, now: Self) -> bool {
-        let differs = self.port != now.port || self.serves() != now.serves();
-        let is_elsewhere = !now.local_ports.is_subset(&self.local_ports);
-        self.local_ports.extend(&now.local_ports);
-        let most = MAX_LOCAL_PORTS.max(now.local_ports.len());
-        while self.local_ports.len() > most
-            && let Some(old) = self
-                .local_ports
-                .difference(&now.local_ports)
-                .next()
-                .copied()
-        {
-            self.local_ports.remove(&old);
+    /// The smallest `create_revision` among its instances that stay.
+    #[must_use]
+    pub fn oldest(&self) -> i64 {
+        let stay = self.instances.values().filter(|it| !it.leaving);
+        let oldest = stay.map(|it| it.create_revision).min();
+        oldest.unwrap_or(i64::MAX)
+    }
+
+    /// Whether that is what it was made from.
+    fn follows(&self, desired: &DesiredService) -> bool {
+        self.port == desired.port && self.instances == desired.instances
+    }
+
+    /// Follows `desired`; returns what it was before. `afresh`: an instance that is the same may have another
+    /// server. One whose host name has no address yet has none, nor has one that is refused.
+    fn follow(
+        &mut self,
+        desired: DesiredService,
+        afresh: bool,
+        addresses: &HostAddresses,
+        filter: &AddressFilter,
+    ) -> Self {
+        let before = self.clone();
+        if afresh {
+            (self.servers, self.leaving) = (Servers::new(), 0);
+            self.refused.clear();
         }
-        if *self.servers != *now.servers {
-            self.servers = now.servers;
+        let seen = if afresh {
+            Instances::new()
+        } else {
+            std::mem::take(&mut self.instances)
+        };
+        for change in seen.diff(&desired.instances) {
+            let (old, new) = sides(change);
+            if let Some((name, it)) = old {
+                self.refused.remove(name);
+                let is_gone = self.servers.remove(name).is_some();
+                self.leaving -= usize::from(is_gone && it.leaving);
+            }
+            if let Some((name, it)) = new {
+                self.add(name, it, addresses, filter);
+            }
         }
-        self.port = now.port;
-        self.leaving = now.leaving;
-        self.oldest = now.oldest;
-        self.refused = now.refused;
-        self.is_local = now.is_local;
-        self.instances = now.instances;
-        differs || is_elsewhere
+        if afresh && self.servers == before.servers {
+            // So that nothing is compared one by one again.
+            self.servers = before.servers.clone();
+        }
+        (self.port, self.instances) = (desired.port, desired.instances);
+        self.forget_old_ports(filter);
+        before
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        it: &Instance,
+        addresses: &HostAddresses,
+        filter: &AddressFilter,
+    ) {
+        let Some(server) = server(it, addresses) else {
+            return;
+        };
+        if let Some(why) = filter.refuses(server.address) {
+            self.refused.insert(name.to_owned(), why);
+            return;
+        }
+        if filter.is_local(server.address) {
+            self.local_ports.insert(server.address.port());
+        }
+        self.leaving += usize::from(it.leaving);
+        self.servers.insert(name.to_owned(), server);
+    }
+
+    /// Limits the ports that are remembered to those in use and some others.
+    fn forget_old_ports(&mut self, filter: &AddressFilter) {
+        if self.local_ports.len() <= MAX_LOCAL_PORTS {
+            return;
+        }
+        let servers = self.servers.values().map(|server| server.address);
+        let local = servers.filter(|address| filter.is_local(*address));
+        let in_use: BTreeSet<_> = local.map(|address| address.port()).collect();
+        let old: Vec<_> = self.local_ports.difference(&in_use).copied().collect();
+        let surplus = self.local_ports.len() - MAX_LOCAL_PORTS;
+        for port in old.into_iter().take(surplus) {
+            self.local_ports.remove(&port);
+        }
+    }
+
+    fn loses_a_server_to(&self, now: &Self) -> bool {
+        let mut changes = self.servers.diff(&now.servers);
+        changes.any(|change| matches!(change, DiffItem::Remove(..)))
+    }
+
+    /// Whether its listener may have to change.
+    fn listens_otherwise_than(&self, now: &Self) -> bool {
+        (self.port, self.serves()) != (now.port, now.serves())
+            || !now.local_ports.is_subset(&self.local_ports)
     }
 }
 
-/// Works out a service's servers: an instance whose host name has no address yet has none, nor has one that
-/// is refused.
-fn backend(
-    desired: DesiredService,
-    addresses: &HostAddresses,
-    address_filter: &AddressFilter,
-) -> Backend {
-    let (mut servers, mut refused) = (Servers::new(), BTreeMap::new());
-    let (mut local_ports, mut is_local) = (BTreeSet::new(), false);
-    let mut leaving = 0;
-    for (name, it) in &*desired.instances {
-        let Some(server) = server(it, addresses) else {
-            continue;
-        };
-        let here = address_filter.is_local(server.address);
-        is_local |= here;
-        if let Some(why) = address_filter.refuses(server.address) {
-            refused.insert(name.clone(), why);
-            continue;
-        }
-        if here {
-            local_ports.insert(server.address.port());
-        }
-        leaving += usize::from(it.leaving);
-        servers.insert(name.clone(), server);
+/// A name with its instance or server, before and after a change.
+type Sides<'a, T> = (Option<(&'a String, &'a T)>, Option<(&'a String, &'a T)>);
+
+fn sides<'a, T>(change: DiffItem<'a, 'a, String, T>) -> Sides<'a, T> {
+    match change {
+        DiffItem::Add(name, new) => (None, Some((name, new))),
+        DiffItem::Update { old, new } => (Some(old), Some(new)),
+        DiffItem::Remove(name, old) => (Some((name, old)), None),
     }
-    let stay = desired.instances.values().filter(|it| !it.leaving);
-    let oldest = stay.map(|it| it.create_revision).min();
-    Backend {
-        port: desired.port,
-        servers: Arc::new(servers),
-        leaving,
-        oldest: oldest.unwrap_or(i64::MAX),
-        local_ports,
-        refused,
-        is_local,
-        instances: desired.instances,
+}
+
+const fn host_name(it: &Instance) -> Option<&String> {
+    match &it.host {
+        Host::Name(name) => Some(name),
+        Host::Ip(_) => None,
     }
 }
 

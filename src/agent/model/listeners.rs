@@ -2,10 +2,9 @@
 
 use crate::agent::model::backends::{Backend, Servers};
 use crate::agent::model::bind::Bind;
-use itertools::{EitherOrBoth, Itertools};
+use imbl::OrdMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
-use std::sync::Arc;
 
 /// The name of the statistics page. No service can have it: see `render::proxy_name`.
 pub const STATS: &str = "sidekick:stats";
@@ -16,8 +15,11 @@ pub struct Listener {
     /// Where clients dial.
     pub bind: Bind,
     /// Its servers, by instance.
-    pub servers: Arc<Servers>,
+    pub servers: Servers,
 }
+
+/// The listeners, by service. Persistent, as [`Servers`] are: a copy of the model costs nothing.
+pub type Listeners = OrdMap<String, Listener>;
 
 /// What HAProxy is to be, except for what never changes while the agent runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,7 +27,7 @@ pub struct Model {
     /// Where the statistics page listens; `None`: nowhere.
     pub stats: Option<Bind>,
     /// By service.
-    pub listeners: BTreeMap<String, Listener>,
+    pub listeners: Listeners,
 }
 
 /// A listener that HAProxy cannot have, and why.
@@ -78,7 +80,7 @@ pub fn assign_listeners(
         refusals: Vec::new(),
     };
     let stats = rules.stats.filter(|bind| assignment.assign(STATS, *bind));
-    let mut listeners = BTreeMap::new();
+    let mut listeners = Listeners::new();
     for (service, bind) in &rules.binds {
         if assignment.assign(service, *bind) {
             let servers = services.get(service).map(|it| it.servers.clone());
@@ -90,7 +92,7 @@ pub fn assign_listeners(
     let unrequested = services.iter().filter_map(|(service, it)| {
         let bind = Bind::Everywhere(NonZeroU16::new(it.port)?);
         let is_bound = bound.get(service) == Some(&bind);
-        let rank = (!it.serves(), !is_bound, it.oldest, service);
+        let rank = (!it.serves(), !is_bound, it.oldest(), service);
         (!rules.binds.contains_key(service)).then_some((rank, bind, &it.servers))
     });
     let mut unrequested: Vec<_> = unrequested.collect();
@@ -168,19 +170,18 @@ impl Model {
 
     /// Takes over the servers of the services. A service that is not among them has none.
     pub fn follow(&mut self, services: &BTreeMap<String, Backend>) {
-        let both = self
-            .listeners
-            .iter_mut()
-            .merge_join_by(services, |(a, _), (b, _)| (*a).cmp(*b));
-        for pair in both {
-            match pair {
-                EitherOrBoth::Both((_, listener), (_, it)) => listener.servers = it.servers.clone(),
-                EitherOrBoth::Left((_, listener)) if !listener.servers.is_empty() => {
-                    listener.servers = Arc::default()
-                }
-                EitherOrBoth::Left(_) | EitherOrBoth::Right(_) => {}
-            }
-        }
+        let none = Servers::new();
+        let now = self.listeners.iter().map(|(service, listener)| {
+            let servers = services.get(service).map_or(&none, |it| &it.servers);
+            (service, listener, servers)
+        });
+        let others = now.filter(|(_, listener, servers)| listener.servers != **servers);
+        let others = others.map(|(service, listener, servers)| {
+            let (bind, servers) = (listener.bind, servers.clone());
+            (service.clone(), Listener { bind, servers })
+        });
+        let others: Vec<_> = others.collect();
+        self.listeners.extend(others);
     }
 
     /// How many servers there are.

@@ -8,10 +8,10 @@
 
 mod service_history;
 
-use crate::catalog::Services;
 use crate::catalog::limits::{MAX_LEAVING, MAX_SERVICES};
+use crate::catalog::{Instances, Services};
 use crate::clock::Moment;
-use itertools::{EitherOrBoth, Itertools};
+use imbl::ordmap::DiffItem;
 pub use service_history::{DesiredService, MASS_DEPARTURE_WINDOW};
 use service_history::{HostPorts, ObservedAt, ServiceHistory};
 use std::collections::BTreeMap;
@@ -46,6 +46,8 @@ pub enum MembershipEvent {
 pub struct Membership {
     retention: Retention,
     services: BTreeMap<String, ServiceHistory>,
+    /// The catalog as it was last observed.
+    observed: Services,
     notes: Vec<MembershipEvent>,
     /// How often the catalog was observed.
     observations: u64,
@@ -56,6 +58,10 @@ impl Membership {
     /// runs are held too. Each service keeps the port it was served at.
     #[must_use]
     pub fn new(retention: Retention, last: BTreeMap<String, DesiredService>, now: Moment) -> Self {
+        let observed = last.iter();
+        let observed = observed.filter(|(_, it)| !it.instances.is_empty());
+        let observed = observed.map(|(name, it)| (name.clone(), it.instances.clone()));
+        let observed = observed.collect();
         let services = last.into_iter().map(|(name, desired)| {
             let empty_since = desired.instances.is_empty().then_some(now);
             let service = ServiceHistory {
@@ -69,33 +75,31 @@ impl Membership {
         Self {
             retention,
             services: services.collect(),
+            observed,
             notes: Vec::new(),
             observations: 0,
         }
     }
 
-    /// Compares the catalog at `now` with the last one. Returns whether anything changed.
+    /// Compares the catalog at `now` with the last one. Returns whether anything changed. A key that is put
+    /// again unchanged is no change.
     pub fn observe(&mut self, catalog: &Services, now: Moment) -> bool {
-        let mut changed = false;
         self.observations += 1;
-        let (stamp, mut arrived) = ((now, self.observations), HostPorts::new());
-        let mut new = Vec::new();
-        let services = self.services.iter_mut();
-        for pair in services.merge_join_by(catalog, |(a, _), (b, _)| (*a).cmp(*b)) {
-            changed |= match pair {
-                EitherOrBoth::Both((_, service), (_, present)) => {
-                    service.observe(Some(present), stamp, &mut arrived)
-                }
-                EitherOrBoth::Left((_, service)) => service.observe(None, stamp, &mut arrived),
-                EitherOrBoth::Right((name, present)) => {
-                    let mut service = ServiceHistory::default();
-                    let changed = service.observe(Some(present), stamp, &mut arrived);
-                    new.push((name.clone(), service));
-                    changed
-                }
+        let (stamp, mut arrived, mut changed) = ((now, self.observations), HostPorts::new(), false);
+        let before = std::mem::replace(&mut self.observed, catalog.clone());
+        for change in before.diff(catalog) {
+            let (name, present) = match change {
+                DiffItem::Add(name, present)
+                | DiffItem::Update {
+                    new: (name, present),
+                    ..
+                } => (name, present.clone()),
+                DiffItem::Remove(name, _) => (name, Instances::new()),
             };
+            let service = self.services.entry(name.clone()).or_default();
+            service.observe(present, stamp, &mut arrived);
+            changed = true;
         }
-        self.services.extend(new);
         if changed && !self.retention.hold.is_zero() {
             self.release(&arrived);
             self.hold(now);
@@ -212,6 +216,7 @@ impl Membership {
         let emptied = self.services.values().filter_map(|it| it.emptied(now));
         let several = overlap(emptied);
         for (name, service) in &mut self.services {
+            service.forget_old_events(now);
             let departed = service.departed.len();
             let is_crowd =
                 || service.lost_majority() || (several && service.emptied(now).is_some());

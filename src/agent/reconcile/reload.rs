@@ -7,9 +7,9 @@ use super::reload_pause::{RELOAD_PAUSE, reload_pause};
 use super::report::PassReport;
 use crate::agent::haproxy::api::{HaproxyApi, ProxyError, ReloadOutcome};
 use crate::agent::haproxy::bind_errors::reload_failure;
+use crate::agent::haproxy::file_content::FileContent;
 use crate::agent::haproxy::parse::parse;
 use crate::agent::haproxy::running_config::RunningConfig;
-use crate::agent::haproxy::shared_text::SharedText;
 use crate::agent::model::listeners::Model;
 use crate::clock::Moment;
 use crate::retry::{RELOAD, Retry};
@@ -77,10 +77,10 @@ impl<P: HaproxyApi> Reconciler<P> {
 
     /// The file first, then a reload, or a start where nothing runs.
     async fn apply_plan(&mut self, plan: &Plan, now: Moment) -> Result<(), ProxyError> {
-        let text = self.renderer.render(&self.fixed_config, &plan.model);
-        let before = self.bootable_text();
+        let content = FileContent::Rendered(self.fixed_config.clone(), plan.model.clone());
+        let before = self.bootable_content();
         self.forget_changed_file();
-        let written = self.write(&text).await;
+        let written = self.write(&content).await;
         let outcome = if self.known.is_some() {
             written.clone()?;
             self.proxy.reload().await
@@ -90,7 +90,7 @@ impl<P: HaproxyApi> Reconciler<P> {
                 .saved
                 .file
                 .as_ref()
-                .is_some_and(|file| parse(&file.to_string()).is_some());
+                .is_some_and(|file| parse(&file.text()).is_some());
             written
                 .clone()
                 .or_else(|error| is_there.then_some(()).ok_or(error))?;
@@ -120,23 +120,26 @@ impl<P: HaproxyApi> Reconciler<P> {
             &plan.fingerprint,
             plan.model.clone(),
         ));
-        self.saved.last_good = Some(text);
+        self.saved.last_good = Some(content);
         self.bind_backoff.bound(&plan.model);
         Ok(())
     }
 
-    async fn write(&mut self, text: &SharedText) -> Result<(), ProxyError> {
-        if self.saved.saving.take().is_some() || self.saved.file.as_ref() != Some(text) {
-            self.proxy.write(text).await?;
-            self.saved.file = Some(text.clone());
+    async fn write(&mut self, content: &FileContent) -> Result<(), ProxyError> {
+        if self.saved.saving.take().is_some() || self.saved.file.as_ref() != Some(content) {
+            self.proxy.write(content).await?;
+            self.saved.file = Some(content.clone());
         }
         Ok(())
     }
 
-    /// The text of the running configuration, from which HAProxy can certainly start; `None` if unknown.
-    fn bootable_text(&mut self) -> Option<SharedText> {
+    /// The running configuration, from which HAProxy can certainly start; `None` if unknown.
+    fn bootable_content(&self) -> Option<FileContent> {
         match self.bound.as_ref().filter(|bound| bound.renders) {
-            Some(bound) => Some(self.renderer.render(&self.fixed_config, &bound.model)),
+            Some(bound) => {
+                let fixed_config = self.fixed_config.clone();
+                Some(FileContent::Rendered(fixed_config, bound.model.clone()))
+            }
             None => self.saved.last_good.clone(),
         }
     }
@@ -147,7 +150,7 @@ impl<P: HaproxyApi> Reconciler<P> {
         &mut self,
         model: &Model,
         log: &str,
-        before: Option<SharedText>,
+        before: Option<FileContent>,
         started: bool,
         now: Moment,
     ) {

@@ -4,6 +4,7 @@
 //! Only GETs: /version, /info, /events, /containers/{name}/json, and /containers/json where all
 //! containers are watched; a read-only socket proxy suffices.
 
+use super::events::WatchScope;
 use super::inspect::{ListedContainer, listed, listed_leniently, observation};
 use super::inspect_queue::AT_A_TIME;
 use crate::announce::policy::container::{ContainerView, Observation};
@@ -43,57 +44,48 @@ impl std::fmt::Display for DockerHost {
     }
 }
 
-/// Inspects one container, once.
-///
-/// # Errors
-/// The engine does not answer, or refuses.
-pub async fn look(host: &DockerHost, name: &str) -> anyhow::Result<ContainerView> {
-    let docker = reach(host).await?;
-    Ok(ContainerView {
-        observation: inspect(&docker, name).await?,
-        lost_since: None,
-        paused_since: None,
-        engine_name: engine_info(&docker).await.name,
-    })
-}
-
-/// All containers of the engine.
+/// What the engine tells of the containers that are asked for.
 #[derive(Debug)]
-pub struct AllContainers {
-    /// Containers with sidekick labels, by id; or why the inspect failed.
-    pub labelled: Vec<(String, anyhow::Result<ContainerView>)>,
-    /// The number of containers without such labels.
-    pub unlabelled: usize,
+pub struct InspectedContainers {
+    /// By name where one is asked for, by id where all with sidekick labels are; or why the inspect failed.
+    pub views: Vec<(String, anyhow::Result<ContainerView>)>,
+    /// The number of containers without sidekick labels; `None` where one container is asked for.
+    pub unlabelled: Option<usize>,
 }
 
-/// Inspects all containers with sidekick labels, once.
+/// Inspects one container, or all with sidekick labels, once.
 ///
 /// # Errors
 /// The engine does not answer, or refuses.
-pub async fn look_at_all(host: &DockerHost) -> anyhow::Result<AllContainers> {
+pub async fn look(host: &DockerHost, scope: &WatchScope) -> anyhow::Result<InspectedContainers> {
     let docker = reach(host).await?;
     let engine_name = engine_info(&docker).await.name;
-    let (labelled, others): (Vec<_>, Vec<_>) =
-        list(&docker).await?.into_iter().partition(|c| c.labelled);
+    let (ids, unlabelled) = match scope {
+        WatchScope::One(name) => (vec![name.clone()], None),
+        WatchScope::Labelled => {
+            let (labelled, others): (Vec<_>, Vec<_>) =
+                list(&docker).await?.into_iter().partition(|c| c.labelled);
+            let ids = labelled.into_iter().map(|listed| listed.id);
+            (ids.collect(), Some(others.len()))
+        }
+    };
     let (docker, engine_name) = (&docker, &engine_name);
-    let looks = labelled.into_iter().map(|listed| async move {
-        let view = inspect(docker, &listed.id)
-            .await
-            .map(|observation| ContainerView {
-                observation,
-                lost_since: None,
-                paused_since: None,
-                engine_name: engine_name.clone(),
-            });
-        (listed.id, view)
+    let looks = ids.into_iter().map(|id| async move {
+        let seen = |observation| ContainerView {
+            observation,
+            lost_since: None,
+            paused_since: None,
+            engine_name: engine_name.clone(),
+        };
+        let view = inspect(docker, &id).await.map(seen);
+        (id, view)
     });
-    Ok(AllContainers {
-        labelled: futures_util::stream::iter(looks)
-            .buffered(AT_A_TIME)
-            .collect()
-            .await,
-        unlabelled: others.len(),
-    })
+    let looks = futures_util::stream::iter(looks).buffered(AT_A_TIME);
+    let mut views: Vec<_> = looks.collect().await;
+    // A listed container may have been removed since.
+    let is_absent = |view: &ContainerView| view.observation == Observation::Absent;
+    views.retain(|(_, view)| unlabelled.is_none() || !view.as_ref().is_ok_and(is_absent));
+    Ok(InspectedContainers { views, unlabelled })
 }
 
 async fn within<T>(

@@ -2,6 +2,7 @@
 
 use crate::announce::policy::container::Death;
 use crate::announce::policy::labels::PREFIX;
+use crate::announce::policy::target::Target;
 use bollard::Docker;
 use bollard::models::{EventMessage, EventMessageTypeEnum};
 use bollard::query_parameters::EventsOptionsBuilder;
@@ -23,6 +24,15 @@ pub enum WatchScope {
     One(String),
     /// All containers with sidekick labels.
     Labelled,
+}
+
+impl From<&Target> for WatchScope {
+    fn from(target: &Target) -> Self {
+        match target {
+            Target::One { container, .. } => Self::One(container.clone()),
+            Target::All { .. } => Self::Labelled,
+        }
+    }
 }
 
 /// What an event says of a container, which is named as it is watched: by its name, or by its id.

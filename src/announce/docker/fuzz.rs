@@ -12,9 +12,10 @@ mod mutation;
 
 use super::events::{ContainerEvent, WatchScope, decode_event};
 use super::inspect::{listed, listed_leniently, observation};
-use crate::announce::policy::claims::{Evaluator, Target};
+use crate::announce::policy::claims::Evaluator;
 use crate::announce::policy::container::{ContainerView, Observation};
 use crate::announce::policy::eligibility::{AddressOptions, Verdict};
+use crate::announce::policy::target::Target;
 use crate::clock::Moment;
 use crate::endpoint::Endpoint;
 use bollard::models::{ContainerSummary, EventMessage};
@@ -50,7 +51,7 @@ pub fn docker_inspect(input: &[u8]) {
         };
         let view = ContainerView::seen(observation, None, None, Moment::ZERO);
         let judged = judge.judge(subject, &view, None, Moment::ZERO);
-        for claim in &judged.claims {
+        for claim in judged.claims.iter().flatten() {
             assert_eq!(claim.key.as_str().parse().as_ref(), Ok(&claim.key));
             if let Verdict::Announce(decision) = &claim.verdict {
                 let endpoint = &decision.endpoint;

@@ -53,10 +53,6 @@ pub async fn watch(
         inspects: LogThrottle::default(),
         lists: LogThrottle::default(),
     };
-    if let WatchScope::One(name) = &scope {
-        let unasked = ContainerView::unasked(now());
-        views.send_modify(|v| drop(v.containers.insert(name.clone(), unasked)));
-    }
     loop {
         let connection = EngineConnection::open(&host, &scope, &views, &pulse).await;
         let error = match connection {

@@ -5,7 +5,6 @@ use super::overlay::{KnownWishes, leaving, with_wishes};
 use super::shutdown_drain::ShutdownDrain;
 use crate::announce::lease::protocol::{DesiredKeys, KeyStatuses};
 use crate::clock::now;
-use crate::endpoint::control::DrainWish;
 use crate::endpoint::{Endpoint, Key};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -77,10 +76,18 @@ impl DrainedKeys {
         self.publish();
     }
 
-    /// The wish for a key.
+    /// The operators' wishes, for the status; `None` where there is none.
     #[must_use]
-    pub fn wish(&self, key: &Key) -> Option<DrainWish> {
-        self.wishes.as_ref()?.borrow().get(key)?.clone()
+    pub fn wish_words(&self) -> Option<String> {
+        let wishes = self.wishes.as_ref()?.borrow();
+        let mut wished = wishes
+            .iter()
+            .filter_map(|(key, wish)| Some((key, wish.as_ref()?)));
+        let (key, wish) = wished.next()?;
+        Some(match wished.count() {
+            0 => format!("an operator wishes that {} drains{wish}", key.instance()),
+            more => format!("operators wish that {} instances drain", more + 1),
+        })
     }
 
     /// sidekick leaves: what it announces drains from now on, and nothing else is announced any more.

@@ -4,34 +4,19 @@
 
 use super::container::{ContainerSnapshot, ContainerState, ContainerView, Observation};
 use super::eligibility::{
-    AddressOptions, Verdict, check_up, configured_host, default_host, endpoint_of, judge,
-    outage_verdict, pause_effective_at, with_effective_state,
+    AddressOptions, EngineOutage, Verdict, configured_host, decide, default_host, engine_outage,
+    pause_effective_at, with_effective_state,
 };
-use super::labels::{LabelledService, services};
+use super::labels::RequestedService;
 use super::reason::Reason;
+use super::target::Target;
 use crate::announce::lease::ownership::Holder;
 use crate::announce::lease::protocol::{DesiredKey, DesiredKeys};
 use crate::clock::Moment;
 use crate::endpoint::Key;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
-
-/// Which containers are announced, and at which keys.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// One container at one key.
-    One {
-        /// The container's name, or 12 or more digits of its id.
-        container: String,
-        /// The key to keep.
-        key: Key,
-    },
-    /// Every container with sidekick labels.
-    All {
-        /// The prefix of the keys; no slash at its end.
-        prefix: String,
-    },
-}
 
 /// One key that a container claims.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,10 +34,10 @@ pub struct Evaluation {
     pub name: String,
     /// The view that was evaluated.
     view: ContainerView,
-    /// The container's claims, each to a key of its own.
-    pub claims: Vec<Claim>,
-    /// Why the container claims no key.
-    pub refused: Option<Reason>,
+    /// The container that the claims were decided by: an earlier one than in `view`, while the engine doesn't answer.
+    decided_by: Option<Arc<ContainerSnapshot>>,
+    /// The container's claims, each to a key of its own; or why it claims no key.
+    pub claims: Result<Vec<Claim>, Reason>,
     /// When the container is evaluated again although its view hasn't changed.
     pub ends: Option<Moment>,
 }
@@ -79,76 +64,74 @@ impl Evaluator<'_> {
         before: Option<&Evaluation>,
         now: Moment,
     ) -> Evaluation {
-        let mut judged = match self.target {
-            Target::One { container, key } => {
-                let verdict = judge(container, view, self.rules, self.grace, now);
-                Evaluation {
-                    name: container.clone(),
-                    view: view.clone(),
-                    ends: match verdict {
-                        Verdict::Keep(end) => end,
-                        Verdict::Announce(_) | Verdict::Withdraw(_) => None,
-                    },
-                    claims: vec![Claim {
-                        key: key.clone(),
-                        verdict,
-                    }],
-                    refused: None,
-                }
+        let outage = engine_outage(view, self.grace, now);
+        let known = before.map(|before| &before.claims);
+        let claims = match (&outage, &view.observation) {
+            // The claims are the same as before.
+            (Some(EngineOutage::Keep(_)), _) => {
+                let unknown = || self.refuse(Reason::NeverAsked);
+                known.cloned().unwrap_or_else(unknown)
             }
-            Target::All { prefix } => match outage_verdict(view, self.grace, now) {
-                Some(verdict) => past_asking(id, view, before, &verdict),
-                None => self.judge_labels(prefix, id, view, now),
+            (Some(EngineOutage::Withdraw(reason)), _) => match known {
+                Some(Ok(claims)) => Ok(withdrawn(claims, reason)),
+                Some(Err(_)) | None => self.refuse(reason.clone()),
             },
+            (None, Observation::NeverAsked) => self.refuse(Reason::NeverAsked),
+            (None, Observation::Absent) => self.refuse(Reason::Absent(id.to_owned())),
+            (None, Observation::Present(container)) => {
+                let container = &with_effective_state(container, view, now);
+                let services = self.target.services(container, self.rules);
+                let claims = services.and_then(|services| {
+                    let claim = |service| self.claim(container, view, service);
+                    services.iter().map(claim).collect()
+                });
+                claims.or_else(|reason| self.refuse(reason))
+            }
         };
-        let ends = [judged.ends, pause_effective_at(view, now)];
-        judged.ends = ends.into_iter().flatten().min();
-        judged
+        let end_of_grace = match &outage {
+            Some(EngineOutage::Keep(end)) => *end,
+            Some(EngineOutage::Withdraw(_)) | None => None,
+        };
+        let ends = [end_of_grace, pause_effective_at(view, now)];
+        Evaluation {
+            name: match (&view.observation, before) {
+                (Observation::Present(container), _) => container.name.clone(),
+                (_, Some(before)) => before.name.clone(),
+                _ => id.to_owned(),
+            },
+            view: view.clone(),
+            decided_by: match (&outage, &view.observation) {
+                (Some(_), _) => before.and_then(|before| before.decided_by.clone()),
+                (None, Observation::Present(container)) => Some(container.clone()),
+                (None, Observation::Absent | Observation::NeverAsked) => None,
+            },
+            claims,
+            ends: ends.into_iter().flatten().min(),
+        }
     }
 
-    fn judge_labels(
-        &self,
-        prefix: &str,
-        id: &str,
-        view: &ContainerView,
-        now: Moment,
-    ) -> Evaluation {
-        let mut judged = Evaluation {
-            name: id.to_owned(),
-            view: view.clone(),
-            claims: Vec::new(),
-            refused: None,
-            ends: None,
-        };
-        let Observation::Present(container) = &view.observation else {
-            judged.refused = Some(Reason::Absent(id.to_owned()));
-            return judged;
-        };
-        judged.name.clone_from(&container.name);
-        let container = &with_effective_state(container, view, now);
-        let claims = services(&container.labels).and_then(|services| {
-            let claim = |service| self.claim(prefix, container, view, service);
-            services.iter().map(claim).collect()
-        });
-        match claims {
-            Ok(claims) => judged.claims = claims,
-            Err(reason) => judged.refused = Some(reason),
+    /// A container that can't tell what it asks for: a key that the command line names is claimed all the same, so
+    /// that etcd is asked for it.
+    fn refuse(&self, reason: Reason) -> Result<Vec<Claim>, Reason> {
+        match self.target {
+            Target::All { .. } => Err(reason),
+            Target::One { key, .. } => Ok(vec![Claim {
+                key: key.clone(),
+                verdict: Verdict::Withdraw(reason),
+            }]),
         }
-        judged
     }
 
     /// # Errors
     /// The labels make no valid key.
     fn claim(
         &self,
-        prefix: &str,
         container: &ContainerSnapshot,
         view: &ContainerView,
-        service: &LabelledService,
+        service: &RequestedService,
     ) -> Result<Claim, Reason> {
         let engine = view.engine_name.as_deref();
-        let decision = check_up(container)
-            .and_then(|()| endpoint_of(container, &service.wanted, self.rules, engine));
+        let decision = decide(container, &service.wanted, self.rules, engine);
         let instance = match (&service.instance, &decision) {
             (Some(instance), _) => instance.clone(),
             (None, Ok(decision)) => format!("{}@{}", container.name, decision.endpoint.host),
@@ -161,48 +144,21 @@ impl Evaluator<'_> {
                 format!("{}@{host}", container.name)
             }
         };
-        let suffix = service.suffix.as_deref().unwrap_or_default();
-        let key = format!("{prefix}/{}/{instance}{suffix}", service.name);
-        match key.parse() {
-            Ok(key) => Ok(Claim {
-                key,
-                verdict: decision.map_or_else(Verdict::Withdraw, |decision| {
-                    Verdict::Announce(Box::new(decision))
-                }),
+        Ok(Claim {
+            key: self.target.key(service, &instance)?,
+            verdict: decision.map_or_else(Verdict::Withdraw, |decision| {
+                Verdict::Announce(Box::new(decision))
             }),
-            Err(problem) => Err(Reason::BadKey { key, problem }),
-        }
+        })
     }
 }
 
-/// While the engine doesn't answer, a container claims the same keys as before; after that none.
-fn past_asking(
-    id: &str,
-    view: &ContainerView,
-    before: Option<&Evaluation>,
-    verdict: &Verdict,
-) -> Evaluation {
-    let mut judged = Evaluation {
-        name: before.map_or_else(|| id.to_owned(), |before| before.name.clone()),
-        view: view.clone(),
-        claims: before
-            .map(|before| before.claims.clone())
-            .unwrap_or_default(),
-        refused: before.and_then(|before| before.refused.clone()),
-        ends: None,
+fn withdrawn(claims: &[Claim], reason: &Reason) -> Vec<Claim> {
+    let withdrawn = |claim: &Claim| Claim {
+        key: claim.key.clone(),
+        verdict: Verdict::Withdraw(reason.clone()),
     };
-    match verdict {
-        Verdict::Keep(end) => judged.ends = *end,
-        Verdict::Withdraw(reason) if judged.claims.is_empty() => {
-            judged.refused = Some(reason.clone());
-        }
-        verdict => {
-            for claim in &mut judged.claims {
-                claim.verdict = verdict.clone();
-            }
-        }
-    }
-    judged
+    claims.iter().map(withdrawn).collect()
 }
 
 impl Evaluation {
@@ -212,29 +168,39 @@ impl Evaluation {
         self.view == *view && self.ends.is_none_or(|end| now < end)
     }
 
+    /// The container, as the engine described it last.
+    #[must_use]
+    pub fn container(&self) -> Option<&ContainerSnapshot> {
+        match &self.view.observation {
+            Observation::Present(container) => Some(container),
+            Observation::Absent | Observation::NeverAsked => None,
+        }
+    }
+
+    /// Whether a key stays announced although the engine doesn't answer.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        let announced = |claim: &Claim| matches!(claim.verdict, Verdict::Announce(_));
+        self.view.lost_since.is_some() && self.claims.iter().flatten().any(announced)
+    }
+
     /// Whether the container has ended, rather than stopped serving for a while.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        let over = |state: &ContainerState| {
-            use ContainerState::{Created, Dead, Exited, Removing};
-            matches!(state, Created | Exited(_) | Removing | Dead)
-        };
-        match &self.view.observation {
-            Observation::Present(container) => over(&container.state),
-            Observation::Absent | Observation::NeverAsked => false,
-        }
+        use ContainerState::{Created, Dead, Exited, Removing};
+        self.container()
+            .is_some_and(|c| matches!(c.state, Created | Exited(_) | Removing | Dead))
     }
 
     /// The life of the container that is known to be down; `None` where the reason is another one.
     fn past_life(&self, reason: &Reason) -> Option<Holder> {
-        match &self.view.observation {
-            Observation::Present(container) if reason.container_is_down() => Some(Holder {
-                container: container.short_id(),
-                since: container.started_at,
-                address: container.name.clone(),
-            }),
-            _ => None,
-        }
+        let container = self.decided_by.as_ref();
+        let container = container.filter(|_| reason.container_is_down())?;
+        Some(Holder {
+            container: container.short_id(),
+            since: container.started_at,
+            address: container.name.clone(),
+        })
     }
 }
 
@@ -252,21 +218,16 @@ pub struct Assignment {
 
 /// Assigns each key to one of the containers that claim it: one that is to be announced before one that isn't,
 /// then the one that started later, then the one with the greater id. (The same rule decides between machines.)
-/// `before` are the desired keys until now.
 #[must_use]
-pub fn assign_keys(all: &BTreeMap<String, Evaluation>, before: &DesiredKeys) -> Assignment {
+pub fn assign_keys(all: &BTreeMap<String, Evaluation>) -> Assignment {
     let mut best: BTreeMap<Key, (DesiredKey, &str)> = BTreeMap::new();
     let mut assignment = Assignment::default();
     for (id, judged) in all {
-        for claim in &judged.claims {
+        for claim in judged.claims.iter().flatten() {
             let desired = match &claim.verdict {
                 Verdict::Announce(decision) => DesiredKey::Announce(decision.endpoint.clone()),
                 Verdict::Withdraw(reason) => DesiredKey::Withdraw {
                     down: judged.past_life(reason),
-                },
-                Verdict::Keep(_) => match before.get(&claim.key) {
-                    Some(desired) => desired.clone(),
-                    None => continue,
                 },
             };
             let Some((other, holder)) = best.get(&claim.key) else {

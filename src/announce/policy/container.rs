@@ -214,17 +214,6 @@ pub struct ContainerViews {
     pub lost_since: Option<Moment>,
 }
 
-impl ContainerViews {
-    /// Before the first answer of the engine.
-    #[must_use]
-    pub const fn unasked(now: Moment) -> Self {
-        Self {
-            containers: BTreeMap::new(),
-            lost_since: Some(now),
-        }
-    }
-}
-
 impl ContainerView {
     /// Before the first answer of the engine.
     #[must_use]

@@ -34,7 +34,7 @@ pub const PAUSE_COUNTS_AFTER: Duration = Duration::from_secs(1);
 pub struct AddressOptions {
     /// `--host`.
     pub host: Option<Host>,
-    /// `--port`.
+    /// `--port`, which there is for a single container alone.
     pub port: Option<ContainerPort>,
     /// This machine's host name, unless sidekick runs in a container, where it is the container's id.
     pub hostname: Option<String>,
@@ -62,38 +62,6 @@ pub enum Verdict {
     Announce(Box<Decision>),
     /// Delete the key.
     Withdraw(Reason),
-    /// Docker doesn't answer: leave the key as it is until this moment (`None`: for ever).
-    Keep(Option<Moment>),
-}
-
-/// The verdict on the container called `name`.
-///
-/// `grace` is how long a key is kept while Docker doesn't answer; `None`: for ever.
-#[must_use]
-pub fn judge(
-    name: &str,
-    view: &ContainerView,
-    rules: &AddressOptions,
-    grace: Option<Duration>,
-    now: Moment,
-) -> Verdict {
-    if let Some(verdict) = outage_verdict(view, grace, now) {
-        return verdict;
-    }
-    match &view.observation {
-        Observation::NeverAsked => Verdict::Withdraw(Reason::NeverAsked),
-        Observation::Absent => Verdict::Withdraw(Reason::Absent(name.to_owned())),
-        Observation::Present(container) => {
-            match decide(
-                &with_effective_state(container, view, now),
-                rules,
-                view.engine_name.as_deref(),
-            ) {
-                Ok(decision) => Verdict::Announce(Box::new(decision)),
-                Err(reason) => Verdict::Withdraw(reason),
-            }
-        }
-    }
 }
 
 /// When the container's pause withdraws its key; `None` where it isn't paused, or the moment has passed.
@@ -117,14 +85,25 @@ pub fn with_effective_state(
     container
 }
 
-/// The verdict while the engine doesn't answer; `None` where it does, and where a pause that was seen before
-/// has lasted long enough to withdraw the key.
+/// What becomes of a container's claims while the engine doesn't answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineOutage {
+    /// They stay as they are until this moment (`None`: for ever).
+    Keep(Option<Moment>),
+    /// The keys are withdrawn.
+    Withdraw(Reason),
+}
+
+/// The outage that the view is in; `None` where the engine answers, and where a pause that was seen before it has
+/// lasted long enough to withdraw the key.
+///
+/// `grace` is how long a key is kept while Docker doesn't answer; `None`: for ever.
 #[must_use]
-pub fn outage_verdict(
+pub fn engine_outage(
     view: &ContainerView,
     grace: Option<Duration>,
     now: Moment,
-) -> Option<Verdict> {
+) -> Option<EngineOutage> {
     let since = view.lost_since?;
     if view.paused_since.is_some() && pause_effective_at(view, now).is_none() {
         return None;
@@ -133,43 +112,17 @@ pub fn outage_verdict(
         match grace.map(|grace| (grace, since.saturating_add(grace))) {
             // No key has been put yet, so there is none to keep.
             _ if view.observation == Observation::NeverAsked => {
-                Verdict::Withdraw(Reason::NeverAsked)
+                EngineOutage::Withdraw(Reason::NeverAsked)
             }
-            Some((grace, end)) if now >= end => Verdict::Withdraw(Reason::EngineLost(grace)),
-            outage_verdict => Verdict::Keep(outage_verdict.map(|(_, end)| end)),
+            Some((grace, end)) if now >= end => EngineOutage::Withdraw(Reason::EngineLost(grace)),
+            keep => EngineOutage::Keep(keep.map(|(_, end)| end)),
         },
     )
 }
 
-/// The endpoint to announce for `container`, by options and labels.
-///
-/// # Errors
-/// The first reason against it.
-pub fn decide(
-    container: &ContainerSnapshot,
-    rules: &AddressOptions,
-    engine_name: Option<&str>,
-) -> Result<Decision, Reason> {
-    check_up(container)?;
-    let host = match &rules.host {
-        Some(_) => None,
-        None => read_label(&container.labels, HOST_LABEL)?,
-    };
-    let port = match rules.port {
-        Some(port) => Some(port),
-        None => read_label(&container.labels, PORT_LABEL)?,
-    };
-    let wanted = LabelOverrides {
-        host,
-        port,
-        meta: BTreeMap::new(),
-    };
-    endpoint_of(container, &wanted, rules, engine_name)
-}
-
-/// What the labels of a service override in its endpoint.
+/// What a service's labels, or `--port`, override in its endpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LabelOverrides {
+pub struct EndpointOverrides {
     /// The address to announce.
     pub host: Option<Host>,
     /// The container port to announce.
@@ -178,11 +131,16 @@ pub struct LabelOverrides {
     pub meta: BTreeMap<String, String>,
 }
 
-/// Checks that the container is running and healthy.
+/// The endpoint to announce for the container, by options and labels.
 ///
 /// # Errors
-/// The state or health that it has instead.
-pub fn check_up(container: &ContainerSnapshot) -> Result<(), Reason> {
+/// The first reason against it: its state, its health, its port or its address.
+pub fn decide(
+    container: &ContainerSnapshot,
+    wanted: &EndpointOverrides,
+    rules: &AddressOptions,
+    engine_name: Option<&str>,
+) -> Result<Decision, Reason> {
     if container.state != ContainerState::Running {
         return Err(Reason::NotRunning {
             name: container.name.clone(),
@@ -192,19 +150,6 @@ pub fn check_up(container: &ContainerSnapshot) -> Result<(), Reason> {
     if container.health != ContainerHealth::Good {
         return Err(Reason::ContainerHealth(container.health));
     }
-    Ok(())
-}
-
-/// The endpoint of a container that is up.
-///
-/// # Errors
-/// The first reason against it.
-pub fn endpoint_of(
-    container: &ContainerSnapshot,
-    wanted: &LabelOverrides,
-    rules: &AddressOptions,
-    engine_name: Option<&str>,
-) -> Result<Decision, Reason> {
     let told = configured_host(wanted, rules);
     let host = told.as_ref().map(|told| &told.0);
     let (container_port, binding) = choose_port(container, wanted.port, host)?;
@@ -234,7 +179,7 @@ pub fn endpoint_of(
 /// The configured address: `--host`, else the label.
 #[must_use]
 pub fn configured_host(
-    wanted: &LabelOverrides,
+    wanted: &EndpointOverrides,
     rules: &AddressOptions,
 ) -> Option<(Host, HostSource)> {
     let option = rules.host.clone().map(|host| (host, HostSource::Option));

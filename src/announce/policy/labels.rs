@@ -14,7 +14,7 @@
 //! was meant is worse than a line in the log.
 
 use super::container::{ContainerPort, Protocol};
-use super::eligibility::{LabelOverrides, PORT_LABEL, read_label};
+use super::eligibility::{EndpointOverrides, PORT_LABEL, read_label};
 use super::reason::Reason;
 use crate::endpoint::{Host, check_part};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,17 +31,17 @@ const META: &str = "meta.";
 /// keys fit in one request to etcd (1.5 MiB).
 pub const MAX_META: usize = 8 * 1024;
 
-/// One service that a container is announced as.
+/// One service that a container asks to be announced as, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LabelledService {
+pub struct RequestedService {
     /// The service's name: the key's part before the last.
     pub name: String,
-    /// The key's last part, where a label sets it.
+    /// The key's last part, where a label or the command line sets it.
     pub instance: Option<String>,
     /// Appended to the key's last part, so that several ports under one service have a key each.
     pub suffix: Option<String>,
     /// Address, port and key-value pairs.
-    pub wanted: LabelOverrides,
+    pub wanted: EndpointOverrides,
 }
 
 /// The labels by what they are about: the whole container, or one port.
@@ -57,7 +57,7 @@ struct Group {
 ///
 /// # Errors
 /// [`Reason::BadLabel`] for the first that is wrong, or [`Reason::NoService`].
-pub fn services(labels: &BTreeMap<String, String>) -> Result<Vec<LabelledService>, Reason> {
+pub fn services(labels: &BTreeMap<String, String>) -> Result<Vec<RequestedService>, Reason> {
     let mut whole = Group::default();
     let mut ports: BTreeMap<ContainerPort, (String, Group)> = BTreeMap::new();
     for label in labels.keys() {
@@ -131,7 +131,7 @@ impl Group {
         name: String,
         port: Option<ContainerPort>,
         whole: Option<&Self>,
-    ) -> Result<LabelledService, Reason> {
+    ) -> Result<RequestedService, Reason> {
         let mut meta = whole.map(|whole| whole.meta.clone()).unwrap_or_default();
         meta.extend(self.meta.clone());
         let bytes: usize = meta.iter().map(|(k, v)| k.len() + v.len()).sum();
@@ -142,13 +142,13 @@ impl Group {
         let or = |own: &Option<String>, other: Option<&Option<String>>| {
             own.clone().or_else(|| other.cloned().flatten())
         };
-        Ok(LabelledService {
+        Ok(RequestedService {
             name,
             instance: or(&self.instance, whole.map(|w| &w.instance)),
             suffix: (whole.is_some() && self.instance.is_none())
                 .then(|| port.map(suffix))
                 .flatten(),
-            wanted: LabelOverrides {
+            wanted: EndpointOverrides {
                 host: self.host.clone().or_else(|| whole?.host.clone()),
                 port,
                 meta,
@@ -172,7 +172,7 @@ fn suffix(port: ContainerPort) -> String {
 }
 
 /// A suffix is for those alone that share their service with another of the container's ports.
-fn tell_apart(services: &mut [LabelledService]) -> Result<(), Reason> {
+fn tell_apart(services: &mut [RequestedService]) -> Result<(), Reason> {
     let mut times: BTreeMap<String, usize> = BTreeMap::new();
     for service in services.iter() {
         *times.entry(service.name.clone()).or_default() += 1;

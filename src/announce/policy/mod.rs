@@ -7,3 +7,4 @@ pub mod eligibility;
 pub mod host_source;
 pub mod labels;
 pub mod reason;
+pub mod target;

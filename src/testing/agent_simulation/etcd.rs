@@ -4,7 +4,6 @@ use super::{AgentScene, RETENTION};
 use crate::agent::haproxy::render::proxy_name;
 use crate::catalog::{Instances, RawKeyValue};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 pub(super) struct FakeEtcd {
     pub(super) keys: BTreeMap<String, (String, i64)>,
@@ -79,12 +78,12 @@ impl AgentScene {
     pub(super) fn empty(&mut self) {
         self.read_again();
         let until = self.now + RETENTION.hold;
-        let there = self.agent.desired.catalog.services().clone();
+        let there = self.agent.desired.catalog.services();
         self.etcd.keys.clear();
         self.etcd.revision = 1;
         self.read_again();
         // An instance that was draining had announced its departure.
-        let stays = |all: &Arc<Instances>| all.values().any(|it| !it.draining);
+        let stays = |all: &Instances| all.values().any(|it| !it.draining);
         if there.values().filter(|all| stays(all)).count() >= 2 {
             for (service, instances) in &there {
                 let stay = instances.iter().filter(|(_, it)| !it.draining);

@@ -5,6 +5,7 @@ use super::{AgentScene, RETENTION, Totals};
 use crate::agent::haproxy::render::{proxy_name, render};
 use crate::agent::haproxy::runtime::ServerAction;
 use crate::agent::model::backends::Backends;
+use crate::agent::model::backends::Servers;
 use crate::agent::model::bind_backoff::MAX_FAILED_BIND_RETRY;
 use crate::agent::model::listeners::Model;
 use crate::agent::model::listeners::{ListenerRules, assign_listeners};
@@ -16,7 +17,6 @@ use crate::clock::Moment;
 use crate::testing::config_grammar::fixed_config;
 use crate::testing::fake_haproxy::diff_all;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// The seventh promise: HAProxy is at etcd's truth so long after the last fault; where that takes a
@@ -35,7 +35,7 @@ impl AgentScene {
             drain: Duration::ZERO,
         };
         let mut membership = Membership::new(nothing, BTreeMap::new(), self.now);
-        membership.observe(catalog.services(), self.now);
+        membership.observe(&catalog.services(), self.now);
         let mut backends = Backends::default();
         backends.update(membership.desired(self.now), &self.addresses.borrow());
         backends.set_listeners(self.agent.reconciler.listeners());
@@ -46,7 +46,7 @@ impl AgentScene {
         let holds = self.agent.desired.membership.held() > 0;
         for (name, known) in self.agent.desired.backends.services() {
             let mut empty = known.clone();
-            (empty.servers, empty.leaving) = (Arc::default(), 0);
+            (empty.servers, empty.leaving) = (Servers::new(), 0);
             let served = services.entry(name.clone()).or_insert(empty);
             served.port = known.port;
             served.local_ports.extend(&known.local_ports);

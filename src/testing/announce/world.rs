@@ -90,7 +90,8 @@ impl AnnounceWorld {
             self.pass(next.min(end), false)?;
             self.fault();
         }
-        self.calm_down();
+        self.store.full = false;
+        self.store.denied.clear();
         self.must_settle()?;
         // Whoever can't see its container has kept quiet, too.
         let blind: Vec<_> = (0..self.announcers.len())
@@ -356,7 +357,7 @@ impl AnnounceWorld {
                     container.wrong_by += step;
                 }
             }
-            32..35 => {
+            32..=34 => {
                 if self.announcers[which].blind {
                     self.see_again(which);
                 } else {
@@ -365,11 +366,6 @@ impl AnnounceWorld {
             }
             _ => {}
         }
-    }
-
-    fn calm_down(&mut self) {
-        self.store.full = false;
-        self.store.denied.clear();
     }
 
     /// The one with the best right holds each key, alone, on a living lease of its own.

@@ -3,21 +3,20 @@
 use crate::agent::haproxy::api::{HaproxyApi, ProxyError};
 use crate::agent::haproxy::parse::parse;
 use crate::agent::haproxy::render::render;
-use crate::agent::haproxy::runtime::{ServerCommand, parse_state};
-use crate::agent::haproxy::shared_text::SharedText;
+use crate::agent::haproxy::runtime::ServerCommand;
+use crate::agent::haproxy::server_state::parse_state;
 use crate::agent::model::backends::Backends;
 use crate::agent::model::host_addresses::HostAddresses;
 use crate::agent::model::listeners::{ListenerRules, Model, assign_listeners};
 use crate::agent::model::membership::DesiredService;
 use crate::agent::reconcile::{PassReport, RELOAD_PAUSE, Reconciler};
-use crate::catalog::Instance;
+use crate::catalog::{Instance, Instances};
 use crate::clock::Moment;
 use crate::endpoint::Endpoint;
 use crate::testing::config_grammar::fixed_config;
 use crate::testing::fake_haproxy::{FakeHaproxy, FakeWorld, diff_all, now_or_never};
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 pub(super) struct ReconcileScene {
@@ -72,20 +71,20 @@ impl ReconcileScene {
         let desired = self.desired.entry(service.to_owned());
         let desired = desired.or_insert_with(|| DesiredService {
             port,
-            instances: Arc::default(),
+            instances: Instances::new(),
         });
-        let instances = Arc::make_mut(&mut desired.instances);
+        let instances = &mut desired.instances;
         instances.insert(instance.to_owned(), Instance::new(endpoint, 1));
     }
 
     pub(super) fn remove(&mut self, service: &str, instance: &str) {
         if let Some(desired) = self.desired.get_mut(service) {
-            Arc::make_mut(&mut desired.instances).remove(instance);
+            desired.instances.remove(instance);
         }
     }
 
     pub(super) fn empty(&mut self, service: &str) {
-        self.desired.get_mut(service).unwrap().instances = Arc::default();
+        self.desired.get_mut(service).unwrap().instances = Instances::new();
     }
 
     pub(super) fn list(&self) -> impl Iterator<Item = (&String, DesiredService)> {
@@ -168,7 +167,7 @@ impl ReconcileScene {
             .saving
             .as_ref()
             .or(self.reconciler.saved.file.as_ref());
-        latest.map(SharedText::to_string)
+        latest.map(|content| content.text().into_owned())
     }
 
     /// Whether HAProxy could start again after a crash at this moment.

@@ -5,6 +5,7 @@ use crate::agent::model::backends::Backends;
 use crate::agent::model::backends::tests::instance;
 use crate::agent::model::host_addresses::HostAddresses;
 use crate::agent::model::membership::DesiredService;
+use crate::catalog::Instances;
 use proptest::prelude::*;
 
 fn bind(text: &str) -> Bind {
@@ -12,11 +13,8 @@ fn bind(text: &str) -> Bind {
 }
 
 fn desired(port: u16) -> DesiredService {
-    let instances = BTreeMap::from([("i".to_owned(), instance("10.0.0.1", port))]);
-    DesiredService {
-        port,
-        instances: Arc::new(instances),
-    }
+    let instances = Instances::unit("i".to_owned(), instance("10.0.0.1", port));
+    DesiredService { port, instances }
 }
 
 fn listeners(
@@ -96,7 +94,7 @@ fn contenders(text: &str) -> Vec<(&str, DesiredService)> {
         Some((service, revision)) => {
             let mut it = instance("10.0.0.1", 80);
             it.create_revision = revision.parse().unwrap();
-            let instances = Arc::new(BTreeMap::from([("i".to_owned(), it)]));
+            let instances = Instances::unit("i".to_owned(), it);
             (
                 service,
                 DesiredService {
@@ -106,7 +104,7 @@ fn contenders(text: &str) -> Vec<(&str, DesiredService)> {
             )
         }
         None => {
-            let instances = Arc::default();
+            let instances = Instances::new();
             (
                 part,
                 DesiredService {
@@ -145,8 +143,7 @@ fn of_several_on_one_port_who_serves_and_is_bound_keeps_it() {
 #[test]
 fn a_port_of_an_instance_here_is_bound_only_if_it_is_asked_for_or_was_bound_before() {
     let here = |port| {
-        let instances = BTreeMap::from([("i".to_owned(), instance("10.9.0.1", port))]);
-        let instances = Arc::new(instances);
+        let instances = Instances::unit("i".to_owned(), instance("10.9.0.1", port));
         DesiredService { port, instances }
     };
     let services = [
@@ -179,7 +176,7 @@ proptest! {
             let mut it = instance("10.0.0.1", *port);
             it.create_revision = *revision;
             let one = serves.then(|| ("i".to_owned(), it));
-            DesiredService { port: *port, instances: Arc::new(one.into_iter().collect()) }
+            DesiredService { port: *port, instances: one.into_iter().collect() }
         };
         let services: BTreeMap<_, _> = all.iter().map(|(name, it)| (name.clone(), desired(it))).collect();
         let mut backends = Backends::default();

@@ -3,9 +3,9 @@
 use crate::catalog::{Instance, Instances};
 use crate::clock::Moment;
 use crate::endpoint::Host;
+use imbl::ordmap::DiffItem;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Departures within this time of each other count as one mass departure.
@@ -20,14 +20,14 @@ pub struct DesiredService {
     /// Where clients dial it unless the operator said otherwise: the lowest port among its
     /// instances when it was first seen, and never another one while it is known.
     pub port: u16,
-    /// Present, held and leaving instances. The same pointer as long as nothing changes.
-    pub instances: Arc<Instances>,
+    /// Present, held and leaving instances.
+    pub instances: Instances,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct ServiceHistory {
     pub(super) port: u16,
-    pub(super) present: Arc<Instances>,
+    pub(super) present: Instances,
     /// When instances arrived, within the last [`MASS_DEPARTURE_WINDOW`].
     pub(super) arrived_at: BTreeMap<String, ObservedAt>,
     /// Instances that departed within the last [`MASS_DEPARTURE_WINDOW`] and are not held.
@@ -38,8 +38,6 @@ pub(super) struct ServiceHistory {
     /// Instances whose keys are gone since that moment: they get no new connections, and keep their old ones
     /// for a while.
     pub(super) leaving: BTreeMap<String, (Instance, Moment)>,
-    /// Present, held and leaving instances together; `None` if out of date.
-    pub(super) all: Option<Arc<Instances>>,
 }
 
 /// An instance that departed, and when it was present.
@@ -58,95 +56,75 @@ pub(super) type ObservedAt = (Moment, u64);
 pub(super) type HostPorts = BTreeSet<(Host, NonZeroU16)>;
 
 impl ServiceHistory {
-    /// Sets the present instances. Returns whether that is a change. Adds to `arrived` the addresses at
-    /// which instances are new.
-    pub(super) fn observe(
-        &mut self,
-        present: Option<&Arc<Instances>>,
-        now: ObservedAt,
-        arrived: &mut HostPorts,
-    ) -> bool {
+    /// Sets the present instances; `arrived` collects the addresses at which instances are new.
+    pub(super) fn observe(&mut self, present: Instances, now: ObservedAt, arrived: &mut HostPorts) {
         self.forget_old_events(now.0);
-        let same = present.map_or(self.present.is_empty(), |present| {
-            Arc::ptr_eq(present, &self.present)
-        });
-        if same {
-            return false;
-        }
-        self.all = None;
-        let before = std::mem::replace(&mut self.present, present.cloned().unwrap_or_default());
-        for (name, instance) in &*before {
-            if self.present.contains_key(name) {
-                continue;
-            }
-            let arrived_at = self.arrived_at.remove(name).unwrap_or_default();
-            self.leaving.insert(name.clone(), (instance.clone(), now.0));
-            // An instance that was draining had announced its departure.
-            if !instance.draining {
-                let instance = instance.clone();
-                let departed = now;
-                let departure = Departure {
-                    instance,
-                    arrived_at,
-                    departed,
-                };
-                self.departed.insert(name.clone(), departure);
-            }
-        }
-        for (name, instance) in &*self.present {
-            let departed = self.departed.remove(name).map(|it| it.instance);
-            let held = self.held.remove(name).map(|(it, ..)| it);
-            let leaving = self.leaving.remove(name).map(|(it, _)| it);
-            if !before.contains_key(name) {
-                self.arrived_at.insert(name.clone(), now);
-            }
-            // An instance that comes back as it was has taken no other's address.
-            let known = before.get(name).or(departed.as_ref());
-            let known = known.or(held.as_ref()).or(leaving.as_ref());
-            if known.is_none_or(|it| (&it.host, it.port) != (&instance.host, instance.port)) {
-                arrived.insert((instance.host.clone(), instance.port));
+        let before = std::mem::replace(&mut self.present, present.clone());
+        for change in before.diff(&present) {
+            match change {
+                DiffItem::Add(name, instance) => self.arrive(name, instance, now, arrived),
+                DiffItem::Update { old, new } => {
+                    if (&old.1.host, old.1.port) != (&new.1.host, new.1.port) {
+                        arrived.insert((new.1.host.clone(), new.1.port));
+                    }
+                }
+                DiffItem::Remove(name, instance) => self.depart(name, instance, now),
             }
         }
         // Also if the service is empty again before `desired` is called.
-        if !self.present.is_empty() {
+        if !present.is_empty() {
             self.empty_since = None;
         }
         if self.port == 0 {
-            let lowest = self
-                .present
-                .values()
-                .map(|instance| instance.port.get())
-                .min();
-            self.port = lowest.unwrap_or_default();
+            let ports = present.values().map(|instance| instance.port.get());
+            self.port = ports.min().unwrap_or_default();
         }
-        true
     }
 
-    pub(super) fn desired(&mut self) -> DesiredService {
-        let instances = if self.held.is_empty() && self.leaving.is_empty() {
-            self.all = None;
-            self.present.clone()
-        } else {
-            self.all.get_or_insert_with(|| {
-                let leaving = self.leaving.iter().map(|(name, (instance, _))| {
-                    let instance = instance.clone();
-                    let leaving = true;
-                    (
-                        name.clone(),
-                        Instance {
-                            leaving,
-                            ..instance
-                        },
-                    )
-                });
-                let mut all: Instances = leaving.collect();
-                let held = self.held.iter();
-                all.extend(held.map(|(name, (instance, ..))| (name.clone(), instance.clone())));
-                all.extend((*self.present).clone());
-                Arc::new(all)
-            });
-            self.all.clone().unwrap_or_default()
-        };
+    fn arrive(
+        &mut self,
+        name: &str,
+        instance: &Instance,
+        now: ObservedAt,
+        arrived: &mut HostPorts,
+    ) {
+        let departed = self.departed.remove(name).map(|it| it.instance);
+        let held = self.held.remove(name).map(|(it, ..)| it);
+        let leaving = self.leaving.remove(name).map(|(it, _)| it);
+        self.arrived_at.insert(name.to_owned(), now);
+        // An instance that comes back as it was has taken no other's address.
+        let known = departed.or(held).or(leaving);
+        if known.is_none_or(|it| (&it.host, it.port) != (&instance.host, instance.port)) {
+            arrived.insert((instance.host.clone(), instance.port));
+        }
+    }
+
+    fn depart(&mut self, name: &str, instance: &Instance, now: ObservedAt) {
+        let arrived_at = self.arrived_at.remove(name).unwrap_or_default();
+        self.leaving
+            .insert(name.to_owned(), (instance.clone(), now.0));
+        // An instance that was draining had announced its departure.
+        if !instance.draining {
+            let departure = Departure {
+                instance: instance.clone(),
+                arrived_at,
+                departed: now,
+            };
+            self.departed.insert(name.to_owned(), departure);
+        }
+    }
+
+    pub(super) fn desired(&self) -> DesiredService {
+        let mut instances = self.present.clone();
+        let held = self.held.iter().map(|(name, (it, ..))| (name, it, false));
+        let leaving = self.leaving.iter().map(|(name, (it, _))| (name, it, true));
+        for (name, it, leaving) in held.chain(leaving) {
+            let instance = Instance {
+                leaving,
+                ..it.clone()
+            };
+            instances.insert(name.clone(), instance);
+        }
         DesiredService {
             port: self.port,
             instances,
@@ -160,30 +138,19 @@ impl ServiceHistory {
 
     /// Removes instances that have been leaving for `drain`.
     pub(super) fn end_drained(&mut self, now: Moment, drain: Duration) {
-        let before = self.leaving.len();
         self.leaving
             .retain(|_, (_, departed)| *departed + drain > now);
-        if self.leaving.len() < before {
-            self.all = None;
-        }
     }
 
     /// Removes that instance if it is leaving; returns whether it was.
     pub(super) fn end(&mut self, name: &str) -> bool {
-        let ends = self.leaving.remove(name).is_some();
-        if ends {
-            self.all = None;
-        }
-        ends
+        self.leaving.remove(name).is_some()
     }
 
     fn end_hold_if(&mut self, ends: impl Fn(&(Instance, ObservedAt, Moment)) -> bool) -> usize {
         let held = std::mem::take(&mut self.held).into_iter();
         let (ended, held): (BTreeMap<_, _>, _) = held.partition(|(_, it)| ends(it));
         self.held = held;
-        if !ended.is_empty() {
-            self.all = None;
-        }
         let count = ended.len();
         let ended = ended.into_iter();
         self.leaving
@@ -240,7 +207,6 @@ impl ServiceHistory {
 
     /// Holds the departed instances until then.
     pub(super) fn hold(&mut self, until: Moment) {
-        self.all = None;
         for (name, it) in std::mem::take(&mut self.departed) {
             self.leaving.remove(&name);
             self.held.insert(name, (it.instance, it.departed, until));

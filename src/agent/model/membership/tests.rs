@@ -3,7 +3,6 @@
 use super::*;
 use crate::catalog::Instance;
 use crate::endpoint::Endpoint;
-use std::sync::Arc;
 
 const HOLD: Duration = Duration::from_secs(30);
 const FORGET: Duration = Duration::from_secs(3600);
@@ -46,7 +45,7 @@ fn catalog(text: &str) -> Services {
             );
             let endpoint = Endpoint::decode(value.as_bytes()).unwrap();
             let instances = services.entry(service.to_owned()).or_default();
-            Arc::make_mut(instances).insert(number.to_owned(), Instance::new(endpoint, 1));
+            instances.insert(number.to_owned(), Instance::new(endpoint, 1));
         }
     }
     services

@@ -2,13 +2,14 @@
 
 mod several;
 
-use crate::announce::lease::protocol::{DesiredKey, DesiredKeys, KeyStatus};
-use crate::announce::policy::claims::{Evaluation, Evaluator, Target, assign_keys};
+use crate::announce::lease::protocol::{DesiredKey, KeyStatus};
+use crate::announce::policy::claims::{Claim, Evaluation, Evaluator, assign_keys};
 use crate::announce::policy::container::{
     ContainerHealth, ContainerSnapshot, ContainerState, ContainerView, Observation,
 };
 use crate::announce::policy::eligibility::{AddressOptions, Verdict, parse_binding};
 use crate::announce::policy::labels::{MAX_META, services};
+use crate::announce::policy::target::Target;
 use crate::announce::status::AnnounceStatus;
 use crate::clock::Moment;
 use crate::endpoint::{Endpoint, Since};
@@ -67,16 +68,25 @@ fn judged(container: ContainerSnapshot) -> Evaluation {
     judged_after(&seen(container), None, NOW)
 }
 
+fn claims(judged: &Evaluation) -> &[Claim] {
+    judged.claims.as_deref().unwrap_or_default()
+}
+
+fn refusal(judged: &Evaluation) -> String {
+    let reason = judged.claims.as_ref().err();
+    reason
+        .unwrap_or_else(|| panic!("not refused: {:?}", shown(judged)))
+        .to_string()
+}
+
 /// `key = host:port` of each that is announced, and `key: reason` of each that isn't.
 fn shown(judged: &Evaluation) -> Vec<String> {
-    let claims = judged.claims.iter().map(|claim| match &claim.verdict {
+    let shown = claims(judged).iter().map(|claim| match &claim.verdict {
         Verdict::Announce(decision) => format!("{} = {}", claim.key, decision.endpoint),
         Verdict::Withdraw(reason) => format!("{}: {reason}", claim.key),
-        Verdict::Keep(_) => format!("{} kept", claim.key),
     });
-    claims
-        .chain(judged.refused.as_ref().map(ToString::to_string))
-        .collect()
+    let refused = judged.claims.as_ref().err();
+    shown.chain(refused.map(ToString::to_string)).collect()
 }
 
 fn web_shows(given: &[(&str, &str)]) -> Vec<String> {
@@ -103,7 +113,7 @@ fn instance_host_and_words_are_said_by_labels() {
         ("com.example.sidekick.service", "nobody's"),
     ]));
     assert_eq!(shown(&judged), ["/services/web/web@7 = 10.0.0.9:8443"]);
-    let Verdict::Announce(decision) = &judged.claims[0].verdict else {
+    let Verdict::Announce(decision) = &claims(&judged)[0].verdict else {
         panic!("not announced");
     };
     let meta = labels(&[("zone", "a"), ("tier.one", "")]);
@@ -211,15 +221,12 @@ fn a_bad_label_refuses_the_container_and_is_named() {
         let mut container = web(&[]);
         container.labels = given;
         let judged = judged(container);
-        let reason = judged.refused.as_ref().map(ToString::to_string);
-        let reason =
-            reason.unwrap_or_else(|| panic!("{bad}={value} is taken: {:?}", shown(&judged)));
+        let reason = refusal(&judged);
         let named = bad.trim_end_matches("host").trim_end_matches('.');
         assert!(
             reason.starts_with(&format!("label {named}")),
             "{bad}: {reason}"
         );
-        assert_eq!(judged.claims, [], "{bad}");
     }
 }
 
@@ -238,7 +245,7 @@ fn labels_that_contradict_each_other_are_refused() {
             ("sidekick.443.instance", "x"),
         ],
     ] {
-        let reason = judged(web(given)).refused.expect("refused").to_string();
+        let reason = refusal(&judged(web(given)));
         assert!(reason.starts_with("label sidekick."), "{reason}");
     }
 }
@@ -266,7 +273,7 @@ fn words_have_a_limit_that_etcd_can_take() {
 fn a_name_that_makes_no_key_is_refused_with_a_way_out() {
     let mut container = web(&[("sidekick.service", "web"), ("sidekick.port", "80")]);
     container.name = "x".repeat(128);
-    let words = judged(container).refused.expect("refused").to_string();
+    let words = refusal(&judged(container));
     assert!(words.contains("sidekick.instance"), "{words}");
 }
 
@@ -281,7 +288,7 @@ fn a_container_that_is_down_keeps_its_key_for_what_a_past_life_left_there() {
         ["/services/web/web1@worker-1: web1 has exited with status 137"]
     );
     let all = BTreeMap::from([("a".to_owned(), judged)]);
-    let desired = assign_keys(&all, &DesiredKeys::new()).desired;
+    let desired = assign_keys(&all).desired;
     let wish = desired.values().next().expect("a wish");
     let DesiredKey::Withdraw { down: Some(down) } = wish else {
         panic!("{wish:?}");
@@ -318,13 +325,13 @@ proptest! {
         let mut container = web(&[]);
         container.labels = given;
         let judged = judged(container);
-        let mut keys: Vec<_> = judged.claims.iter().map(|claim| claim.key.clone()).collect();
-        prop_assert_eq!(keys.is_empty(), judged.refused.is_some());
+        let mut keys: Vec<_> = claims(&judged).iter().map(|claim| claim.key.clone()).collect();
+        prop_assert_eq!(keys.is_empty(), judged.claims.is_err());
         for key in &keys {
             prop_assert!(key.as_str().starts_with("/services/"));
             prop_assert_eq!(key.as_str().matches('/').count(), 3);
         }
         keys.dedup();
-        prop_assert_eq!(keys.len(), judged.claims.len());
+        prop_assert_eq!(keys.len(), claims(&judged).len());
     }
 }

@@ -3,14 +3,17 @@
 
 mod properties;
 
+use crate::announce::policy::claims::{Evaluation, Evaluator};
 use crate::announce::policy::container::{
     Binding, ContainerHealth, ContainerPort, ContainerSnapshot, ContainerState, ContainerView,
     Observation,
 };
 use crate::announce::policy::eligibility::{
-    AddressOptions, Decision, HostSource, Verdict, decide, judge, parse_binding,
+    AddressOptions, Decision, HostSource, Verdict, parse_binding,
 };
 use crate::announce::policy::reason::Reason;
+use crate::announce::policy::target::Target;
+use crate::clock::Moment;
 use crate::endpoint::Since;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,6 +57,48 @@ fn rules(host: Option<&str>, port: Option<&str>) -> AddressOptions {
         host: host.map(|h| h.parse().expect("a host")),
         port: port.map(|p| p.parse().expect("a port")),
         hostname: Some("machine-7".to_owned()),
+    }
+}
+
+fn judge(
+    view: &ContainerView,
+    rules: &AddressOptions,
+    grace: Option<Duration>,
+    before: Option<&Evaluation>,
+    now: Moment,
+) -> Evaluation {
+    let target = Target::One {
+        container: "redis1".to_owned(),
+        key: "/services/redis/redis@1".parse().expect("a key"),
+    };
+    let evaluator = Evaluator {
+        target: &target,
+        rules,
+        grace,
+    };
+    evaluator.judge("redis1", view, before, now)
+}
+
+/// What becomes of the one key, which is claimed whatever the container is like.
+fn verdict(judged: &Evaluation) -> Verdict {
+    let claims = judged.claims.as_deref().expect("claims");
+    let [claim] = claims else {
+        panic!("{claims:?}");
+    };
+    assert_eq!(claim.key.as_str(), "/services/redis/redis@1");
+    claim.verdict.clone()
+}
+
+fn decide(
+    container: &ContainerSnapshot,
+    rules: &AddressOptions,
+    engine_name: Option<&str>,
+) -> Result<Decision, Reason> {
+    let observation = Observation::Present(Arc::new(container.clone()));
+    let view = ContainerView::seen(observation, engine_name.map(Into::into), None, Moment::ZERO);
+    match verdict(&judge(&view, rules, None, None, Moment::ZERO)) {
+        Verdict::Announce(decision) => Ok(*decision),
+        Verdict::Withdraw(reason) => Err(reason),
     }
 }
 
@@ -325,29 +370,27 @@ fn while_docker_cannot_be_asked_what_is_announced_stays_for_the_grace() {
         paused_since: None,
         engine_name: Some("docker-host".into()),
     };
-    let at =
-        |view: &ContainerView, grace, now| judge("redis1", view, &rules(None, None), grace, now);
-    assert!(matches!(
-        at(&seen(None), Some(second(60)), second(500)),
-        Verdict::Announce(_)
-    ));
+    let options = rules(None, None);
+    let before = judge(&seen(None), &options, None, None, second(500));
+    assert!(matches!(verdict(&before), Verdict::Announce(_)));
     let lost = seen(Some(second(100)));
+    let at = |grace, now| judge(&lost, &options, grace, Some(&before), now);
+    let kept = |grace, now, end| {
+        let judged = at(grace, now);
+        assert_eq!(
+            (verdict(&judged), judged.ends, judged.is_kept()),
+            (verdict(&before), end, true)
+        );
+    };
     let grace = Some(second(60));
-    assert_eq!(
-        at(&lost, grace, second(100)),
-        Verdict::Keep(Some(second(160)))
-    );
-    assert_eq!(
-        at(&lost, grace, Duration::from_millis(159_999)),
-        Verdict::Keep(Some(second(160)))
-    );
+    kept(grace, second(100), Some(second(160)));
+    kept(grace, Duration::from_millis(159_999), Some(second(160)));
     // At the exact boundary it is over.
-    assert_eq!(
-        at(&lost, grace, second(160)),
-        Verdict::Withdraw(Reason::EngineLost(second(60)))
-    );
-    assert_eq!(at(&lost, None, second(1_000_000)), Verdict::Keep(None));
-    let Verdict::Withdraw(reason) = at(&lost, Some(Duration::ZERO), second(100)) else {
+    let over = at(grace, second(160));
+    let lost_for_good = Verdict::Withdraw(Reason::EngineLost(second(60)));
+    assert_eq!((verdict(&over), over.is_kept()), (lost_for_good, false));
+    kept(None, second(1_000_000), None);
+    let Verdict::Withdraw(reason) = verdict(&at(Some(Duration::ZERO), second(100))) else {
         panic!("no grace is no grace");
     };
     assert!(
@@ -358,23 +401,16 @@ fn while_docker_cannot_be_asked_what_is_announced_stays_for_the_grace() {
 
 #[test]
 fn what_was_never_seen_is_not_announced() {
-    let judge = |view: &ContainerView| {
-        judge(
-            "redis1",
-            view,
-            &rules(None, None),
-            None,
-            Duration::from_secs(9),
-        )
-    };
+    let at = Duration::from_secs(9);
+    let judged = |view: &ContainerView| verdict(&judge(view, &rules(None, None), None, None, at));
     let never = ContainerView::unasked(Duration::from_secs(1));
-    assert_eq!(judge(&never), Verdict::Withdraw(Reason::NeverAsked));
+    assert_eq!(judged(&never), Verdict::Withdraw(Reason::NeverAsked));
     let absent = ContainerView {
         observation: Observation::Absent,
         lost_since: None,
         ..never
     };
-    let Verdict::Withdraw(reason) = judge(&absent) else {
+    let Verdict::Withdraw(reason) = judged(&absent) else {
         panic!("announced a ghost")
     };
     assert_eq!(reason.to_string(), "there is no container redis1");

@@ -33,6 +33,8 @@ pub struct Scene {
     pub dir: TempDir,
     /// Apart, so that it is written where the directory is on a full disk.
     log: NamedTempFile,
+    /// The sidekick that is run; a bench may name another build.
+    pub program: PathBuf,
     /// Where the service `redis` is bound.
     pub port: u16,
     way: Way,
@@ -55,6 +57,7 @@ impl Scene {
             systemd: Notifications::listen(),
             dir: tempfile::tempdir().unwrap(),
             log: NamedTempFile::new().unwrap(),
+            program: crate::binary(),
             port: free_port(),
             way,
             arguments: arguments.iter().map(|&a| a.to_owned()).collect(),
@@ -118,7 +121,7 @@ impl Scene {
 
     /// A subcommand of sidekick that is told this etcd, not yet run.
     pub fn command(&self, job: &str) -> Command {
-        let mut sidekick = Command::new(crate::binary());
+        let mut sidekick = Command::new(&self.program);
         sidekick
             .arg(job)
             .args(["--etcd-endpoints", &self.endpoints])
