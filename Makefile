@@ -9,7 +9,7 @@ worker := $(CARGO_TARGET_DIR)/release/worker
 cargo_as_root := cargo $(if $(filter-out 0,$(shell id -u)),--config 'target."cfg(unix)".runner="sudo --preserve-env"')
 as_root := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env)
 
-# Run by itself: cargo would not wait for its end after a Ctrl-C.
+# Run without cargo: cargo would not wait for its end after a Ctrl-C.
 cluster_program = $(as_root) "$$(cargo test --locked --features cluster --test cluster --no-run \
 	--message-format=json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\/cluster-[^"]*\)".*/\1/p')"
 
@@ -30,7 +30,7 @@ demo: build $(worker) ## the whole loop on real parts, one Redis killed; until C
 	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat
 	@exec demo/demo.sh $(sidekick) $(worker)
 
-picture: build $(worker) ## docs/demo.svg anew, from a run of the demo
+picture: build $(worker) ## docs/demo.svg, from a run of the demo
 	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat
 	demo/picture.sh $(sidekick) $(worker) >$(CARGO_TARGET_DIR)/demo.svg
 	mv $(CARGO_TARGET_DIR)/demo.svg docs/demo.svg

@@ -15,7 +15,7 @@ source "$(dirname -- "$0")/../scripts/stage.sh"
 # shellcheck source=demo/haproxy.sh
 source "$(dirname -- "$0")/haproxy.sh"
 
-readonly PULL_SECONDS=30  # a fast line pulls Redis in 5; where there is no registry, nobody should wait long
+readonly PULL_SECONDS=30  # a fast line pulls Redis in 5; where there is no registry, a person should not wait long
 readonly EVENT_SECONDS=10 # the slowest step, a container's start, takes under a second on a quiet machine
 readonly ENGINE_WORK_SECONDS=60 # a start or a kill takes under a second; an engine that hangs shall not hang this
 readonly WORKER_PAUSE=20  # milliseconds; the article's worker takes 3 s, in which a lot could go unseen
@@ -81,7 +81,7 @@ use_engine() {
 
 start_etcd() {
     local client peer
-    # Below the range from which the kernel itself gives ports away. Somebody may still be faster: then again.
+    # Below the range from which the kernel itself gives ports away. Another process may still take one: then the next try.
     for _ in {1..10}; do
         client=$((RANDOM % 10000 + 20000)) peer=$((client + 1))
         export ETCDCTL_API=3 ETCDCTL_ENDPOINTS=http://127.0.0.1:$client
@@ -180,10 +180,10 @@ announce() {
 start_agent() {
     local started=$EPOCHREALTIME port
     port=$(two_free_ports)
-    front=127.0.0.1:$port stats=127.0.0.1:$((port + 1))
+    listener=127.0.0.1:$port stats=127.0.0.1:$((port + 1))
     mkdir -m 700 "$stage/haproxy"
-    command_line "sidekick agent --bind $1=$front"
-    run agent "$sidekick" agent --bind "$1=$front" --stats "$stats" --etcd-endpoints "$ETCDCTL_ENDPOINTS" \
+    command_line "sidekick agent --bind $1=$listener"
+    run agent "$sidekick" agent --bind "$1=$listener" --stats "$stats" --etcd-endpoints "$ETCDCTL_ENDPOINTS" \
         --haproxy "$(command -v haproxy)" --haproxy-config "$stage/haproxy/haproxy.cfg"
     haproxy_at "$stage/haproxy/haproxy-master.sock"
     within "$EVENT_SECONDS" haproxy_processes || give_up 'the agent starts no HAProxy' "$stage/agent.log"
@@ -193,7 +193,7 @@ start_agent() {
     timing 'HAProxy has both' "$(milliseconds "$started" "$at")" "after the agent's start"
 }
 
-# The first of two in a row that nobody listens on, below the range from which the kernel itself gives ports away.
+# The first of two ports in a row without listeners, below the range from which the kernel itself gives ports away.
 two_free_ports() {
     local port
     for _ in {1..100}; do
@@ -208,8 +208,8 @@ answers() {
 }
 
 start_worker() {
-    command_line "worker $front $WORKER_PAUSE    # SET foo bar, GET foo, print it, every $WORKER_PAUSE ms"
-    run worker "$worker" "$front" "$WORKER_PAUSE"
+    command_line "worker $listener $WORKER_PAUSE    # SET foo bar, GET foo, print it, every $WORKER_PAUSE ms"
+    run worker "$worker" "$listener" "$WORKER_PAUSE"
     within "$EVENT_SECONDS" worker_prints_bar 3 || give_up 'the worker does not print bar' "$stage/worker.log"
     tail -n 3 "$stage/worker.log" | sed 's/^/    /'
 }

@@ -28,7 +28,7 @@ haproxy_watch() {
     stamp_servers "$1" >&"$servers" &
     haproxy_watcher=$!
     at_end stop_process "$haproxy_watcher"
-    read -r -t 5 -u "$servers" at every haproxy_servers || give_up "nobody answers at $haproxy_socket" "$stage/agent.log"
+    read -r -t 5 -u "$servers" at every haproxy_servers || give_up "HAProxy does not answer at $haproxy_socket" "$stage/agent.log"
 }
 
 haproxy_watch_ends() {

@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn one_thing_that_keeps_happening_crowds_nobody_out() {
+    fn one_thing_that_keeps_happening_crowds_no_other_out() {
         let mut repeats = Repeats::default();
         let said = |repeats: &mut Repeats, what, second| {
             repeats.happened(what, Duration::from_secs(second))

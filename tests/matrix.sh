@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The tests with real parts, on other versions of the parts than this machine's.
 #
-#   tests/matrix.sh CARGO… -- ROW…      as `make matrix` calls it: each row by itself, then a table; fails if a row fails
+#   tests/matrix.sh CARGO… -- ROW…      as `make matrix` calls it: one row after the other, then a table; fails if a row fails
 #   tests/matrix.sh CARGO… -- newest    the newest of each, and of tests/real what is about the engine: for `make test`
 #   tests/matrix.sh CARGO… -- all       every row
 #

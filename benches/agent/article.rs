@@ -145,7 +145,7 @@ impl Poller {
         }
     }
 
-    /// The servers of the HAProxy that was started last; none while nobody answers.
+    /// The servers of the HAProxy that was started last; none while it doesn't answer.
     fn servers(&self) -> BTreeMap<String, bool> {
         let view = View::open(&worker_socket(self.dir.path()));
         view.and_then(|mut view| view.servers("redis"))

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The article's way: asks etcd every five seconds; when something differs, writes the file anew and starts
+# The article's way: asks etcd every five seconds; when something differs, writes the file again and starts
 # another HAProxy, which tells the one before to finish what it has. Base and file are in the current directory.
 #
 #   article.sh PORT        where redis is dialled

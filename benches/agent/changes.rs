@@ -24,7 +24,7 @@ pub const CHANGING: usize = 10;
 const SEED: u64 = 42;
 
 /// One instance that changes.
-struct Slot {
+struct ChangingInstance {
     name: String,
     backends: Vec<Backend>,
     /// Which of the backends it is, and whether it drains.
@@ -49,21 +49,21 @@ pub async fn measure() -> (Outcome, String) {
     }
     stage.scene.start_agent();
     stage.has(STAYING).await;
-    // When its worker runs, the master starts itself anew, and hangs up on who asks meanwhile.
+    // When its worker runs, the master executes itself again, and closes the connections of its socket.
     let answers = async || !stage.haproxies().await.is_empty();
     eventually(PATIENCE, "HAProxy's master answers", answers).await;
-    let mut slots = Slot::several().await;
+    let mut instances = ChangingInstance::several().await;
     let reloads = stage.scene.reloads().await;
     let load = Load::start(stage.scene.port).await;
     let begun = Instant::now();
-    let kinds = change(&mut stage.etcd, &mut slots).await;
+    let kinds = change(&mut stage.etcd, &mut instances).await;
     // It is over when HAProxy and its file have the last of them.
     let staying = (0..)
         .zip(&staying)
         .map(|(i, it)| (format!("redis/staying{i}"), it.port.to_string()));
-    let changing = slots
+    let changing = instances
         .iter()
-        .filter_map(|slot| Some((format!("redis/{}", slot.name), slot.port()?)));
+        .filter_map(|instance| Some((format!("redis/{}", instance.name), instance.port()?)));
     let expected: Vec<_> = staying.chain(changing).collect();
     let expected: Vec<_> = expected
         .iter()
@@ -81,19 +81,19 @@ pub async fn measure() -> (Outcome, String) {
     (outcome, kinds)
 }
 
-async fn change(etcd: &mut Client, slots: &mut [Slot]) -> String {
+async fn change(etcd: &mut Client, instances: &mut [ChangingInstance]) -> String {
     let mut random = fastrand::Rng::with_seed(SEED);
     let mut kinds = BTreeMap::new();
     let mut pace = interval(PACE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for _ in 0..CHANGES {
         pace.tick().await;
-        let at = random.usize(..slots.len());
-        let slot = &mut slots[at];
-        *kinds.entry(slot.change(&mut random)).or_insert(0) += 1;
-        match slot.value() {
-            Some(value) => etcd.put(key(&slot.name), value, None).await.map(drop),
-            None => etcd.delete(key(&slot.name), None).await.map(drop),
+        let at = random.usize(..instances.len());
+        let instance = &mut instances[at];
+        *kinds.entry(instance.change(&mut random)).or_insert(0) += 1;
+        match instance.value() {
+            Some(value) => etcd.put(key(&instance.name), value, None).await.map(drop),
+            None => etcd.delete(key(&instance.name), None).await.map(drop),
         }
         .expect("etcd takes it");
     }
@@ -117,18 +117,18 @@ pub fn key(instance: &str) -> String {
     format!("/services/redis/{instance}")
 }
 
-impl Slot {
+impl ChangingInstance {
     async fn several() -> Vec<Self> {
-        let mut slots = Vec::new();
+        let mut instances = Vec::new();
         for i in 0..CHANGING {
             let backends = several("changing", 2).await;
-            slots.push(Self {
+            instances.push(Self {
                 name: format!("changing{i}"),
                 backends,
                 now: None,
             });
         }
-        slots
+        instances
     }
 
     /// Changes it, and says how.
@@ -156,7 +156,7 @@ impl Slot {
         })
     }
 
-    /// As `Scene::servers` shows it.
+    /// As `AgentScene::servers` shows it.
     fn port(&self) -> Option<String> {
         let (at, draining) = self.now?;
         Some(format!(

@@ -62,7 +62,7 @@ async fn by_etcd(stage: &Stage, backend: &Backend, view: &mut View) -> ([Samples
     (latencies, answers)
 }
 
-/// What nobody can do faster: the commands, sent to the worker at the moment of the change.
+/// The fastest possible way: the commands, sent to the worker at the moment of the change.
 async fn by_hand(stage: &Stage, backend: &Backend, view: &mut View) -> [Samples; 4] {
     let (server, address) = ("byhand/measured", address());
     let mut latencies = latencies("by hand");

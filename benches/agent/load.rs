@@ -1,4 +1,4 @@
-//! A constant load through HAProxy: connections that stay, and clients that dial anew all the time.
+//! A constant load through HAProxy: connections that stay, and clients that dial again all the time.
 //! Counts what broke.
 
 use crate::log::Log;
@@ -22,7 +22,7 @@ const DIALLING_PAUSE: Duration = Duration::from_millis(10);
 
 /// The load in words.
 pub const WORDS: &str =
-    "64 connections held, each asking every 20 ms; 16 clients dialling anew every 10 ms";
+    "64 connections held, each asking every 20 ms; 16 clients dialling again every 10 ms";
 
 /// An answer takes a millisecond; one that takes longer than this is none.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -137,7 +137,7 @@ impl Load {
             clients.spawn(hold(client, stop.clone()));
         }
         for _ in 0..DIALLING {
-            clients.spawn(dial_anew(port, stop.clone()));
+            clients.spawn(dial_again(port, stop.clone()));
         }
         Self { stop, clients }
     }
@@ -173,7 +173,7 @@ async fn hold(mut client: Client, stop: Arc<AtomicBool>) -> Tally {
     tally
 }
 
-async fn dial_anew(port: u16, stop: Arc<AtomicBool>) -> Tally {
+async fn dial_again(port: u16, stop: Arc<AtomicBool>) -> Tally {
     let mut tally = Tally::default();
     while !stop.load(Ordering::Relaxed) {
         let begun = Instant::now();

@@ -33,7 +33,7 @@ impl Log {
         let lines = self.lines.lock().expect("unpoisoned");
         let client = format!(":{port} [");
         let line = lines.iter().rev().find(|line| line.contains(&client))?;
-        // client [date] front backend/server times bytes state connections queues
+        // client [date] frontend backend/server times bytes state connections queues
         let words: Vec<_> = line.split_once(&client)?.1.split(' ').collect();
         Some(format!("{} on {}", words.get(5)?, words.get(2)?))
     }

@@ -4,7 +4,7 @@ use crate::log::Log;
 use crate::view::View;
 use etcd_client::Client;
 use sidekick::agent::haproxy::render::DEFAULT_BASE;
-use sidekick_harness::agent::{Etcd, Scene, Way, free_port, haproxy, host};
+use sidekick_harness::agent::{AgentScene, Etcd, Supervised, free_port, haproxy, host};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs};
@@ -15,8 +15,8 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::sleep;
 
-/// Ports for a thousand fronts: above those that the tests' servers take, below the kernel's own.
-const FRONTS: RangeInclusive<u16> = 30_000..=32_767;
+/// Ports for a thousand listeners: above those that the tests' servers take, below the kernel's own.
+const LISTENER_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 
 /// For a start with ten thousand instances, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -59,10 +59,10 @@ pub async fn haproxy_version() -> String {
 
 /// Everything that is measured happens to the service `redis`, or to HAProxy's own `byhand`.
 pub struct Stage {
-    pub scene: Scene,
+    pub scene: AgentScene,
     pub table: Table,
     pub etcd: Client,
-    /// Where `byhand` listens: a front that the agent lets alone.
+    /// The port of `byhand`: a listener that the agent leaves alone.
     pub byhand: u16,
     pub log: Log,
     dir: TempDir,
@@ -77,13 +77,13 @@ impl Stage {
             + &format!("\nlisten byhand\n    bind :::{byhand} v4v6\n    balance roundrobin\n");
         let base_file = dir.path().join("base.cfg");
         std::fs::write(&base_file, base).expect("a file");
-        let mut fronts = FRONTS.filter(|port| TcpListener::bind(("::", *port)).is_ok());
+        let mut ports = LISTENER_PORTS.filter(|port| TcpListener::bind(("::", *port)).is_ok());
         let binds: Vec<_> = (0..table.services)
-            .map(|i| format!("{}=:{}", service(i), fronts.next().expect("a free port")))
+            .map(|i| format!("{}=:{}", service(i), ports.next().expect("a free port")))
             .collect();
         let base_option = format!("--haproxy-base={}", base_file.display());
         let binds_option = format!("--bind={}", binds.join(","));
-        let scene = Scene::new(Way::Supervised, &[&base_option, &binds_option]).await;
+        let scene = AgentScene::new(Supervised, &[&base_option, &binds_option]).await;
         fill(&scene.etcd, table).await;
         Self {
             etcd: scene.etcd.client().clone(),
@@ -123,7 +123,7 @@ impl Stage {
         assert_eq!(status, Some(0), "the agent's end:\n{}", self.scene.log());
     }
 
-    /// How many servers HAProxy has; 0 while nobody answers.
+    /// How many servers HAProxy has; 0 while it doesn't answer.
     pub fn servers(&self) -> usize {
         let view = self.try_view();
         let servers = view.and_then(|mut view| view.servers(""));

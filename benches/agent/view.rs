@@ -58,7 +58,7 @@ pub struct Seen {
     pub by_client: Duration,
 }
 
-/// Waits until a backend's only server is there and serves, or is gone and nobody serves.
+/// Waits until a backend's only server is there and serves, or is gone and clients are refused.
 pub fn watch(view: &mut View, backend: &str, port: u16, there: bool, begun: Instant) -> Seen {
     let (mut by_state, mut by_client) = (None, None);
     loop {
@@ -88,7 +88,7 @@ pub fn watch(view: &mut View, backend: &str, port: u16, there: bool, begun: Inst
     }
 }
 
-/// Whether somebody answers a new connection.
+/// Whether a server answers a new connection.
 pub fn dial(port: u16) -> bool {
     let answer = || -> io::Result<bool> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;

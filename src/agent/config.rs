@@ -41,10 +41,18 @@ const LONGEST_SOCKET: usize = 90;
 /// How HAProxy is run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HaproxyMode {
-    /// By us, with its master's socket there.
+    /// The agent starts HAProxy, with the master socket at this path.
     Supervise(PathBuf),
-    /// By somebody else, with its master's socket there.
+    /// Another service manager runs HAProxy, whose master socket is at this path.
     Attach(PathBuf),
+}
+
+impl HaproxyMode {
+    /// The path of HAProxy's master socket.
+    pub fn socket(&self) -> &Path {
+        let (Self::Supervise(socket) | Self::Attach(socket)) = self;
+        socket
+    }
 }
 
 /// `sidekick agent`.
@@ -150,8 +158,8 @@ pub struct AgentConfig {
     pub server_defaults: ServerDefaults,
     /// The program: to be run, or to check files with.
     pub haproxy: PathBuf,
-    /// By whom it is run.
-    pub way: HaproxyMode,
+    /// Who starts HAProxy, and the path of its master socket.
+    pub haproxy_mode: HaproxyMode,
     /// The file that HAProxy reads.
     pub file: PathBuf,
     /// How long things outlast their keys.
@@ -201,7 +209,7 @@ impl AgentConfig {
             .map(str::to_owned)
             .collect();
         let occupied = base.iter().flat_map(|base| occupied(base)).collect();
-        let (way, file) = way(args.haproxy_master, args.haproxy_config)?;
+        let (haproxy_mode, file) = haproxy_mode(args.haproxy_master, args.haproxy_config)?;
         if !args.dry_run {
             directory(&file)?;
         }
@@ -216,7 +224,7 @@ impl AgentConfig {
             base: base.unwrap_or_else(|| DEFAULT_BASE.to_owned()),
             server_defaults,
             haproxy: program(args.haproxy, args.dry_run)?,
-            way,
+            haproxy_mode,
             file,
             retention: membership::Retention {
                 hold: duration("--hold", &args.hold)?,
@@ -252,7 +260,7 @@ fn bind(text: &str) -> Checked<(String, Bind)> {
     ))
 }
 
-fn way(master: Option<String>, file: Option<String>) -> Checked<(HaproxyMode, PathBuf)> {
+fn haproxy_mode(master: Option<String>, file: Option<String>) -> Checked<(HaproxyMode, PathBuf)> {
     // What systemd made for us is a list, of which the first is meant.
     let given = |name: &str| {
         let list = std::env::var(name).ok()?;
@@ -261,7 +269,7 @@ fn way(master: Option<String>, file: Option<String>) -> Checked<(HaproxyMode, Pa
             .filter(|first| !first.is_empty())
             .map(PathBuf::from)
     };
-    let (way, file) = match master {
+    let (mode, file) = match master {
         Some(socket) => (
             HaproxyMode::Attach(socket.into()),
             file.map_or_else(|| DEBIANS_FILE.into(), PathBuf::from),
@@ -277,12 +285,11 @@ fn way(master: Option<String>, file: Option<String>) -> Checked<(HaproxyMode, Pa
             )
         }
     };
-    let (HaproxyMode::Supervise(socket) | HaproxyMode::Attach(socket)) = &way;
-    let text = socket.to_string_lossy();
+    let text = mode.socket().to_string_lossy();
     // It stands in an argument and in a file of HAProxy's, where other characters have a meaning.
     let harmless = |b: u8| b.is_ascii_alphanumeric() || b"/._-".contains(&b);
     if text.len() > LONGEST_SOCKET || !text.bytes().all(harmless) {
-        let option = if matches!(way, HaproxyMode::Attach(_)) {
+        let option = if matches!(mode, HaproxyMode::Attach(_)) {
             "--haproxy-master"
         } else {
             "--haproxy-config"
@@ -293,7 +300,7 @@ fn way(master: Option<String>, file: Option<String>) -> Checked<(HaproxyMode, Pa
             format!("{text:?} is no path for HAProxy's socket ({rule})"),
         ));
     }
-    Ok((way, file))
+    Ok((mode, file))
 }
 
 /// Our own is made when it is needed. Any other may be a slip of the pen.

@@ -36,9 +36,9 @@ impl Locks {
     ///
     /// # Errors
     /// Another agent has one of the locks, or one can't be had.
-    pub(crate) fn take(config: &Path, way: &HaproxyMode) -> Result<Self, LockError> {
+    pub(crate) fn take(config: &Path, mode: &HaproxyMode) -> Result<Self, LockError> {
         let file = lock(config, "file with --haproxy-config")?;
-        let socket_lock = match way {
+        let socket_lock = match mode {
             // Its default is beside the file.
             HaproxyMode::Supervise(socket) => Some(lock(
                 socket,

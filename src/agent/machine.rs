@@ -1,7 +1,7 @@
 //! The machine that the agent runs on: its addresses, and its limits as far as HAProxy's file depends on
 //! them.
 
-use super::config::{AgentConfig, HaproxyMode};
+use super::config::AgentConfig;
 use crate::agent::haproxy::base_config::listener_maxconn;
 use crate::agent::haproxy::render::FixedConfig;
 use crate::agent::model::host_addresses::HostAddresses;
@@ -89,7 +89,7 @@ fn local_ipv6(list: &str) -> impl Iterator<Item = Ipv6Addr> {
 
 /// The part of HAProxy's file that never changes while the agent runs.
 pub(crate) fn fixed_config(config: &AgentConfig) -> FixedConfig {
-    let (HaproxyMode::Supervise(socket) | HaproxyMode::Attach(socket)) = &config.way;
+    let socket = config.haproxy_mode.socket();
     FixedConfig {
         base: config.base.clone(),
         ipv6: has_ipv6(),

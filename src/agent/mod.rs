@@ -62,12 +62,12 @@ pub async fn run(config: AgentConfig, mut shutdown: Shutdown) -> anyhow::Result<
     let mut systemd = Systemd::from_environment();
     let fixed_config = fixed_config(&config);
     let pulse = systemd.pulse("haproxy");
-    let (HaproxyMode::Supervise(socket) | HaproxyMode::Attach(socket)) = config.way.clone();
-    let ours = matches!(config.way, HaproxyMode::Supervise(_));
+    let socket = config.haproxy_mode.socket().to_owned();
+    let ours = matches!(config.haproxy_mode, HaproxyMode::Supervise(_));
     let file = ConfigFile::new(config.haproxy.clone(), config.file.clone());
     file.create_directory()?;
     // Held until this HAProxy has stopped: before that no other agent may start one.
-    let _locks = Locks::take(file.path(), &config.way)?;
+    let _locks = Locks::take(file.path(), &config.haproxy_mode)?;
     let text = try_base(&file, &fixed_config, &config).await?;
     let haproxy = HaproxyExecutor::new(
         file,

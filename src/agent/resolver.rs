@@ -302,7 +302,7 @@ mod tests {
     /// Every name that was ever resolved used to stay in memory, on a cluster where each container has a
     /// name of its own.
     #[test]
-    fn names_that_nobody_wants_any_more_do_not_pile_up() {
+    fn names_that_no_instance_has_any_more_do_not_pile_up() {
         let name = |n: usize| format!("host-{n}");
         let found = watch::Sender::new(HostAddresses::default());
         let mut most = 0;

@@ -269,7 +269,7 @@ pub(crate) fn rules(args: &ContainerArgs) -> Checked<AddressOptions> {
     })
 }
 
-/// This machine's name. In a container it would be the container's id, which nobody can dial.
+/// This machine's name. In a container it would be the container's id, which no client can dial.
 fn hostname() -> Option<String> {
     let contained = ["/.dockerenv", "/run/.containerenv"]
         .iter()

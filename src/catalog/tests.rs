@@ -95,7 +95,7 @@ fn junk_is_counted_and_told_once_and_good_neighbours_go_on() {
 }
 
 #[test]
-fn a_flood_of_valid_keys_pushes_nobody_out() {
+fn a_flood_of_valid_keys_pushes_no_instance_out() {
     let mut catalog = catalog();
     let mut keys = vec![("/services/zz/old".to_owned(), 1)];
     keys.extend((0..100_000).map(|n| (format!("/services/flood{}/i{n}", n % 20_000), 2)));

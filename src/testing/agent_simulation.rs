@@ -261,7 +261,7 @@ impl AgentScene {
                 self.resolve_at = self.now;
             }
             self.no_reload_evicts_who_serves(&before)?;
-            self.nobody_is_cut_who_stays()?;
+            self.no_instance_that_stays_is_cut()?;
         }
         self.poll_servers();
         let next = self.agent.next_pass(self.now).unwrap_or(Moment::MAX);
@@ -303,7 +303,7 @@ impl AgentScene {
 
     /// No server of an instance that is in etcd or held is removed; except one whose host has no address any
     /// more: without an address there is no server.
-    fn nobody_is_cut_who_stays(&mut self) -> Result<(), String> {
+    fn no_instance_that_stays_is_cut(&mut self) -> Result<(), String> {
         let now = self.now;
         self.held.retain(|_, (.., until)| *until > now);
         let removed = std::mem::take(&mut self.world().removed);

@@ -224,7 +224,7 @@ impl FakeWorld {
         }
     }
 
-    /// Starts anew from the file.
+    /// Starts from the file.
     pub(crate) fn boot(&mut self) -> Result<(), String> {
         let listeners = parse(&self.file).ok_or("no file of ours")?;
         let model = Model {
@@ -274,7 +274,7 @@ impl HaproxyApi for FakeHaproxy {
             .get_mut()
             .saving
             .take()
-            .expect("somebody waits for nothing");
+            .expect("a save is awaited that was never begun");
         let result = self.write(&content).await;
         HaproxyEvent::FileSaved(content, result)
     }
@@ -287,7 +287,7 @@ impl HaproxyApi for FakeHaproxy {
         let (pid, fingerprint) = world
             .worker
             .clone()
-            .ok_or_else(|| ProxyError::Unreachable("nobody".to_owned()))?;
+            .ok_or_else(|| ProxyError::Unreachable("no worker".to_owned()))?;
         Ok(Worker {
             pid,
             fingerprint: Some(fingerprint),

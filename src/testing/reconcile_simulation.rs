@@ -196,7 +196,7 @@ fn a_port_that_is_seen_to_be_in_use_costs_no_reload() {
 }
 
 #[test]
-fn a_port_that_cannot_be_bound_takes_nobody_else_down() {
+fn a_port_that_cannot_be_bound_takes_no_other_service_down() {
     for (talks, most) in [(true, 1), (false, 8)] {
         let mut scene = ReconcileScene::new(1);
         scene.put("old", 80, "i", "");
@@ -243,7 +243,7 @@ fn another_haproxy_is_put_right_too() {
 }
 
 #[test]
-fn whatever_fails_it_converges_and_cuts_nobody_who_stays() {
+fn whatever_fails_it_converges_and_cuts_no_instance_that_stays() {
     let seeds = std::env::var("SIDEKICK_SIM_SEEDS").map(|n| n.parse().unwrap());
     for seed in 0..seeds.unwrap_or(3_000) {
         let mut scene = ReconcileScene::new(seed);

@@ -1,4 +1,4 @@
-//! The operator's own global and defaults sections, and whatever else he has there.
+//! `--haproxy-base`: the operator's own global and defaults sections, and further sections of that file.
 
 use sidekick_harness::agent::*;
 use std::io::Write;
@@ -26,7 +26,7 @@ fn file(text: &str) -> (NamedTempFile, String) {
     (base, option)
 }
 
-/// With a section of his own at `port` that leads to `backend`.
+/// A base file with a section of the operator's at `port` that leads to `backend`.
 fn own_section(port: u16, backend: u16) -> (NamedTempFile, String) {
     file(&format!(
         "global
@@ -50,44 +50,31 @@ both_ways! {
     an_operators_own_sections_stay_and_work
 }
 
-async fn an_operators_own_sections_stay_and_work(way: Way) {
+async fn an_operators_own_sections_stay_and_work(mode: HaproxyMode) {
     let (m, a) = (Backend::start("m").await, Backend::start("a").await);
     let mine = free_port();
     let (_base, option) = own_section(mine, m.port);
-    let scene = Scene::start(way, &[&option]).await;
+    let scene = AgentScene::start(mode, &[&option]).await;
     scene.put("redis", "redis@1", &a.value()).await;
-    // His section's name is no service's.
-    let nobody = format!(r#"{{"host":"10.255.255.1","port":{}}}"#, free_port());
-    scene.put("mine", "i", &nobody).await;
-    let expected = [
-        ("mine/s", m.port.to_string()),
-        ("redis/redis::1", a.port.to_string()),
-    ];
+    // No service may have the name of the operator's section.
+    scene.put("mine", "i", &elsewhere(free_port())).await;
+    let expected = [("mine/s", m.port), ("redis/redis::1", a.port)];
     scene.serves(&expected).await;
     scene
         .says("refused: the base file has a section of that name")
         .await;
     assert_eq!(Connection::dial(mine).await.unwrap().1, "m");
-    let (mut kept, name) = Connection::dial(scene.port).await.unwrap();
-    assert_eq!(name, "a");
+    let mut kept = Connection::to_backend(scene.port, "a").await;
     let info = scene.master("@1 show info").await;
     assert!(info.contains("Maxconn: 1234"), "{info}");
-    // Structure: his section is there after it too, and his bound on old workers holds.
+    // After a reload the section is still there, and hard-stop-after holds for the old worker.
     let port = free_port();
-    let nobody = format!(r#"{{"host":"10.255.255.1","port":{port}}}"#);
-    scene.put("web", "i", &nobody).await;
+    scene.put("web", "i", &elsewhere(port)).await;
     let [mine_s, redis] = expected;
-    scene
-        .serves(&[mine_s, redis, ("web/i", port.to_string())])
-        .await;
+    scene.serves(&[mine_s, redis, ("web/i", port)]).await;
     assert_eq!(Connection::dial(mine).await.unwrap().1, "m");
     assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
-    eventually(
-        PATIENCE,
-        "the old worker is gone after its second",
-        async || !kept.lives().await,
-    )
-    .await;
+    kept.ends_within(PATIENCE).await;
 }
 
 /// HAProxy binds one port twice without a word, and every second client would get the wrong one.
@@ -97,48 +84,39 @@ async fn a_port_of_the_base_files_own_is_no_services() {
     let mine = free_port();
     let (_base, option) = own_section(mine, m.port);
     let bound_too = format!("--bind=bound=:{mine}");
-    let scene = Scene::start(Way::Supervised, &[&option, &bound_too]).await;
-    let nobody = format!(r#"{{"host":"10.255.255.1","port":{mine}}}"#);
-    scene.put("web", "i", &nobody).await;
-    scene.put("bound", "i", &nobody).await;
+    let scene = AgentScene::start(Supervised, &[&option, &bound_too]).await;
     scene.put("redis", "redis@1", &a.value()).await;
-    let expected = [
-        ("mine/s", m.port.to_string()),
-        ("redis/redis::1", a.port.to_string()),
-    ];
+    for service in ["web", "bound"] {
+        scene.put(service, "i", &elsewhere(mine)).await;
+    }
+    let expected = [("mine/s", m.port), ("redis/redis::1", a.port)];
     scene.serves(&expected).await;
     for service in ["web", "bound"] {
-        scene
-            .says(&format!(
-                "refused: :{mine} is taken by the base file service=\"{service}\""
-            ))
-            .await;
+        let refused = format!("refused: :{mine} is taken by the base file service=\"{service}\"");
+        scene.says(&refused).await;
     }
-    for _ in 0..10 {
-        assert_eq!(Connection::dial(mine).await.unwrap().1, "m");
-    }
+    Connection::only_to(mine, "m").await;
 }
 
-#[tokio::test]
-async fn a_base_file_that_is_wrong_ends_it_with_a_word() {
-    let (_base, option) = file("globall\n");
-    let mut scene = Scene::start(Way::Supervised, &[&option]).await;
+/// The agent ends with status 1 and one line that has these words, and has written no file.
+async fn is_refused(option: &str, words: &[&str]) {
+    let mut scene = AgentScene::start(Supervised, &[option]).await;
     assert_eq!(scene.agent_ends().await, Some(1));
     let log = scene.log();
-    assert!(log.contains("globall"), "{log}");
+    assert!(words.iter().all(|word| log.contains(word)), "{log}");
     assert_eq!(log.lines().count(), 1, "{log}");
     assert!(!scene.file().exists());
 }
 
 #[tokio::test]
+async fn a_base_file_that_is_wrong_ends_it_with_a_word() {
+    let (_base, option) = file("globall\n");
+    is_refused(&option, &["globall"]).await;
+}
+
+#[tokio::test]
 async fn a_base_file_that_is_not_there_is_said_in_a_line() {
-    let mut scene = Scene::start(Way::Supervised, &["--haproxy-base=/nowhere"]).await;
-    assert_eq!(scene.agent_ends().await, Some(1));
-    let log = scene.log();
-    assert!(
-        log.contains("--haproxy-base") && log.lines().count() == 1,
-        "{log}"
-    );
+    is_refused("--haproxy-base=/nowhere", &["--haproxy-base"]).await;
 }
 
 /// `default-server` held for the servers of the file, and not for those that came without a reload.
@@ -154,14 +132,14 @@ async fn default_server_of_the_base_file_holds_for_servers_added_later() {
     default-server send-proxy init-addr last,none
 ",
     );
-    let scene = Scene::start(Way::Supervised, &[&option]).await;
+    let scene = AgentScene::start(Supervised, &[&option]).await;
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let at = |draining: &str| format!(r#"{{"host":"{}","port":{port}{draining}}}"#, host());
     scene.says("1 services, 0 instances").await;
     let reloads = scene.reloads().await;
     scene.put("redis", "redis@1", &at("")).await;
-    scene.serves(&[("redis/redis::1", port.to_string())]).await;
+    scene.serves(&[("redis/redis::1", port)]).await;
     assert_eq!(scene.reloads().await, reloads, "it came without a reload");
     assert_eq!(scene.stat("redis", "redis::1", "slim").await, "77");
     assert_eq!(scene.stat("redis", "redis::1", "weight").await, "20");
@@ -180,30 +158,21 @@ async fn default_server_of_the_base_file_holds_for_servers_added_later() {
     client.write_all(b"PING\r\n").await.unwrap();
     let line = timeout(Duration::from_secs(10), first_line).await;
     let line = line.expect("a client's connection arrives").unwrap();
-    assert!(
-        line.starts_with("PROXY TCP") && line.contains("127.0.0.1"),
-        "{line}"
-    );
-    // One that drained takes its share again.
-    scene
-        .put("redis", "redis@1", &at(r#","status":"draining""#))
-        .await;
-    scene
-        .serves(&[("redis/redis::1", format!("{port} drain"))])
-        .await;
+    let proxied = line.starts_with("PROXY TCP") && line.contains("127.0.0.1");
+    assert!(proxied, "{line}");
+    // A server that no longer drains has its weight again.
+    let draining = at(r#","status":"draining""#);
+    scene.put("redis", "redis@1", &draining).await;
+    let drains = format!("{port} drain");
+    scene.serves(&[("redis/redis::1", drains)]).await;
     scene.put("redis", "redis@1", &at("")).await;
-    scene.serves(&[("redis/redis::1", port.to_string())]).await;
+    scene.serves(&[("redis/redis::1", port)]).await;
     assert_eq!(scene.stat("redis", "redis::1", "weight").await, "20");
 }
 
 #[tokio::test]
 async fn a_default_server_that_add_server_does_not_take_ends_it_with_a_word() {
     let (_base, option) = file("defaults\n    mode tcp\n    default-server tcp-ut 5s\n");
-    let mut scene = Scene::start(Way::Supervised, &[&option]).await;
-    assert_eq!(scene.agent_ends().await, Some(1));
-    let log = scene.log();
     let words = ["--haproxy-base", "default-server", "tcp-ut", "add server"];
-    assert!(words.iter().all(|word| log.contains(word)), "{log}");
-    assert_eq!(log.lines().count(), 1, "{log}");
-    assert!(!scene.file().exists());
+    is_refused(&option, &words).await;
 }

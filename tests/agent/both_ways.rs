@@ -1,12 +1,12 @@
-//! What has to hold whoever runs HAProxy.
+//! What has to hold whether the agent or another service manager runs HAProxy.
 
 use sidekick_harness::agent::*;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 both_ways! {
     instances_come_move_drain_and_go_without_a_reload
-    a_new_service_costs_one_reload_and_cuts_nobody
+    a_new_service_costs_one_reload_and_cuts_no_connection
     an_empty_service_refuses_quickly_and_comes_back_without_a_reload
     an_empty_service_resets_a_client_that_waits_and_one_that_writes_first
     a_haproxy_that_was_killed_comes_back_as_it_was
@@ -22,126 +22,80 @@ fn at(backend: &Backend) -> String {
     backend.port.to_string()
 }
 
-async fn instances_come_move_drain_and_go_without_a_reload(way: Way) {
-    let scene = Scene::start(way, &[]).await;
-    let (a, b, c) = (
-        Backend::start("a").await,
-        Backend::start("b").await,
-        Backend::start("c").await,
-    );
-    scene.put("redis", "redis@1", &a.value()).await;
-    scene.serves(&[("redis/redis::1", at(&a))]).await;
+async fn instances_come_move_drain_and_go_without_a_reload(mode: HaproxyMode) {
+    let (scene, a) = AgentScene::serving(mode, &[]).await;
+    let (b, c) = (Backend::start("b").await, Backend::start("c").await);
     let reloads = scene.reloads().await;
-    let (mut kept, name) = Connection::dial(scene.port).await.unwrap();
-    assert_eq!(name, "a");
+    let mut kept = Connection::to_backend(scene.port, "a").await;
 
     scene.put("redis", "redis@2", &b.value()).await;
-    scene
-        .serves(&[("redis/redis::1", at(&a)), ("redis/redis::2", at(&b))])
-        .await;
-    let (mut cut, _) = loop {
-        let dialled = Connection::dial(scene.port).await.unwrap();
-        if dialled.1 == "b" {
-            break dialled;
-        }
-    };
-    // Moved: new connections go to the new place.
+    scene.serves_redis(&[&a, &b]).await;
+    let mut cut = Connection::to_backend(scene.port, "b").await;
+    // An instance that moved gets new connections at its new address.
     scene.put("redis", "redis@2", &c.value()).await;
-    scene
-        .serves(&[("redis/redis::1", at(&a)), ("redis/redis::2", at(&c))])
-        .await;
-    eventually(PATIENCE, "c answers", async || {
-        Connection::dial(scene.port).await.unwrap().1 == "c"
-    })
-    .await;
-    // Drained: no new connections, old ones live.
-    let (mut draining, _) = loop {
-        let dialled = Connection::dial(scene.port).await.unwrap();
-        if dialled.1 == "c" {
-            break dialled;
-        }
-    };
+    scene.serves_redis(&[&a, &c]).await;
+    let mut draining = Connection::to_backend(scene.port, "c").await;
+    // A server that drains gets no new connection and keeps its old ones.
     scene.put("redis", "redis@2", &c.draining()).await;
+    let drains = format!("{} drain", c.port);
     scene
-        .serves(&[
-            ("redis/redis::1", at(&a)),
-            ("redis/redis::2", format!("{} drain", c.port)),
-        ])
+        .serves(&[("redis/redis::1", at(&a)), ("redis/redis::2", drains)])
         .await;
-    for _ in 0..10 {
-        assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
-    }
+    Connection::only_to(scene.port, "a").await;
     assert!(draining.lives().await);
-    // And back.
+    // The instance no longer drains.
     scene.put("redis", "redis@2", &c.value()).await;
-    scene
-        .serves(&[("redis/redis::1", at(&a)), ("redis/redis::2", at(&c))])
-        .await;
-    eventually(PATIENCE, "c answers again", async || {
-        Connection::dial(scene.port).await.unwrap().1 == "c"
-    })
-    .await;
-    // Gone: so are its connections, and nobody else's.
+    scene.serves_redis(&[&a, &c]).await;
+    drop(Connection::to_backend(scene.port, "c").await);
+    // A deleted instance loses its connections, and no other instance does.
     scene.delete("redis", "redis@2").await;
-    scene.serves(&[("redis/redis::1", at(&a))]).await;
+    scene.serves_redis(&[&a]).await;
     assert!(!draining.lives().await && !cut.lives().await);
     assert!(kept.lives().await);
     assert_eq!(scene.reloads().await, reloads);
 }
 
-async fn a_new_service_costs_one_reload_and_cuts_nobody(way: Way) {
-    let scene = Scene::start(way, &[]).await;
-    let a = Backend::start("a").await;
-    scene.put("redis", "redis@1", &a.value()).await;
-    scene.serves(&[("redis/redis::1", at(&a))]).await;
+async fn a_new_service_costs_one_reload_and_cuts_no_connection(mode: HaproxyMode) {
+    let (scene, a) = AgentScene::serving(mode, &[]).await;
     let reloads = scene.reloads().await;
     let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
-    // Bound to the port of its instance, which is elsewhere.
+    // HAProxy listens on the port of the instance, which is on another machine.
     let port = free_port();
-    let value = format!(r#"{{"host":"10.255.255.1","port":{port}}}"#);
-    scene.put("web", "web@1", &value).await;
-    let web = ("web/web::1", port.to_string());
-    scene.serves(&[("redis/redis::1", at(&a)), web]).await;
+    scene.put("web", "web@1", &elsewhere(port)).await;
+    scene
+        .serves(&[("redis/redis::1", a.port), ("web/web::1", port)])
+        .await;
     assert_eq!(scene.reloads().await, reloads + 1);
     assert!(kept.lives().await);
     assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
 }
 
-async fn an_empty_service_refuses_quickly_and_comes_back_without_a_reload(way: Way) {
-    let scene = Scene::start(way, &[]).await;
-    let a = Backend::start("a").await;
-    scene.put("redis", "redis@1", &a.value()).await;
-    scene.serves(&[("redis/redis::1", at(&a))]).await;
+async fn an_empty_service_refuses_quickly_and_comes_back_without_a_reload(mode: HaproxyMode) {
+    let (scene, a) = AgentScene::serving(mode, &[]).await;
     let reloads = scene.reloads().await;
     scene.delete("redis", "redis@1").await;
-    scene.serves(&[]).await;
+    scene.serves_nothing().await;
     let start = Instant::now();
     assert!(Connection::dial(scene.port).await.is_none());
-    assert!(
-        start.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        start.elapsed()
-    );
+    let took = start.elapsed();
+    assert!(took < secs(1), "{took:?}");
     assert!(
         std::net::TcpListener::bind(("0.0.0.0", scene.port)).is_err(),
         "the port is free for others to take"
     );
     scene.put("redis", "redis@1", &a.value()).await;
-    scene.serves(&[("redis/redis::1", at(&a))]).await;
+    scene.serves_redis(&[&a]).await;
     assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
     assert_eq!(scene.reloads().await, reloads);
 }
 
 /// A connection that ends well looks to a client like an answer: an empty one.
-async fn an_empty_service_resets_a_client_that_waits_and_one_that_writes_first(way: Way) {
+async fn an_empty_service_resets_a_client_that_waits_and_one_that_writes_first(mode: HaproxyMode) {
     use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset};
-    let scene = Scene::start(way, &[]).await;
-    let a = Backend::start("a").await;
-    scene.put("redis", "redis@1", &a.value()).await;
-    scene.serves(&[("redis/redis::1", at(&a))]).await;
+    let (scene, a) = AgentScene::serving(mode, &[]).await;
     let reloads = scene.reloads().await;
     scene.delete("redis", "redis@1").await;
-    scene.serves(&[]).await;
+    scene.serves_nothing().await;
     for words in [&b""[..], b"PING\r\n"] {
         let start = Instant::now();
         let talk = async {
@@ -153,20 +107,17 @@ async fn an_empty_service_resets_a_client_that_waits_and_one_that_writes_first(w
         let refusal = refusal.expect_err("a client was answered").kind();
         let hard = [ConnectionReset, ConnectionRefused, BrokenPipe];
         assert!(hard.contains(&refusal), "{words:?}: {refusal:?}");
-        assert!(
-            start.elapsed() < Duration::from_secs(1),
-            "{:?}",
-            start.elapsed()
-        );
+        let took = start.elapsed();
+        assert!(took < secs(1), "{took:?}");
     }
     scene.put("redis", "redis@1", &a.value()).await;
-    scene.serves(&[("redis/redis::1", at(&a))]).await;
+    scene.serves_redis(&[&a]).await;
     assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
     assert_eq!(scene.reloads().await, reloads);
 }
 
-async fn a_haproxy_that_was_killed_comes_back_as_it_was(way: Way) {
-    let mut scene = Scene::start(way, &[]).await;
+async fn a_haproxy_that_was_killed_comes_back_as_it_was(mode: HaproxyMode) {
+    let mut scene = AgentScene::start(mode, &[]).await;
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     scene.put("redis", "redis@1", &a.value()).await;
     scene.put("redis", "redis@2", &b.draining()).await;
@@ -177,9 +128,9 @@ async fn a_haproxy_that_was_killed_comes_back_as_it_was(way: Way) {
     scene.serves(&expected).await;
     let before = scene.master_pid().await;
     scene.kill_haproxy().await;
-    // A change that comes while nobody is there.
+    // A change that comes while HAProxy is down.
     scene.delete("redis", "redis@1").await;
-    if way == Way::Attached {
+    if mode == Attached {
         scene.file_boots().await;
         scene.start_haproxy().await;
     }
@@ -190,11 +141,9 @@ async fn a_haproxy_that_was_killed_comes_back_as_it_was(way: Way) {
     assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
 }
 
-async fn an_agent_that_was_killed_picks_up_where_it_was(way: Way) {
-    let mut scene = Scene::start(way, &[]).await;
-    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
-    scene.put("redis", "redis@1", &a.value()).await;
-    scene.serves(&[("redis/redis::1", at(&a))]).await;
+async fn an_agent_that_was_killed_picks_up_where_it_was(mode: HaproxyMode) {
+    let (mut scene, a) = AgentScene::serving(mode, &[]).await;
+    let b = Backend::start("b").await;
     let (reloads, master) = (scene.reloads().await, scene.master_pid().await);
     let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
     scene.kill_agent().await;
@@ -202,97 +151,65 @@ async fn an_agent_that_was_killed_picks_up_where_it_was(way: Way) {
     scene.put("redis", "redis@2", &b.value()).await;
     throughout(A_WHILE, "the connection lives", async || kept.lives().await).await;
     scene.start_agent();
-    scene
-        .serves(&[("redis/redis::1", at(&a)), ("redis/redis::2", at(&b))])
-        .await;
-    assert_eq!(
-        (scene.reloads().await, scene.master_pid().await),
-        (reloads, master)
-    );
+    scene.serves_redis(&[&a, &b]).await;
+    assert_eq!(scene.reloads().await, reloads);
+    assert_eq!(scene.master_pid().await, master);
     assert!(kept.lives().await);
 }
 
-async fn etcd_gone_changes_nothing(way: Way) {
-    let mut scene = Scene::start(way, &[]).await;
-    let a = Backend::start("a").await;
-    scene.put("redis", "redis@1", &a.value()).await;
-    scene.serves(&[("redis/redis::1", at(&a))]).await;
+async fn etcd_gone_changes_nothing(mode: HaproxyMode) {
+    let (mut scene, a) = AgentScene::serving(mode, &[]).await;
     let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
     scene.etcd.kill9().await;
-    eventually(PATIENCE, "the agent says so", async || {
-        scene.log().contains("etcd")
-    })
-    .await;
-    throughout(A_WHILE, "a answers", async || {
-        Connection::dial(scene.port)
-            .await
-            .is_some_and(|(_, name)| name == "a")
-    })
-    .await;
-    scene.serves(&[("redis/redis::1", at(&a))]).await;
-    // And so for an agent that starts without etcd, HAProxy or not.
+    scene.says("etcd").await;
+    scene.keeps_answering(A_WHILE).await;
+    scene.serves_redis(&[&a]).await;
+    // The same holds for an agent that starts without etcd, whether HAProxy runs or not.
     scene.kill_agent().await;
-    if way == Way::Supervised {
+    if mode == Supervised {
         scene.kill_haproxy().await;
     }
     scene.start_agent();
-    scene.serves(&[("redis/redis::1", at(&a))]).await;
-    eventually(PATIENCE, "a answers", async || {
-        Connection::dial(scene.port)
-            .await
-            .is_some_and(|(_, name)| name == "a")
-    })
-    .await;
-    if way == Way::Attached {
+    scene.serves_redis(&[&a]).await;
+    drop(Connection::to_backend(scene.port, "a").await);
+    if mode == Attached {
         assert!(kept.lives().await);
     }
     scene.etcd.restart().await;
     let b = Backend::start("b").await;
     scene.put("redis", "redis@2", &b.value()).await;
-    scene
-        .serves(&[("redis/redis::1", at(&a)), ("redis/redis::2", at(&b))])
-        .await;
+    scene.serves_redis(&[&a, &b]).await;
 }
 
-async fn an_etcd_emptied_at_a_blow_is_not_believed_at_once(way: Way) {
-    let scene = Scene::start(way, &["--hold=3s"]).await;
+async fn an_etcd_emptied_at_a_blow_is_not_believed_at_once(mode: HaproxyMode) {
+    let scene = AgentScene::start(mode, &["--hold=3s"]).await;
     let a = Backend::start("a").await;
-    let mut expected = Vec::new();
-    for (instance, name) in ["i1", "i2", "i3", "i4", "i5"]
-        .iter()
-        .zip(["redis/i1", "redis/i2", "redis/i3", "redis/i4", "redis/i5"])
-    {
+    let five = ["i1", "i2", "i3", "i4", "i5"];
+    let expected = five.map(|name| (format!("redis/{name}"), at(&a)));
+    for instance in five {
         scene.put("redis", instance, &a.value()).await;
-        expected.push((name, at(&a)));
     }
-    scene.serves(&expected).await;
+    scene.serves_all(&expected.clone().into()).await;
     let gone = Instant::now();
     scene.etcd.delete_all("/services/").await;
-    eventually(PATIENCE, "it is said loudly", async || {
-        scene
-            .log()
-            .contains("5 instances disappeared from etcd at once")
-    })
-    .await;
-    scene.serves(&expected).await;
-    // One comes back; the others are let go when their time is up, and not before.
+    scene
+        .says("5 instances disappeared from etcd at once")
+        .await;
+    scene.serves_all(&expected.into()).await;
+    // One comes back; the others are removed when --hold is over, and not before.
     scene.put("redis", "i1", &a.value()).await;
-    scene.serves(&expected[..1]).await;
-    assert!(
-        gone.elapsed() > Duration::from_millis(2900),
-        "{:?}",
-        gone.elapsed()
-    );
+    scene.serves(&[("redis/i1", a.port)]).await;
+    let took = gone.elapsed();
+    assert!(took > millis(2900), "{took:?}");
 }
 
-async fn another_cluster_in_etcds_place_is_compared_not_followed_blindly(way: Way) {
-    let scene = Scene::start(way, &["--hold=20s"]).await;
+async fn another_cluster_in_etcds_place_is_compared_not_followed_blindly(mode: HaproxyMode) {
+    let scene = AgentScene::start(mode, &["--hold=20s"]).await;
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     let four = ["redis/i1", "redis/i2", "redis/i3", "redis/i4"].map(|name| (name, at(&a)));
     for n in 0..20 {
-        scene
-            .put("redis", &format!("i{}", n % 4 + 1), &a.value())
-            .await;
+        let instance = format!("i{}", n % 4 + 1);
+        scene.put("redis", &instance, &a.value()).await;
     }
     scene.serves(&four).await;
     let reloads = scene.reloads().await;
@@ -313,43 +230,31 @@ async fn another_cluster_in_etcds_place_is_compared_not_followed_blindly(way: Wa
     assert!(kept.lives().await);
 }
 
-async fn a_thousand_changes_at_once_are_a_few_passes_and_no_reload(way: Way) {
-    let scene = Scene::start(way, &["--hold=0"]).await;
+async fn a_thousand_changes_at_once_are_a_few_passes_and_no_reload(mode: HaproxyMode) {
+    let scene = AgentScene::start(mode, &["--hold=0"]).await;
     let a = Backend::start("a").await;
     scene.put("redis", "kept", &a.value()).await;
-    scene.serves(&[("redis/kept", at(&a))]).await;
+    scene.serves(&[("redis/kept", a.port)]).await;
     let reloads = scene.reloads().await;
     let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
     let passes = || scene.log().matches(" changes, ").count();
     let before = passes();
-    let thousand: Vec<_> = (0..1000)
-        .map(|n| (format!("/services/redis/i{n}"), a.value()))
-        .collect();
-    scene.etcd.put_all(&thousand).await;
-    becomes(PATIENCE, "the servers' number", 1001, async || {
-        scene.servers().await.len()
-    })
-    .await;
-    // Eight transactions: each one pass, unless the next was there before it was begun.
+    let thousand = (0..1000).map(|n| (format!("/services/redis/i{n}"), a.value()));
+    scene.etcd.put_all(&thousand.collect::<Vec<_>>()).await;
+    scene.has_servers(PATIENCE, 1001).await;
+    // Eight transactions are one pass each, or fewer where one is begun after the next has arrived.
     assert!(passes() - before <= 8, "{} passes", passes() - before);
     scene.etcd.delete_all("/services/redis/i").await;
-    scene.serves(&[("redis/kept", at(&a))]).await;
+    scene.serves(&[("redis/kept", a.port)]).await;
     assert_eq!(scene.reloads().await, reloads);
     assert!(kept.lives().await);
 }
 
-async fn sigterm_ends_what_is_ours_and_nothing_else(way: Way) {
-    let mut scene = Scene::start(way, &[]).await;
-    let a = Backend::start("a").await;
-    scene.put("redis", "redis@1", &a.value()).await;
-    scene.serves(&[("redis/redis::1", at(&a))]).await;
+async fn sigterm_ends_what_is_ours_and_nothing_else(mode: HaproxyMode) {
+    let (mut scene, _a) = AgentScene::serving(mode, &[]).await;
     assert_eq!(scene.stop_agent().await, Some(0));
-    match way {
-        Way::Supervised => assert!(
-            tokio::net::TcpStream::connect(("127.0.0.1", scene.port))
-                .await
-                .is_err()
-        ),
-        Way::Attached => assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a"),
+    match mode {
+        Supervised => assert!(!listens("127.0.0.1", scene.port).await),
+        Attached => assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a"),
     }
 }

@@ -44,32 +44,20 @@ fn overhear(from: &Path, to: &Path) -> Said {
 /// Three connections in turn took 0.2 ms more than one.
 #[tokio::test]
 async fn a_change_is_asked_told_and_read_back_on_one_connection() {
-    let scene = Scene::start(Way::Attached, &[]).await;
-    let a = Backend::start("a").await;
-    scene.put("redis", "redis@1", &a.value()).await;
-    let one = ("redis/redis::1", a.port.to_string());
-    scene.serves(std::slice::from_ref(&one)).await;
+    let (scene, a) = AgentScene::serving(Attached, &[]).await;
     let master = scene.dir.path().join("master.sock");
     std::fs::rename(scene.socket(), &master).unwrap();
     let said = overhear(&scene.socket(), &master);
 
     scene.put("redis", "redis@2", &a.value()).await;
-    scene
-        .serves(&[one, ("redis/redis::2", a.port.to_string())])
-        .await;
+    scene.serves_redis(&[&a, &a]).await;
     let said = said.lock().unwrap().clone();
     let of_the_change = said.iter().filter(|said| said.contains("add server"));
-    let of_the_change: Vec<_> = of_the_change.collect();
-    assert_eq!(of_the_change.len(), 1, "{said:#?}");
-    let told = of_the_change[0];
-    let at = |words| told.find(words);
-    let (asked, added, read) = (
-        at("show proc"),
-        at("add server"),
-        at("show servers state redis"),
-    );
-    assert!(
-        asked.is_some() && asked < added && added < read,
-        "not in one conversation: {said:#?}"
-    );
+    let [told] = of_the_change.collect::<Vec<_>>()[..] else {
+        panic!("not on one connection: {said:#?}");
+    };
+    let words = ["show proc", "add server", "show servers state redis"];
+    let [asked, added, read] = words.map(|words| told.find(words));
+    let in_order = asked.is_some() && asked < added && added < read;
+    assert!(in_order, "not in one conversation: {said:#?}");
 }

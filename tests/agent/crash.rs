@@ -1,4 +1,4 @@
-//! SIGKILL at any moment, while changes rain.
+//! SIGKILL at any moment, while etcd changes all the time.
 
 use sidekick_harness::agent::*;
 
@@ -27,7 +27,7 @@ impl Rain {
     }
 
     /// One change: mostly an instance of `redis`, now and then a service that wasn't there.
-    async fn drop_on(&mut self, scene: &Scene) {
+    async fn drop_on(&mut self, scene: &AgentScene) {
         if self.rng.u8(0..20) == 0
             && let Some((service, port)) = self.unused.pop()
         {
@@ -57,7 +57,7 @@ impl Rain {
     }
 }
 
-/// Nobody is there; it is the bookkeeping that is looked at.
+/// No server listens at that address: the tests look at HAProxy's servers, not at traffic.
 fn at(port: u16, status: &str) -> String {
     format!(r#"{{"host":"10.255.255.1","port":{port},"status":"{status}"}}"#)
 }
@@ -68,8 +68,8 @@ fn seed() -> u64 {
     given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().unwrap())
 }
 
-async fn after_every_change_file_and_running_state_agree(way: Way) {
-    let scene = Scene::start(way, &["--hold=0"]).await;
+async fn after_every_change_file_and_running_state_agree(mode: HaproxyMode) {
+    let scene = AgentScene::start(mode, &["--hold=0"]).await;
     let mut rain = Rain::with_seed(seed());
     for _ in 0..40 {
         rain.drop_on(&scene).await;
@@ -78,9 +78,9 @@ async fn after_every_change_file_and_running_state_agree(way: Way) {
 }
 
 async fn killed_at_any_moment_it_leaves_a_file_that_boots_and_comes_back_to_what_etcd_says(
-    way: Way,
+    mode: HaproxyMode,
 ) {
-    let mut scene = Scene::start(way, &["--hold=0"]).await;
+    let mut scene = AgentScene::start(mode, &["--hold=0"]).await;
     eventually(PATIENCE, "its file is there", async || {
         scene.config().contains("listen redis")
     })
@@ -105,8 +105,8 @@ async fn killed_at_any_moment_it_leaves_a_file_that_boots_and_comes_back_to_what
         assert_eq!(fresh_haproxy_on(&text).await, servers_in(&text));
         match victim {
             Victim::Agent => scene.start_agent(),
-            Victim::Master | Victim::Worker if ours_to_start => scene.start_haproxy().await,
-            Victim::Master | Victim::Worker => {}
+            _ if ours_to_start => scene.start_haproxy().await,
+            _ => {}
         }
         scene.serves_all(&rain.expected).await;
     }

@@ -1,10 +1,10 @@
 //! An instance whose key goes: no new connections at once, and its old ones for a while.
 
 use sidekick_harness::agent::*;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A new connection goes to no instance that is leaving after so long.
-const AT_ONCE: std::time::Duration = secs(1);
+const AT_ONCE: Duration = secs(1);
 
 both_ways! {
     a_key_that_blinks_for_200_ms_cuts_no_connection
@@ -14,7 +14,7 @@ both_ways! {
 
 /// `redis` with a and b, and a connection to each.
 struct Stage {
-    scene: Scene,
+    scene: AgentScene,
     a: Backend,
     b: Backend,
     to_a: Connection,
@@ -22,16 +22,14 @@ struct Stage {
 }
 
 impl Stage {
-    async fn start(way: Way, arguments: &[&str]) -> Stage {
-        let scene = Scene::start(way, arguments).await;
+    async fn start(mode: HaproxyMode, arguments: &[&str]) -> Stage {
+        let scene = AgentScene::start(mode, arguments).await;
         let (a, b) = (Backend::start("a").await, Backend::start("b").await);
         scene.put("redis", "a", &a.value()).await;
         scene.put("redis", "b", &b.value()).await;
-        let both = [
-            ("redis/a", a.port.to_string()),
-            ("redis/b", b.port.to_string()),
-        ];
-        scene.serves(&both).await;
+        scene
+            .serves(&[("redis/a", a.port), ("redis/b", b.port)])
+            .await;
         let to_a = Connection::to_backend(scene.port, "a").await;
         let to_b = Connection::to_backend(scene.port, "b").await;
         Stage {
@@ -53,15 +51,23 @@ impl Stage {
     }
 
     async fn all_dial_b(&self) {
-        for _ in 0..10 {
-            assert_eq!(Connection::dial(self.scene.port).await.unwrap().1, "b");
-        }
+        Connection::only_to(self.scene.port, "b").await;
+    }
+
+    /// The connection to a ends within two seconds after `timeout` since then, and the one to b lives.
+    async fn a_ends_after(&mut self, timeout: Duration, since: Instant) {
+        assert!(self.to_a.lives().await, "an old connection was cut");
+        self.to_a.ends_within(timeout + secs(2)).await;
+        let took = since.elapsed();
+        let range = timeout..timeout + secs(2);
+        assert!(range.contains(&took), "it ended after {took:?}");
+        assert!(self.to_b.lives().await);
     }
 }
 
 /// As after a restart of the announcer, a lost lease, a withdrawal before the stop.
-async fn a_key_that_blinks_for_200_ms_cuts_no_connection(way: Way) {
-    let mut stage = Stage::start(way, &["--drain-timeout=30s"]).await;
+async fn a_key_that_blinks_for_200_ms_cuts_no_connection(mode: HaproxyMode) {
+    let mut stage = Stage::start(mode, &["--drain-timeout=30s"]).await;
     for _ in 0..3 {
         stage.scene.delete("redis", "a").await;
         throughout(millis(200), "a carries on", async || {
@@ -77,9 +83,9 @@ async fn a_key_that_blinks_for_200_ms_cuts_no_connection(way: Way) {
 }
 
 async fn a_deleted_instance_takes_no_new_connection_and_its_old_ones_end_after_the_timeout(
-    way: Way,
+    mode: HaproxyMode,
 ) {
-    let mut stage = Stage::start(way, &["--drain-timeout=4s"]).await;
+    let mut stage = Stage::start(mode, &["--drain-timeout=4s"]).await;
     let deleted = Instant::now();
     stage.scene.delete("redis", "a").await;
     let a = format!("{} drain", stage.a.port);
@@ -90,16 +96,9 @@ async fn a_deleted_instance_takes_no_new_connection_and_its_old_ones_end_after_t
     stage.all_dial_b().await;
     stage.shows(Some(" drain")).await;
     stage.scene.file_boots().await;
-    assert!(stage.to_a.lives().await, "an old connection was cut");
-    stage.to_a.ends_within(secs(6)).await;
-    let took = deleted.elapsed();
-    assert!(
-        (secs(4)..secs(6)).contains(&took),
-        "it ended after {took:?}"
-    );
+    stage.a_ends_after(secs(4), deleted).await;
     stage.shows(None).await;
-    assert!(stage.to_b.lives().await);
-    // With none but instances that are leaving there is none to serve.
+    // Where all instances are leaving, clients are refused.
     stage.scene.delete("redis", "b").await;
     eventually(PATIENCE, "clients are refused", async || {
         Connection::dial(stage.scene.port).await.is_none()
@@ -108,37 +107,27 @@ async fn a_deleted_instance_takes_no_new_connection_and_its_old_ones_end_after_t
     assert!(stage.to_b.lives().await, "an old connection was cut");
 }
 
-async fn connections_in_an_old_worker_end_after_the_timeout_too(way: Way) {
-    let mut stage = Stage::start(way, &["--drain-timeout=8s"]).await;
+async fn connections_in_an_old_worker_end_after_the_timeout_too(mode: HaproxyMode) {
+    let mut stage = Stage::start(mode, &["--drain-timeout=8s"]).await;
     let deleted = Instant::now();
     stage.scene.delete("redis", "a").await;
     stage.shows(Some(" drain")).await;
-    // A reload while a is leaving: what is new has it draining as well.
+    // After a reload while a is leaving, a drains in the new worker as well.
     let port = free_port();
-    let value = format!(r#"{{"host":"10.255.255.1","port":{port}}}"#);
-    stage.scene.put("web", "i", &value).await;
-    let servers = Servers::from([
-        ("redis/a".to_owned(), format!("{} drain", stage.a.port)),
-        ("redis/b".to_owned(), stage.b.port.to_string()),
-        ("web/i".to_owned(), port.to_string()),
-    ]);
-    stage.scene.serves_all(&servers).await;
+    stage.scene.put("web", "i", &elsewhere(port)).await;
+    let a = format!("{} drain", stage.a.port);
+    let (b, web) = (stage.b.port.to_string(), port.to_string());
+    let servers = [("redis/a", a), ("redis/b", b), ("web/i", web)];
+    stage.scene.serves(&servers).await;
     stage.all_dial_b().await;
     assert_eq!(stage.scene.old_workers().await, 1);
-    assert!(stage.to_a.lives().await, "an old connection was cut");
-    stage.to_a.ends_within(secs(10)).await;
-    let took = deleted.elapsed();
-    assert!(
-        (secs(8)..secs(10)).contains(&took),
-        "it ended after {took:?}"
-    );
-    assert!(stage.to_b.lives().await);
+    stage.a_ends_after(secs(8), deleted).await;
 }
 
-/// Nothing comes back from there; a connection that hangs would hang for all of the timeout.
+/// A dead instance answers no more: its connections would hang for the whole timeout.
 #[tokio::test]
 async fn connections_to_an_instance_that_left_end_when_haproxys_check_has_it_down() {
-    let mut stage = Stage::start(Way::Supervised, &["--drain-timeout=1h"]).await;
+    let mut stage = Stage::start(Supervised, &["--drain-timeout=1h"]).await;
     stage.scene.delete("redis", "a").await;
     stage.shows(Some(" drain")).await;
     assert!(stage.to_a.lives().await, "an old connection was cut");
@@ -150,17 +139,17 @@ async fn connections_to_an_instance_that_left_end_when_haproxys_check_has_it_dow
 
 #[tokio::test]
 async fn with_a_drain_timeout_of_0_connections_end_with_their_key() {
-    let mut stage = Stage::start(Way::Supervised, &["--drain-timeout=0"]).await;
+    let mut stage = Stage::start(Supervised, &["--drain-timeout=0"]).await;
     stage.scene.delete("redis", "a").await;
     stage.to_a.ends_within(secs(1)).await;
     stage.shows(None).await;
     assert!(stage.to_b.lives().await);
 }
 
-/// What the file says of it: it drains. The new agent finds no key, and gives it the whole timeout.
+/// In the file the server drains. The new agent finds no key, and gives the server the whole timeout.
 #[tokio::test]
 async fn an_agent_that_is_restarted_ends_what_was_leaving() {
-    let mut stage = Stage::start(Way::Attached, &["--drain-timeout=4s"]).await;
+    let mut stage = Stage::start(Attached, &["--drain-timeout=4s"]).await;
     stage.scene.delete("redis", "a").await;
     stage.shows(Some(" drain")).await;
     stage.scene.kill_agent().await;

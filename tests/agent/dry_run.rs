@@ -2,36 +2,25 @@
 
 use crate::base::listener_maxconn;
 use sidekick_harness::agent::*;
-use std::time::Duration;
-
-async fn run(command: &mut tokio::process::Command) -> (String, String, Option<i32>) {
-    let output = command.output().await.unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (
-        text(output.stdout),
-        text(output.stderr),
-        output.status.code(),
-    )
-}
 
 #[tokio::test]
 async fn it_prints_what_would_be_written_to_the_letter_and_on_stderr_what_is_left_out() {
-    let mut scene = Scene::new(Way::Supervised, &[]).await;
+    let mut scene = AgentScene::new(Supervised, &[]).await;
     let port = free_port();
-    let value = |host: &str| format!(r#"{{"host":"{host}","port":{port}}}"#);
+    let value = |host: &str| value_of(host, port);
     scene.put("redis", "redis@1", &value("10.255.255.1")).await;
     let draining = format!(r#"{{"host":"fd00::7","port":{port},"status":"draining"}}"#);
     scene.put("redis", "redis@2", &draining).await;
     scene.put("redis", "a;b", &value("10.255.255.1")).await;
-    scene.put("redis", "n", &value("nobody.invalid")).await;
+    scene.put("redis", "n", &value("absent.invalid")).await;
     scene.put("web", "w", &value("10.255.255.1")).await;
     scene.put("worse", "w", &value("10.255.255.1")).await;
-    let (out, err, code) = run(scene.agent().arg("--dry-run")).await;
+    let (out, err, code) = output_of(scene.agent().arg("--dry-run")).await;
     assert_eq!(code, Some(0), "{err}");
     assert!(!scene.file().exists());
     for line in [
         "quarantined: /services/redis/a;b: ",
-        "left out: cannot resolve nobody.invalid",
+        "left out: cannot resolve absent.invalid",
         &format!("refused: worse: :{port} is taken by web"),
     ] {
         assert!(err.contains(line), "{line} isn't in {err}");
@@ -42,13 +31,12 @@ async fn it_prints_what_would_be_written_to_the_letter_and_on_stderr_what_is_lef
     becomes(PATIENCE, "the file", out, async || scene.config()).await;
 }
 
-/// Unless told otherwise.
+/// The whole file, without any option.
 #[tokio::test]
 async fn what_is_built_in() {
-    let scene = Scene::new(Way::Supervised, &[]).await;
-    let value = r#"{"host":"10.255.255.1","port":6379}"#;
-    scene.put("redis", "redis@1", value).await;
-    let (out, err, code) = run(scene.command("agent").arg("--dry-run")).await;
+    let scene = AgentScene::new(Supervised, &[]).await;
+    scene.put("redis", "redis@1", &elsewhere(6379)).await;
+    let (out, err, code) = output_of(scene.command("agent").arg("--dry-run")).await;
     assert_eq!((err.as_str(), code), ("", Some(0)));
     let (before, after) = out.split_once("    setenv SIDEKICK_STRUCTURE ").unwrap();
     let (_, after) = after.split_once('\n').unwrap();
@@ -94,12 +82,11 @@ listen redis
 
 #[tokio::test]
 async fn without_etcd_it_fails_and_says_why_once() {
-    let scene = Scene::around(Etcd::not_yet().await, Way::Supervised, &[]);
+    let scene = AgentScene::around(Etcd::not_yet().await, Supervised, &[]);
     let mut command = scene.agent();
-    let dry_run = run(command.arg("--dry-run"));
-    let (out, err, code) = tokio::time::timeout(Duration::from_secs(15), dry_run)
-        .await
-        .expect("it waits for ever");
+    let dry_run = output_of(command.arg("--dry-run"));
+    let ended = tokio::time::timeout(PATIENCE, dry_run).await;
+    let (out, err, code) = ended.expect("it waits for ever");
     assert_eq!((out.as_str(), code), ("", Some(1)));
     assert_eq!(err.matches(" ERROR ").count(), 1, "{err}");
     assert!(err.contains("Connection refused"), "{err}");

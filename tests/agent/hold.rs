@@ -1,14 +1,18 @@
-//! Who leaves in a crowd isn't believed at once.
+//! `--hold`: instances that disappear from etcd at the same moment are served for a while longer.
 
 use sidekick_harness::agent::*;
 
 const HELD: &str = "disappeared from etcd at once";
 
 /// `redis` and `cache`, bound, with these many instances of `backend` each.
-async fn two_services(arguments: &[&str], redis: usize, backend: &Backend) -> (Scene, Servers) {
+async fn two_services(
+    arguments: &[&str],
+    redis: usize,
+    backend: &Backend,
+) -> (AgentScene, Servers) {
     let cache = format!("--bind=cache=:{}", free_port());
     let arguments = [&[cache.as_str()], arguments].concat();
-    let scene = Scene::start(Way::Supervised, &arguments).await;
+    let scene = AgentScene::start(Supervised, &arguments).await;
     let mut servers = Servers::new();
     for n in 0..redis {
         scene.put("redis", &format!("i{n}"), &backend.value()).await;
@@ -31,17 +35,10 @@ async fn all_of_two_services_gone_at_a_blow_are_held_but_not_who_was_draining() 
     scene.etcd.delete_all("/services/").await;
     scene.says(HELD).await;
     scene.serves_all(&held).await;
-    throughout(A_WHILE, "a answers", async || {
-        Connection::dial(scene.port)
-            .await
-            .is_some_and(|c| c.1 == "a")
-    })
-    .await;
+    scene.keeps_answering(A_WHILE).await;
     assert_eq!(scene.log().matches(HELD).count(), 2, "{}", scene.log());
-    scene
-        .systemd
-        .status("one that tells of both", |status| status.contains("2 held"))
-        .await;
+    let both = |status: &str| status.contains("2 held");
+    scene.systemd.status("that both are held", both).await;
 }
 
 #[tokio::test]
@@ -54,17 +51,11 @@ async fn who_is_held_is_taken_out_by_haproxys_own_checks_if_he_is_dead() {
     scene.etcd.delete_all("/services/").await;
     scene.says(HELD).await;
     drop(b);
-    eventually(PATIENCE, "HAProxy's checks have it down", async || {
-        let stat = scene.master("@1 show stat").await;
-        let mut rows = stat.lines().map(|row| row.split(',').collect::<Vec<_>>());
-        rows.any(|row| row.starts_with(&["redis", "dead"]) && row[17] == "DOWN")
-    })
-    .await;
-    // Still in the table, and no client meets it.
+    let is_down = async || scene.stat("redis", "dead", "status").await == "DOWN";
+    eventually(PATIENCE, "HAProxy's checks have it down", is_down).await;
+    // It is still a server of HAProxy, which gives it no client.
     scene.serves_all(&held).await;
-    for _ in 0..6 {
-        assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
-    }
+    Connection::only_to(scene.port, "a").await;
 }
 
 #[tokio::test]
@@ -90,29 +81,24 @@ async fn two_of_three_and_all_of_one_service_are_believed() {
     assert!(!scene.log().contains(HELD), "{}", scene.log());
 }
 
-/// Half of one service's clients reached the other: what was held is another's address by now.
+/// Half of one service's clients reached the other one, whose new instance had the held instance's address.
 #[tokio::test]
 async fn who_is_held_goes_as_soon_as_a_live_key_announces_its_address() {
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     let cache = format!("--bind=cache=:{}", free_port());
-    let scene = Scene::start(Way::Supervised, &["--hold=1h", &cache]).await;
+    let scene = AgentScene::start(Supervised, &["--hold=1h", &cache]).await;
     scene.put("redis", "r1", &a.value()).await;
     scene.put("cache", "c1", &b.value()).await;
-    let at = |backend: &Backend| backend.port.to_string();
-    scene
-        .serves(&[("cache/c1", at(&b)), ("redis/r1", at(&a))])
-        .await;
+    let served = [("cache/c1", b.port), ("redis/r1", a.port)];
+    scene.serves(&served).await;
     scene.etcd.delete_all("/services/").await;
     scene.says(HELD).await;
-    // Containers that were made anew got each other's address.
+    // New containers got each other's address.
     scene.put("redis", "r2", &b.value()).await;
     scene.put("cache", "c2", &a.value()).await;
-    scene
-        .serves(&[("cache/c2", at(&a)), ("redis/r2", at(&b))])
-        .await;
-    for _ in 0..6 {
-        assert_eq!(Connection::dial(scene.port).await.unwrap().1, "b");
-    }
+    let served = [("cache/c2", a.port), ("redis/r2", b.port)];
+    scene.serves(&served).await;
+    Connection::only_to(scene.port, "b").await;
 }
 
 /// "3 instances disappeared from etcd at once", and there had never been more than two.
@@ -124,10 +110,8 @@ async fn short_lived_keys_in_turn_are_no_crowd() {
         let name = format!("short{n}");
         scene.put("redis", &name, &b.value()).await;
         let target = format!("redis/{name}");
-        eventually(PATIENCE, "it is served", async || {
-            scene.servers().await.contains_key(&target)
-        })
-        .await;
+        let served = async || scene.servers().await.contains_key(&target);
+        eventually(PATIENCE, "it is served", served).await;
         scene.delete("redis", &name).await;
     }
     scene.serves_all(&servers).await;

@@ -1,27 +1,19 @@
-//! What stands in etcd is anybody's. None of it may reach the file or the socket as anything but data.
+//! Whoever may write below the prefix may write anything: none of it may reach the file or the socket but as data.
 
 use crate::base::listener_maxconn;
 use sidekick_harness::agent::*;
 
 #[tokio::test]
 async fn hostile_keys_and_values_are_quarantined_and_neighbours_go_on() {
-    let scene = Scene::start(Way::Supervised, &[]).await;
+    let scene = AgentScene::start(Supervised, &[]).await;
     let a = Backend::start("a").await;
-    let deep = format!(
-        r#"{{"host":"10.0.0.7","port":1,"x":{}{}}}"#,
-        "[".repeat(5000),
-        "]".repeat(5000)
-    );
+    let nested = "[".repeat(5000) + &"]".repeat(5000);
+    let deep = format!(r#"{{"host":"10.0.0.7","port":1,"x":{nested}}}"#);
+    let big = value_of(&"x".repeat(1 << 20), 1);
+    let no_objects = ["", "{", "null", "[]", "\"x\"", "{}", "\n", "\0"];
     let values = [
         &deep,
-        "",
-        "{",
-        "null",
-        "[]",
-        "\"x\"",
-        "{}",
-        "\n",
-        "\0",
+        &big,
         r#"{"host":"10.0.0.7","port":0}"#,
         r#"{"host":"10.0.0.7","port":70000}"#,
         r#"{"host":"10.0.0.7","port":"6379"}"#,
@@ -43,66 +35,38 @@ async fn hostile_keys_and_values_are_quarantined_and_neighbours_go_on() {
         r#"{"host":"127.0.0.1","port":1}"#,
     ];
     let mut bad = Vec::new();
-    for (n, value) in values.iter().enumerate() {
+    for (n, value) in values.iter().chain(&no_objects).enumerate() {
         bad.push((format!("/services/redis/v{n}"), (*value).to_owned()));
     }
-    bad.push((
-        "/services/redis/big".to_owned(),
-        format!("{{\"host\":\"{}\",\"port\":1}}", "x".repeat(1 << 20)),
-    ));
     let long = "x".repeat(300);
-    let good = r#"{"host":"10.0.0.7","port":6379}"#;
-    for name in [
-        "a b",
-        "a\nb",
-        "a\"b",
-        "${HOME}",
-        "a;show version",
-        "a|b",
-        "a\0b",
-        "..",
-        "é",
-        &long,
-        "a/b",
-        "@1 reload\n",
-    ] {
-        bad.push((format!("/services/redis/{name}"), good.to_owned()));
+    let good = value_of("10.0.0.7", 6379);
+    let names = ["a b", "a\nb", "a\"b", "a|b", "a\0b", "..", "é", "a/b"];
+    let more = ["${HOME}", "a;show version", &long, "@1 reload\n"];
+    for name in names.into_iter().chain(more) {
+        bad.push((format!("/services/redis/{name}"), good.clone()));
         if !name.contains("a/b") {
-            bad.push((format!("/services/{name}/x"), good.to_owned()));
+            bad.push((format!("/services/{name}/x"), good.clone()));
         }
     }
     for (key, value) in &bad {
         scene.etcd.put(key, value).await;
     }
     scene.put("redis", "redis@1", &a.value()).await;
-    scene
-        .serves(&[("redis/redis::1", a.port.to_string())])
-        .await;
+    scene.serves_redis(&[&a]).await;
     assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
-    let lines = |log: &str| {
-        log.lines()
-            .filter(|line| line.contains("quarantined: "))
-            .count()
-    };
-    becomes(PATIENCE, "each is logged once", bad.len(), async || {
-        lines(&scene.log())
+    let lines = || scene.log().matches("quarantined: ").count();
+    becomes(PATIENCE, "lines about bad keys", bad.len(), async || {
+        lines()
     })
     .await;
-    // Once: not again when everything is read again.
+    // Each key is logged once, also when all keys are read again.
     scene.put("redis", "redis@2", &a.value()).await;
-    scene
-        .serves(&[
-            ("redis/redis::1", a.port.to_string()),
-            ("redis/redis::2", a.port.to_string()),
-        ])
-        .await;
-    assert_eq!(lines(&scene.log()), bad.len());
+    scene.serves_redis(&[&a, &a]).await;
+    assert_eq!(lines(), bad.len());
     let counted = format!(", {} quarantined", bad.len());
-    scene
-        .systemd
-        .status("one that counts them", |status| status.ends_with(&counted))
-        .await;
-    // Nothing of it has reached the file, or else it would be in there.
+    let counts = |status: &str| status.ends_with(&counted);
+    scene.systemd.status("one that counts them", counts).await;
+    // Nothing of them is in the file.
     let config = scene.config();
     let (_, ours) = config.split_once("\nlisten ").unwrap();
     let expected = format!(
@@ -115,8 +79,8 @@ async fn hostile_keys_and_values_are_quarantined_and_neighbours_go_on() {
     assert_eq!(ours, expected);
 }
 
-/// A server's line.
-async fn server(name: &str, scene: &Scene, backend: &Backend) -> String {
+/// The line of an instance's server in the file.
+async fn server(name: &str, scene: &AgentScene, backend: &Backend) -> String {
     let at = scene.running().await[&format!("redis/{name}")].replace(' ', ":");
     let host = host();
     assert!(at.ends_with(&format!(":{}", backend.port)), "{at}");
@@ -126,34 +90,18 @@ async fn server(name: &str, scene: &Scene, backend: &Backend) -> String {
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_keys_push_nobody_out() {
-    let scene = Scene::start(Way::Supervised, &["--hold=0"]).await;
-    let a = Backend::start("a").await;
-    scene.put("redis", "redis@1", &a.value()).await;
-    scene
-        .serves(&[("redis/redis::1", a.port.to_string())])
-        .await;
+async fn a_hundred_thousand_keys_push_no_instance_out() {
+    let (scene, a) = AgentScene::serving(Supervised, &["--hold=0"]).await;
     let reloads = scene.reloads().await;
     let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
-    let flood: Vec<_> = (0..100_000)
-        .map(|n| (format!("/services/redis/bad {n}"), "{}".to_owned()))
-        .collect();
-    scene.etcd.put_all(&flood).await;
+    let flood = (0..100_000).map(|n| (format!("/services/redis/bad {n}"), "{}".to_owned()));
+    scene.etcd.put_all(&flood.collect::<Vec<_>>()).await;
     scene.put("redis", "redis@2", &a.value()).await;
-    scene
-        .serves(&[
-            ("redis/redis::1", a.port.to_string()),
-            ("redis/redis::2", a.port.to_string()),
-        ])
-        .await;
+    scene.serves_redis(&[&a, &a]).await;
     assert!(kept.lives().await);
     assert_eq!(scene.reloads().await, reloads);
-    // Counted to the last, told one by one to the 500th.
-    scene
-        .systemd
-        .status("one that counts them", |status| {
-            status.ends_with(", 100000 quarantined")
-        })
-        .await;
+    // All of them are counted, and the first 500 are logged one by one.
+    let counts = |status: &str| status.ends_with(", 100000 quarantined");
+    scene.systemd.status("one that counts them", counts).await;
     assert_eq!(scene.log().matches("quarantined: ").count(), 500);
 }

@@ -1,5 +1,5 @@
-//! What the agent listens on, and whom it refuses to dial: tests on a machine with addresses of its own
-//! (see [`apart`]: 10.5.0.7, 10.5.0.8 and fd00:5::7).
+//! The ports that HAProxy listens on, and the instances that the agent refuses to serve: tests on a machine
+//! with addresses of its own (see [`apart`]: 10.5.0.7, 10.5.0.8 and fd00:5::7).
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use sidekick_harness::agent::*;
@@ -20,8 +20,33 @@ fn silences(ip: &str, port: u16, silent: bool) {
     );
 }
 
-fn at(host: &str, port: u16) -> String {
-    format!(r#"{{"host":"{host}","port":{port}}}"#)
+/// Adds these lines to /etc/hosts.
+fn add_hosts(lines: &str) {
+    let known = std::fs::read_to_string("/etc/hosts").unwrap();
+    std::fs::write("/etc/hosts", known + lines).unwrap();
+}
+
+/// Puts instances of redis, each with its host, all at the port of the backend.
+async fn put_all(scene: &AgentScene, backend: &Backend, instances: &[(&str, &str)]) {
+    for (name, host) in instances {
+        scene
+            .put("redis", name, &value_of(host, backend.port))
+            .await;
+    }
+}
+
+/// Waits until one line of the agent's log has both words.
+async fn says_both(scene: &AgentScene, one: &str, other: &str) {
+    eventually(
+        PATIENCE,
+        format!("a line has {one} and {other}"),
+        async || {
+            let log = scene.log();
+            log.lines()
+                .any(|line| line.contains(one) && line.contains(other))
+        },
+    )
+    .await;
 }
 
 /// Redis on the agent's own machine died, HAProxy took its port, and Redis couldn't start again.
@@ -30,30 +55,26 @@ fn the_port_of_an_instance_on_this_machine_is_never_bound_unasked() {
     let test = "listeners::the_port_of_an_instance_on_this_machine_is_never_bound_unasked";
     apart(test, async {
         let port = free_port();
-        let scene = Scene::start(Way::Supervised, &[&format!("--bind=asked=:{port}")]).await;
+        let scene = AgentScene::start(Supervised, &[&format!("--bind=asked=:{port}")]).await;
         let a = Backend::at("10.5.0.7:0", "a").await;
         let b = Backend::at("10.5.0.7:0", "b").await;
         // One service has an instance elsewhere too, the other was told where to listen.
-        scene.put("cache", "here", &at("10.5.0.7", a.port)).await;
         scene
-            .put("cache", "there", &at("10.255.255.1", a.port))
+            .put("cache", "here", &value_of("10.5.0.7", a.port))
             .await;
-        scene.put("asked", "here", &at("10.5.0.7", b.port)).await;
-        scene.serves(&[("asked/here", b.port.to_string())]).await;
+        scene.put("cache", "there", &elsewhere(a.port)).await;
         scene
-            .says(&format!(
-                ":{} is the port of an instance on this machine",
-                a.port
-            ))
+            .put("asked", "here", &value_of("10.5.0.7", b.port))
             .await;
+        scene.serves(&[("asked/here", b.port)]).await;
         let its_port = a.port;
+        let refused = format!(":{its_port} is the port of an instance on this machine");
+        scene.says(&refused).await;
         drop(a);
         scene.delete("cache", "here").await;
-        throughout(
-            Duration::from_secs(3),
-            "HAProxy leaves the port alone",
-            async || !listens("127.0.0.1", its_port).await && !listens("10.5.0.7", its_port).await,
-        )
+        never_for(secs(3), "HAProxy listens on the port", async || {
+            listens("127.0.0.1", its_port).await || listens("10.5.0.7", its_port).await
+        })
         .await;
         let _again = Backend::at(&format!("10.5.0.7:{its_port}"), "a").await;
         assert_eq!(Connection::dial(port).await.unwrap().1, "b");
@@ -66,30 +87,22 @@ fn an_instance_that_is_one_of_the_agents_own_listeners_is_refused() {
     let test = "listeners::an_instance_that_is_one_of_the_agents_own_listeners_is_refused";
     apart(test, async {
         let own = free_port();
-        let scene = Scene::start(Way::Supervised, &[]).await;
+        let scene = AgentScene::start(Supervised, &[]).await;
         let a = Backend::at("10.5.0.7:0", "a").await;
-        scene.put("redis", "good", &at("10.5.0.7", a.port)).await;
-        scene.put("own", "far", &at("10.255.255.1", own)).await;
-        let good = [
-            ("own/far", own.to_string()),
-            ("redis/good", a.port.to_string()),
-        ];
+        scene
+            .put("redis", "good", &value_of("10.5.0.7", a.port))
+            .await;
+        scene.put("own", "far", &elsewhere(own)).await;
+        let good = [("own/far", own), ("redis/good", a.port)];
         scene.serves(&good).await;
-        scene
-            .put("redis", "loop", &at("10.5.0.8", scene.port))
-            .await;
-        scene
-            .put("redis", "loop6", &at("fd00:5::7", scene.port))
-            .await;
-        scene.put("redis", "other", &at("10.5.0.7", own)).await;
-        for name in ["loop", "loop6", "other"] {
+        for (name, host, port) in [
+            ("loop", "10.5.0.8", scene.port),
+            ("loop6", "fd00:5::7", scene.port),
+            ("other", "10.5.0.7", own),
+        ] {
+            scene.put("redis", name, &value_of(host, port)).await;
             let key = format!("/services/redis/{name}");
-            eventually(PATIENCE, "each is told of", async || {
-                let log = scene.log();
-                let mut lines = log.lines();
-                lines.any(|line| line.contains(&key) && line.contains("listener of this agent"))
-            })
-            .await;
+            says_both(&scene, &key, "listener of this agent").await;
         }
         scene.serves(&good).await;
         assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
@@ -103,35 +116,24 @@ fn an_instance_that_is_one_of_the_agents_own_listeners_is_refused() {
 fn one_service_cannot_take_all_of_haproxys_connections() {
     let test = "listeners::one_service_cannot_take_all_of_haproxys_connections";
     apart(test, async {
-        let limit = Rlimit {
-            current: Some(600),
-            maximum: Some(600),
-        };
-        setrlimit(Resource::Nofile, limit).unwrap();
+        let (current, maximum) = (Some(600), Some(600));
+        setrlimit(Resource::Nofile, Rlimit { current, maximum }).unwrap();
         let other = free_port();
-        let scene = Scene::start(Way::Supervised, &[&format!("--bind=other=:{other}")]).await;
-        let (a, b) = (
-            Backend::at("10.5.0.7:0", "a").await,
-            Backend::at("10.5.0.7:0", "b").await,
-        );
-        scene.put("redis", "a", &at("10.5.0.7", a.port)).await;
-        scene.put("other", "b", &at("10.5.0.7", b.port)).await;
-        let served = [
-            ("other/b", b.port.to_string()),
-            ("redis/a", a.port.to_string()),
-        ];
-        scene.serves(&served).await;
+        let scene = AgentScene::start(Supervised, &[&format!("--bind=other=:{other}")]).await;
+        let a = Backend::at("10.5.0.7:0", "a").await;
+        let b = Backend::at("10.5.0.7:0", "b").await;
+        scene.put("redis", "a", &value_of("10.5.0.7", a.port)).await;
+        scene.put("other", "b", &value_of("10.5.0.7", b.port)).await;
+        scene
+            .serves(&[("other/b", b.port), ("redis/a", a.port)])
+            .await;
         let mut greedy = Vec::new();
         for _ in 0..290 {
             greedy.push(TcpStream::connect(("127.0.0.1", scene.port)).await.unwrap());
         }
-        eventually(PATIENCE, "as many as there may be are served", async || {
-            scene.sessions().await["redis/a"] >= 100
-        })
-        .await;
-        for _ in 0..10 {
-            assert_eq!(Connection::dial(other).await.unwrap().1, "b");
-        }
+        let served = async || scene.sessions().await["redis/a"] >= 100;
+        eventually(PATIENCE, "a listener's limit is reached", served).await;
+        Connection::only_to(other, "b").await;
     });
 }
 
@@ -140,14 +142,11 @@ fn one_service_cannot_take_all_of_haproxys_connections() {
 fn loopback_and_link_local_are_refused_through_names_too() {
     let test = "listeners::loopback_and_link_local_are_refused_through_names_too";
     apart(test, async {
-        let mut hosts = std::fs::read_to_string("/etc/hosts").unwrap();
-        hosts +=
-            "127.0.0.1 evil.test\n169.254.169.254 meta.test\nfe80::1 ll.test\n10.5.0.8 good.test\n";
-        hosts += &format!("127.0.1.1 {}\n", host());
-        std::fs::write("/etc/hosts", hosts).unwrap();
-        let scene = Scene::start(Way::Supervised, &[]).await;
+        add_hosts("127.0.0.1 evil.test\n169.254.169.254 meta.test\nfe80::1 ll.test\n");
+        add_hosts(&format!("10.5.0.8 good.test\n127.0.1.1 {}\n", host()));
+        let scene = AgentScene::start(Supervised, &[]).await;
         let a = Backend::start("a").await;
-        for (name, host) in [
+        let instances = [
             ("evil", "evil.test"),
             ("meta", "meta.test"),
             ("ll", "ll.test"),
@@ -155,18 +154,12 @@ fn loopback_and_link_local_are_refused_through_names_too() {
             ("good", "good.test"),
             // Debian's /etc/hosts has 127.0.1.1 for it: meant is the machine, not its loopback.
             ("own", &host()),
-        ] {
-            scene.put("redis", name, &at(host, a.port)).await;
-        }
-        let served = [
-            ("redis/good", a.port.to_string()),
-            ("redis/own", a.port.to_string()),
         ];
+        put_all(&scene, &a, &instances).await;
+        let served = [("redis/good", a.port), ("redis/own", a.port)];
         scene.serves(&served).await;
-        assert_eq!(
-            scene.running().await["redis/own"],
-            format!("10.5.0.7 {}", a.port)
-        );
+        let running = scene.running().await;
+        assert_eq!(running["redis/own"], format!("10.5.0.7 {}", a.port));
         scene.says("/services/redis/literal").await;
         for name in ["evil.test", "meta.test", "ll.test"] {
             scene.says(name).await;
@@ -179,31 +172,29 @@ fn loopback_and_link_local_are_refused_through_names_too() {
 fn with_allow_only_those_networks_are_served() {
     let test = "listeners::with_allow_only_those_networks_are_served";
     apart(test, async {
-        let mut hosts = std::fs::read_to_string("/etc/hosts").unwrap();
-        hosts += "10.5.0.8 inside.test\n10.5.0.7 outside.test\n";
-        std::fs::write("/etc/hosts", hosts).unwrap();
+        add_hosts("10.5.0.8 inside.test\n10.5.0.7 outside.test\n");
         let allow = ["--allow=10.5.0.8/32", "--allow=fd00:5::/64"];
-        let scene = Scene::start(Way::Supervised, &allow).await;
+        let scene = AgentScene::start(Supervised, &allow).await;
         let a = Backend::start("a").await;
-        for (name, host) in [
+        let instances = [
             ("v4", "10.5.0.8"),
             ("v6", "fd00:5::7"),
             ("name", "inside.test"),
             ("other", "10.5.0.7"),
             ("othername", "outside.test"),
-        ] {
-            scene.put("redis", name, &at(host, a.port)).await;
-        }
-        let served = ["redis/name", "redis/v4", "redis/v6"].map(|name| (name, a.port.to_string()));
+        ];
+        put_all(&scene, &a, &instances).await;
+        let served = ["redis/name", "redis/v4", "redis/v6"].map(|name| (name, a.port));
         scene.serves(&served).await;
-        eventually(PATIENCE, "it is said why", async || {
-            let log = scene.log();
-            let mut lines = log.lines();
-            lines.any(|l| l.contains("/services/redis/other") && l.contains("--allow"))
-        })
-        .await;
+        says_both(&scene, "/services/redis/other", "--allow").await;
         scene.serves(&served).await;
     });
+}
+
+/// Waits until HAProxy's health check of the instance b of redis says so.
+async fn check_says(scene: &AgentScene, status: &str, limit: Duration) {
+    let now = async || scene.stat("redis", "b", "status").await;
+    becomes(limit, "b's check", status.to_owned(), now).await;
 }
 
 /// It took 6.2 to 7.7 s, and the documentation said 4.
@@ -211,51 +202,32 @@ fn with_allow_only_those_networks_are_served() {
 fn a_host_that_falls_silent_is_out_within_four_seconds() {
     let test = "listeners::a_host_that_falls_silent_is_out_within_four_seconds";
     apart(test, async {
-        let mut scene = Scene::start(Way::Supervised, &[]).await;
-        let (a, b) = (
-            Backend::at("10.5.0.7:0", "a").await,
-            Backend::at("10.5.0.8:0", "b").await,
-        );
-        scene.put("redis", "a", &at("10.5.0.7", a.port)).await;
-        scene.put("redis", "b", &at("10.5.0.8", b.port)).await;
-        let served = [
-            ("redis/a", a.port.to_string()),
-            ("redis/b", b.port.to_string()),
-        ];
-        scene.serves(&served).await;
-        // Right after a check, which is the worst moment: the next one is far. At last one of the file's.
-        for round in 0..4 {
-            eventually(PATIENCE, "HAProxy's check says that it is up", async || {
-                scene.stat("redis", "b", "status").await == "UP"
-            })
+        let mut scene = AgentScene::start(Supervised, &[]).await;
+        let a = Backend::at("10.5.0.7:0", "a").await;
+        let b = Backend::at("10.5.0.8:0", "b").await;
+        scene.put("redis", "a", &value_of("10.5.0.7", a.port)).await;
+        scene.put("redis", "b", &value_of("10.5.0.8", b.port)).await;
+        scene
+            .serves(&[("redis/a", a.port), ("redis/b", b.port)])
             .await;
+
+        // Right after a check, the worst moment: the next check is far. In the last round the server is one that
+        // stands in the file.
+        for round in 0..4 {
+            check_says(&scene, "UP", PATIENCE).await;
             if round == 3 {
                 scene.kill_haproxy().await;
-                eventually(PATIENCE, "HAProxy is there again", async || {
-                    scene.stat("redis", "b", "check_status").await == "L4OK"
-                })
-                .await;
+                let checked = async || scene.stat("redis", "b", "check_status").await == "L4OK";
+                eventually(PATIENCE, "HAProxy has checked b again", checked).await;
             }
             silences("10.5.0.8", b.port, true);
             let since = Instant::now();
-            let limit = Duration::from_secs(4);
-            becomes(
-                limit,
-                "what HAProxy's check says of the silent host",
-                "DOWN".to_owned(),
-                async || scene.stat("redis", "b", "status").await,
-            )
-            .await;
-            measured::took(
-                7,
-                "a host falls silent → HAProxy's check has it down",
-                since.elapsed(),
-                limit,
-            );
-            // Nobody but the other is asked now.
-            for _ in 0..4 {
-                assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
-            }
+            let limit = secs(4);
+            check_says(&scene, "DOWN", limit).await;
+            let what = "a host falls silent → HAProxy's check has it down";
+            measured::took(7, what, since.elapsed(), limit);
+            // HAProxy gives clients to a alone.
+            Connection::only_to(scene.port, "a").await;
             silences("10.5.0.8", b.port, false);
         }
     });

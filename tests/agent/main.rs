@@ -1,8 +1,8 @@
 //! `sidekick agent` and `sidekick list` on a real HAProxy and a real etcd.
 //!
-//! Both ways to run HAProxy go through the same tests where it can make a difference.
+//! Where it can make a difference, a test runs in both modes of HAProxy.
 
-// A scene that can't be set is a failed test.
+// A test whose set-up fails is a failed test.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -12,15 +12,15 @@
     unreachable_pub
 )]
 
-/// Each of these tests twice: HAProxy is the agent's, or somebody else's.
+/// Each of these tests in both modes: HAProxy is the agent's child, or another service manager's.
 macro_rules! both_ways {
     ($($name:ident)*) => { $(
         mod $name {
             use super::*;
             #[tokio::test]
-            async fn supervised() { super::$name(Way::Supervised).await }
+            async fn supervised() { super::$name(Supervised).await }
             #[tokio::test]
-            async fn attached() { super::$name(Way::Attached).await }
+            async fn attached() { super::$name(Attached).await }
         }
     )* };
 }

@@ -4,7 +4,7 @@ use sidekick_harness::agent::*;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::net::UdpSocket;
 
 /// Answers A queries for `honest.test` with 10.5.0.8, and no others. Returns the number of its queries.
@@ -47,33 +47,19 @@ fn names_at_a_silent_dns_server_do_not_delay_an_honest_one() {
             .status();
         assert!(mount.unwrap().success());
         let queries = nearly_silent_dns("10.5.0.7").await;
-        let scene = Scene::start(Way::Supervised, &[]).await;
+        let scene = AgentScene::start(Supervised, &[]).await;
         let a = Backend::at("10.5.0.8:0", "a").await;
-        let value = |host: &str| format!(r#"{{"host":"{host}","port":{}}}"#, a.port);
-        let silent: Vec<_> = (0..400)
-            .map(|n| {
-                (
-                    format!("/services/redis/n{n}"),
-                    value(&format!("n{n}.dead.test")),
-                )
-            })
-            .collect();
-        scene.etcd.put_all(&silent).await;
-        eventually(PATIENCE, "they are looked up", async || {
-            queries.load(Ordering::Relaxed) >= 16
-        })
-        .await;
+        let value = |host: &str| value_of(host, a.port);
+        let silent = (0..400).map(|n| (format!("n{n}"), value(&format!("n{n}.dead.test"))));
+        let silent = silent.map(|(name, value)| (format!("/services/redis/{name}"), value));
+        scene.etcd.put_all(&silent.collect::<Vec<_>>()).await;
+        let asked = async || queries.load(Ordering::Relaxed) >= 16;
+        eventually(PATIENCE, "they are looked up", asked).await;
         let began = Instant::now();
         scene.put("redis", "honest", &value("honest.test")).await;
-        let served = Some(format!("10.5.0.8 {}", a.port));
-        becomes(
-            Duration::from_secs(10),
-            "where the honest name leads",
-            served,
-            async || scene.running().await.get("redis/honest").cloned(),
-        )
-        .await;
+        let address = format!("10.5.0.8 {}", a.port);
+        scene.leads(secs(10), "redis/honest", &address).await;
         let what = "a new name beside 400 that are never answered: served";
-        measured::took(7, what, began.elapsed(), Duration::from_secs(5));
+        measured::took(7, what, began.elapsed(), secs(5));
     });
 }

@@ -7,7 +7,7 @@ const AT_ONCE: std::time::Duration = secs(1);
 
 /// Two instances of redis, with a service to come that takes a reload.
 struct Stuck {
-    scene: Scene,
+    scene: AgentScene,
     a: Backend,
     b: Backend,
     web: String,
@@ -15,21 +15,16 @@ struct Stuck {
 }
 
 impl Stuck {
-    async fn on(mut scene: Scene) -> Stuck {
+    async fn on(mut scene: AgentScene) -> Stuck {
         scene.begin().await;
-        let (a, b, port) = (
-            Backend::start("a").await,
-            Backend::start("b").await,
-            free_port(),
-        );
+        let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+        let port = free_port();
         scene.put("redis", "a", &a.value()).await;
         scene.put("redis", "b", &b.value()).await;
-        let both = [
-            ("redis/a", a.port.to_string()),
-            ("redis/b", b.port.to_string()),
-        ];
-        scene.serves(&both).await;
-        let web = format!(r#"{{"host":"10.255.255.1","port":{port}}}"#);
+        scene
+            .serves(&[("redis/a", a.port), ("redis/b", b.port)])
+            .await;
+        let web = elsewhere(port);
         Stuck {
             scene,
             a,
@@ -44,29 +39,21 @@ impl Stuck {
         let scene = &self.scene;
         scene.put("web", "w", &self.web).await;
         scene.says(words).await;
-        let (a, b) = (self.a.port.to_string(), self.b.port.to_string());
-        for (gone, left, port) in [("a", "b", &b), ("b", "a", &a)] {
+        let servers = async || scene.servers().await;
+        let (a, b) = (("a", &self.a), ("b", &self.b));
+        for ((gone, deleted), (left, other)) in [(a, b), (b, a)] {
             scene.delete("redis", gone).await;
-            let only = Servers::from([(format!("redis/{left}"), port.clone())]);
-            becomes(AT_ONCE, "the servers", only, async || scene.servers().await).await;
-            for _ in 0..10 {
-                assert_eq!(Connection::dial(scene.port).await.unwrap().1, left);
-            }
-            let value = if gone == "a" { &self.a } else { &self.b };
-            scene.put("redis", gone, &value.value()).await;
-            becomes(AT_ONCE, "the servers' number", 2, async || {
-                scene.servers().await.len()
-            })
-            .await;
+            let only = Servers::from([(format!("redis/{left}"), other.port.to_string())]);
+            becomes(AT_ONCE, "the servers", only, servers).await;
+            Connection::only_to(scene.port, left).await;
+            scene.put("redis", gone, &deleted.value()).await;
+            scene.has_servers(AT_ONCE, 2).await;
         }
-        // A service that is deleted altogether, too.
+        // A service without any instance has no server either.
         for instance in ["a", "b"] {
             scene.delete("redis", instance).await;
         }
-        becomes(AT_ONCE, "the servers", Servers::new(), async || {
-            scene.servers().await
-        })
-        .await;
+        becomes(AT_ONCE, "the servers", Servers::new(), servers).await;
         assert!(!self.has_web(), "web can't be there yet");
         scene.put("redis", "b", &self.b.value()).await;
     }
@@ -77,17 +64,14 @@ impl Stuck {
 
     /// The reload succeeds, and the file says what runs.
     async fn recovers(&self) {
-        let all = [
-            ("redis/b", self.b.port.to_string()),
-            ("web/w", self.port.to_string()),
-        ];
+        let all = [("redis/b", self.b.port), ("web/w", self.port)];
         self.scene.serves(&all).await;
     }
 }
 
 #[tokio::test]
 async fn on_a_full_disk_instances_come_and_go_at_once() {
-    let scene = Scene::new(Way::Supervised, &["--hold=0"]).await;
+    let scene = AgentScene::new(Supervised, &["--hold=0"]).await;
     let disk = Disk::over(scene.dir.path());
     let stuck = Stuck::on(scene).await;
     disk.fill();
@@ -109,7 +93,7 @@ async fn with_a_base_file_that_broke_instances_come_and_go_at_once() {
     );
     std::fs::write(&base, text).unwrap();
     let option = format!("--haproxy-base={}", base.display());
-    let scene = Scene::new(Way::Supervised, &["--hold=0", &option]).await;
+    let scene = AgentScene::new(Supervised, &["--hold=0", &option]).await;
     let stuck = Stuck::on(scene).await;
     std::fs::remove_file(&page).unwrap();
     stuck.follows("haproxy -c refuses the configuration").await;
@@ -117,23 +101,21 @@ async fn with_a_base_file_that_broke_instances_come_and_go_at_once() {
     stuck.recovers().await;
 }
 
-/// What HAProxy would start from is there; it can't be written anew.
+/// The file from the last run is there, and the agent can't write a new one.
 #[tokio::test]
 async fn on_a_full_disk_the_agent_serves_from_the_file_that_is_there() {
-    let scene = Scene::new(Way::Supervised, &["--hold=0"]).await;
+    let scene = AgentScene::new(Supervised, &["--hold=0"]).await;
     let disk = Disk::over(scene.dir.path());
     let mut stuck = Stuck::on(scene).await;
     assert_eq!(stuck.scene.stop_agent().await, Some(0));
     disk.fill();
-    // The file has b's neighbour still.
+    // The file still has a.
     stuck.scene.delete("redis", "a").await;
     stuck.scene.put("web", "w", &stuck.web).await;
     stuck.scene.start_agent();
     let only = Servers::from([("redis/b".to_owned(), stuck.b.port.to_string())]);
-    becomes(PATIENCE, "the servers", only, async || {
-        stuck.scene.servers().await
-    })
-    .await;
+    let servers = async || stuck.scene.servers().await;
+    becomes(PATIENCE, "the servers", only, servers).await;
     assert_eq!(Connection::dial(stuck.scene.port).await.unwrap().1, "b");
     stuck.scene.says("No space left on device").await;
     disk.free();

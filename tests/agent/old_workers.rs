@@ -8,16 +8,15 @@ both_ways! {
     held_connections_make_the_pauses_between_reloads_grow
 }
 
-async fn an_instance_that_ends_loses_its_connections_in_old_workers_too(way: Way) {
-    let scene = Scene::start(way, &["--hold=0"]).await;
+async fn an_instance_that_ends_loses_its_connections_in_old_workers_too(mode: HaproxyMode) {
+    let scene = AgentScene::start(mode, &["--hold=0"]).await;
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     scene.put("redis", "a", &a.value()).await;
     scene.put("redis", "b", &b.value()).await;
-    let mut expected = vec![
-        ("redis/a".to_owned(), a.port.to_string()),
-        ("redis/b".to_owned(), b.port.to_string()),
-    ];
-    scene.serves_all(&expected.iter().cloned().collect()).await;
+    let redis = [("redis/a", &a), ("redis/b", &b)];
+    let redis = redis.map(|(name, it)| (name.to_owned(), it.port.to_string()));
+    let mut expected = Servers::from(redis);
+    scene.serves_all(&expected).await;
     let mut to_a = Vec::new();
     let mut to_b = Vec::new();
     // One of each in each of three workers.
@@ -26,10 +25,9 @@ async fn an_instance_that_ends_loses_its_connections_in_old_workers_too(way: Way
         to_b.push(Connection::to_backend(scene.port, "b").await);
         if service != "three" {
             let port = free_port();
-            let value = format!(r#"{{"host":"10.255.255.1","port":{port}}}"#);
-            scene.put(service, "i", &value).await;
-            expected.push((format!("{service}/i"), port.to_string()));
-            scene.serves_all(&expected.iter().cloned().collect()).await;
+            scene.put(service, "i", &elsewhere(port)).await;
+            expected.insert(format!("{service}/i"), port.to_string());
+            scene.serves_all(&expected).await;
         }
     }
     // The worker of before the agent's first reload has none, and may take a moment to end.
@@ -44,8 +42,8 @@ async fn an_instance_that_ends_loses_its_connections_in_old_workers_too(way: Way
     }
 }
 
-async fn held_connections_make_the_pauses_between_reloads_grow(way: Way) {
-    let scene = Scene::start(way, &[]).await;
+async fn held_connections_make_the_pauses_between_reloads_grow(mode: HaproxyMode) {
+    let scene = AgentScene::start(mode, &[]).await;
     let a = Backend::start("a").await;
     scene.put("redis", "a", &a.value()).await;
     let mut expected = Servers::from([("redis/a".to_owned(), a.port.to_string())]);
@@ -56,8 +54,7 @@ async fn held_connections_make_the_pauses_between_reloads_grow(way: Way) {
     // Services come one after another, and each worker gets a connection.
     for n in 0.. {
         let port = free_port();
-        let value = format!(r#"{{"host":"10.255.255.1","port":{port}}}"#);
-        scene.put(&format!("s{n}"), "i", &value).await;
+        scene.put(&format!("s{n}"), "i", &elsewhere(port)).await;
         expected.insert(format!("s{n}/i"), port.to_string());
         let due = begun + millis(500) * (n + 1);
         while Instant::now() < due {

@@ -1,4 +1,4 @@
-//! What stands in etcd is read in full and followed, whatever becomes of the watch or of a member.
+//! The agent reads all keys and follows their changes, whatever becomes of the watch or of a member.
 
 use sidekick::etcd::EtcdConfig;
 use sidekick::etcd::credentials::Files;
@@ -14,41 +14,33 @@ both_ways! {
     a_compaction_while_it_was_frozen_costs_no_reload
 }
 
-async fn without_etcd_and_without_a_file_it_waits_and_says_so(way: Way) {
-    let mut scene = Scene::around(Etcd::not_yet().await, way, &[]);
+async fn without_etcd_and_without_a_file_it_waits_and_says_so(mode: HaproxyMode) {
+    let mut scene = AgentScene::around(Etcd::not_yet().await, mode, &[]);
     scene.begin().await;
     scene.systemd.tell("READY=1").await;
-    scene
-        .systemd
-        .status("that it waits, and for what", |status| {
-            status.starts_with("waiting for etcd; etcd unreachable for ")
-        })
-        .await;
+    let waits = |status: &str| status.starts_with("waiting for etcd; etcd unreachable for ");
+    scene.systemd.status("that it waits for etcd", waits).await;
     scene.says("trying the next member").await;
-    // Nobody else's HAProxy is touched for nothing.
-    if way == Way::Attached {
-        assert!(scene.config().contains("listen somebodys"));
+    // An attached HAProxy keeps its file until there is something to serve.
+    if mode == Attached {
+        assert!(scene.config().contains("listen other"));
     }
     let a = Backend::start("a").await;
     scene.etcd.restart().await;
     scene.put("redis", "redis@1", &a.value()).await;
-    scene
-        .serves(&[("redis/redis::1", a.port.to_string())])
-        .await;
+    scene.serves_redis(&[&a]).await;
     assert_eq!(Connection::dial(scene.port).await.unwrap().1, "a");
 }
 
-/// So much happens while it can't listen that etcd keeps the rest for later, and then forgets it.
-async fn a_compaction_while_it_was_frozen_costs_no_reload(way: Way) {
-    let scene = Scene::start(way, &["--hold=0"]).await;
+/// While the agent is frozen so much changes that etcd holds events back, and then compacts them.
+async fn a_compaction_while_it_was_frozen_costs_no_reload(mode: HaproxyMode) {
+    let scene = AgentScene::start(mode, &["--hold=0"]).await;
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     let c = Backend::start("c").await;
-    let at = |backend: &Backend| backend.port.to_string();
     scene.put("redis", "kept", &a.value()).await;
     scene.put("redis", "gone", &c.value()).await;
-    scene
-        .serves(&[("redis/gone", at(&c)), ("redis/kept", at(&a))])
-        .await;
+    let served = [("redis/gone", c.port), ("redis/kept", a.port)];
+    scene.serves(&served).await;
     let reloads = scene.reloads().await;
     let mut kept = Connection::to_backend(scene.port, "a").await;
     scene.freeze_agent(true);
@@ -60,9 +52,8 @@ async fn a_compaction_while_it_was_frozen_costs_no_reload(way: Way) {
     scene.put("redis", "new", &b.value()).await;
     scene.etcd.compact().await;
     scene.freeze_agent(false);
-    scene
-        .serves(&[("redis/kept", at(&a)), ("redis/new", at(&b))])
-        .await;
+    let served = [("redis/kept", a.port), ("redis/new", b.port)];
+    scene.serves(&served).await;
     scene.says("etcd has compacted revision").await;
     assert_eq!(scene.reloads().await, reloads);
     assert!(kept.lives().await);
@@ -78,7 +69,7 @@ fn keys(update: Option<Update>) -> Vec<String> {
     }
 }
 
-/// Between a snapshot and the watch from the revision after it.
+/// The compaction comes between a snapshot and the watch from the revision after it.
 #[tokio::test]
 async fn a_compaction_that_overtakes_the_watch_is_a_snapshot_again() {
     let etcd = Etcd::start().await;
@@ -96,10 +87,8 @@ async fn a_compaction_that_overtakes_the_watch_is_a_snapshot_again() {
     let reads = etcd.reads().await;
     let prefix = "/services".to_owned();
     tokio::spawn(reader::read(members, prefix, updates, Pulse::default()));
-    eventually(PATIENCE, "the snapshot was read", async || {
-        etcd.reads().await > reads
-    })
-    .await;
+    let read = async || etcd.reads().await > reads;
+    eventually(PATIENCE, "the snapshot was read", read).await;
     for value in ["1", "2"] {
         etcd.put("/services/redis/b", value).await;
     }
@@ -116,23 +105,17 @@ async fn a_compaction_that_overtakes_the_watch_is_a_snapshot_again() {
 /// A page is 1,000 keys, a message at most 16 MB, and etcd-client's own limit 4 MB.
 #[tokio::test]
 async fn many_keys_and_large_values_are_read_in_full() {
-    let scene = Scene::new(Way::Supervised, &[]).await;
+    let scene = AgentScene::new(Supervised, &[]).await;
     let padding = "x".repeat(6 << 10);
-    let many: Vec<_> = (0..2500)
-        .map(|n| {
-            let value = format!(r#"{{"host":"10.0.0.7","port":1,"meta":{{"pad":"{padding}"}}}}"#);
-            (format!("/services/redis/i{n}"), value)
-        })
-        .collect();
-    scene.etcd.put_all(&many).await;
+    let value = format!(r#"{{"host":"10.0.0.7","port":1,"meta":{{"pad":"{padding}"}}}}"#);
+    let many = (0..2500).map(|n| (format!("/services/redis/i{n}"), value.clone()));
+    scene.etcd.put_all(&many.collect::<Vec<_>>()).await;
     let huge = "x".repeat(1 << 20);
     for n in 0..20 {
         scene.put("redis", &format!("huge{n}"), &huge).await;
     }
-    let output = scene.command("list").args(["-o", "json"]).output();
-    let output = output.await.unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect(&said);
+    let (out, said, _) = output_of(scene.command("list").args(["-o", "json"])).await;
+    let json: serde_json::Value = serde_json::from_str(&out).expect(&said);
     assert_eq!(json.as_array().unwrap().len(), 2500);
     assert_eq!(said.matches("quarantined: ").count(), 20, "{said}");
 }
@@ -143,30 +126,23 @@ async fn a_member_in_a_black_hole_and_a_frozen_one_are_left_for_the_next() {
     let third = members.pop().unwrap();
     let (first, second) = (&members[0], &members[1]);
     let wire = Proxy::before(first.url()).await;
-    let mut scene = Scene::around(third, Way::Supervised, &[]);
+    let mut scene = AgentScene::around(third, Supervised, &[]);
     scene.endpoints = format!("{},{},{}", wire.url(), second.url(), scene.etcd.url());
     scene.begin().await;
     let a = Backend::start("a").await;
-    let served = |n: usize| {
-        let all = ["redis/redis::1", "redis/redis::2", "redis/redis::3"];
-        all.map(|name| (name, a.port.to_string()))[..n].to_vec()
-    };
+
     scene.put("redis", "redis@1", &a.value()).await;
-    scene.serves(&served(1)).await;
+    scene.serves_redis(&[&a; 1]).await;
     let reloads = scene.reloads().await;
     wire.black_hole();
     scene.put("redis", "redis@2", &a.value()).await;
-    scene.serves(&served(2)).await;
+    scene.serves_redis(&[&a; 2]).await;
     second.freeze();
-    // If it was the leader, there has to be another first.
-    eventually(PATIENCE, "the others agree", async || {
-        scene
-            .etcd
-            .takes("/services/redis/redis@3", &a.value())
-            .await
-    })
-    .await;
-    scene.serves(&served(3)).await;
+    // If that member was the leader, the others have to elect another one first.
+    let (key, value) = ("/services/redis/redis@3", a.value());
+    let put = async || scene.etcd.takes(key, &value).await;
+    eventually(PATIENCE, "the others agree", put).await;
+    scene.serves_redis(&[&a; 3]).await;
     assert_eq!(scene.reloads().await, reloads);
     second.thaw();
 }

@@ -9,17 +9,16 @@ both_ways! {
     the_lock_of_an_agent_that_was_killed_is_free_at_once
 }
 
-/// A second agent's end, by itself.
-async fn second(scene: &Scene, arguments: &[&str]) -> Output {
+/// What a second agent with these arguments printed, and its exit status.
+async fn second(scene: &AgentScene, arguments: &[&str]) -> Output {
     let mut second = scene.agent();
-    timeout(PATIENCE, second.args(arguments).output())
-        .await
-        .expect("the second agent goes on beside the first")
+    let end = timeout(PATIENCE, second.args(arguments).output()).await;
+    end.expect("the second agent goes on beside the first")
         .unwrap()
 }
 
 /// It ended with status 1 and one line that names `what` and the first agent.
-fn is_told(scene: &Scene, second: &Output, what: &str) {
+fn is_told(scene: &AgentScene, second: &Output, what: &str) {
     let said = String::from_utf8_lossy(&second.stderr);
     assert_eq!(second.status.code(), Some(1), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
@@ -28,34 +27,29 @@ fn is_told(scene: &Scene, second: &Output, what: &str) {
 }
 
 /// The two reloaded against each other twice a second, and the second's end was that of the first's HAProxy.
-async fn a_second_agent_on_the_same_file_ends_at_once_and_harms_nothing(way: Way) {
-    let scene = Scene::start(way, &[]).await;
-    let a = Backend::start("a").await;
-    scene.put("redis", "redis@1", &a.value()).await;
-    let serves = [("redis/redis::1", a.port.to_string())];
-    scene.serves(&serves).await;
-    let (mut kept, _) = Connection::dial(scene.port).await.unwrap();
-    let before = (
-        scene.master_pid().await,
-        scene.reloads().await,
-        scene.config(),
-    );
+async fn a_second_agent_on_the_same_file_ends_at_once_and_harms_nothing(mode: HaproxyMode) {
+    let (scene, a) = AgentScene::serving(mode, &[]).await;
+    let mut kept = Connection::to_backend(scene.port, "a").await;
+    let state = async || {
+        (
+            scene.master_pid().await,
+            scene.reloads().await,
+            scene.config(),
+        )
+    };
+    let before = state().await;
 
     let file = scene.file().display().to_string();
-    // What a second agent would do otherwise: another mark, another listener.
+    // Without the lock a second agent would write another fingerprint and another listener.
     let bind = format!("--bind=web=:{}", free_port());
     is_told(&scene, &second(&scene, &[&bind]).await, &file);
     // The same HAProxy from another file.
     let other = scene.dir.path().join("other.cfg").display().to_string();
     let socket = scene.socket().display().to_string();
     let mut through = scene.command("agent");
-    through.args([
-        "--haproxy-config",
-        &other,
-        "--stats=off",
-        &format!("--haproxy={}", haproxy()),
-    ]);
-    if way == Way::Attached {
+    through.args(["--haproxy-config", &other, "--stats=off"]);
+    through.args(["--haproxy", haproxy()]);
+    if mode == Attached {
         through.args(["--haproxy-master", &socket]);
     }
     let through = timeout(PATIENCE, through.output()).await.unwrap().unwrap();
@@ -65,33 +59,19 @@ async fn a_second_agent_on_the_same_file_ends_at_once_and_harms_nothing(way: Way
     let dry = second(&scene, &["--dry-run"]).await;
     assert_eq!(dry.status.code(), Some(0), "{dry:?}");
 
-    let after = (
-        scene.master_pid().await,
-        scene.reloads().await,
-        scene.config(),
-    );
-    assert_eq!(before, after);
+    assert_eq!(before, state().await);
     assert!(kept.lives().await);
-    scene.serves(&serves).await;
+    scene.serves_redis(&[&a]).await;
 }
 
 /// Its HAProxy lives on, and has not inherited the lock.
-async fn the_lock_of_an_agent_that_was_killed_is_free_at_once(way: Way) {
-    let mut scene = Scene::start(way, &[]).await;
-    let a = Backend::start("a").await;
-    scene.put("redis", "redis@1", &a.value()).await;
-    scene
-        .serves(&[("redis/redis::1", a.port.to_string())])
-        .await;
+async fn the_lock_of_an_agent_that_was_killed_is_free_at_once(mode: HaproxyMode) {
+    let (mut scene, a) = AgentScene::serving(mode, &[]).await;
     let master = scene.master_pid().await;
     scene.kill_agent().await;
     scene.start_agent();
     scene.put("redis", "redis@2", &a.value()).await;
-    let both = [
-        ("redis/redis::1", a.port.to_string()),
-        ("redis/redis::2", a.port.to_string()),
-    ];
-    scene.serves(&both).await;
+    scene.serves_redis(&[&a, &a]).await;
     assert_eq!(scene.master_pid().await, master);
     assert_eq!(scene.stop_agent().await, Some(0));
 }

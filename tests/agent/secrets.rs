@@ -1,4 +1,4 @@
-//! HAProxy is its own process: what the agent knows of etcd is none of its business.
+//! The agent gives HAProxy, a process of its own, nothing that it knows of etcd.
 
 use sidekick_harness::agent::*;
 use std::fs::{File, read};
@@ -6,18 +6,13 @@ use std::fs::{File, read};
 #[tokio::test]
 async fn haproxy_is_told_nothing_of_etcds_password() {
     const PASSWORD: &str = "correct:horse";
-    let scene = Scene::new(Way::Supervised, &["--log-level=trace"]).await;
+    let scene = AgentScene::new(Supervised, &["--log-level=trace"]).await;
     let log = scene.dir.path().join("log");
     let mut agent = scene.agent();
-    agent
-        .env("ETCDCTL_USER", "root")
-        .env("ETCDCTL_PASSWORD", PASSWORD)
-        .stderr(File::create(log).unwrap());
-    let agent = agent.spawn().unwrap();
-    eventually(PATIENCE, "HAProxy answers", async || {
-        scene.master("show proc").await.contains("worker")
-    })
-    .await;
+    agent.envs([("ETCDCTL_USER", "root"), ("ETCDCTL_PASSWORD", PASSWORD)]);
+    let agent = agent.stderr(File::create(log).unwrap()).spawn().unwrap();
+    let answers = async || scene.master("show proc").await.contains("worker");
+    eventually(PATIENCE, "HAProxy answers", answers).await;
     let told = |pid: u32| {
         ["cmdline", "environ"].map(|file| {
             let text = read(format!("/proc/{pid}/{file}")).unwrap();
@@ -27,22 +22,17 @@ async fn haproxy_is_told_nothing_of_etcds_password() {
     let agent = agent.id().unwrap();
     assert_eq!(told(agent), [false, true], "the agent's own, by the test");
     let master = scene.master_pid().await;
-    let others = scene.processes().into_iter().filter(|pid| *pid != agent);
-    let others: Vec<_> = others.collect();
+    let mut others = scene.processes();
+    others.retain(|pid| *pid != agent);
     assert!(others.contains(&master), "{others:?}");
     for pid in others {
         assert_eq!(told(pid), [false, false], "of {pid}");
     }
     // From HAProxy 3.1 on the master lists a worker that doesn't answer yet.
-    let mut environment = String::new();
-    eventually(
-        PATIENCE,
-        "HAProxy's worker tells its environment",
-        async || {
-            environment = scene.master("@1 show env").await;
-            environment.contains("PATH=")
-        },
-    )
+    let what = "HAProxy's worker tells its environment";
+    let environment = eventually(PATIENCE, what, async || {
+        Some(scene.master("@1 show env").await).filter(|text| text.contains("PATH="))
+    })
     .await;
     for text in [environment, scene.config(), scene.log()] {
         assert!(!text.contains(PASSWORD), "{text}");

@@ -3,45 +3,29 @@
 use serde_json::Value;
 use sidekick_harness::agent::*;
 
-/// A server of the harness's own that can go away and come back at the same port.
-async fn restarted(port: u16, name: &'static str) -> Backend {
-    Backend::at(&format!("0.0.0.0:{port}"), name).await
-}
-
-async fn listed(scene: &Scene, arguments: &[&str]) -> String {
-    let mut list = scene.command("list");
-    let output = list.args(arguments).output().await.unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!((stderr.as_ref(), output.status.code()), ("", Some(0)));
-    String::from_utf8(output.stdout).unwrap()
+async fn listed(scene: &AgentScene, arguments: &[&str]) -> String {
+    let (out, err, code) = output_of(scene.command("list").args(arguments)).await;
+    assert_eq!((err.as_str(), code), ("", Some(0)));
+    out
 }
 
 both_ways! { what_haproxys_checks_take_out_is_seen_in_the_log_in_status_and_in_list }
 
-async fn what_haproxys_checks_take_out_is_seen_in_the_log_in_status_and_in_list(way: Way) {
-    let scene = Scene::start(way, &[]).await;
-    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
-    scene.put("redis", "redis@1", &a.value()).await;
+async fn what_haproxys_checks_take_out_is_seen_in_the_log_in_status_and_in_list(mode: HaproxyMode) {
+    let (scene, a) = AgentScene::serving(mode, &[]).await;
+    let b = Backend::start("b").await;
     scene.put("redis", "redis@2", &b.value()).await;
-    let both = [
-        ("redis/redis::1", a.port.to_string()),
-        ("redis/redis::2", b.port.to_string()),
-    ];
-    scene.serves(&both).await;
+    scene.serves_redis(&[&a, &b]).await;
     let port = b.port;
     drop(b);
     let down = "HAProxy's health check marked this instance down";
     scene.says(down).await;
     let log = scene.log();
     let line = log.lines().find(|line| line.contains(down)).unwrap();
-    assert!(
-        line.contains("redis@2") && line.contains(&port.to_string()),
-        "{line}"
-    );
-    let status = scene.systemd.status("one instance is down", |status| {
-        status.contains("1 down by HAProxy's checks")
-    });
-    status.await;
+    let named = line.contains("redis@2") && line.contains(&port.to_string());
+    assert!(named, "{line}");
+    let counted = |status: &str| status.contains("1 down by HAProxy's checks");
+    scene.systemd.status("one instance is down", counted).await;
 
     let socket = scene.socket();
     let asked = ["--haproxy-master", socket.to_str().unwrap()];
@@ -56,14 +40,11 @@ async fn what_haproxys_checks_take_out_is_seen_in_the_log_in_status_and_in_list(
     assert_eq!(rows[1]["haproxy"]["state"], "down", "{json}");
     assert!(rows[1]["haproxy"]["seconds"].as_u64() < Some(20), "{json}");
 
-    let _b = restarted(port, "b").await;
-    scene
-        .says("HAProxy's health check marked this instance up")
-        .await;
-    let status = scene.systemd.status("no instance is down", |status| {
-        status.starts_with("serving") && !status.contains("down")
-    });
-    status.await;
+    let _b = Backend::at(&format!("0.0.0.0:{port}"), "b").await;
+    let up = "HAProxy's health check marked this instance up";
+    scene.says(up).await;
+    let none = |status: &str| status.starts_with("serving") && !status.contains("down");
+    scene.systemd.status("no instance is down", none).await;
     let table = listed(&scene, &asked).await;
     assert!(!table.contains("  down "), "{table}");
 }
@@ -71,10 +52,8 @@ async fn what_haproxys_checks_take_out_is_seen_in_the_log_in_status_and_in_list(
 /// Elsewhere than on the agent's machine, or without the right to ask: a list without that column.
 #[tokio::test]
 async fn where_haproxy_cannot_be_asked_list_says_nothing_of_it() {
-    let scene = Scene::new(Way::Supervised, &[]).await;
-    scene
-        .put("redis", "redis@1", r#"{"host":"10.0.0.7","port":6379}"#)
-        .await;
+    let scene = AgentScene::new(Supervised, &[]).await;
+    scene.put("redis", "redis@1", &elsewhere(6379)).await;
     for socket in ["/nowhere/haproxy-master.sock", "/dev/null"] {
         let table = listed(&scene, &["--haproxy-master", socket]).await;
         assert!(!table.contains("HAPROXY"), "{table}");

@@ -13,7 +13,7 @@ fn broken() -> (Option<UnixStream>, OwnedFd) {
     (None, UnixStream::pair().unwrap().1.into())
 }
 
-/// A stderr that is full and isn't read; it is the reader's to hold.
+/// A stderr that is full and isn't read, and its reader, which has to live as long.
 fn full() -> (Option<UnixStream>, OwnedFd) {
     let (reader, mut writer) = UnixStream::pair().unwrap();
     writer.set_nonblocking(true).unwrap();
@@ -29,24 +29,20 @@ fn full() -> (Option<UnixStream>, OwnedFd) {
 async fn ends(mut command: Command, stderr: OwnedFd) -> Output {
     let command = command.stdout(Stdio::piped()).stderr(stderr);
     let output = command.spawn().unwrap().wait_with_output();
-    timeout(PATIENCE, output)
-        .await
-        .expect("it doesn't end")
-        .unwrap()
+    let output = timeout(PATIENCE, output).await;
+    output.expect("the command doesn't end").unwrap()
 }
 
 #[tokio::test]
 async fn list_and_a_dry_run_end_well_where_stderr_is_a_broken_pipe_or_full() {
-    let scene = Scene::new(Way::Supervised, &[]).await;
-    scene
-        .put("redis", "redis@1", r#"{"host":"10.0.0.7","port":6379}"#)
-        .await;
+    let scene = AgentScene::new(Supervised, &[]).await;
+    scene.put("redis", "redis@1", &elsewhere(6379)).await;
     scene.put("redis", "bad", "{").await;
     for pipe in [broken, full] {
         let (_reader, stderr) = pipe();
         let output = ends(scene.command("list"), stderr).await;
         assert_eq!(output.status.code(), Some(0), "{output:?}");
-        assert!(String::from_utf8_lossy(&output.stdout).contains("10.0.0.7:6379"));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("10.255.255.1:6379"));
         let (_reader, stderr) = pipe();
         let mut dry_run = scene.command("agent");
         dry_run.args(["--dry-run", "--stats=off"]);
@@ -59,33 +55,22 @@ async fn list_and_a_dry_run_end_well_where_stderr_is_a_broken_pipe_or_full() {
 /// More lines than stderr's pipe and sidekick's own queue hold are all there for a process that reads them.
 #[tokio::test]
 async fn a_list_loses_no_line_of_ten_thousand_bad_keys() {
-    let scene = Scene::new(Way::Supervised, &[]).await;
-    let mut client = scene.etcd.client().clone();
-    for hundred in 0..100 {
-        let put = |n| {
-            let key = format!("/services/redis/bad-{hundred}-{n}");
-            etcd_client::TxnOp::put(key, "{", None)
-        };
-        let puts: Vec<_> = (0..100).map(put).collect();
-        client
-            .txn(etcd_client::Txn::new().and_then(puts))
-            .await
-            .unwrap();
-    }
-    let output = scene.command("list").output().await.unwrap();
-    let lines = String::from_utf8_lossy(&output.stderr).lines().count();
+    let scene = AgentScene::new(Supervised, &[]).await;
+    let bad = (0..10_000).map(|n| (format!("/services/redis/bad-{n}"), "{".to_owned()));
+    scene.etcd.put_all(&bad.collect::<Vec<_>>()).await;
+    let (_, err, _) = output_of(&mut scene.command("list")).await;
     // The last line says that no instance is registered.
-    assert_eq!(lines, 10_001);
+    assert_eq!(err.lines().count(), 10_001);
 }
 
 #[tokio::test]
 async fn wrong_usage_is_status_2_where_stderr_is_a_broken_pipe_or_full() {
-    let bare: &[&str] = &[];
-    for words in [
-        bare,
+    let wrong = [
+        &[][..],
         &["list", "--no-such-option"],
         &["list", "no such service"],
-    ] {
+    ];
+    for words in wrong {
         for pipe in [broken, full] {
             let (_reader, stderr) = pipe();
             let mut command = Command::new(env!("CARGO_BIN_EXE_sidekick"));

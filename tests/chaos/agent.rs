@@ -18,9 +18,9 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts it, with these fronts and members. No instance is held: what leaves etcd drains, as is usual.
+    /// Starts it, with these listeners and members. No instance is held: what leaves etcd drains, as is usual.
     pub fn start(
-        fronts: &[(&str, u16)],
+        listeners: &[(&str, u16)],
         members: &str,
         password: &Path,
         surroundings: Vec<String>,
@@ -33,11 +33,8 @@ impl Agent {
         words.push(format!("--etcd-user={}", Login::NAME));
         words.push(format!("--etcd-password-file={}", password.display()));
         words.push(format!("--haproxy={}", unfaked(&directory).display()));
-        words.extend(
-            fronts
-                .iter()
-                .map(|(name, port)| format!("--bind={name}=:{port}")),
-        );
+        let binds = listeners.iter();
+        words.extend(binds.map(|(name, port)| format!("--bind={name}=:{port}")));
         let file = directory.path().join("haproxy.cfg");
         words.push(format!("--haproxy-config={}", file.display()));
         let child = launch(&words, &directory);

@@ -58,12 +58,9 @@ struct Standing<'r> {
 impl<'r> Standing<'r> {
     /// The life that a sidekick put there.
     fn life(&self, record: &Record) -> Option<Life> {
-        let by_hand = self
-            .event
-            .is_some_and(|e| record.by_hand.contains(&e.revision));
-        self.put
-            .filter(|_| !by_hand)
-            .and_then(|put| Life::of(&put.value))
+        let by_hand = |event: &Event| record.by_hand.contains(&event.revision);
+        let put = self.put.filter(|_| !self.event.is_some_and(by_hand));
+        put.and_then(|put| Life::of(&put.value))
     }
 }
 
@@ -81,8 +78,9 @@ fn timelines(record: &Record) -> BTreeMap<&str, Vec<Standing<'_>>> {
             // Seen by way of several members: a later one may come to light first.
             let at = event.at.max(from);
             let put = last.and_then(|event| event.put.as_ref());
+            let span = Span::new(from, at);
             standings.push(Standing {
-                span: Span::new(from, at),
+                span,
                 put,
                 event: last,
             });
@@ -123,31 +121,19 @@ impl Checker<'_> {
     /// From when to when a container was up for certain, with the life it had.
     fn ups(&self, container: usize) -> Vec<(Span, Life)> {
         let turns = self.turns(container);
-        let ends = turns
-            .iter()
-            .skip(1)
-            .map(|turn| turn.span.from)
-            .chain([self.record.end]);
-        let spans = turns.iter().zip(ends);
-        spans
-            .filter_map(|(turn, end)| Some((Span::new(turn.span.to, end), turn.up.clone()?)))
-            .collect()
+        let ends = turns.iter().skip(1).map(|turn| turn.span.from);
+        let spans = turns.iter().zip(ends.chain([self.record.end]));
+        let up = |(turn, end): (&&Turn, Ms)| Some((Span::new(turn.span.to, end), turn.up.clone()?));
+        spans.filter_map(up).collect()
     }
 
     /// The container that had this life, and when it may have looked alive to anybody.
     fn alive(&self, life: &Life) -> Option<(usize, Spans)> {
-        let turn = self
-            .record
-            .turns
-            .iter()
-            .find(|turn| turn.up.as_ref() == Some(life))?;
+        let mut turns = self.record.turns.iter();
+        let turn = turns.find(|turn| turn.up.as_ref() == Some(life))?;
         let turns = self.turns(turn.container);
-        let ends = turns
-            .iter()
-            .skip(1)
-            .map(|turn| turn.span.to)
-            .chain([self.record.end]);
-        let spans = turns.iter().zip(ends);
+        let ends = turns.iter().skip(1).map(|turn| turn.span.to);
+        let spans = turns.iter().zip(ends.chain([self.record.end]));
         let mine = spans.filter(|(turn, _)| turn.up.as_ref() == Some(life));
         let mine = Spans::of(mine.map(|(turn, end)| Span::new(turn.span.from, end)));
         Some((turn.container, mine))
@@ -156,10 +142,8 @@ impl Checker<'_> {
     /// The sidekicks that announce this container at this key.
     fn claimants(&self, key: &str, container: usize) -> Vec<usize> {
         let claims = self.record.claims.iter();
-        claims
-            .filter(|claim| claim.key == key && claim.container == container)
-            .map(|claim| claim.client)
-            .collect()
+        let its = claims.filter(|claim| claim.key == key && claim.container == container);
+        its.map(|claim| claim.client).collect()
     }
 
     /// Puts between creation and deletion are numbered: a hole is an event that the run missed.
@@ -215,10 +199,8 @@ impl Checker<'_> {
                     self.number("ms: a key after its container's end", unexcused);
                 }
                 if after.total() > 0 {
-                    self.number(
-                        "ms: a key after its container's end, faults included",
-                        after.longest(),
-                    );
+                    let what = "ms: a key after its container's end, faults included";
+                    self.number(what, after.longest());
                 }
             }
         }
@@ -292,8 +274,8 @@ impl Checker<'_> {
         }
     }
 
-    /// 3: nobody overwrites a younger container's key, and nobody overwrites twice: unless nobody's
-    /// value or nothing stood there meanwhile, which the older takes before the younger does.
+    /// 3: no sidekick overwrites a younger container's key, and none overwrites twice; unless meanwhile the key had
+    /// a value without a container or was gone, in which case the older takes it before the younger does.
     fn overwrites(&mut self) {
         for (key, standings) in self.keys.clone() {
             let mut claims: BTreeMap<(String, i64), usize> = BTreeMap::new();
@@ -320,10 +302,8 @@ impl Checker<'_> {
                 let times = claims.entry((put.value.clone(), put.lease)).or_default();
                 *times += 1;
                 if *times > 1 {
-                    let text = format!(
-                        "{key}: {new:?} on lease {:x} overwrote {times} times",
-                        put.lease
-                    );
+                    let lease = put.lease;
+                    let text = format!("{key}: {new:?} on lease {lease:x} overwrote {times} times");
                     self.violation(3, after.span.from, text);
                 }
             }

@@ -120,10 +120,8 @@ impl History {
 
     fn breaks(self, promise: u8) {
         let report = check(&self.0);
-        let broken = report
-            .violations
-            .iter()
-            .any(|(number, ..)| *number == promise);
+        let mut broken = report.violations.iter().map(|(number, ..)| *number);
+        let broken = broken.any(|number| number == promise);
         assert!(broken, "promise {promise} is kept? {report:#?}");
     }
 }
@@ -185,7 +183,7 @@ fn a_key_outlives_a_killed_sidekick_by_a_ttl_and_etcds_delay() {
     };
     killed().deletes(17_800).keeps_all();
     killed().deletes(25_000).breaks(1);
-    // A leader's change meanwhile starts the lease anew.
+    // A new leader grants the lease its full TTL again.
     let member = What::Member(2);
     killed()
         .trouble(member, 15_000, 16_000)
@@ -306,11 +304,8 @@ fn haproxy_serves_what_etcd_holds_or_is_excused() {
         let history = history.event(10_200, Some((value, 0))).by_hand();
         history.serves(10_250, None).puts(10_300, 0, EARLY, 1)
     };
-    assert!(
-        BY_HAND[1..]
-            .iter()
-            .all(|text| text.contains(&format!(r#""{NOWHERE}""#)))
-    );
+    let named = format!(r#""{NOWHERE}""#);
+    assert!(BY_HAND[1..].iter().all(|text| text.contains(&named)));
     moved(NOWHERE).keeps_all();
     moved("h").breaks(7);
     let mut refused = quiet();
@@ -336,7 +331,7 @@ fn a_connection_is_cut_for_a_reason_of_its_own() {
         .keeps_all();
 }
 
-/// It drains meanwhile, which cuts nobody before `--drain-timeout`.
+/// The server drains meanwhile, which cuts no connection before `--drain-timeout`.
 #[test]
 fn a_key_that_blinks_is_no_reason_to_cut() {
     quiet()

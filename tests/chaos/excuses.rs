@@ -41,31 +41,20 @@ impl<'r> Excuses<'r> {
     }
 
     fn spans(&self, wanted: impl Fn(What) -> bool, more: Ms) -> Spans {
-        let troubles = self.record.troubles.iter();
-        Spans::of(
-            troubles
-                .filter(|t| wanted(t.what))
-                .map(|t| t.span.and(more)),
-        )
+        let troubles = self.record.troubles.iter().filter(|t| wanted(t.what));
+        Spans::of(troubles.map(|t| t.span.and(more)))
     }
 
     /// When a client couldn't use that member.
     fn cut_off(&self, client: usize, member: usize) -> Spans {
-        self.spans(
-            |what| what == What::Member(member) || what == What::Wire(client, member),
-            0,
-        )
+        let own = |what| what == What::Member(member) || what == What::Wire(client, member);
+        self.spans(own, 0)
     }
 
     /// When at least two of three members couldn't be used, with each absence so much longer.
     fn no_majority(&self, client: usize, more: Ms) -> Spans {
-        let [a, b, c] = [0, 1, 2].map(|member| {
-            Spans::of(
-                self.cut_off(client, member)
-                    .iter()
-                    .map(|span| span.and(more)),
-            )
-        });
+        let [a, b, c] = [0, 1, 2].map(|member| self.cut_off(client, member));
+        let [a, b, c] = [a, b, c].map(|it| Spans::of(it.iter().map(|span| span.and(more))));
         a.and(&b).or(&a.and(&c)).or(&b.and(&c))
     }
 
@@ -88,12 +77,11 @@ impl<'r> Excuses<'r> {
     /// When a sidekick's key may come late, or be wrong for longer than a [`REACTION`]; `recovery`
     /// after each trouble included.
     pub fn absence(&self, client: usize, recovery: Ms) -> Spans {
-        self.blind(client, recovery)
-            .or(&self.etcd(client, recovery))
-            .or(&self.spans(
-                |what| what == What::Client(client) || what == What::NoSpace,
-                recovery,
-            ))
+        let own = |what| what == What::Client(client) || what == What::NoSpace;
+        let late = self
+            .blind(client, recovery)
+            .or(&self.etcd(client, recovery));
+        late.or(&self.spans(own, recovery))
     }
 
     /// When a key may go although its container is up: the lease may be lost, or Docker's grace over.
@@ -103,10 +91,9 @@ impl<'r> Excuses<'r> {
             matches!(t.what, What::Stall | What::Login) && t.span.length() > TTL - INTERVAL - 2000
         });
         // What a leader that was frozen thinks of a lease is as old as its last renewal there.
-        let woken =
-            self.record.troubles.iter().filter(|t| {
-                t.what == What::FrozenLeader && t.span.length() >= TTL - INTERVAL - 1000
-            });
+        let woken = self.record.troubles.iter();
+        let woken = woken.filter(|t| t.what == What::FrozenLeader);
+        let woken = woken.filter(|t| t.span.length() >= TTL - INTERVAL - 1000);
         let woken = Spans::of(woken.map(|t| Span::new(t.span.to - 500, t.span.to + 1000)));
         // Troubles that follow each other closely eat up a TTL together.
         let cut = self.no_majority(client, TTL - INTERVAL);
@@ -117,7 +104,7 @@ impl<'r> Excuses<'r> {
             .or(&Spans::of(stalled.map(|t| t.span.and(RECOVERY))))
     }
 
-    /// When a key may outlast its container: nobody knew, or nobody could tell.
+    /// When a key may outlast its container: its sidekick couldn't know, or couldn't tell etcd.
     pub fn leftover(&self, client: usize) -> Spans {
         self.blind(client, RECOVERY)
             .or(&self.etcd(client, RECOVERY))
@@ -130,13 +117,9 @@ impl<'r> Excuses<'r> {
         let dead = troubles.filter(|t| t.what == What::Client(client));
         Spans::of(dead.map(|t| {
             let mut expired = t.span.from + TTL + EXPIRY;
-            // A new leader starts every lease anew.
-            let mut members: Vec<Span> = self
-                .spans(|what| matches!(what, What::Member(_) | What::Stall), 0)
-                .iter()
-                .collect();
-            members.sort();
-            for trouble in members {
+            // A new leader grants every lease its full TTL again.
+            let members = |what| matches!(what, What::Member(_) | What::Stall);
+            for trouble in self.spans(members, 0).iter() {
                 if trouble.from < expired && trouble.to > t.span.from {
                     expired = expired.max(trouble.to + FAILOVER + TTL + EXPIRY);
                 }
@@ -155,10 +138,8 @@ impl<'r> Excuses<'r> {
 
     /// When a sidekick couldn't see its container.
     fn blind(&self, client: usize, recovery: Ms) -> Spans {
-        self.spans(
-            |what| matches!(what, What::Engine) || what == What::Docker(client),
-            recovery,
-        )
+        let own = |what| what == What::Engine || what == What::Docker(client);
+        self.spans(own, recovery)
     }
 
     /// When HAProxy may differ from etcd, `recovery` after each trouble included.
@@ -177,19 +158,14 @@ impl<'r> Excuses<'r> {
         self.spans(|what| what == What::Stall, REACTION)
     }
 
-    /// When somebody may have had a reason to write.
+    /// When a sidekick may have had a reason to write.
     pub fn motion(&self) -> Spans {
         let clients = self.record.sidekicks;
         let turns = self.record.turns.iter().map(|turn| turn.span.and(REACTION));
-        let hands = self
-            .record
-            .events
-            .iter()
-            .filter(|e| self.record.by_hand.contains(&e.revision));
+        let hands = self.record.events.iter();
+        let hands = hands.filter(|event| self.record.by_hand.contains(&event.revision));
         let hands = hands.map(|event| Span::new(event.at - 50, event.at + REACTION));
-        (0..clients).fold(
-            Spans::of(turns.chain(hands)).or(&self.spans(|_| true, RECOVERY)),
-            |motion, client| motion.or(&self.orphaned(client)),
-        )
+        let motion = Spans::of(turns.chain(hands)).or(&self.spans(|_| true, RECOVERY));
+        (0..clients).fold(motion, |motion, client| motion.or(&self.orphaned(client)))
     }
 }

@@ -28,6 +28,13 @@ pub struct Begun {
     pids: Vec<u32>,
 }
 
+impl Begun {
+    /// The number of one of its troubles.
+    fn note(&mut self, trouble: usize) {
+        self.troubles.push(trouble);
+    }
+}
+
 impl Stage<'_> {
     /// Begins a fault; `None` where it can't be done now.
     pub async fn begin(&mut self, fault: Fault) -> Option<Begun> {
@@ -36,9 +43,7 @@ impl Stage<'_> {
         let mut begun = Begun::default();
         match fault {
             SidekickKilled(s) | SidekickFrozen(s) | SidekickStopped(s) => {
-                begun
-                    .troubles
-                    .push(self.seen.trouble(What::Client(s), from));
+                begun.note(self.seen.trouble(What::Client(s), from));
                 let sidekick = self.sidekicks[s].as_mut()?;
                 match fault {
                     SidekickKilled(_) => sidekick.kill9().await,
@@ -50,30 +55,27 @@ impl Stage<'_> {
                     }
                 }
                 if !matches!(fault, SidekickFrozen(_)) {
-                    self.logs[s]
-                        .lines
-                        .extend(self.sidekicks[s].take().expect("it was there").log());
+                    let gone = self.sidekicks[s].take().expect("it was there");
+                    self.logs[s].lines.extend(gone.log());
                 }
             }
             // No trouble: nothing but the log may show it.
             LogUnread(s) => self.sidekicks[s].as_ref()?.stop_reading_log(),
             DnsHangs(s) => {
                 for member in 0..MEMBERS {
-                    let trouble = self.seen.trouble(What::Wire(s, member), from);
-                    begun.troubles.push(trouble);
+                    begun.note(self.seen.trouble(What::Wire(s, member), from));
                 }
                 self.names[s].hang(true);
             }
             AgentKilled | AgentFrozen => {
-                begun
-                    .troubles
-                    .push(self.seen.trouble(What::Client(AGENT), from));
-                let kill = fault == AgentKilled;
-                self.agent.signal(if kill {
-                    Signal::SIGKILL
-                } else {
+                begun.note(self.seen.trouble(What::Client(AGENT), from));
+                let frozen = fault == AgentFrozen;
+                let signal = if frozen {
                     Signal::SIGSTOP
-                });
+                } else {
+                    Signal::SIGKILL
+                };
+                self.agent.signal(signal);
             }
             MemberKilled(_) | MemberFrozen(_) | MemberCutOff(..) | LeaderKilled | LeaderFrozen
             | LeaderCutOff(_) => {
@@ -85,13 +87,10 @@ impl Stage<'_> {
                     return None;
                 }
                 begun.member = Some(member);
-                begun
-                    .troubles
-                    .push(self.seen.trouble(What::Member(member), from));
+                begun.note(self.seen.trouble(What::Member(member), from));
                 let frozen = matches!(fault, MemberFrozen(_) | LeaderFrozen);
                 if frozen && self.leader().await == Some(member) {
-                    let trouble = self.seen.trouble(What::FrozenLeader, from);
-                    begun.troubles.push(trouble);
+                    begun.note(self.seen.trouble(What::FrozenLeader, from));
                 }
                 match fault {
                     MemberKilled(_) | LeaderKilled => self.cluster.members[member].kill9().await,
@@ -100,30 +99,24 @@ impl Stage<'_> {
                 }
             }
             Wire(client, member, wire) => {
-                begun
-                    .troubles
-                    .push(self.seen.trouble(What::Wire(client, member), from));
+                begun.note(self.seen.trouble(What::Wire(client, member), from));
                 self.etcd_wires[client][member].set(wire);
             }
             Wires(client, wire) => {
                 for member in 0..MEMBERS {
-                    begun
-                        .troubles
-                        .push(self.seen.trouble(What::Wire(client, member), from));
+                    begun.note(self.seen.trouble(What::Wire(client, member), from));
                     self.etcd_wires[client][member].set(wire);
                 }
             }
             DockerWire(client, wire) => {
                 // A strange event excuses nothing.
                 if wire != sidekick_harness::Wire::StrangeEvent {
-                    begun
-                        .troubles
-                        .push(self.seen.trouble(What::Docker(client), from));
+                    begun.note(self.seen.trouble(What::Docker(client), from));
                 }
                 self.docker_wires[client].set(wire);
             }
             EngineRestarted | EngineKilled | EngineFrozen => {
-                begun.troubles.push(self.seen.trouble(What::Engine, from));
+                begun.note(self.seen.trouble(What::Engine, from));
                 match fault {
                     EngineFrozen => self.engine.freeze(),
                     EngineKilled => self.engine.kill9().await,
@@ -168,7 +161,7 @@ impl Stage<'_> {
             }
             CertificatesRotated => {
                 for wire in (0..SIDEKICKS * MEMBERS).map(|n| What::Wire(n / MEMBERS, n % MEMBERS)) {
-                    begun.troubles.push(self.seen.trouble(wire, from));
+                    begun.note(self.seen.trouble(wire, from));
                 }
                 self.tls.rotate();
             }
@@ -178,7 +171,7 @@ impl Stage<'_> {
             }
             HaproxyKilled | HaproxyFrozen => {
                 begun.pids = self.agent.haproxy().await;
-                begun.troubles.push(self.seen.trouble(What::Haproxy, from));
+                begun.note(self.seen.trouble(What::Haproxy, from));
                 if fault == HaproxyKilled {
                     Agent::signal_haproxy(begun.pids.get(..1)?, Signal::SIGKILL);
                 } else {
@@ -189,8 +182,8 @@ impl Stage<'_> {
         Some(begun)
     }
 
-    /// What a person with etcdctl does. Not while a member is in trouble: then nobody could tell
-    /// what came of it.
+    /// What a person with etcdctl does. Not while a member is in trouble: then its outcome would be
+    /// unknown.
     async fn touch_store(&mut self, fault: Fault, begun: &mut Begun) -> Option<()> {
         use Fault::*;
         if (0..MEMBERS).any(|member| self.is_troubled(What::Member(member))) {
@@ -228,13 +221,14 @@ impl Stage<'_> {
                 self.seen.over(trouble);
             }
             TokensRevoked | PasswordChanged | RightsRevoked => {
-                begun.troubles.push(self.seen.trouble(What::Login, from));
+                begun.note(self.seen.trouble(What::Login, from));
                 done(self.refuse(fault)).await;
             }
             PasswordRotated => {
-                begun.troubles.push(self.seen.trouble(What::Login, from));
+                begun.note(self.seen.trouble(What::Login, from));
                 let rotated = format!("{}-rotated", Login::PASSWORD);
-                self.password = if self.password == rotated {
+                let first = self.password == rotated;
+                self.password = if first {
                     Login::PASSWORD.to_owned()
                 } else {
                     rotated
@@ -244,7 +238,7 @@ impl Stage<'_> {
                 self.write_password();
             }
             _ => {
-                begun.troubles.push(self.seen.trouble(What::NoSpace, from));
+                begun.note(self.seen.trouble(What::NoSpace, from));
                 done(alarm(client, AlarmAction::Activate, self.member_ids[0])).await;
             }
         }
@@ -287,10 +281,7 @@ impl Stage<'_> {
                     while !answers(&client).await {
                         sleep(Duration::from_millis(20)).await;
                     }
-                    begun
-                        .troubles
-                        .iter()
-                        .for_each(|trouble| seen.over(*trouble));
+                    begun.troubles.iter().for_each(|it| seen.over(*it));
                 });
                 return;
             }
@@ -333,10 +324,7 @@ impl Stage<'_> {
             HaproxyFrozen => Agent::signal_haproxy(&begun.pids[1..], Signal::SIGCONT),
             _ => {}
         }
-        begun
-            .troubles
-            .iter()
-            .for_each(|trouble| self.seen.over(*trouble));
+        begun.troubles.iter().for_each(|it| self.seen.over(*it));
         match fault {
             ContainerKilled(c) | ContainerPaused(c) | ContainerRenamed(c) => {
                 self.turned(c, from).await
@@ -356,24 +344,20 @@ impl Stage<'_> {
 
     /// The wires between a member and the others are so from now on.
     fn peers(&self, member: usize, wire: sidekick_harness::Wire) {
-        let peers = self
-            .cluster
-            .peers
-            .as_ref()
-            .expect("it was started with wires");
+        let peers = self.cluster.peers.as_ref();
+        let peers = peers.expect("it was started with wires");
         peers.set(member, self.member_ids[member], wire);
     }
 
-    /// Nobody's token is good any more; or no password either, or for nothing. The same password
-    /// anew forgets all tokens as well.
+    /// All tokens are void; or the password is void as well, or the user has no rights. To set the same password
+    /// again makes etcd forget all tokens.
     async fn refuse(&self, fault: Fault) -> Result<(), Error> {
         let mut auth = self.cluster.members[0].client().auth_client();
         match fault {
             Fault::RightsRevoked => {
                 let below = RoleRevokePermissionOptions::new().with_prefix();
-                auth.role_revoke_permission(Login::ROLE, Login::PREFIX, Some(below))
-                    .await
-                    .map(drop)
+                let revoked = auth.role_revoke_permission(Login::ROLE, Login::PREFIX, Some(below));
+                revoked.await.map(drop)
             }
             Fault::PasswordChanged => change_password(auth, "another").await,
             _ => change_password(auth, &self.password).await,
@@ -408,30 +392,26 @@ async fn restore(client: &Client, fault: Fault, password: &str) -> Result<(), Er
     if fault == Fault::PasswordChanged {
         return change_password(auth, password).await;
     }
-    auth.role_grant_permission(Login::ROLE, Login::rights())
-        .await
-        .map(drop)
+    let granted = auth.role_grant_permission(Login::ROLE, Login::rights());
+    granted.await.map(drop)
 }
 
 async fn change_password(mut auth: AuthClient, password: &str) -> Result<(), Error> {
-    auth.user_change_password(Login::NAME, password)
-        .await
-        .map(drop)
+    let changed = auth.user_change_password(Login::NAME, password);
+    changed.await.map(drop)
 }
 
 async fn answers(client: &Client) -> bool {
     let mut client = client.kv_client();
-    matches!(
-        timeout(secs(1), client.get("answers?", None)).await,
-        Ok(Ok(_))
-    )
+    let answer = timeout(secs(1), client.get("answers?", None)).await;
+    matches!(answer, Ok(Ok(_)))
 }
 
 async fn done<T>(call: impl Future<Output = Result<T, Error>>) -> T {
-    let answer = timeout(secs(10), call).await;
-    answer
-        .expect("a healthy etcd answers")
-        .expect("a healthy etcd does as it is told")
+    let answer = timeout(secs(10), call)
+        .await
+        .expect("a healthy etcd answers");
+    answer.expect("a healthy etcd does as it is told")
 }
 
 async fn alarm(client: Client, action: AlarmAction, member: u64) -> Result<(), Error> {
@@ -439,8 +419,6 @@ async fn alarm(client: Client, action: AlarmAction, member: u64) -> Result<(), E
     let mut options = AlarmOptions::new();
     options.with_member(member);
     let mut client = client.maintenance_client();
-    client
-        .alarm(action, AlarmType::Nospace, Some(options))
-        .await
-        .map(drop)
+    let done = client.alarm(action, AlarmType::Nospace, Some(options));
+    done.await.map(drop)
 }

@@ -26,10 +26,8 @@ pub fn violations(log: &Log, faults: usize, password: &str) -> Vec<(u8, Ms, Stri
     let own = log.lines.iter().filter(|line| !line.contains("[ALERT]"));
     let (lines, most) = (own.count(), LIFE * log.starts + FAULT * faults);
     if lines > most {
-        let text = format!(
-            "{name} said {lines} lines, for {faults} faults and {} starts",
-            log.starts
-        );
+        let starts = log.starts;
+        let text = format!("{name} said {lines} lines, for {faults} faults and {starts} starts");
         violations.push((8, 0, text));
     }
     violations

@@ -61,10 +61,8 @@ async fn main() {
     }
     println!("\nviolations: {}", report.violations.len());
     for (promise, at, what) in &report.violations {
-        println!(
-            "  promise {promise}, after {:.3} s: {what}",
-            *at as f64 / 1000.0
-        );
+        let seconds = *at as f64 / 1000.0;
+        println!("  promise {promise}, after {seconds:.3} s: {what}");
     }
     let failed = !report.violations.is_empty();
     if failed || std::env::var_os("CHAOS_LOGS").is_some() {
@@ -143,10 +141,8 @@ async fn leave(mut stage: Stage<'_>) {
     }
     stage.agent.leaves().await;
     let left = stage.cluster.members[0].keys().await;
-    assert!(
-        left.iter().all(|key| !key.starts_with("/services/")),
-        "left behind: {left:?}"
-    );
+    let withdrawn = left.iter().all(|key| !key.starts_with("/services/"));
+    assert!(withdrawn, "left behind: {left:?}");
     let today = OffsetDateTime::now_utc();
     for log in stage.everybodys_logs() {
         let last = log.lines.last().and_then(|line| line.split(' ').next());

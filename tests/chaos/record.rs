@@ -3,7 +3,7 @@
 use crate::spans::{Ms, Span};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A host name that nobody resolves: what a hand moved there has no address, so no server either.
+/// A host name that does not resolve: an instance that was moved there by hand has no address, so no server either.
 pub const NOWHERE: &str = "old";
 
 /// The services that the sidekicks announce and the agent serves.
@@ -97,7 +97,7 @@ pub enum What {
     Engine,
     /// etcd took no puts.
     NoSpace,
-    /// etcd let nobody in, or allowed nothing, or had just forgotten who was in.
+    /// etcd refused logins, or allowed nothing, or had just forgotten all tokens.
     Login,
     /// HAProxy was dead or frozen.
     Haproxy,

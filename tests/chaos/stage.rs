@@ -104,9 +104,14 @@ impl<'e> Stage<'e> {
             endpoints.push(urls.join(","));
         }
         let clocks: Vec<Clock> = (0..=AGENT).map(|_| Clock::new()).collect();
-        let fronts = SERVICES.map(|service| (service, free_port()));
+        let listeners = SERVICES.map(|service| (service, free_port()));
         let members = urls(&etcd_wires[AGENT]);
-        let agent = Agent::start(&fronts, &members, &password, clocks[AGENT].surroundings());
+        let agent = Agent::start(
+            &listeners,
+            &members,
+            &password,
+            clocks[AGENT].surroundings(),
+        );
 
         let seen = Seen::new();
         let mut watchers = JoinSet::new();
@@ -115,7 +120,7 @@ impl<'e> Stage<'e> {
         }
         watchers.spawn(stalls(seen.clone()));
         watchers.spawn(serving(seen.clone(), agent.socket(), agent.file()));
-        for (service, port) in fronts.into_iter().chain(fronts) {
+        for (service, port) in listeners.into_iter().chain(listeners) {
             watchers.spawn(client(seen.clone(), service, port));
         }
         let claims = CLAIMS.map(|(client, container, key)| Claim {
@@ -166,32 +171,22 @@ impl<'e> Stage<'e> {
         stage
     }
 
-    /// Makes and starts a container anew. Redis listens on a socket as well, for clients are in
+    /// Creates and starts a container. Redis listens on a socket as well, for clients are in
     /// another network than the engine.
     pub async fn run_container(&self, number: usize) -> Container<'e> {
         let directory = self.directory.path().join(number.to_string());
         std::fs::create_dir_all(&directory).expect("no directory can be made");
         let mut run = self.engine.container(&name(number));
-        if CLAIMS
-            .iter()
-            .any(|(client, container, _)| (*client, *container) == (EVERY, number))
-        {
-            run = run
-                .label("sidekick.service=every")
-                .label(&format!("sidekick.instance=every@{number}"));
+        let labelled = |claim: &(usize, usize, _)| (claim.0, claim.1) == (EVERY, number);
+        if CLAIMS.iter().any(labelled) {
+            run = run.label("sidekick.service=every");
+            run = run.label(&format!("sidekick.instance=every@{number}"));
         }
         run.publish(&format!("{}:6379", self.record.ports[number]))
             .option(&format!("--volume={}:/run/redis", directory.display()))
-            .redis_arguments(&[
-                "--save",
-                "",
-                "--protected-mode",
-                "no",
-                "--unixsocket",
-                "/run/redis/redis.sock",
-                "--pidfile",
-                &format!("/c{number}.pid"),
-            ])
+            .redis_arguments(&["--save", "", "--protected-mode", "no"])
+            .redis_arguments(&["--unixsocket", "/run/redis/redis.sock"])
+            .redis_arguments(&["--pidfile", &format!("/c{number}.pid")])
             .run()
             .await
     }
@@ -207,30 +202,18 @@ impl<'e> Stage<'e> {
             Sidekick::announce(&name(*container), key)
         };
         let host = hostname::get().expect("this machine has a name");
-        let announce = self
-            .tls
-            .options()
-            .iter()
-            .fold(announce, |announce, (name, file)| {
-                announce.option(name, &file.display().to_string())
-            });
+        let tls = self.tls.options().into_iter();
+        let announce = tls.fold(announce, |it, (name, file)| it.file(name, &file));
+        let clock = self.clocks[number].surroundings();
+        let surroundings = [clock, self.names[number].surroundings()].concat();
         announce
             .option("--etcd-endpoints", &self.endpoints[number])
             .option("--etcd-user", Login::NAME)
-            .option(
-                "--etcd-password-file",
-                &self.password_file().display().to_string(),
-            )
+            .file("--etcd-password-file", &self.password_file())
             .option("--docker-host", &self.docker_wires[number].url())
             .host(&host.to_string_lossy())
             .times((TTL / 1000) as u32, (INTERVAL / 1000) as u32)
-            .within(
-                &[
-                    self.clocks[number].surroundings(),
-                    self.names[number].surroundings(),
-                ]
-                .concat(),
-            )
+            .within(&surroundings)
             .spawn()
     }
 
@@ -255,11 +238,12 @@ impl<'e> Stage<'e> {
     /// Notes that.
     pub fn turn(&mut self, container: usize, from: Ms, up: Option<Life>) {
         let span = Span::new(from, self.seen.now());
-        self.record.turns.push(Turn {
+        let turn = Turn {
             container,
             span,
             up,
-        });
+        };
+        self.record.turns.push(turn);
     }
 
     /// What a container is, as it is to be announced.
@@ -278,7 +262,7 @@ impl<'e> Stage<'e> {
             events: seen
                 .events
                 .values()
-                .map(|event| self.by_the_true_clock(event))
+                .map(|it| self.by_the_true_clock(it))
                 .collect(),
             troubles: seen.troubles.clone(),
             samples: seen.samples.clone(),

@@ -79,9 +79,8 @@ pub async fn history(seen: Seen, client: Client) {
         // A watch doesn't renew a token that has died; this does.
         let patience = Duration::from_secs(2);
         let _ = timeout(patience, client.kv_client().get("answers?", None)).await;
-        let options = WatchOptions::new()
-            .with_all_keys()
-            .with_start_revision(next);
+        let options = WatchOptions::new().with_all_keys();
+        let options = options.with_start_revision(next);
         if let Ok(mut stream) = client.watch_client().watch("", Some(options)).await {
             while let Ok(Some(answer)) = stream.message().await {
                 if answer.canceled() {
@@ -99,14 +98,14 @@ pub async fn history(seen: Seen, client: Client) {
                         version: kv.version(),
                     });
                     let revision = kv.mod_revision();
-                    let new = Event {
-                        at,
-                        revision,
-                        key: key.clone(),
-                        put,
-                    };
                     seen.with(|seen| {
-                        seen.events.entry((revision, key)).or_insert(new);
+                        let entry = seen.events.entry((revision, key.clone()));
+                        entry.or_insert(Event {
+                            at,
+                            revision,
+                            key,
+                            put,
+                        });
                     });
                 }
             }
@@ -125,12 +124,8 @@ pub async fn stalls(seen: Seen) {
         let now = seen.now();
         if now - last > TOO_LONG {
             let span = Span::new(last, now);
-            seen.with(|seen| {
-                seen.troubles.push(Trouble {
-                    span,
-                    what: What::Stall,
-                })
-            });
+            let what = What::Stall;
+            seen.with(|seen| seen.troubles.push(Trouble { span, what }));
         }
         last = now;
     }
@@ -142,9 +137,8 @@ pub async fn serving(seen: Seen, socket: PathBuf, file: PathBuf) {
     loop {
         let at = seen.now();
         let text = ask(&socket, "@1 show servers state").await;
-        let servers = text
-            .filter(|text| text.contains("srv_name"))
-            .map(|text| servers(&text));
+        let servers = text.filter(|text| text.contains("srv_name"));
+        let servers = servers.map(|text| servers_in(&text));
         seen.with(|seen| seen.samples.push(Sample { at, servers }));
         let now = std::fs::read_to_string(&file).unwrap_or_default();
         if now != checked {
@@ -164,7 +158,7 @@ pub async fn ask(socket: &Path, line: &str) -> Option<String> {
 }
 
 /// `service/server` → port of each that may be given a new connection, with a word where it isn't up for use.
-fn servers(text: &str) -> BTreeMap<String, String> {
+fn servers_in(text: &str) -> BTreeMap<String, String> {
     let rows = text
         .lines()
         .skip(2)
@@ -173,10 +167,8 @@ fn servers(text: &str) -> BTreeMap<String, String> {
     let serving = rows.filter(|row| row.len() > 18 && row[6] != "8");
     let servers = serving.map(|row| {
         let admin = if row[6] == "0" { "" } else { " maint" };
-        (
-            format!("{}/{}", row[1], row[3]),
-            format!("{}{admin}", row[18]),
-        )
+        let name = format!("{}/{}", row[1], row[3]);
+        (name, format!("{}{admin}", row[18]))
     });
     servers.collect()
 }
@@ -200,16 +192,13 @@ pub async fn client(seen: Seen, service: &'static str, port: u16) {
                 seen.with(|seen| seen.answers += 1);
                 sleep(Duration::from_millis(200)).await;
             }
-            let span = Span::new(well, seen.now());
-            let service = service.to_owned();
-            seen.with(|seen| {
-                seen.cuts.push(Cut {
-                    opened,
-                    span,
-                    service,
-                    container,
-                })
-            });
+            let cut = Cut {
+                opened,
+                span: Span::new(well, seen.now()),
+                service: service.to_owned(),
+                container,
+            };
+            seen.with(|seen| seen.cuts.push(cut));
         }
         sleep(Duration::from_millis(200)).await;
     }
@@ -218,11 +207,8 @@ pub async fn client(seen: Seen, service: &'static str, port: u16) {
 /// Each Redis is told its number in the name of its pid file.
 async fn dial(port: u16) -> Option<(BufReader<TcpStream>, usize)> {
     let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await.ok()?);
-    stream
-        .get_mut()
-        .write_all(b"CONFIG GET pidfile\r\n")
-        .await
-        .ok()?;
+    let question = b"CONFIG GET pidfile\r\n";
+    stream.get_mut().write_all(question).await.ok()?;
     let mut line = String::new();
     while !line.starts_with("/c") {
         line.clear();

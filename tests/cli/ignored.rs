@@ -91,23 +91,15 @@ fn a_secure_transport_is_never_plain_text_instead() {
 
 #[test]
 fn a_context_of_docker_is_not_used_and_that_is_said() {
-    let line = explain()
-        .environment("DOCKER_CONTEXT", "remote")
-        .warns_once_of("DOCKER_CONTEXT");
+    let in_context = |usage: Usage, name| usage.environment("DOCKER_CONTEXT", name);
+    let line = in_context(explain(), "remote").warns_once_of("DOCKER_CONTEXT");
     assert!(line.contains("unix:///var/run/docker.sock"), "{line}");
-    let explain_there = |host: &str| explain().with("--docker-host", host);
-    // docker has it so, too: a host beats a context.
-    let named = explain_there("unix:///no/docker.sock");
-    named
-        .environment("DOCKER_CONTEXT", "remote")
-        .warns_of_nothing();
+    // In docker, too, a host takes precedence over a context.
+    let named = explain().with("--docker-host", "unix:///no/docker.sock");
+    in_context(named, "remote").warns_of_nothing();
     let named = explain().environment("DOCKER_HOST", "unix:///no/docker.sock");
-    named
-        .environment("DOCKER_CONTEXT", "remote")
-        .warns_of_nothing();
+    in_context(named, "remote").warns_of_nothing();
     for same in ["default", ""] {
-        explain()
-            .environment("DOCKER_CONTEXT", same)
-            .warns_of_nothing();
+        in_context(explain(), same).warns_of_nothing();
     }
 }

@@ -1,6 +1,6 @@
-//! Wrong usage: one line that names the option, exit status 2, and nobody is asked for anything.
+//! Wrong usage: one line that names the option, exit status 2, and no connection to etcd or Docker.
 //!
-//! Needs no server: two sockets that nobody serves notice whether sidekick knocks.
+//! Needs no server: two sockets without one show whether sidekick connects.
 
 // A test that can't go on panics, and says where.
 #![allow(clippy::expect_used, clippy::panic, unreachable_pub)]
@@ -15,42 +15,44 @@ mod usage;
 use files::Files;
 use usage::Usage;
 
+fn announce_refuses(option: &str, value: &str) {
+    Usage::announce().with(option, value).complains_of(option);
+}
+
+fn explain_refuses(option: &str, value: &str) {
+    Usage::explain().with(option, value).complains_of(option);
+}
+
+/// `sidekick announce` with these options.
+fn announce_with(options: &[(&str, &str)]) -> Usage {
+    let options = options.iter();
+    options.fold(Usage::announce(), |usage, (name, value)| {
+        usage.with(name, value)
+    })
+}
+
 #[test]
 fn an_interval_must_be_shorter_than_the_ttl() {
     for (ttl, interval) in [("60s", "60s"), ("60", "61"), ("1m", "1m1s"), ("45s", "45s")] {
-        Usage::announce()
-            .with("--ttl", ttl)
-            .with("--interval", interval)
-            .complains_of("--interval");
+        announce_with(&[("--ttl", ttl), ("--interval", interval)]).complains_of("--interval");
     }
     // The default interval is 45 s.
-    Usage::announce()
-        .with("--ttl", "30s")
-        .complains_of("--interval");
+    announce_with(&[("--ttl", "30s")]).complains_of("--interval");
 }
 
 #[test]
 fn a_ttl_has_two_seconds_at_least() {
     for ttl in ["1s", "1", "0", "1999ms"] {
-        Usage::announce()
-            .with("--ttl", ttl)
-            .with("--interval", "1s")
-            .complains_of("--ttl");
+        announce_with(&[("--ttl", ttl), ("--interval", "1s")]).complains_of("--ttl");
     }
 }
 
 #[test]
 fn a_duration_must_be_one() {
     for duration in ["soon", "", "1 potato", "99999999999999999999s"] {
-        Usage::announce()
-            .with("--ttl", duration)
-            .complains_of("--ttl");
-        Usage::announce()
-            .with("--interval", duration)
-            .complains_of("--interval");
-        Usage::announce()
-            .with("--docker-grace", duration)
-            .complains_of("--docker-grace");
+        for option in ["--ttl", "--interval", "--docker-grace"] {
+            announce_refuses(option, duration);
+        }
     }
     Usage::announce().word("--ttl=-5s").complains_of("--ttl");
 }
@@ -71,8 +73,8 @@ fn a_key_has_no_empty_part_no_space_no_control_character_and_no_dots() {
         "/services/../redis@1",
         "/services/redis/..",
     ] {
-        Usage::announce().with("--key", key).complains_of("--key");
-        Usage::explain().with("--key", key).complains_of("--key");
+        announce_refuses("--key", key);
+        explain_refuses("--key", key);
     }
 }
 
@@ -112,10 +114,8 @@ fn a_port_is_from_1_to_65535() {
     for port in [
         "0", "65536", "x", "", "6379/", "/tcp", "6379/ftp", "1e3", " 6379",
     ] {
-        Usage::announce()
-            .with("--port", port)
-            .complains_of("--port");
-        Usage::explain().with("--port", port).complains_of("--port");
+        announce_refuses("--port", port);
+        explain_refuses("--port", port);
     }
     Usage::announce().word("--port=-1").complains_of("--port");
 }
@@ -136,10 +136,8 @@ fn a_host_is_not_loopback_not_empty_and_holds_no_white_space() {
         "worker\t1",
         "worker\n1",
     ] {
-        Usage::announce()
-            .with("--host", host)
-            .complains_of("--host");
-        Usage::explain().with("--host", host).complains_of("--host");
+        announce_refuses("--host", host);
+        explain_refuses("--host", host);
     }
 }
 
@@ -197,34 +195,26 @@ fn an_endpoint_is_a_url() {
         "http://127.0.0.1:2379,",
         "http://127.0.0.1:2379,no url",
     ] {
-        Usage::announce()
-            .with("--etcd-endpoints", endpoints)
-            .complains_of("--etcd-endpoints");
+        announce_refuses("--etcd-endpoints", endpoints);
     }
 }
 
 #[test]
 fn docker_over_tls_is_refused_and_never_plain_text_instead() {
     let url = |usage: &Usage| format!("tcp://{}", usage.address());
+    // The second is docker's own variable for TLS without a verification.
+    for variable in ["DOCKER_TLS_VERIFY", "DOCKER_TLS"] {
+        let usage = Usage::announce().without("--docker-host");
+        let host = url(&usage);
+        let usage = usage.environment("DOCKER_HOST", &host);
+        usage.environment(variable, "1").complains_of(variable);
+    }
     let usage = Usage::announce().without("--docker-host");
     let host = url(&usage);
+    let usage = usage.environment("DOCKER_TLS_VERIFY", "1");
     usage
-        .environment("DOCKER_TLS_VERIFY", "1")
-        .environment("DOCKER_HOST", &host)
-        .complains_of("DOCKER_TLS_VERIFY");
-    let usage = Usage::announce().without("--docker-host");
-    let host = url(&usage);
-    usage
-        .environment("DOCKER_TLS_VERIFY", "1")
         .with("--docker-host", &host)
         .complains_of("DOCKER_TLS_VERIFY");
-    let usage = Usage::announce().without("--docker-host");
-    let host = url(&usage);
-    // docker's own variable for TLS without a verification.
-    usage
-        .environment("DOCKER_TLS", "1")
-        .environment("DOCKER_HOST", &host)
-        .complains_of("DOCKER_TLS");
 }
 
 #[test]
@@ -236,9 +226,7 @@ fn a_docker_host_is_a_socket_or_an_address() {
         "tcp://",
         "tcp://127.0.0.1",
     ] {
-        Usage::announce()
-            .with("--docker-host", host)
-            .complains_of("--docker-host");
+        announce_refuses("--docker-host", host);
     }
 }
 
@@ -252,34 +240,25 @@ fn a_bad_variable_names_its_option() {
         ("SIDEKICK_LOG_FORMAT", "xml", "--log-format"),
         ("SIDEKICK_LOG_LEVEL", "loud", "--log-level"),
     ] {
-        Usage::announce()
-            .environment(variable, value)
-            .complains_of(option);
+        let usage = Usage::announce().environment(variable, value);
+        usage.complains_of(option);
     }
-    Usage::announce()
-        .without("--host")
-        .environment("SIDEKICK_HOST", "localhost")
-        .complains_of("--host");
-    Usage::announce()
-        .without("--key")
-        .environment("SIDEKICK_KEY", "/a//b")
-        .complains_of("--key");
-    Usage::announce()
-        .without("--etcd-endpoints")
-        .environment("ETCDCTL_ENDPOINTS", "no url")
-        .complains_of("--etcd-endpoints");
-    Usage::announce()
-        .without("--docker-host")
-        .environment("DOCKER_HOST", "ssh://a")
-        .complains_of("--docker-host");
-    Usage::announce()
-        .environment("ETCDCTL_CACERT", "/nowhere/ca.crt")
-        .cannot_use_the_file_of("--etcd-cacert");
+    for (variable, value, option) in [
+        ("SIDEKICK_HOST", "localhost", "--host"),
+        ("SIDEKICK_KEY", "/a//b", "--key"),
+        ("ETCDCTL_ENDPOINTS", "no url", "--etcd-endpoints"),
+        ("DOCKER_HOST", "ssh://a", "--docker-host"),
+    ] {
+        let usage = Usage::announce().without(option);
+        usage.environment(variable, value).complains_of(option);
+    }
+    let usage = Usage::announce().environment("ETCDCTL_CACERT", "/nowhere/ca.crt");
+    usage.cannot_use_the_file_of("--etcd-cacert");
 }
 
 #[test]
 fn an_unknown_option_is_named() {
-    Usage::announce().with("--tll", "60s").complains_of("--tll");
+    announce_refuses("--tll", "60s");
 }
 
 #[test]
@@ -301,14 +280,11 @@ fn no_secret_is_repeated_in_a_complaint() {
 fn a_password_in_a_url_is_refused_and_not_repeated() {
     for password in ["hunter2", "hun,hunter2", "http://hunter2", "hunter2@"] {
         let login = format!("root:{password}@127.0.0.1:2379");
-        for url in [
-            &format!("http://{login}"),
-            &format!("https://{login}"),
-            &login,
-        ] {
-            let as_option = Usage::announce().with("--etcd-endpoints", url);
+        for scheme in ["http://", "https://", ""] {
+            let url = format!("{scheme}{login}");
+            let as_option = Usage::announce().with("--etcd-endpoints", &url);
             let as_variable = Usage::announce().without("--etcd-endpoints");
-            let as_variable = as_variable.environment("ETCDCTL_ENDPOINTS", url);
+            let as_variable = as_variable.environment("ETCDCTL_ENDPOINTS", &url);
             for usage in [as_option, as_variable] {
                 let complaint = usage.complains_of("--etcd-endpoints");
                 assert!(!complaint.contains("hunter2"), "{complaint}");
@@ -331,14 +307,10 @@ fn help_shows_no_value_that_may_hold_a_password() {
     let mut shown = Vec::new();
     for job in ["announce", "agent", "list", "explain"] {
         let mut usage = Usage::of(&[job, "--help"]);
-        for variable in [
-            "ETCDCTL_ENDPOINTS",
-            "ETCDCTL_USER",
-            "ETCDCTL_PASSWORD",
-            "DOCKER_HOST",
-        ] {
-            usage = usage.environment(variable, "tcp://root:hunter2@a");
+        for variable in ["ENDPOINTS", "USER", "PASSWORD"] {
+            usage = usage.environment(&format!("ETCDCTL_{variable}"), "tcp://root:hunter2@a");
         }
+        usage = usage.environment("DOCKER_HOST", "tcp://root:hunter2@a");
         shown.extend(usage.run().stdout);
     }
     let shown = String::from_utf8_lossy(&shown);
@@ -352,9 +324,8 @@ fn a_password_on_the_command_line_is_refused() {
         ("--etcd-user", "root:hunter2"),
         ("--etcd-password-from-environment", "hunter2"),
     ] {
-        let complaint = Usage::announce()
-            .with(option, value)
-            .complains_of("--etcd-user");
+        let usage = Usage::announce().with(option, value);
+        let complaint = usage.complains_of("--etcd-user");
         assert!(!complaint.contains("hunter2"), "{complaint}");
     }
 }
@@ -362,44 +333,32 @@ fn a_password_on_the_command_line_is_refused() {
 #[test]
 fn good_usage_goes_to_work() {
     Usage::announce().goes_to_work();
-    Usage::announce()
-        .with("--ttl", "60")
-        .with("--interval", "45")
-        .goes_to_work();
-    Usage::announce()
-        .with("--ttl", "1m30s")
-        .with("--interval", "1m")
-        .goes_to_work();
-    Usage::announce()
-        .with("--ttl", "2s")
-        .with("--interval", "1s")
-        .goes_to_work();
-    Usage::announce()
-        .with("--docker-grace", "forever")
-        .goes_to_work();
-    Usage::announce().with("--docker-grace", "0").goes_to_work();
-    Usage::announce().with("--port", "1").goes_to_work();
-    Usage::announce().with("--port", "65535/udp").goes_to_work();
-    Usage::announce().with("--host", "10.0.0.1").goes_to_work();
-    Usage::announce()
-        .with("--host", "2001:db8::1")
-        .goes_to_work();
-    Usage::announce()
-        .with("--etcd-endpoints", "127.0.0.1:1,http://[::1]:1,https.test")
-        .goes_to_work();
+    for (ttl, interval) in [("60", "45"), ("1m30s", "1m"), ("2s", "1s")] {
+        announce_with(&[("--ttl", ttl), ("--interval", interval)]).goes_to_work();
+    }
+    for (option, value) in [
+        ("--docker-grace", "forever"),
+        ("--docker-grace", "0"),
+        ("--port", "1"),
+        ("--port", "65535/udp"),
+        ("--host", "10.0.0.1"),
+        ("--host", "2001:db8::1"),
+        ("--etcd-endpoints", "127.0.0.1:1,http://[::1]:1,https.test"),
+    ] {
+        announce_with(&[(option, value)]).goes_to_work();
+    }
     // A Unix socket needs no TLS, whatever a person's shell has set for other machines.
-    Usage::announce()
-        .environment("DOCKER_TLS_VERIFY", "1")
-        .goes_to_work();
+    let usage = Usage::announce().environment("DOCKER_TLS_VERIFY", "1");
+    usage.goes_to_work();
 }
 
 /// The last line of a command that asks once: a person gets no page of retries to read.
 #[test]
 fn who_cannot_be_asked_is_named() {
-    let nobody = "http://127.0.0.1:1";
+    let closed = "http://127.0.0.1:1";
     for words in [&["list"][..], &["agent", "--dry-run"]] {
-        let usage = Usage::of(words).with("--etcd-endpoints", nobody);
-        usage.fails_with(&format!("cannot read from etcd ({nobody}): "));
+        let usage = Usage::of(words).with("--etcd-endpoints", closed);
+        usage.fails_with(&format!("cannot read from etcd ({closed}): "));
     }
     for words in [&["explain", "redis1"][..], &["explain", "--all"]] {
         let usage = Usage::of(words).with("--docker-host", "unix:///no/docker.sock");
@@ -409,18 +368,10 @@ fn who_cannot_be_asked_is_named() {
 
 #[test]
 fn help_and_version_are_no_mistakes() {
-    for words in [
-        &["--help"][..],
-        &["--version"],
-        &["announce", "--help"],
-        &["explain", "--help"],
-    ] {
-        let output = Usage::of(words).run();
-        assert_eq!(output.status.code(), Some(0), "sidekick {words:?}");
-        assert!(
-            !output.stdout.is_empty(),
-            "sidekick {words:?} prints to stdout"
-        );
-        assert!(output.stderr.is_empty(), "sidekick {words:?} complains");
+    for words in ["--help", "--version", "announce --help", "explain --help"] {
+        let output = Usage::of(&words.split(' ').collect::<Vec<_>>()).run();
+        assert_eq!(output.status.code(), Some(0), "sidekick {words}");
+        assert!(!output.stdout.is_empty(), "no output of sidekick {words}");
+        assert!(output.stderr.is_empty(), "sidekick {words} complains");
     }
 }

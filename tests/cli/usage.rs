@@ -41,18 +41,12 @@ impl Usage {
         let usage = Usage::explain()
             .with("--key", "/services/redis/redis@1")
             .with("--host", "worker-1.test");
-        Usage {
-            words: vec!["announce".to_owned(), "redis1".to_owned()],
-            ..usage
-        }
+        usage.by("announce redis1")
     }
 
     /// `sidekick announce --all` with all it needs.
     pub fn announce_all() -> Usage {
-        Usage {
-            words: vec!["announce".to_owned(), "--all".to_owned()],
-            ..Usage::announce().without("--key")
-        }
+        Usage::announce().without("--key").by("announce --all")
     }
 
     /// `sidekick explain redis1` with all it needs.
@@ -67,10 +61,7 @@ impl Usage {
 
     /// `sidekick explain --all` with all it needs.
     pub fn explain_all() -> Usage {
-        Usage {
-            words: vec!["explain".to_owned(), "--all".to_owned()],
-            ..Usage::explain()
-        }
+        Usage::explain().by("explain --all")
     }
 
     /// `sidekick list` with all it needs.
@@ -89,18 +80,19 @@ impl Usage {
 
     /// `sidekick agent --dry-run` with all it needs, which is no HAProxy.
     pub fn agent() -> Usage {
-        Usage {
-            words: vec!["agent".to_owned(), "--dry-run".to_owned()],
-            ..Usage::list()
-        }
+        Usage::list().by("agent --dry-run")
+    }
+
+    /// The same options after other words.
+    fn by(mut self, words: &str) -> Usage {
+        self.words = words.split(' ').map(str::to_owned).collect();
+        self
     }
 
     /// Where the TCP socket listens.
     pub fn address(&self) -> String {
-        self.etcd
-            .local_addr()
-            .expect("a bound socket has an address")
-            .to_string()
+        let address = self.etcd.local_addr();
+        address.expect("a bound socket has an address").to_string()
     }
 
     /// Sets an option, instead of what it was.
@@ -128,7 +120,7 @@ impl Usage {
         self
     }
 
-    /// Ends at once with one line that names `culprit`, and has asked nobody; returns the line.
+    /// Ends at once with one line that names `culprit`, and has dialled neither etcd nor Docker; returns the line.
     pub fn complains_of(self, culprit: &str) -> String {
         self.refuses(culprit, 2)
     }
@@ -149,17 +141,12 @@ impl Usage {
         assert_eq!(stderr.lines().count(), 1, "one line from {told}");
         assert!(stderr.contains(culprit), "{culprit} is not named by {told}");
         assert_eq!(stdout, "", "nothing on stdout from {told}");
-        self.etcd
-            .set_nonblocking(true)
-            .expect("a socket can be polled");
-        self.docker
-            .set_nonblocking(true)
-            .expect("a socket can be polled");
-        let nobody = |knock: ErrorKind| {
-            assert_eq!(knock, ErrorKind::WouldBlock, "somebody was asked by {told}")
-        };
-        nobody(self.etcd.accept().expect_err("etcd was asked").kind());
-        nobody(self.docker.accept().expect_err("Docker was asked").kind());
+        let polled = "a socket can be polled";
+        self.etcd.set_nonblocking(true).expect(polled);
+        self.docker.set_nonblocking(true).expect(polled);
+        let etcd = self.etcd.accept().expect_err("etcd was dialled").kind();
+        let docker = self.docker.accept().expect_err("Docker was dialled").kind();
+        assert_eq!([etcd, docker], [ErrorKind::WouldBlock; 2], "{told}");
         stderr
     }
 
@@ -172,7 +159,7 @@ impl Usage {
         let last = stderr.lines().last().unwrap_or_default();
         assert!(
             last.contains(words),
-            "{words} isn't in the last line of {told}"
+            "{words} isn't in the last line: {told}"
         );
     }
 
@@ -223,14 +210,9 @@ impl Usage {
         let asked = answer.recv_timeout(Duration::from_secs(10));
         child.kill().expect("sidekick cannot be killed");
         child.wait().expect("sidekick cannot be waited for");
-        assert_eq!(
-            asked,
-            Ok(true),
-            "{:?} {:?} {:?} was to go to work",
-            self.words,
-            self.options,
-            self.environment
-        );
+        let (words, options, environment) = (&self.words, &self.options, &self.environment);
+        let told = format!("{words:?} {options:?} {environment:?} was to go to work");
+        assert_eq!(asked, Ok(true), "{told}");
     }
 
     /// Runs it to its end, which comes at once.

@@ -1,10 +1,10 @@
 //! What an operator does by hand to the shipped units: `docker restart`, a stop at a bad moment, an instance taken out of
 //! service, a wrong option; and a machine on which the units' user names are taken.
 
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use crate::harness::{Cluster, Machine, SOON};
-use crate::login::is_nobody;
+use crate::harness::{Cluster, Machine, SOON, unix_seconds};
+use crate::login::is_unprivileged;
 use sidekick_harness::blocking::{eventually, never_for};
 use sidekick_harness::secs;
 
@@ -21,7 +21,7 @@ pub fn docker_restart_costs_no_stop_timeout(cluster: &Cluster) {
     for _ in 0..RESTARTS {
         let (asked, since) = (Instant::now(), unix_seconds());
         let container = worker.container("redis1");
-        // May be told that the container is being removed: redis@1 is as quick as that.
+        // The command may fail because redis@1 already removes the container.
         drop(worker.try_run(&["docker", "restart", "redis1"]));
         eventually(SOON, "another container answers", || {
             let now = worker.container("redis1");
@@ -30,17 +30,14 @@ pub fn docker_restart_costs_no_stop_timeout(cluster: &Cluster) {
         let outage = asked.elapsed();
         let signals = signals(worker, since);
         let terms = signals.iter().filter(|signal| *signal == "15").count();
-        assert_eq!(
-            terms, 1,
-            "docker restart sends the one SIGTERM: {signals:?}"
-        );
+        assert_eq!(terms, 1, "docker restart sends one SIGTERM: {signals:?}");
         assert!(outage < STOP_TIMEOUT, "an outage of {outage:?}");
         longest = longest.max(outage);
-        eventually(SOON, "the key is there", || cluster.announced_by(worker));
+        cluster.is_announced_by(worker);
     }
+    let longest = longest.as_secs_f32();
     println!(
-        "    docker restart: another Redis answers after {:.1} s at most, n {RESTARTS}",
-        longest.as_secs_f32()
+        "    docker restart: another Redis answers after {longest:.1} s at most, n {RESTARTS}"
     );
 }
 
@@ -66,7 +63,7 @@ pub fn stop_in_any_phase_leaves_no_container(cluster: &Cluster) {
         });
         assert_eq!(cluster.key(), None, "the key outlived systemctl stop");
         worker.start("redis@1");
-        eventually(SOON, "the key is there", || cluster.announced_by(worker));
+        cluster.is_announced_by(worker);
     }
     let at_once = "systemctl start redis@1; systemctl stop redis@1";
     worker.stop("redis@1");
@@ -75,7 +72,7 @@ pub fn stop_in_any_phase_leaves_no_container(cluster: &Cluster) {
         worker.container("redis1").is_some()
     });
     worker.start("redis@1");
-    eventually(SOON, "the key is there", || cluster.announced_by(worker));
+    cluster.is_announced_by(worker);
 }
 
 /// DynamicUser= takes a user of its name where the machine has one: Debian's redis-server brings `redis`.
@@ -88,10 +85,10 @@ pub fn no_unit_takes_the_user_of_a_package(cluster: &Cluster) {
     redis.start("redis@1");
     all.start("sidekick");
     let docker = Some("docker");
-    eventually(SOON, "the key is there", || cluster.announced_by(redis));
-    is_nobody(redis, "redis@1", docker, "0000000000000000");
-    is_nobody(redis, "redis-discovery@1", docker, "0000000000000000");
-    is_nobody(all, "sidekick", docker, "0000000000000000");
+    cluster.is_announced_by(redis);
+    is_unprivileged(redis, "redis@1", docker, "0000000000000000");
+    is_unprivileged(redis, "redis-discovery@1", docker, "0000000000000000");
+    is_unprivileged(all, "sidekick", docker, "0000000000000000");
     all.stop("sidekick");
     for (machine, user) in [(redis, "redis"), (all, "sidekick")] {
         machine.run(&["userdel", user]);
@@ -104,14 +101,14 @@ pub fn masked_stays_out_while_redis_restarts(cluster: &Cluster) {
     let worker = &cluster.worker1;
     worker.stop("redis-discovery@1");
     worker.systemctl("restart", "redis@1");
-    eventually(SOON, "it is back", || cluster.announced_by(worker));
+    cluster.is_announced_by(worker);
 
     let said = commands_of_the_comment();
     let [mask, back] = [&said[0], &said[1]];
     worker.run(&["bash", "-c", mask]);
     stays_out_while_redis_restarts(cluster);
     worker.run(&["bash", "-c", back]);
-    eventually(SOON, "it is back", || cluster.announced_by(worker));
+    cluster.is_announced_by(worker);
 }
 
 /// As fleet does it (coreos/fleet, systemd/manager.go): a unit that is loaded is a file of its own, enabled and linked in
@@ -132,14 +129,14 @@ pub fn unloaded_from_fleet_stays_out_while_redis_restarts(cluster: &Cluster) {
     worker.run(&["mkdir", "-p", "/run/fleet/units"]);
     worker.run(&["mv", template, "/run/fleet/template"]);
     worker.run(&["bash", "-ec", load]);
-    eventually(SOON, "it is back", || cluster.announced_by(worker));
+    cluster.is_announced_by(worker);
     worker.stop("redis-discovery@1"); // fleetctl stop
     worker.systemctl("restart", "redis@1");
-    eventually(SOON, "it is back", || cluster.announced_by(worker));
+    cluster.is_announced_by(worker);
     worker.run(&["bash", "-ec", unload]);
     stays_out_while_redis_restarts(cluster);
     worker.run(&["bash", "-ec", load]);
-    eventually(SOON, "it is back", || cluster.announced_by(worker));
+    cluster.is_announced_by(worker);
     worker.run(&["bash", "-ec", unload]);
     worker.run(&["mv", "/run/fleet/template", template]);
     worker.run(&["systemctl", "daemon-reload"]);
@@ -184,7 +181,7 @@ pub fn wrong_option_is_said_once(cluster: &Cluster) {
     agent.stop("sidekick-agent");
 }
 
-/// Redis is restarted by an operator, and restarts by itself; redis-discovery@1 is out through both.
+/// An operator restarts Redis, and then its unit does after a kill; redis-discovery@1 stays out through both.
 #[track_caller]
 fn stays_out_while_redis_restarts(cluster: &Cluster) {
     let worker = &cluster.worker1;
@@ -211,10 +208,8 @@ fn stays_out_while_redis_restarts(cluster: &Cluster) {
 fn commands_of_the_comment() -> Vec<String> {
     let unit = std::fs::read_to_string("systemd/redis-discovery@.service");
     let unit = unit.expect("the unit is there");
-    let commands = unit
-        .lines()
-        .filter_map(|line| line.strip_prefix("#   "))
-        .filter(|line| line.starts_with("systemctl "));
+    let comments = unit.lines().filter_map(|line| line.strip_prefix("#   "));
+    let commands = comments.filter(|line| line.starts_with("systemctl "));
     commands.map(str::to_owned).collect()
 }
 
@@ -225,11 +220,4 @@ fn signals(machine: &Machine, since: f64) -> Vec<String> {
     let mut events = vec!["docker", "events", "--since", &since, "--until", &until];
     events.extend(["--filter", "event=kill", "--format", format]);
     machine.run(&events).lines().map(str::to_owned).collect()
-}
-
-fn unix_seconds() -> f64 {
-    UNIX_EPOCH
-        .elapsed()
-        .expect("a time after 1970")
-        .as_secs_f64()
 }

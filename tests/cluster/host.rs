@@ -11,24 +11,14 @@ use sidekick_harness::secs;
 
 const KEYS: [&str; 2] = ["/services/redis/redis@2", "/services/cache/two@worker2"];
 
-/// Two containers on worker2, which nobody but Docker and sidekick.service looks after.
+/// Two containers on worker2, with a restart policy and without units.
 pub fn one_sidekick_for_a_whole_host(cluster: &Cluster) {
     let machine = &cluster.worker2;
-    run_redis(
-        machine,
-        "one",
-        "6379:6379",
-        &[
-            "--label=sidekick.service=redis",
-            "--label=sidekick.instance=redis@2",
-        ],
-    );
-    run_redis(
-        machine,
-        "two",
-        "6380:6379",
-        &["--label=sidekick.service=cache"],
-    );
+    let run = "docker run --detach --restart=always";
+    let one = "--label=sidekick.service=redis --label=sidekick.instance=redis@2";
+    machine.run_words(&format!("{run} --name one --publish 6379:6379 {one} redis"));
+    let two = "--label=sidekick.service=cache";
+    machine.run_words(&format!("{run} --name two --publish 6380:6379 {two} redis"));
     machine.systemctl("enable", "sidekick");
     machine.start("sidekick"); // returns when it said READY=1
     announced(cluster, &KEYS);
@@ -44,8 +34,8 @@ pub fn one_sidekick_for_a_whole_host(cluster: &Cluster) {
     let from = cluster.etcd.revision();
     machine.signal("sidekick", "KILL");
     eventually(SOON, "it has taken both over", || {
-        KEYS.iter()
-            .all(|key| !cluster.history_of(key, from).is_empty())
+        let put = |key: &&str| !cluster.history_of(key, from).is_empty();
+        KEYS.iter().all(put)
     });
     // Past the end of the lease that the killed one had.
     never_for(TTL + secs(2), "a key is gone", || there(cluster) != KEYS);
@@ -53,10 +43,8 @@ pub fn one_sidekick_for_a_whole_host(cluster: &Cluster) {
     let (from, rebooted) = (cluster.etcd.revision(), Instant::now());
     machine.reboot();
     announced(cluster, &KEYS);
-    println!(
-        "    both keys back {:.1} s after a reboot was asked for",
-        rebooted.elapsed().as_secs_f32()
-    );
+    let seconds = rebooted.elapsed().as_secs_f32();
+    println!("    both keys back {seconds:.1} s after a reboot was asked for");
     gone_before_it_ended(cluster, machine, from);
 
     machine.run(&["docker", "rm", "--force", "one", "two"]);
@@ -65,36 +53,18 @@ pub fn one_sidekick_for_a_whole_host(cluster: &Cluster) {
     machine.systemctl("disable", "sidekick");
 }
 
-fn run_redis(machine: &Machine, name: &str, port: &str, labels: &[&str]) {
-    let run = [
-        "docker",
-        "run",
-        "--detach",
-        "--restart=always",
-        "--name",
-        name,
-        "--publish",
-        port,
-    ];
-    machine.run(&[&run, labels, &["redis"]].concat());
-}
-
 /// Those of [`KEYS`] that are there.
 fn there(cluster: &Cluster) -> Vec<&'static str> {
-    KEYS.into_iter()
-        .filter(|key| cluster.etcd.get(key).is_some())
-        .collect()
+    let there = |key: &&str| cluster.etcd.get(key).is_some();
+    KEYS.into_iter().filter(there).collect()
 }
 
 #[track_caller]
 fn announced(cluster: &Cluster, keys: &[&str]) {
     eventually(SOON, "each key names worker2", || {
-        let values = keys
-            .iter()
-            .map(|key| cluster.etcd.get(key).unwrap_or_default());
-        values
-            .into_iter()
-            .all(|value| value.contains(r#""host":"worker2""#))
+        let values = keys.iter().filter_map(|key| cluster.etcd.get(key));
+        let named = values.filter(|value| value.contains(r#""host":"worker2""#));
+        named.count() == keys.len()
     });
 }
 
@@ -105,18 +75,9 @@ fn gone_before_it_ended(cluster: &Cluster, machine: &Machine, from: i64) {
     let ended = OffsetDateTime::parse(&ended, &Rfc3339).expect("FinishedAt is a time");
     let ended = (ended - OffsetDateTime::from(UNIX_EPOCH)).as_seconds_f64();
     let history = cluster.history_of(KEYS[0], from);
-    let gone = history
-        .iter()
-        .find(|change| change.put.is_none())
-        .expect("the key was gone in between");
-    let gone = gone
-        .at
-        .duration_since(UNIX_EPOCH)
-        .expect("a time after 1970")
-        .as_secs_f64();
+    let gone = history.iter().find(|change| change.put.is_none());
+    let gone = gone.expect("the key was gone in between").unix_seconds();
     assert!(gone < ended, "key gone at {gone}, container at {ended}");
-    println!(
-        "    key gone {:.0} ms before its container",
-        (ended - gone) * 1e3
-    );
+    let ms = (ended - gone) * 1e3;
+    println!("    key gone {ms:.0} ms before its container");
 }

@@ -13,8 +13,8 @@ const PASSWORD: &str = "correct:horse";
 /// A container of worker2 that sidekick.service announces.
 const LABELLED: &str = "/services/redis/labelled@worker2";
 
-/// redis-discovery@, sidekick, and sidekick-agent with either HAProxy. What etcd lets their user do is enough, they
-/// are nobody in particular, and nobody who looks at them from outside learns the password.
+/// redis-discovery@, sidekick, and sidekick-agent with either HAProxy. The rights of their user in etcd are enough, they
+/// run as dynamic users, and no other user can read the password from outside.
 pub fn every_unit_logs_in_with_a_password_that_only_root_may_read(cluster: &Cluster) {
     let (announcer, all) = (&cluster.worker1, &cluster.worker2);
     let (attached, agent) = (&cluster.haproxy, &cluster.members[1]);
@@ -34,22 +34,13 @@ pub fn every_unit_logs_in_with_a_password_that_only_root_may_read(cluster: &Clus
     let refused = refused.expect_err("a stranger may write");
     assert!(refused.contains("user name is empty"), "{refused}");
 
-    all.run(&[
-        "docker",
-        "run",
-        "--detach",
-        "--name=labelled",
-        "--publish=6379:6379",
-        "--label=sidekick.service=redis",
-        "redis",
-    ]);
+    all.run_words("docker run --detach --name=labelled --publish=6379:6379 --label=sidekick.service=redis redis");
     for (machine, unit, _) in units {
         machine.systemctl("restart", unit); // returns when it said READY=1
     }
-    eventually(SOON, "the key is there", || cluster.announced_by(announcer));
-    eventually(SOON, "so is the labelled container's", || {
-        cluster.etcd.get(LABELLED)
-    });
+    cluster.is_announced_by(announcer);
+    let labelled = || cluster.etcd.get(LABELLED);
+    eventually(SOON, "the labelled container's key is there", labelled);
     for machine in [attached, agent] {
         eventually(SOON, "the agent serves both", || {
             let status = machine.property("sidekick-agent", "StatusText");
@@ -58,12 +49,10 @@ pub fn every_unit_logs_in_with_a_password_that_only_root_may_read(cluster: &Clus
     }
     // What an agent served before its restart and doesn't find has left just now; with what goes within
     // 2 s of that it would be a crowd, and be held.
-    never_for(secs(3), "an agent holds somebody", || {
+    never_for(secs(3), "an agent holds an instance", || {
         let status = |machine: &&Machine| machine.property("sidekick-agent", "StatusText");
-        [attached, agent]
-            .iter()
-            .map(status)
-            .any(|status| status.contains(" held"))
+        let statuses = [&attached, &agent].map(status);
+        statuses.iter().any(|status| status.contains(" held"))
     });
     // The labelled one goes with its container, the other one with its sidekick, and HAProxy hears of both.
     all.run(&["docker", "rm", "--force", "labelled"]);
@@ -74,15 +63,13 @@ pub fn every_unit_logs_in_with_a_password_that_only_root_may_read(cluster: &Clus
         !cluster.worker().complaints(gone).is_empty()
     });
     announcer.start("redis-discovery@1");
-    eventually(SOON, "the worker prints bar", || {
-        cluster.worker().bar_since(Instant::now() - secs(1))
-    });
+    cluster.prints_bar(Instant::now() - secs(1));
 
     let docker = Some("docker");
-    is_nobody(announcer, "redis-discovery@1", docker, "0000000000000000");
-    is_nobody(announcer, "redis@1", docker, "0000000000000000");
-    is_nobody(all, "sidekick", docker, "0000000000000000");
-    is_nobody(agent, "sidekick-agent", None, "0000000000000400"); // CAP_NET_BIND_SERVICE
+    is_unprivileged(announcer, "redis-discovery@1", docker, "0000000000000000");
+    is_unprivileged(announcer, "redis@1", docker, "0000000000000000");
+    is_unprivileged(all, "sidekick", docker, "0000000000000000");
+    is_unprivileged(agent, "sidekick-agent", None, "0000000000000400"); // CAP_NET_BIND_SERVICE
     for (machine, unit, _) in units {
         keeps_the_password(machine, unit);
     }
@@ -125,7 +112,7 @@ fn give_password(machine: &Machine, file: &str) {
 
 /// A unit's main process: of a user that systemd made up, with this one group besides its own, and these capabilities.
 #[track_caller]
-pub fn is_nobody(machine: &Machine, unit: &str, group: Option<&str>, capabilities: &str) {
+pub fn is_unprivileged(machine: &Machine, unit: &str, group: Option<&str>, capabilities: &str) {
     let process = machine.property(unit, "MainPID");
     let status = machine.run(&["cat", &format!("/proc/{process}/status")]);
     let words = |name: &str| -> Vec<&str> {

@@ -8,7 +8,7 @@
 //! `make cluster` and `make test` call it. DEBIAN=13 has machines of Debian 13. One boot serves all scenarios; each
 //! leaves the cluster as it found it.
 
-// A scenario that can't go on panics, and says where; nobody links against its items.
+// A scenario that can't go on panics, and says where; no other crate uses its items.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -98,11 +98,8 @@ fn main() -> ExitCode {
         worker: PathBuf::from(worker),
         debian: PathBuf::from(debian),
     });
-    println!(
-        "{} ({:.0} s)",
-        cluster.describe(),
-        began.elapsed().as_secs_f32()
-    );
+    let seconds = began.elapsed().as_secs_f32();
+    println!("{} ({seconds:.0} s)", cluster.describe());
     let done = if names == ["--stay"] {
         stay::stay(&cluster);
         true
@@ -134,17 +131,11 @@ fn run(cluster: &Cluster, names: &[String]) -> bool {
             cluster.journals(began);
             return false;
         }
-        println!(
-            "ok  {name} ({:.1} s); {}",
-            began.elapsed().as_secs_f32(),
-            cluster.seen_since(began)
-        );
+        let (seconds, seen) = (began.elapsed().as_secs_f32(), cluster.seen_since(began));
+        println!("ok  {name} ({seconds:.1} s); {seen}");
         longest = longest.max((cluster.worker().longest_without_bar(began), name));
     }
-    println!(
-        "longest stretch without bar: {:.1} s, in {}",
-        longest.0.as_secs_f32(),
-        longest.1
-    );
+    let (longest, name) = (longest.0.as_secs_f32(), longest.1);
+    println!("longest stretch without bar: {longest:.1} s, in {name}");
     true
 }

@@ -34,7 +34,7 @@ pub fn the_leader_frozen(cluster: &Cluster) {
     cluster.members[leader].signal("etcd", "CONT");
 }
 
-/// It still answers whoever dials it, but leads nobody and follows nobody. The announcer and the agent both dial it first.
+/// It still answers its clients, but is neither leader nor follower. The announcer and the agent both dial it first.
 pub fn the_first_member_cut_off_from_its_peers(cluster: &Cluster) {
     let (first, haproxy) = (&cluster.members[0], &cluster.haproxy);
     let peers = |what: &str| {
@@ -64,7 +64,7 @@ pub fn the_first_member_cut_off_from_its_peers(cluster: &Cluster) {
     peers("--delete");
 }
 
-/// An instance that nobody has.
+/// The key of an instance that has no container.
 const PUT_MEANWHILE: &str = "/services/redis/meanwhile";
 
 /// No majority, so no lease can be renewed, and none can end. What a reader sees then is silence, not a gap.
@@ -90,14 +90,9 @@ pub fn two_of_three_gone_for_30_seconds(cluster: &Cluster) {
 pub fn a_members_disk_full(cluster: &Cluster) {
     let (worker, began) = (&cluster.worker1, Instant::now());
     fill(cluster);
-    println!(
-        "    alarm of {} member after {:.1} s",
-        cluster.etcd.alarms().len(),
-        began.elapsed().as_secs_f32()
-    );
-    never_for(secs(LONGER_THAN_A_LEASE), "the key is gone", || {
-        cluster.key().is_none()
-    });
+    let (alarms, seconds) = (cluster.etcd.alarms().len(), began.elapsed().as_secs_f32());
+    println!("    alarm of {alarms} member after {seconds:.1} s");
+    cluster.keeps_the_key(secs(LONGER_THAN_A_LEASE));
     cluster.no_reader_missed_it_since(began);
     println!("    until then: {}", cluster.seen_since(began));
 
@@ -107,30 +102,24 @@ pub fn a_members_disk_full(cluster: &Cluster) {
         cluster.key().is_none()
     });
     eventually(SOON, "Redis is back", || {
-        worker
-            .container("redis1")
-            .is_some_and(|now| Some(now) != container)
+        let now = worker.container("redis1");
+        now.is_some() && now != container
     });
-    eventually(SOON, "its sidekick is back", || {
-        worker.is_active("redis-discovery@1")
-    });
+    let active = || worker.is_active("redis-discovery@1");
+    eventually(SOON, "its sidekick is back", active);
     never_for(secs(2), "a put passes in spite of the alarm", || {
         cluster.key().is_some()
     });
-    println!(
-        "    meanwhile: {}",
-        worker.property("redis-discovery@1", "StatusText")
-    );
+    let status = worker.property("redis-discovery@1", "StatusText");
+    println!("    meanwhile: {status}");
 
     cluster.etcd.compact(cluster.etcd.revision());
     cluster.etcd.defragment(2);
     cluster.etcd.disarm();
     let room = Instant::now();
     eventually(secs(2), "the key is back", || cluster.key());
-    println!(
-        "    key back {:.1} s after there was room again",
-        room.elapsed().as_secs_f32()
-    );
+    let seconds = room.elapsed().as_secs_f32();
+    println!("    key back {seconds:.1} s after there was room again");
 }
 
 /// Puts the same key until the third member's quota is reached, which is told by an alarm to all.
@@ -148,14 +137,9 @@ fn goes_on_without(cluster: &Cluster, member: usize, lose: impl FnOnce()) {
     lose();
     let others: Vec<usize> = (0..3).filter(|other| *other != member).collect();
     let leader = cluster.etcd.leader(&others);
-    println!(
-        "    {} leads after {:.1} s",
-        cluster.members[leader].name,
-        began.elapsed().as_secs_f32()
-    );
-    never_for(secs(LONGER_THAN_A_LEASE), "the key is gone", || {
-        cluster.key().is_none()
-    });
+    let (name, seconds) = (cluster.members[leader].name, began.elapsed().as_secs_f32());
+    println!("    {name} leads after {seconds:.1} s");
+    cluster.keeps_the_key(secs(LONGER_THAN_A_LEASE));
     cluster.no_reader_missed_it_since(began);
     assert!(!cluster.was_gone(from), "the key was gone in between");
     println!("    until then: {}", cluster.seen_since(began));

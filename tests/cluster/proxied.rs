@@ -14,9 +14,7 @@ pub fn attached_to_debians_haproxy(cluster: &Cluster) {
 
     machine.stop("sidekick-agent");
     let stopped = Instant::now();
-    eventually(SOON, "the worker prints bar without the agent", || {
-        cluster.worker().bar_since(stopped + secs(1))
-    });
+    cluster.prints_bar(stopped + secs(1));
     machine.start("sidekick-agent");
 
     let process = machine.property("sidekick-agent", "MainPID");
@@ -25,17 +23,12 @@ pub fn attached_to_debians_haproxy(cluster: &Cluster) {
         let now = machine.property("sidekick-agent", "MainPID");
         now != "0" && now != process && machine.is_active("sidekick-agent")
     });
-    assert_eq!(
-        cluster.worker().complaints(stopped),
-        [""; 0],
-        "the worker noticed"
-    );
+    let noticed = cluster.worker().complaints(stopped);
+    assert_eq!(noticed, [""; 0], "the worker noticed");
 
     machine.systemctl("restart", "haproxy");
     let restarted = Instant::now();
-    eventually(SOON, "the worker prints bar again", || {
-        cluster.worker().bar_since(restarted)
-    });
+    cluster.prints_bar(restarted);
     // It is the agent that finds out: what changes now reaches the new HAProxy.
     cluster.worker1.stop("redis@1");
     let stopped = Instant::now();
@@ -53,32 +46,18 @@ pub fn attached_with_debians_own_sections(cluster: &Cluster) {
         .split_once("attach.conf <<'END'\n")
         .and_then(|(_, rest)| rest.split_once("END\n"));
     let (drop_in, _) = block.expect("the page shows a drop-in");
-    machine.run(&[
-        "cp",
-        "/etc/haproxy/haproxy.cfg.before-sidekick",
-        "/etc/haproxy/base.cfg",
-    ]);
-    machine.write(
-        "/etc/systemd/system/sidekick-agent.service.d/docs.conf",
-        drop_in,
-    );
-    restart_the_agent(cluster);
-    machine.run(&[
-        "grep",
-        "-q",
-        "chroot /var/lib/haproxy",
+    let (file, path) = (
         "/etc/haproxy/haproxy.cfg",
-    ]);
-    machine.run(&[
-        "rm",
         "/etc/systemd/system/sidekick-agent.service.d/docs.conf",
-    ]);
-    restart_the_agent(cluster);
-    assert_eq!(
-        cluster.worker().complaints(began),
-        [""; 0],
-        "the worker noticed"
     );
+    machine.run_words(&format!("cp {file}.before-sidekick /etc/haproxy/base.cfg"));
+    machine.write(path, drop_in);
+    restart_the_agent(cluster);
+    machine.run(&["grep", "-q", "chroot /var/lib/haproxy", file]);
+    machine.run(&["rm", path]);
+    restart_the_agent(cluster);
+    let noticed = cluster.worker().complaints(began);
+    assert_eq!(noticed, [""; 0], "the worker noticed");
 }
 
 #[track_caller]
@@ -101,54 +80,43 @@ pub fn supervised_by_its_own_unit(cluster: &Cluster) {
 
     machine.systemctl("restart", "sidekick-agent");
     answers(cluster);
-    assert_eq!(
-        haproxies(machine).len(),
-        2,
-        "a master and a worker, none left of the one before"
-    );
+    let processes = haproxies(machine).len();
+    assert_eq!(processes, 2, "a master and a worker, none of before");
 
     machine.run(&["systemctl", "kill", "--signal=KILL", "sidekick-agent"]);
-    eventually(SOON, "it is back", || {
-        machine.is_active("sidekick-agent") && haproxies(machine).len() == 2
-    });
-    answers(cluster);
+    is_back(cluster);
 
     machine.signal("sidekick-agent", "KILL");
-    eventually(SOON, "it is back", || {
-        machine.is_active("sidekick-agent") && haproxies(machine).len() == 2
-    });
-    answers(cluster);
+    is_back(cluster);
 
     machine.stop("sidekick-agent");
     assert_eq!(haproxies(machine), [""; 0], "HAProxys left after the stop");
-    assert!(
-        cluster.haproxy.ping(machine.name, 80).is_err(),
-        "port 80 outlived the stop"
-    );
-    assert!(
-        machine.try_run(&["ls", "/run/sidekick"]).is_err(),
-        "/run/sidekick outlived the stop"
-    );
-    // What it knew outlives it, for the next boot, and belongs to nobody that has a name.
-    machine.run(&[
-        "grep",
-        "-q",
-        "redis::1",
-        "/var/lib/private/sidekick/haproxy.cfg",
-    ]);
+    let ping = cluster.haproxy.ping(machine.name, 80);
+    assert!(ping.is_err(), "port 80 outlived the stop");
+    let directory = machine.try_run(&["ls", "/run/sidekick"]);
+    assert!(directory.is_err(), "/run/sidekick outlived the stop");
+    // The configuration file is kept for the next boot, and belongs to a dynamic user.
+    machine.run_words("grep -q redis::1 /var/lib/private/sidekick/haproxy.cfg");
     never_for(secs(1), "it is started behind our back", || {
         machine.is_active("sidekick-agent")
     });
 }
 
 #[track_caller]
+fn is_back(cluster: &Cluster) {
+    let machine = &cluster.members[1];
+    eventually(SOON, "it is back", || {
+        machine.is_active("sidekick-agent") && haproxies(machine).len() == 2
+    });
+    answers(cluster);
+}
+
+#[track_caller]
 fn answers(cluster: &Cluster) {
     let machine = &cluster.members[1];
     eventually(SOON, "Redis answers at port 80", || {
-        cluster
-            .haproxy
-            .ping(machine.name, 80)
-            .is_ok_and(|said| said == "+PONG")
+        let said = cluster.haproxy.ping(machine.name, 80);
+        said.is_ok_and(|said| said == "+PONG")
     });
 }
 
@@ -160,28 +128,24 @@ fn bound_with_one_capability(machine: &Machine) {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
             line.unwrap_or_default().trim().to_owned()
         };
-        assert_eq!(
-            line("CapEff:"),
-            "0000000000000400",
-            "what process {process} may"
-        );
+        assert_eq!(line("CapEff:"), "0000000000000400", "process {process}");
         assert_eq!(line("NoNewPrivs:"), "1", "process {process}");
-        let user: u32 = line("Uid:")
+        let users = line("Uid:");
+        let user = users
             .split_whitespace()
             .next()
-            .and_then(|id| id.parse().ok())
-            .expect("a user id");
+            .and_then(|id| id.parse().ok());
+        let dynamic = user.is_some_and(|user| (61184..=65519).contains(&user));
         assert!(
-            (61184..=65519).contains(&user),
-            "process {process} runs as {user}, no dynamic user"
+            dynamic,
+            "process {process} runs as {users}, no dynamic user"
         );
     }
 }
 
 /// Process ids.
 fn haproxies(machine: &Machine) -> Vec<String> {
-    let found = machine
-        .try_run(&["pgrep", "-x", "haproxy"])
-        .unwrap_or_default();
+    let found = machine.try_run(&["pgrep", "-x", "haproxy"]);
+    let found = found.unwrap_or_default();
     found.lines().map(str::to_owned).collect()
 }

@@ -25,20 +25,17 @@ pub fn swarm_moves_redis_and_its_key_follows(cluster: &Cluster) {
         announced_by(cluster, &workers)
     });
     println!("    {key} {}", cluster.etcd.get(&key).unwrap_or_default());
-    bar(cluster, Instant::now());
+    cluster.prints_bar(Instant::now());
 
     let (off, off_at) = (Instant::now(), SystemTime::now());
     lost.power_off();
     let other = workers[usize::from(lost.name == workers[0].name)];
-    let state = [
-        "docker",
-        "node",
-        "inspect",
-        "--format={{.Status.State}}",
-        lost.name,
-    ];
+    let state = format!(
+        "docker node inspect --format={{{{.Status.State}}}} {}",
+        lost.name
+    );
     eventually(secs(90), "Swarm sees that it is down", || {
-        manager.run(&state) == "down"
+        manager.run_words(&state) == "down"
     });
     let seen = off.elapsed();
     let (key, _) = eventually(SOON, "the other worker announces Redis", || {
@@ -48,7 +45,7 @@ pub fn swarm_moves_redis_and_its_key_follows(cluster: &Cluster) {
     let started = OffsetDateTime::parse(&since, &Rfc3339).expect("since is a time")
         - OffsetDateTime::from(off_at);
     let put = cluster.history_of(&key, 0)[0].instant - off;
-    bar(cluster, Instant::now());
+    cluster.prints_bar(Instant::now());
     println!(
         "    {} lost its power; Swarm noticed after {:.1} s and had Redis on {} after {:.2} s, its key was there after \
          {:.2} s; worker without bar for {:.1} s",
@@ -73,26 +70,15 @@ pub fn swarm_moves_redis_and_its_key_follows(cluster: &Cluster) {
 
 /// The heartbeat is Swarm's 5 s unless told otherwise; a node that missed three is down.
 fn form_a_swarm(cluster: &Cluster, manager: &Machine) {
-    let advertised = format!("--advertise-addr={}", manager.address);
-    manager.run(&[
-        "docker",
-        "swarm",
-        "init",
-        &advertised,
-        "--dispatcher-heartbeat=1s",
-    ]);
+    let address = manager.address;
+    let init = "docker swarm init --dispatcher-heartbeat=1s";
+    manager.run_words(&format!("{init} --advertise-addr={address}"));
     let token = manager.run(&["docker", "swarm", "join-token", "--quiet", "worker"]);
-    let address = format!("{}:2377", manager.address);
     for worker in [&cluster.worker1, &cluster.worker2] {
         worker.load_image(&cluster.sidekick_image());
-        worker.run(&["docker", "swarm", "join", "--token", &token, &address]);
-        manager.run(&[
-            "docker",
-            "node",
-            "update",
-            "--label-add=role=worker",
-            worker.name,
-        ]);
+        worker.run_words(&format!("docker swarm join --token {token} {address}:2377"));
+        let label = "docker node update --label-add=role=worker";
+        manager.run_words(&format!("{label} {}", worker.name));
     }
 }
 
@@ -101,13 +87,9 @@ fn deploy(cluster: &Cluster, manager: &Machine) {
     manager.copy_in(Path::new("deploy/swarm.yml"), "/srv/swarm.yml");
     manager.copy_in(&cluster.swarm_settings(), "/srv/settings.yml");
     let endpoints = format!("ETCDCTL_ENDPOINTS={}", cluster.endpoints().join(","));
-    let stack = ["docker", "stack", "deploy", "--resolve-image=never"];
-    let files = [
-        "--compose-file=/srv/swarm.yml",
-        "--compose-file=/srv/settings.yml",
-        "redis",
-    ];
-    manager.run(&[&["env", &endpoints], &stack[..], &files].concat());
+    let deploy = "docker stack deploy --resolve-image=never";
+    let files = "--compose-file=/srv/swarm.yml --compose-file=/srv/settings.yml";
+    manager.run_words(&format!("env {endpoints} {deploy} {files} redis"));
 }
 
 fn disband(cluster: &Cluster, manager: &Machine) {
@@ -128,13 +110,6 @@ fn announced_by<'m>(cluster: &Cluster, machines: &[&'m Machine]) -> Option<(Stri
         let machine = machines.iter().find(|machine| machine.name == host)?;
         Some((key, *machine))
     })
-}
-
-#[track_caller]
-fn bar(cluster: &Cluster, since: Instant) {
-    eventually(SOON, "the worker prints bar", || {
-        cluster.worker().bar_since(since)
-    });
 }
 
 fn member(value: &str, name: &str) -> String {

@@ -1,8 +1,8 @@
 //! The shipped units on one machine: who pulls whom in, who stops first, and who comes back.
 
-use std::time::{Instant, UNIX_EPOCH};
+use std::time::Instant;
 
-use crate::harness::{Cluster, Machine, SOON};
+use crate::harness::{Cluster, Machine, SOON, TTL, unix_seconds};
 use sidekick_harness::blocking::{eventually, never_for};
 use sidekick_harness::secs;
 
@@ -28,14 +28,11 @@ pub fn sidekick_pulls_in_its_redis_and_nothing_else(cluster: &Cluster) {
     let before = active_services(worker);
     worker.start("redis-discovery@1");
     eventually(SOON, "both are active", || both_active(worker));
-    eventually(SOON, "the key is there", || cluster.announced_by(worker));
+    cluster.is_announced_by(worker);
     let mut new = active_services(worker);
     new.retain(|unit| !before.contains(unit));
-    assert_eq!(
-        new,
-        ["redis-discovery@1.service", "redis@1.service"],
-        "what redis-discovery@1 brought"
-    );
+    let both = ["redis-discovery@1.service", "redis@1.service"];
+    assert_eq!(new, both, "what redis-discovery@1 brought");
 }
 
 /// The host is the machine's own name, by which another machine finds Redis.
@@ -46,22 +43,13 @@ pub fn starts_both(cluster: &Cluster) {
     let from = cluster.etcd.revision();
     worker.start("redis@1");
     eventually(SOON, "both are active", || both_active(worker));
-    eventually(SOON, "the key is there", || cluster.announced_by(worker));
-    println!(
-        "    {}; {}",
-        cluster.key().unwrap_or_default(),
-        worker.property("redis-discovery@1", "StatusText")
-    );
-    assert_eq!(
-        cluster.worker2.ping("worker1", 6379).as_deref(),
-        Ok("+PONG"),
-        "from worker2"
-    );
-    assert_eq!(
-        cluster.history(from).len(),
-        1,
-        "changes of the key from one start"
-    );
+    cluster.is_announced_by(worker);
+    let status = worker.property("redis-discovery@1", "StatusText");
+    println!("    {}; {status}", cluster.key().unwrap_or_default());
+    let ping = cluster.worker2.ping("worker1", 6379);
+    assert_eq!(ping.as_deref(), Ok("+PONG"), "from worker2");
+    let changes = cluster.history(from).len();
+    assert_eq!(changes, 1, "changes of the key from one start");
 }
 
 /// After= stops in reverse: the key is gone before Redis hears of it.
@@ -70,60 +58,36 @@ pub fn stops_the_sidekick_first(cluster: &Cluster) {
     let (from, began) = (cluster.etcd.revision(), unix_seconds());
     worker.stop("redis@1");
     assert_eq!(cluster.key(), None, "the key outlived systemctl stop");
-    assert!(
-        !worker.is_active("redis-discovery@1"),
-        "the sidekick outlived systemctl stop"
-    );
+    let active = worker.is_active("redis-discovery@1");
+    assert!(!active, "the sidekick outlived systemctl stop");
     let signalled = engine_event(worker, "kill", began);
     let history = cluster.history(from);
     let [gone] = &history[..] else {
         panic!("one change was to be: {history:?}")
     };
-    let gone = gone
-        .at
-        .duration_since(UNIX_EPOCH)
-        .expect("a time after 1970")
-        .as_secs_f64();
-    assert!(
-        gone < signalled,
-        "key gone at {gone}, Redis signalled at {signalled}"
-    );
-    println!(
-        "    key gone {:.0} ms before Redis got its signal",
-        (signalled - gone) * 1e3
-    );
+    let ms = (signalled - gone.unix_seconds()) * 1e3;
+    assert!(ms > 0.0, "key gone {ms} ms before Redis got its signal");
+    println!("    key gone {ms:.0} ms before Redis got its signal");
     worker.start("redis@1");
 }
 
 /// The container dies: the key goes at once; systemd brings Redis back, and with it the sidekick.
 pub fn comes_back_after_docker_kill(cluster: &Cluster) {
     let worker = &cluster.worker1;
-    let (from, began, container) = (
-        cluster.etcd.revision(),
-        unix_seconds(),
-        worker.container("redis1"),
-    );
+    let (from, began) = (cluster.etcd.revision(), unix_seconds());
+    let container = worker.container("redis1");
     worker.run(&["docker", "kill", "redis1"]);
     announces_another(cluster, container);
     let (died, history) = (engine_event(worker, "die", began), cluster.history(from));
-    assert!(
-        history.len() >= 2 && history[0].put.is_none(),
-        "gone first, then another: {history:?}"
-    );
-    let gone = history[0]
-        .at
-        .duration_since(UNIX_EPOCH)
-        .expect("a time after 1970")
-        .as_secs_f64();
+    let in_order = history.len() >= 2 && history[0].put.is_none();
+    assert!(in_order, "gone first, then another: {history:?}");
+    let gone = (history[0].unix_seconds() - died) * 1e3;
     let back = history[history.len() - 1].instant - history[0].instant;
-    println!(
-        "    key gone {:.0} ms after the death, back {:.0} ms later",
-        (gone - died) * 1e3,
-        back.as_secs_f64() * 1e3
-    );
+    let back = back.as_secs_f64() * 1e3;
+    println!("    key gone {gone:.0} ms after the death, back {back:.0} ms later");
 }
 
-/// A killed docker client leaves its container up, which redis@1 removes and makes anew.
+/// A killed docker client leaves its container up, which redis@1 removes before it runs another one.
 pub fn comes_back_after_its_client_is_killed(cluster: &Cluster) {
     let container = cluster.worker1.container("redis1");
     cluster.worker1.signal("redis@1", "KILL");
@@ -140,17 +104,13 @@ pub fn takes_its_own_key_over_after_sigkill(cluster: &Cluster) {
         let now = worker.property("redis-discovery@1", "MainPID");
         now != "0" && now != process
     });
-    eventually(SOON, "it is ready", || {
-        worker.is_active("redis-discovery@1")
-    });
-    eventually(SOON, "it has put the key", || {
-        !cluster.history(from).is_empty()
-    });
+    let active = || worker.is_active("redis-discovery@1");
+    eventually(SOON, "it is ready", active);
+    let put = || !cluster.history(from).is_empty();
+    eventually(SOON, "it has put the key", put);
     assert!(cluster.announced_by(worker), "the key is another's");
     // Past the end of the lease that the killed one had: the key hangs on the new one's.
-    never_for(crate::harness::TTL + secs(2), "the key is gone", || {
-        cluster.key().is_none()
-    });
+    cluster.keeps_the_key(TTL + secs(2));
     assert!(!cluster.was_gone(from), "the key was gone in between");
     cluster.no_reader_missed_it_since(began);
 }
@@ -180,11 +140,7 @@ pub fn comes_back_while_etcd_is_out_of_reach(cluster: &Cluster) {
     let container = worker.container("redis1");
     worker.cut_off();
     worker.run(&["docker", "kill", "redis1"]);
-    eventually(SOON, "there is another container", || {
-        worker
-            .container("redis1")
-            .is_some_and(|now| Some(now) != container)
-    });
+    has_another_container(worker, container.as_ref());
     eventually(SOON, "both are active", || both_active(worker));
     worker.reconnect();
     announces_another(cluster, container);
@@ -203,13 +159,17 @@ pub fn comes_back_after_a_reboot(cluster: &Cluster) {
 #[track_caller]
 fn announces_another(cluster: &Cluster, than: Option<String>) {
     let worker = &cluster.worker1;
-    eventually(SOON, "there is another container", || {
-        worker
-            .container("redis1")
-            .is_some_and(|now| Some(now) != than)
-    });
-    eventually(SOON, "its key is there", || cluster.announced_by(worker));
+    has_another_container(worker, than.as_ref());
+    cluster.is_announced_by(worker);
     eventually(SOON, "both are active", || both_active(worker));
+}
+
+#[track_caller]
+fn has_another_container(machine: &Machine, than: Option<&String>) {
+    eventually(SOON, "there is another container", || {
+        let now = machine.container("redis1");
+        now.is_some() && now.as_ref() != than
+    });
 }
 
 fn both_active(machine: &Machine) -> bool {
@@ -217,50 +177,20 @@ fn both_active(machine: &Machine) -> bool {
 }
 
 fn active_services(machine: &Machine) -> Vec<String> {
-    let list = [
-        "systemctl",
-        "list-units",
-        "--type=service",
-        "--state=active",
-        "--plain",
-        "--no-legend",
-    ];
-    let list = machine.run(&list);
-    list.lines()
-        .filter_map(|line| line.split(' ').next())
-        .map(str::to_owned)
-        .collect()
+    let list = "systemctl list-units --type=service --state=active --plain --no-legend";
+    let list = machine.run_words(list);
+    let units = list.lines().filter_map(|line| line.split(' ').next());
+    units.map(str::to_owned).collect()
 }
 
 /// When the engine told of something, in seconds since 1970: the first time since `from`.
 fn engine_event(machine: &Machine, what: &str, from: f64) -> f64 {
-    let (filter, since, until) = (
-        format!("event={what}"),
-        format!("{from:.6}"),
-        format!("{:.6}", unix_seconds()),
-    );
-    let events = machine.run(&[
-        "docker",
-        "events",
-        "--since",
-        &since,
-        "--until",
-        &until,
-        "--filter",
-        &filter,
-        "--format",
-        "{{.TimeNano}}",
-    ]);
+    let span = format!("--since {from:.6} --until {:.6}", unix_seconds());
+    let events = format!("docker events {span} --filter event={what} --format {{{{.TimeNano}}}}");
+    let events = machine.run_words(&events);
     let first = events
         .lines()
         .next()
         .and_then(|time| time.parse::<f64>().ok());
     first.unwrap_or_else(|| panic!("the engine told of no {what}")) / 1e9
-}
-
-fn unix_seconds() -> f64 {
-    UNIX_EPOCH
-        .elapsed()
-        .expect("a time after 1970")
-        .as_secs_f64()
 }

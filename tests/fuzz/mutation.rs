@@ -79,7 +79,7 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
         )
     };
     let mut corpus: Vec<_> = files.map(read).collect();
-    // The order of a directory is nobody's promise.
+    // A directory has no order.
     corpus.sort();
     assert!(!corpus.is_empty(), "{directory} is empty");
     corpus

@@ -1,13 +1,10 @@
 //! `announce --all`: every container with a label, at a key of its own, by one process.
 
 use etcd_client::{Permission, PermissionType, RoleRevokePermissionOptions};
-use sidekick_harness::{
-    Announce, Container, Engine, Entry, Etcd, HOST, Login, Run, Sidekick, eventually, never_for,
-    secs,
-};
+use sidekick_harness::*;
 
 /// One announcer for a whole engine, which other tests use too: it announces their containers as
-/// well, to an etcd where nobody looks for them.
+/// well, to this test's own etcd.
 struct Host {
     sidekick: Sidekick,
     engine: &'static Engine,
@@ -23,12 +20,8 @@ impl Host {
 
     async fn with(more: impl FnOnce(Announce) -> Announce) -> Host {
         let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
-        let announce = Sidekick::announce_all()
-            .etcd(&etcd)
-            .docker(engine)
-            .host(HOST);
         Host {
-            sidekick: more(announce).spawn(),
+            sidekick: more(engine.announce_all(&etcd)).spawn(),
             engine,
             etcd,
             service: engine.name("svc"),
@@ -40,7 +33,7 @@ impl Host {
         self.labelled(&[]).run().await
     }
 
-    /// One that asks so, and for more.
+    /// A container that asks to be announced, with further labels.
     fn labelled(&self, labels: &[&str]) -> Run<'static> {
         let name = self.engine.name("redis");
         let run = self.engine.container(&name).publish("6379");
@@ -83,7 +76,7 @@ async fn containers_that_run_and_containers_that_start_are_announced_on_one_leas
 }
 
 #[tokio::test]
-async fn each_container_comes_and_goes_by_itself_and_a_stop_takes_all_away() {
+async fn each_container_comes_and_goes_alone_and_a_stop_takes_all_away() {
     let mut host = Host::new().await;
     let (one, other) = (host.redis().await, host.redis().await);
     host.shows(&one).await;
@@ -125,7 +118,7 @@ async fn a_container_that_is_renamed_has_another_key() {
 }
 
 #[tokio::test]
-async fn a_container_made_anew_under_its_name_is_announced_with_its_own_id() {
+async fn a_new_container_under_the_same_name_is_announced_with_its_own_id() {
     let host = Host::new().await;
     let first = host.redis().await;
     host.shows(&first).await;
@@ -149,51 +142,34 @@ async fn labels_say_instance_port_and_words() {
     let port = redis.host_port("6379/tcp").await;
     let value = redis.at(HOST, port).await.text();
     let value = value.replace('}', r#","meta":{"zone":"a"}}"#);
-    let shown = async || {
-        host.etcd
-            .get(&key)
-            .await
-            .is_some_and(|entry| entry.value == value)
-    };
-    eventually(secs(5), format!("{key} is {value}"), shown).await;
+    let stands = async || host.etcd.get(&key).await.map(|entry| entry.value);
+    becomes(secs(5), &key, Some(value), stands).await;
 }
 
 #[tokio::test]
 async fn several_ports_have_a_key_each() {
     let host = Host::new().await;
-    let redis = host
-        .engine
-        .container(&host.engine.name("redis"))
-        .publish("6379")
-        .publish("6380");
     let service = &host.service;
+    let redis = host.engine.redis().publish("6380");
     let redis = redis.label(&format!("sidekick.6379.service={service}"));
     let redis = redis.label(&format!("sidekick.6380.service={service}"));
-    let redis = redis
-        .label(&format!("sidekick.53/udp.service={service}-dns"))
-        .run()
-        .await;
+    let redis = redis.label(&format!("sidekick.53/udp.service={service}-dns"));
+    let redis = redis.run().await;
     let instance = format!("{}@{HOST}", redis.name());
     for port in [6379, 6380] {
         let published = redis.host_port(&format!("{port}/tcp")).await;
         let value = redis.at(HOST, published).await;
-        host.etcd
-            .shows(&format!("/services/{service}/{instance}:{port}"), &value)
-            .await;
+        let key = format!("/services/{service}/{instance}:{port}");
+        host.etcd.shows(&key, &value).await;
     }
     host.sidekick.logs("53/udp is not published").await;
 
     redis.kill().await;
 
-    let gone = async || {
-        !host
-            .etcd
-            .keys()
-            .await
-            .iter()
-            .any(|key| key.contains(&instance))
-    };
-    eventually(secs(5), "both keys are gone", gone).await;
+    for port in [6379, 6380] {
+        let key = format!("/services/{service}/{instance}:{port}");
+        host.etcd.loses(&key).await;
+    }
 }
 
 #[tokio::test]
@@ -209,12 +185,8 @@ async fn a_bad_label_refuses_that_container_alone_and_is_told_once() {
     let late = host.redis().await;
     host.shows(&late).await;
 
-    let lines: Vec<_> = host
-        .sidekick
-        .log()
-        .into_iter()
-        .filter(|l| l.contains(&told))
-        .collect();
+    let mut lines = host.sidekick.log();
+    lines.retain(|line| line.contains(&told));
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].contains("label sidekick.port"), "{lines:?}");
     assert_eq!(host.etcd.get(&host.key_of(&bad)).await, None);
@@ -226,14 +198,11 @@ async fn explain_all_tells_of_each_container_why_or_why_not() {
     let good = host.redis().await;
     let bad = host
         .engine
-        .container(&host.engine.name("bad"))
-        .publish("6379");
-    let bad = bad.label("sidekick.service=no/name").run().await;
-    let plain = host
-        .engine
-        .container(&host.engine.name("plain"))
+        .redis()
+        .label("sidekick.service=no/name")
         .run()
         .await;
+    let plain = host.engine.redis().run().await;
     host.shows(&good).await;
 
     let explain = Sidekick::explain_all().docker(host.engine).host(HOST);
@@ -266,9 +235,8 @@ async fn of_two_containers_with_one_key_the_later_has_it_and_the_earlier_after_i
 
     let late = host.labelled(&["sidekick.instance=one"]).run().await;
     host.shows_at(&key, &late).await;
-    host.sidekick
-        .logs(&format!("{} has the key {key}", late.name()))
-        .await;
+    let told = format!("{} has the key {key}", late.name());
+    host.sidekick.logs(&told).await;
     late.kill().await;
     host.shows_at(&key, &early).await;
 
@@ -308,29 +276,17 @@ async fn an_etcd_that_comes_back_empty_has_all_keys_again() {
 async fn an_engine_that_is_restarted_is_followed() {
     let engine = Engine::start().await;
     let etcd = Etcd::start().await;
-    let announce = Sidekick::announce_all()
-        .etcd(&etcd)
-        .docker(&engine)
-        .host(HOST);
+    let announce = engine.announce_all(&etcd);
     let sidekick = announce.spawn();
     let run = |name, policy: &str| {
-        let run = engine
-            .container(name)
-            .publish("6379")
-            .label("sidekick.service=redis");
-        run.option(&format!("--restart={policy}"))
+        let run = engine.container(name).publish("6379");
+        let run = run.label("sidekick.service=redis");
+        run.option(&format!("--restart={policy}")).run()
     };
-    let (back, gone) = (
-        run("back", "always").run().await,
-        run("gone", "no").run().await,
-    );
+    let (back, gone) = (run("back", "always").await, run("gone", "no").await);
     let shows = async |container: &Container<'_>| {
-        let value = container.value().await;
-        etcd.shows(
-            &format!("/services/redis/{}@{HOST}", container.name()),
-            &value,
-        )
-        .await
+        let key = format!("/services/redis/{}@{HOST}", container.name());
+        etcd.shows(&key, &container.value().await).await
     };
     shows(&back).await;
     shows(&gone).await;
@@ -359,10 +315,7 @@ async fn a_killed_sidekicks_keys_are_taken_over_without_a_gap_or_cleared() {
     host.sidekick.kill9().await;
     dies.kill().await;
 
-    let announce = Sidekick::announce_all()
-        .etcd(&host.etcd)
-        .docker(host.engine);
-    host.sidekick = announce.host(HOST).spawn();
+    host.sidekick = host.engine.announce_all(&host.etcd).spawn();
 
     host.loses(&dies).await;
     host.sidekick.logs("took the key over").await;
@@ -377,21 +330,14 @@ async fn one_renewal_each_third_of_a_ttl_is_enough_for_all_keys() {
     for redis in &all {
         host.shows(redis).await;
     }
-    let (before, revision) = (
-        host.etcd.asked("LeaseKeepAlive").await,
-        host.etcd.revision().await,
-    );
+    let before = host.etcd.asked("LeaseKeepAlive").await;
+    let revision = host.etcd.revision().await;
     let begun = std::time::Instant::now();
-    never_for(secs(8), "a key goes", async || {
-        host.etcd.get(&host.key_of(&all[0])).await.is_none()
-    })
-    .await;
+    host.etcd.keeps(&host.key_of(&all[0]), secs(8)).await;
     let renewals = host.etcd.asked("LeaseKeepAlive").await - before;
     let seconds = begun.elapsed().as_secs();
-    assert!(
-        (seconds / 2..=seconds + 1).contains(&renewals),
-        "{renewals} in {seconds} s"
-    );
+    let range = seconds / 2..=seconds + 1;
+    assert!(range.contains(&renewals), "{renewals} in {seconds} s");
     for redis in &all {
         let entry = host.shows(redis).await;
         assert!(entry.mod_revision <= revision, "nothing is written");
@@ -418,10 +364,7 @@ async fn a_service_that_etcd_gives_no_right_to_does_not_hold_up_the_others() {
     // Its key comes before the others.
     let denied = run("a-denied").run().await;
     let first = run(&service).run().await;
-    let announce = Sidekick::announce_all()
-        .etcd(&etcd)
-        .docker(engine)
-        .host(HOST);
+    let announce = engine.announce_all(&etcd);
     let user = format!("{}:{}", Login::NAME, Login::PASSWORD);
     let sidekick = announce.environment("ETCDCTL_USER", &user).spawn();
     let key = |redis: &Container<'_>| format!("/services/{service}/{}@{HOST}", redis.name());
@@ -440,8 +383,6 @@ async fn a_service_that_etcd_gives_no_right_to_does_not_hold_up_the_others() {
     etcd.loses(&key(&second)).await;
 
     let keys = etcd.keys().await;
-    assert!(
-        !keys.iter().any(|key| key.contains(denied.name())),
-        "{keys:?}"
-    );
+    let refused = |key: &String| key.contains(denied.name());
+    assert!(!keys.iter().any(refused), "{keys:?}");
 }

@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use sidekick_harness::{HOST, KEY, Scene, eventually, measured, never_for, secs};
+use sidekick_harness::*;
 
 #[tokio::test]
 async fn who_comes_back_before_the_lease_ends_leaves_no_gap() {
-    let mut scene = Scene::announced_every(4, 1).await;
+    let mut scene = AnnouncerScene::announced_every(4, 1).await;
     let first = scene.etcd.get(KEY).await.expect("the key stands");
     let log = scene.etcd.watch(KEY).await;
 
@@ -14,25 +14,18 @@ async fn who_comes_back_before_the_lease_ends_leaves_no_gap() {
     scene.sidekick = scene.announce_again(|announce| announce.times(4, 1));
 
     // More than a TTL: the past life's lease runs out meanwhile.
-    eventually(secs(12), "the past life's lease runs out", async || {
-        scene.etcd.seconds_left(first.lease).await < 0
-    })
-    .await;
+    let over = async || scene.etcd.seconds_left(first.lease).await < 0;
+    eventually(secs(12), "the past life's lease runs out", over).await;
     let entry = scene.etcd.shows(KEY, &scene.value).await;
-    assert_ne!(
-        entry.lease, first.lease,
-        "the key hangs on the new life's lease"
-    );
-    assert!(!log.has_a_gap().await, "nobody saw the key go");
-    assert_eq!(
-        entry.create_revision, first.create_revision,
-        "it is still the first key"
-    );
+    assert_ne!(entry.lease, first.lease, "the key is on a new lease");
+    assert!(!log.has_a_gap().await, "the key was gone for a moment");
+    let created = entry.create_revision;
+    assert_eq!(created, first.create_revision, "it is still the first key");
 }
 
 #[tokio::test]
-async fn who_comes_back_after_the_lease_ended_announces_anew() {
-    let mut scene = Scene::announced_every(3, 1).await;
+async fn who_comes_back_after_the_lease_ended_announces_again() {
+    let mut scene = AnnouncerScene::announced_every(3, 1).await;
     scene.sidekick.kill9().await;
     expires(&scene).await;
 
@@ -43,59 +36,42 @@ async fn who_comes_back_after_the_lease_ended_announces_anew() {
 
 #[tokio::test]
 async fn a_container_that_died_meanwhile_is_not_announced_again() {
-    let mut scene = Scene::announced_every(4, 1).await;
-    scene.sidekick.kill9().await;
-    scene.redis.kill().await;
-
-    scene.sidekick = scene.announce_again(|announce| announce.times(4, 1));
-
-    expires(&scene).await;
-    never_for(secs(2), "the key comes back", async || {
-        scene.etcd.get(KEY).await.is_some()
-    })
-    .await;
+    is_not_announced_after(async |redis| redis.kill().await).await;
 }
 
 #[tokio::test]
 async fn a_container_that_was_removed_meanwhile_is_not_announced_again() {
-    let mut scene = Scene::announced_every(4, 1).await;
+    is_not_announced_after(async |redis| redis.remove().await).await;
+}
+
+async fn is_not_announced_after(end: impl AsyncFnOnce(&Container<'_>)) {
+    let mut scene = AnnouncerScene::announced_every(4, 1).await;
     scene.sidekick.kill9().await;
-    scene.redis.remove().await;
+    end(&scene.redis).await;
 
     scene.sidekick = scene.announce_again(|announce| announce.times(4, 1));
 
     expires(&scene).await;
-    never_for(secs(2), "the key comes back", async || {
-        scene.etcd.get(KEY).await.is_some()
-    })
-    .await;
+    scene.etcd.lacks(KEY, secs(2)).await;
 }
 
 #[tokio::test]
 async fn a_container_that_was_replaced_meanwhile_takes_the_key_over_at_once() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     let log = scene.etcd.watch(KEY).await;
     scene.sidekick.kill9().await;
     scene.redis.remove().await;
-    let successor = scene
-        .engine
-        .container(scene.redis.name())
-        .publish("16301:6379")
-        .run()
-        .await;
+    let successor = scene.successor().await;
 
     scene.sidekick = scene.announce_again(|announce| announce);
 
-    scene
-        .etcd
-        .shows(KEY, &successor.at(HOST, 16301).await)
-        .await;
-    assert!(!log.has_a_gap().await, "nobody saw the key go");
+    scene.etcd.shows(KEY, &successor.value().await).await;
+    assert!(!log.has_a_gap().await, "the key was gone for a moment");
 }
 
 #[tokio::test]
-async fn nobody_keeps_the_key_of_a_sidekick_that_was_killed() {
-    let mut scene = Scene::announced_every(3, 1).await;
+async fn the_key_of_a_killed_sidekick_goes_with_its_lease() {
+    let mut scene = AnnouncerScene::announced_every(3, 1).await;
     let killed = Instant::now();
     scene.sidekick.kill9().await;
     expires(&scene).await;
@@ -107,9 +83,7 @@ async fn nobody_keeps_the_key_of_a_sidekick_that_was_killed() {
 /// etcd looks for dead leases twice a second, and takes its time on a busy machine.
 const ETCDS_DELAY: u64 = 2;
 
-async fn expires(scene: &Scene<'_>) {
-    eventually(secs(10), "the key expires", async || {
-        scene.etcd.get(KEY).await.is_none()
-    })
-    .await;
+async fn expires(scene: &AnnouncerScene<'_>) {
+    let gone = async || scene.etcd.get(KEY).await.is_none();
+    eventually(secs(10), "the key expires", gone).await;
 }

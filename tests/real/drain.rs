@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use etcd_client::PutOptions;
 use sidekick_harness::{
-    Announce, Engine, Etcd, KEY, Login, SOON, Scene, Value, eventually, measured, millis,
-    never_for, secs, throughout,
+    AnnouncerScene, Engine, Etcd, KEY, SOON, Value, eventually, measured, millis, never_for, secs,
+    throughout,
 };
 
 const AGENT: &str = "/sidekick/services/agents/worker-9";
@@ -30,8 +30,8 @@ fn word(value: &Value, alone: bool) -> String {
     format!(r#"{{"host":"{host}","port":{port},"since":"{since}"{alone}}}"#)
 }
 
-async fn drains_for(longest: &str) -> Scene<'static> {
-    Scene::announced_with(|announce| announce.option("--drain", longest)).await
+async fn drains_for(longest: &str) -> AnnouncerScene<'static> {
+    AnnouncerScene::announced_with(|announce| announce.option("--drain", longest)).await
 }
 
 trait Drains {
@@ -67,7 +67,7 @@ async fn put_on(etcd: &Etcd, lease: i64, key: &str, value: &str) {
 }
 
 /// Waits for exit status 0, and that the key and the lease are gone.
-async fn left(scene: &mut Scene<'_>, within: Duration) {
+async fn left(scene: &mut AnnouncerScene<'_>, within: Duration) {
     let status = scene.sidekick.wait_exit(within).await;
     assert_eq!(status.code(), Some(0));
     assert_eq!(scene.etcd.get(KEY).await, None);
@@ -148,14 +148,19 @@ async fn an_agent_that_vanishes_without_its_word_costs_the_full_time() {
     ends_by_time(scene, began, secs(3), "no word from the agents worker-9").await;
 }
 
-async fn takes_the_full_time(scene: Scene<'_>, words: &str) {
+async fn takes_the_full_time(scene: AnnouncerScene<'_>, words: &str) {
     let began = Instant::now();
     scene.sidekick.term();
     scene.etcd.shows_draining(&scene.value).await;
     ends_by_time(scene, began, secs(2), words).await;
 }
 
-async fn ends_by_time(mut scene: Scene<'_>, began: Instant, longest: Duration, words: &str) {
+async fn ends_by_time(
+    mut scene: AnnouncerScene<'_>,
+    began: Instant,
+    longest: Duration,
+    words: &str,
+) {
     left(&mut scene, longest + SOON).await;
     let took = began.elapsed();
     assert!(took >= longest, "it drained for {took:?} alone");
@@ -215,8 +220,8 @@ async fn an_etcd_that_does_not_confirm_the_drain_costs_no_more_than_two_deadline
 #[tokio::test]
 async fn without_the_right_to_read_control_keys_the_drain_takes_the_full_time() {
     let etcd = Etcd::start_with_login(300).await;
-    let mut scene = Scene::announced_in(etcd, |announce, etcd| {
-        logged_in(announce, etcd).option("--drain", "2s")
+    let mut scene = AnnouncerScene::announced_in(etcd, |announce, etcd| {
+        announce.etcd(etcd).login().option("--drain", "2s")
     })
     .await;
     scene.sidekick.logs("no effect here").await;
@@ -234,7 +239,8 @@ async fn without_the_right_to_read_control_keys_the_drain_takes_the_full_time() 
 #[tokio::test]
 async fn without_drain_nothing_is_read_below_the_control_prefix() {
     let etcd = Etcd::start_with_login(300).await;
-    let mut scene = Scene::announced_in(etcd, logged_in).await;
+    let mut scene =
+        AnnouncerScene::announced_in(etcd, |announce, etcd| announce.etcd(etcd).login()).await;
     scene.etcd.put(WISH, "{}").await;
     let revision = scene.etcd.revision().await;
     never_for(secs(2), "the wish is obeyed", async || {
@@ -244,13 +250,6 @@ async fn without_drain_nothing_is_read_below_the_control_prefix() {
     let took = scene.sidekick.leaves().await;
     assert!(took < secs(3), "leaving took {took:?}");
     assert!(scene.etcd.denials().await < 1.0, "a control key was read");
-}
-
-fn logged_in(announce: Announce, etcd: &Etcd) -> Announce {
-    announce
-        .etcd(etcd)
-        .environment("ETCDCTL_USER", Login::NAME)
-        .environment("ETCDCTL_PASSWORD", Login::PASSWORD)
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! `sidekick drain`, `undrain` and `wait`, and what `list` and `explain` show of a wish.
 
-use sidekick_harness::{Announce, Etcd, KEY, SOON, Scene, Sidekick, eventually, secs};
+use sidekick_harness::{Announce, AnnouncerScene, Etcd, KEY, SOON, Sidekick, eventually, secs};
 
 const NAME: &str = "redis/redis@1";
 const WISH: &str = "/sidekick/services/drain/redis/redis@1";
@@ -29,7 +29,7 @@ async fn is_draining(etcd: &Etcd) {
 
 #[tokio::test]
 async fn an_operator_drains_an_instance_and_takes_it_back() {
-    let scene = Scene::announced_with(|announce| announce.option("--drain", "9s")).await;
+    let scene = AnnouncerScene::announced_with(|announce| announce.option("--drain", "9s")).await;
     let drain = Sidekick::drain(NAME).etcd(&scene.etcd);
     let drained = drain.option("--reason", "new disk").run().await;
     assert_eq!((drained.code, &*drained.log), (Some(0), ""));

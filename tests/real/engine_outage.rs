@@ -1,22 +1,13 @@
 //! Docker goes and comes back.
 
-use sidekick_harness::{
-    Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, eventually, never_for, secs,
-};
+use sidekick_harness::*;
 
 #[tokio::test]
 async fn an_engine_that_is_down_at_the_start_is_waited_for() {
     let engine = Engine::not_yet();
     let etcd = Etcd::start().await;
-    let mut sidekick = Sidekick::announce("redis1", KEY)
-        .etcd(&etcd)
-        .docker(&engine)
-        .host(HOST)
-        .spawn();
-    never_for(secs(2), "sidekick exits or writes", async || {
-        !sidekick.is_up() || etcd.get(KEY).await.is_some()
-    })
-    .await;
+    let mut sidekick = engine.announce("redis1", &etcd).spawn();
+    sidekick.waits(&etcd, secs(2)).await;
 
     engine.start_again().await;
     let redis = engine.container("redis1").publish("6379:6379").run().await;
@@ -27,7 +18,7 @@ async fn an_engine_that_is_down_at_the_start_is_waited_for() {
 #[tokio::test]
 async fn an_engine_that_is_restarted_is_followed_on_its_new_socket() {
     let engine = Engine::start().await;
-    let scene = Scene::announced_on(&engine, |announce| announce).await;
+    let scene = AnnouncerScene::announced_on(&engine, |announce| announce).await;
 
     // It takes its socket away first and then ends its containers, so the news must wait for its return.
     engine.stop().await;
@@ -44,17 +35,9 @@ async fn an_engine_that_is_restarted_is_followed_on_its_new_socket() {
 async fn an_engine_that_restarts_its_containers_has_them_announced_again() {
     let engine = Engine::start().await;
     let etcd = Etcd::start().await;
-    let redis = engine
-        .container("redis1")
-        .publish("6379:6379")
-        .option("--restart=always")
-        .run()
-        .await;
-    let _sidekick = Sidekick::announce("redis1", KEY)
-        .etcd(&etcd)
-        .docker(&engine)
-        .host(HOST)
-        .spawn();
+    let run = engine.container("redis1").publish("6379:6379");
+    let redis = run.option("--restart=always").run().await;
+    let _sidekick = engine.announce("redis1", &etcd).spawn();
     etcd.shows(KEY, &redis.at(HOST, 6379).await).await;
 
     engine.kill9().await;
@@ -68,22 +51,14 @@ async fn an_engine_that_restarts_its_containers_has_them_announced_again() {
 #[tokio::test]
 async fn a_container_that_lives_on_without_its_engine_is_kept_for_ever_if_so_asked() {
     let engine = Engine::start_with_live_restore().await;
-    let forever = |announce: sidekick_harness::Announce| {
-        announce.times(3, 1).option("--docker-grace", "forever")
-    };
-    let scene = Scene::announced_on(&engine, forever).await;
+    let forever = |it: Announce| it.times(3, 1).option("--docker-grace", "forever");
+    let scene = AnnouncerScene::announced_on(&engine, forever).await;
     let before = scene.etcd.get(KEY).await;
 
     engine.kill9().await;
-    never_for(secs(5), "the key changes", async || {
-        scene.etcd.get(KEY).await != before
-    })
-    .await;
+    scene.etcd.keeps_entry(KEY, &before, secs(5)).await;
     engine.start_again().await;
-    never_for(secs(2), "the key changes", async || {
-        scene.etcd.get(KEY).await != before
-    })
-    .await;
+    scene.etcd.keeps_entry(KEY, &before, secs(2)).await;
 
     scene.redis.kill().await;
     scene.is_withdrawn().await;
@@ -92,32 +67,22 @@ async fn a_container_that_lives_on_without_its_engine_is_kept_for_ever_if_so_ask
 #[tokio::test]
 async fn a_grace_that_is_over_withdraws_and_says_so() {
     let engine = Engine::start_with_live_restore().await;
-    let scene =
-        Scene::announced_on(&engine, |announce| announce.option("--docker-grace", "3s")).await;
+    let scene = with_grace(&engine, "3s").await;
 
     engine.kill9().await;
-    never_for(secs(2), "the key goes before its time", async || {
-        scene.etcd.get(KEY).await.is_none()
-    })
-    .await;
+    scene.etcd.keeps(KEY, secs(2)).await;
     scene.is_withdrawn().await;
     scene.sidekick.logs("--docker-grace").await;
 
     engine.start_again().await;
-    assert_eq!(
-        scene.is_announced().await,
-        scene.value,
-        "the container has lived on"
-    );
+    let value = scene.is_announced().await;
+    assert_eq!(value, scene.value, "the container has lived on");
 }
 
 #[tokio::test]
 async fn a_container_that_died_without_its_engine_is_withdrawn_when_that_is_back() {
     let engine = Engine::start_with_live_restore().await;
-    let scene = Scene::announced_on(&engine, |announce| {
-        announce.option("--docker-grace", "forever")
-    })
-    .await;
+    let scene = with_grace(&engine, "forever").await;
     let pid = scene.redis.pid().await;
 
     engine.kill9().await;
@@ -130,8 +95,7 @@ async fn a_container_that_died_without_its_engine_is_withdrawn_when_that_is_back
 #[tokio::test]
 async fn an_engine_that_freezes_is_an_engine_that_cannot_be_asked() {
     let engine = Engine::start().await;
-    let scene =
-        Scene::announced_on(&engine, |announce| announce.option("--docker-grace", "3s")).await;
+    let scene = with_grace(&engine, "3s").await;
 
     engine.freeze();
 
@@ -144,7 +108,7 @@ async fn an_engine_that_freezes_is_an_engine_that_cannot_be_asked() {
 
 #[tokio::test]
 async fn a_death_that_sidekick_slept_through_is_found_out() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     scene.sidekick.freeze();
     scene.redis.kill().await;
     scene.sidekick.thaw();
@@ -153,18 +117,15 @@ async fn a_death_that_sidekick_slept_through_is_found_out() {
 
 #[tokio::test]
 async fn a_successor_that_sidekick_slept_through_is_found_out() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     scene.sidekick.freeze();
     scene.redis.remove().await;
-    let successor = scene
-        .engine
-        .container(scene.redis.name())
-        .publish("16201:6379")
-        .run()
-        .await;
+    let successor = scene.successor().await;
     scene.sidekick.thaw();
-    scene
-        .etcd
-        .shows(KEY, &successor.at(HOST, 16201).await)
-        .await;
+    scene.etcd.shows(KEY, &successor.value().await).await;
+}
+
+async fn with_grace<'e>(engine: &'e Engine, grace: &str) -> AnnouncerScene<'e> {
+    let more = |announce: Announce| announce.option("--docker-grace", grace);
+    AnnouncerScene::announced_on(engine, more).await
 }

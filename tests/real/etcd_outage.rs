@@ -4,10 +4,7 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{AlarmAction, AlarmType};
 
-use sidekick_harness::{
-    Announce, Container, Engine, Etcd, HOST, KEY, Proxy, Scene, Sidekick, Wire, eventually,
-    measured, millis, never_for, secs,
-};
+use sidekick_harness::*;
 
 /// From etcd's first answer to the key.
 const BACK: Duration = secs(2);
@@ -28,17 +25,14 @@ async fn an_etcd_that_is_down_at_the_start_is_waited_for() {
 
 #[tokio::test]
 async fn an_etcd_that_comes_back_with_its_data_has_the_lease_renewed() {
-    let mut scene = Scene::announced_every(4, 2).await;
+    let mut scene = AnnouncerScene::announced_every(4, 2).await;
     scene.etcd.kill9().await;
     never_for(secs(6), "sidekick exits", async || !scene.sidekick.is_up()).await;
 
     scene.etcd.restart().await;
 
     appears(&scene.etcd, "came back with its data").await;
-    never_for(secs(6), "the key expires", async || {
-        scene.etcd.get(KEY).await.is_none()
-    })
-    .await;
+    scene.etcd.keeps(KEY, secs(6)).await;
     scene.is_announced().await;
     scene.redis.kill().await;
     scene.is_withdrawn().await;
@@ -47,7 +41,7 @@ async fn an_etcd_that_comes_back_with_its_data_has_the_lease_renewed() {
 /// It was "h2 protocol error", as if etcd had spoken wrongly.
 #[tokio::test]
 async fn a_connection_that_was_lost_is_told_as_a_lost_connection() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     scene.etcd.kill9().await;
     scene.sidekick.logs("connection lost: ").await;
     let wrong = scene.sidekick.times_logged("h2 protocol error");
@@ -56,7 +50,7 @@ async fn a_connection_that_was_lost_is_told_as_a_lost_connection() {
 
 #[tokio::test]
 async fn an_etcd_that_comes_back_empty_has_the_key_again() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     // So that the new store's revisions are far behind the old one's.
     for _ in 0..50 {
         scene.etcd.put("/another/key", "x").await;
@@ -76,7 +70,8 @@ async fn an_etcd_that_comes_back_empty_has_the_key_again() {
 
 #[tokio::test]
 async fn an_etcd_without_space_keeps_what_stands_and_gets_the_rest_when_it_has_some() {
-    let scene = Scene::announced_with(|announce| announce.times(3, 1).under_systemd()).await;
+    let scene =
+        AnnouncerScene::announced_with(|announce| announce.times(3, 1).under_systemd()).await;
     let notifications = scene.sidekick.notifications();
     let alarm = async |action| {
         let mut client = scene.etcd.client().maintenance_client();
@@ -84,10 +79,7 @@ async fn an_etcd_without_space_keeps_what_stands_and_gets_the_rest_when_it_has_s
         done.expect("etcd takes and leaves an alarm");
     };
     alarm(AlarmAction::Activate).await;
-    never_for(secs(5), "the key goes", async || {
-        scene.etcd.get(KEY).await.is_none()
-    })
-    .await;
+    scene.etcd.keeps(KEY, secs(5)).await;
     scene.redis.kill().await;
     scene.is_withdrawn().await;
     scene.redis.start().await;
@@ -103,12 +95,10 @@ async fn an_etcd_without_space_keeps_what_stands_and_gets_the_rest_when_it_has_s
 
 #[tokio::test]
 async fn an_etcd_that_was_frozen_for_longer_than_the_ttl_has_the_key_again() {
-    let scene = Scene::announced_every(3, 1).await;
+    let scene = AnnouncerScene::announced_every(3, 1).await;
     scene.etcd.freeze();
-    never_for(secs(5), "a frozen etcd answers", async || {
-        scene.etcd.answers().await
-    })
-    .await;
+    let answers = async || scene.etcd.answers().await;
+    never_for(secs(5), "a frozen etcd answers", answers).await;
 
     scene.etcd.thaw();
 
@@ -118,25 +108,18 @@ async fn an_etcd_that_was_frozen_for_longer_than_the_ttl_has_the_key_again() {
     eventually(BACK, "the key is back on a lease that lives", async || {
         let entry = scene.etcd.get(KEY).await.ok_or("no key")?;
         let left = scene.etcd.seconds_left(entry.lease).await;
-        if left >= 2 {
-            Ok(())
-        } else {
-            Err(format!("{left} s left"))
-        }
+        (left >= 2).then_some(()).ok_or(format!("{left} s left"))
     })
     .await;
     let what = "key back after an etcd that was frozen";
     measured::took(2, what, healed.elapsed(), BACK);
-    never_for(secs(4), "the key expires", async || {
-        scene.etcd.get(KEY).await.is_none()
-    })
-    .await;
+    scene.etcd.keeps(KEY, secs(4)).await;
     scene.is_announced().await;
 }
 
 #[tokio::test]
 async fn a_death_while_etcd_was_down_is_told_when_it_is_back() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     scene.etcd.kill9().await;
     scene.redis.kill().await;
     never_for(secs(2), "sidekick exits", async || !scene.sidekick.is_up()).await;
@@ -148,22 +131,18 @@ async fn a_death_while_etcd_was_down_is_told_when_it_is_back() {
 
 #[tokio::test]
 async fn a_restart_while_etcd_was_down_is_told_when_it_is_back() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     scene.etcd.kill9().await;
     scene.redis.restart().await;
 
     scene.etcd.restart().await;
 
-    assert_ne!(
-        scene.is_announced().await.since,
-        scene.value.since,
-        "the new life has its own start"
-    );
+    scene.is_announced_as_another_life().await;
 }
 
 #[tokio::test]
 async fn a_key_deleted_while_sidekick_was_cut_off_comes_back() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     scene.sidekick.freeze();
     scene.etcd.delete(KEY).await;
     scene.etcd.kill9().await;
@@ -196,7 +175,7 @@ async fn outlives(wire: Wire) {
     let proxy = Proxy::before(etcd.url()).await;
     let url = proxy.url();
     let announce = |announce: Announce, _: &Etcd| announce.endpoints(&[&url]).times(TTL, 6);
-    let scene = Scene::announced_in(etcd, announce).await;
+    let scene = AnnouncerScene::announced_in(etcd, announce).await;
     let log = scene.etcd.watch(KEY).await;
     let heard = async || scene.etcd.asked("LeaseKeepAlive").await;
     let renewal = async || {
@@ -205,8 +184,8 @@ async fn outlives(wire: Wire) {
         eventually(secs(TTL.into()), "the lease is renewed", asked).await;
         Instant::now()
     };
-    // The worst moment is just before a renewal, whatever their pace is. Where one slips through after all, the
-    // scene is set anew.
+    // The worst moment is just before a renewal, whatever their pace is. Where a renewal slips through after all,
+    // the test tries again.
     let mut cut = None;
     for _ in 0..5 {
         let (first, second) = (renewal().await, renewal().await);
@@ -227,22 +206,16 @@ async fn outlives(wire: Wire) {
     let (since, renewals) = cut.expect("etcd is cut off just before a renewal");
 
     let rest = outage.saturating_sub(since.elapsed());
-    never_for(rest, "etcd hears of a renewal", async || {
-        heard().await > renewals
-    })
-    .await;
+    let renewed = async || heard().await > renewals;
+    never_for(rest, "etcd hears of a renewal", renewed).await;
     proxy.pass();
 
-    never_for(secs(TTL.into()), "the key goes", async || {
-        scene.etcd.get(KEY).await.is_none()
-    })
-    .await;
+    scene.etcd.keeps(KEY, secs(TTL.into())).await;
     let gaps = log.so_far().await;
     let gaps = gaps.iter().filter(|change| change.put.is_none()).count();
-    let what = format!(
-        "gaps of a key with a TTL of {TTL} s after {} s of {wire:?} before etcd",
-        outage.as_secs()
-    );
+    let seconds = outage.as_secs();
+    let what =
+        format!("gaps of a key with a TTL of {TTL} s after {seconds} s of {wire:?} before etcd");
     measured::counted(2, what, gaps, 0);
 }
 
@@ -255,10 +228,8 @@ async fn a_grant_whose_answer_is_lost_leaves_no_second_lease() {
 
     grant.proxy.pass();
 
-    eventually(secs(5), "the key appears", async || {
-        grant.etcd.get(KEY).await
-    })
-    .await;
+    let key = async || grant.etcd.get(KEY).await;
+    eventually(secs(5), "the key appears", key).await;
     assert_eq!(grant.etcd.leases().await.len(), 1, "one process, one lease");
     grant.sidekick.leaves().await;
     assert_eq!(grant.etcd.leases().await, [0; 0]);
@@ -285,8 +256,7 @@ struct Grant {
 impl Grant {
     async fn whose_answer_is_lost() -> Grant {
         let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
-        let run = engine.redis();
-        let redis = run.run().await;
+        let redis = engine.redis().run().await;
         let proxy = Proxy::before(etcd.url()).await;
         proxy.set(Wire::MuteServer);
         let announce = Sidekick::announce(redis.name(), KEY).docker(engine);

@@ -1,26 +1,18 @@
 //! `sidekick explain`: the same decision, read only.
 
-use sidekick_harness::{
-    Announce, Container, Engine, Etcd, Explained, HOST, KEY, Scene, Sidekick, Value, secs,
-};
+use sidekick_harness::*;
 
 #[tokio::test]
 async fn an_announceable_container_is_explained_with_its_rule_port_and_health() {
     let case = Case::of("16401:6379").await;
     let explained = case.explain(|explain| explain.option("--key", KEY)).await;
     assert_eq!(explained.code, Some(0));
+    let id = case.redis.short_id();
     tells(
         &explained,
-        &[
-            case.redis.short_id(),
-            Engine::HOSTNAME,
-            "/info",
-            "6379/tcp",
-            "16401",
-            "health",
-            KEY,
-        ],
+        &[id, Engine::HOSTNAME, "/info", "6379/tcp", "16401"],
     );
+    tells(&explained, &["health", KEY]);
     assert_eq!(case.etcd.revision().await, 1, "explaining writes nothing");
 }
 
@@ -48,32 +40,21 @@ async fn what_stands_at_the_key_is_shown() {
     let rival = Value::of_rival("badc0ffee000", "2999-01-01T00:00:00Z");
     case.etcd.put_leased(KEY, &rival.text(), secs(60)).await;
     let explained = case.explain(|explain| explain.option("--key", KEY)).await;
-    assert_eq!(
-        explained.code,
-        Some(0),
-        "it is announceable, whoever holds the key"
-    );
+    let why = "it is announceable, whoever holds the key";
+    assert_eq!(explained.code, Some(0), "{why}");
     tells(&explained, &[KEY, "badc0ffee000"]);
 }
 
 #[tokio::test]
 async fn the_key_of_an_announced_container_is_shown() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let revision = scene.etcd.revision().await;
-    let explained = Sidekick::explain(scene.redis.name())
-        .etcd(&scene.etcd)
-        .docker(scene.engine)
-        .host(HOST)
-        .option("--key", KEY)
-        .run()
-        .await;
+    let explain = Sidekick::explain(scene.redis.name()).etcd(&scene.etcd);
+    let explain = explain.docker(scene.engine).host(HOST);
+    let explained = explain.option("--key", KEY).run().await;
     assert_eq!(explained.code, Some(0));
     tells(&explained, &[KEY, HOST, &scene.value.port.to_string()]);
-    assert_eq!(
-        scene.etcd.revision().await,
-        revision,
-        "explaining writes nothing"
-    );
+    assert_eq!(scene.etcd.revision().await, revision, "nothing is written");
 }
 
 #[tokio::test]
@@ -90,25 +71,17 @@ async fn a_port_that_is_not_published_is_explained() {
     let case = Case::of("16405:16379").await;
     let explained = case.explain(|explain| explain.port("6379")).await;
     assert_eq!(explained.code, Some(1));
-    tells(
-        &explained,
-        &[
-            "6379/tcp is not published; published: 16379/tcp → ",
-            "16405",
-        ],
-    );
+    let words = "6379/tcp is not published; published: 16379/tcp → ";
+    tells(&explained, &[words, "16405"]);
 }
 
 #[tokio::test]
 async fn a_container_that_is_not_there_is_explained() {
     let case = Case::of("16406:6379").await;
-    let explained = Sidekick::explain("nobody")
-        .etcd(&case.etcd)
-        .docker(case.engine)
-        .run()
-        .await;
+    let explain = Sidekick::explain("absent").etcd(&case.etcd);
+    let explained = explain.docker(case.engine).run().await;
     assert_eq!(explained.code, Some(1));
-    tells(&explained, &["nobody"]);
+    tells(&explained, &["absent"]);
 }
 
 #[tokio::test]
@@ -116,11 +89,8 @@ async fn an_etcd_that_is_away_does_not_hide_the_container() {
     let case = Case::of("16407:6379").await;
     case.etcd.kill9().await;
     let explained = case.explain(|explain| explain.option("--key", KEY)).await;
-    assert_eq!(
-        explained.code,
-        Some(0),
-        "it is announceable, whatever etcd does"
-    );
+    let why = "it is announceable, whatever etcd does";
+    assert_eq!(explained.code, Some(0), "{why}");
     tells(&explained, &["16407", "etcd"]);
 }
 
@@ -133,12 +103,9 @@ struct Case {
 
 impl Case {
     async fn of(publish: &str) -> Case {
-        let engine = Engine::shared().await;
-        let name = engine.name("redis1");
-        let (redis, etcd) = tokio::join!(
-            engine.container(&name).publish(publish).run(),
-            Etcd::start()
-        );
+        let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
+        let redis = engine.container(&engine.name("redis1")).publish(publish);
+        let redis = redis.run().await;
         Case {
             redis,
             engine,
@@ -147,22 +114,14 @@ impl Case {
     }
 
     async fn explain(&self, more: impl FnOnce(Announce) -> Announce) -> Explained {
-        more(
-            Sidekick::explain(self.redis.name())
-                .etcd(&self.etcd)
-                .docker(self.engine),
-        )
-        .run()
-        .await
+        let explain = Sidekick::explain(self.redis.name()).etcd(&self.etcd);
+        more(explain.docker(self.engine)).run().await
     }
 }
 
 fn tells(explained: &Explained, words: &[&str]) {
+    let text = &explained.text;
     for word in words {
-        assert!(
-            explained.text.contains(word),
-            "{word:?} is missing in:\n{}",
-            explained.text
-        );
+        assert!(text.contains(word), "{word:?} is missing in:\n{text}");
     }
 }

@@ -1,9 +1,7 @@
-//! That nothing grows: thousands of containers that come and go, hundreds of connections that break.
-//! The same for an hour, and with a real engine, is `make soak`.
+//! sidekick doesn't grow through thousands of containers that come and go and hundreds of connections that break.
+//! `make soak` does the same for an hour, and with a real engine.
 
-use sidekick_harness::{
-    Etcd, Footprint, Footprints, HOST, Proxy, Sidekick, StandIn, Wire, eventually, secs,
-};
+use sidekick_harness::*;
 
 /// In each a crowd comes and goes, and each connection breaks.
 const ROUNDS: u16 = 120;
@@ -27,7 +25,7 @@ async fn announce_leaves_nothing_behind_of_what_came_and_went() {
     for round in 0..ROUNDS {
         let crowd = || round * CROWD..(round + 1) * CROWD;
         crowd().for_each(|number| docker.run(number));
-        has_keys(&etcd, CROWD.into()).await;
+        etcd.has_keys(CROWD.into()).await;
 
         let subscriptions = docker.subscriptions();
         to_etcd.cut().await;
@@ -37,16 +35,14 @@ async fn announce_leaves_nothing_behind_of_what_came_and_went() {
             to_docker.set(Wire::CutEvent);
             docker.hint(round * CROWD);
         }
-        eventually(secs(10), "the events are asked for again", async || {
-            docker.subscriptions() > subscriptions
-        })
-        .await;
+        let again = async || docker.subscriptions() > subscriptions;
+        eventually(secs(10), "the events are asked for again", again).await;
         to_docker.pass();
 
         etcd.delete(&StandIn::key(round * CROWD, HOST)).await;
-        has_keys(&etcd, CROWD.into()).await;
+        etcd.has_keys(CROWD.into()).await;
         crowd().for_each(|number| docker.die(number));
-        has_keys(&etcd, 0).await;
+        etcd.has_keys(0).await;
         crowd().for_each(|number| docker.remove(number));
         let log = sidekick.log().join("\n");
         footprints.add(Footprint::of(sidekick.pid(), &log));
@@ -54,20 +50,4 @@ async fn announce_leaves_nothing_behind_of_what_came_and_went() {
     println!("{footprints}");
     assert_eq!(footprints.growth(), [""; 0]);
     sidekick.leaves().await;
-}
-
-async fn has_keys(etcd: &Etcd, count: usize) {
-    eventually(
-        secs(20),
-        format!("{count} keys stand in etcd"),
-        async || {
-            let keys = etcd.keys().await.len();
-            if keys == count {
-                Ok(())
-            } else {
-                Err(keys.to_string())
-            }
-        },
-    )
-    .await;
 }

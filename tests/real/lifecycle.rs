@@ -2,52 +2,31 @@
 
 use std::time::Instant;
 
-use sidekick_harness::{
-    Engine, Etcd, HOST, KEY, SOON, Scene, Sidekick, eventually, measured, millis, never_for, secs,
-};
+use sidekick_harness::*;
 
 #[tokio::test]
 async fn the_seeds_case_works_to_the_letter() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
     let redis = engine.container("redis1").publish("6379:6379").run().await;
-    let _sidekick = Sidekick::announce("redis1", "/services/redis/redis@1")
-        .host("ip-172-31-24-253")
-        .option("--ttl", "60")
-        .option("--interval", "45")
-        .etcd(&etcd)
-        .docker(engine)
-        .spawn();
+    let announce = engine.announce("redis1", &etcd).host("ip-172-31-24-253");
+    let announce = announce.option("--ttl", "60").option("--interval", "45");
+    let _sidekick = announce.spawn();
 
     let value = redis.at("ip-172-31-24-253", 6379).await;
     let entry = etcd.shows("/services/redis/redis@1", &value).await;
 
-    assert!(
-        entry
-            .value
-            .starts_with(r#"{"host":"ip-172-31-24-253","port":6379,"#),
-        "{}",
-        entry.value
-    );
+    let begin = r#"{"host":"ip-172-31-24-253","port":6379,"#;
+    assert!(entry.value.starts_with(begin), "{}", entry.value);
     let left = etcd.seconds_left(entry.lease).await;
-    assert!(
-        (50..=60).contains(&left),
-        "a lease of 60 s has {left} s left"
-    );
+    assert!((50..=60).contains(&left), "{left} s of 60 s are left");
 }
 
 #[tokio::test]
 async fn a_container_that_does_not_exist_yet_is_waited_for() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
     let name = engine.name("redis1");
-    let mut sidekick = Sidekick::announce(&name, KEY)
-        .etcd(&etcd)
-        .docker(engine)
-        .host(HOST)
-        .spawn();
-    never_for(secs(1), "sidekick exits or writes", async || {
-        !sidekick.is_up() || etcd.get(KEY).await.is_some()
-    })
-    .await;
+    let mut sidekick = engine.announce(&name, &etcd).spawn();
+    sidekick.waits(&etcd, secs(1)).await;
 
     let redis = engine.container(&name).publish("6379").run().await;
 
@@ -59,10 +38,7 @@ async fn a_container_that_was_only_created_is_waited_for() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
     let redis = engine.redis().create().await;
     let _sidekick = redis.announce(&etcd).spawn();
-    never_for(secs(1), "the key appears", async || {
-        etcd.get(KEY).await.is_some()
-    })
-    .await;
+    etcd.lacks(KEY, secs(1)).await;
 
     redis.start().await;
 
@@ -71,30 +47,26 @@ async fn a_container_that_was_only_created_is_waited_for() {
 
 #[tokio::test]
 async fn docker_kill_withdraws_and_docker_start_announces() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
 
     let began = Instant::now();
     scene.redis.kill().await;
     gone(&scene, began, "docker kill").await;
 
     scene.redis.start().await;
-    let again = scene.is_announced().await;
-    assert_ne!(
-        again.since, scene.value.since,
-        "the new life has its own start"
-    );
+    scene.is_announced_as_another_life().await;
 }
 
 #[tokio::test]
 async fn docker_stop_withdraws() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     scene.redis.stop().await;
     scene.is_withdrawn().await;
 }
 
 #[tokio::test]
-async fn a_process_that_ends_by_itself_withdraws() {
-    let scene = Scene::announced().await;
+async fn a_process_that_ends_withdraws() {
+    let scene = AnnouncerScene::announced().await;
     let began = Instant::now();
     scene.redis.crash().await;
     gone(&scene, began, "the container's end").await;
@@ -102,14 +74,14 @@ async fn a_process_that_ends_by_itself_withdraws() {
 
 #[tokio::test]
 async fn removal_withdraws() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let began = Instant::now();
     scene.redis.remove().await;
     gone(&scene, began, "docker rm --force").await;
 }
 
-/// By its event: every timer would take longer.
-async fn gone(scene: &Scene<'_>, began: Instant, after: &str) {
+/// The key goes by the event: every timer would take longer.
+async fn gone(scene: &AnnouncerScene<'_>, began: Instant, after: &str) {
     scene.is_withdrawn().await;
     let what = format!("key gone after {after}, the command's own time included");
     measured::took(1, what, began.elapsed(), secs(5));
@@ -117,13 +89,9 @@ async fn gone(scene: &Scene<'_>, began: Instant, after: &str) {
 
 #[tokio::test]
 async fn docker_restart_ends_in_the_new_lifes_value() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     scene.redis.restart().await;
-    let again = scene.is_announced().await;
-    assert_ne!(
-        again.since, scene.value.since,
-        "the new life has its own start"
-    );
+    scene.is_announced_as_another_life().await;
 }
 
 #[tokio::test]
@@ -149,34 +117,27 @@ async fn a_container_that_its_restart_policy_brings_back_is_announced_again() {
 
 #[tokio::test]
 async fn pause_withdraws_and_unpause_announces() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
 
     let began = Instant::now();
     scene.redis.pause().await;
     gone(&scene, began, "docker pause").await;
 
     scene.redis.unpause().await;
-    assert_eq!(
-        scene.is_announced().await,
-        scene.value,
-        "it is the same life"
-    );
+    assert_eq!(scene.is_announced().await, scene.value, "the same life");
 }
 
 /// Issue 11, item 12: the container is paused for some 60 ms, and its key was deleted and put again.
 #[tokio::test]
 async fn docker_commit_changes_nothing() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let revision = scene.etcd.revision().await;
     let name = scene.redis.name();
     for _ in 0..5 {
         let image = scene.engine.docker(&["commit", name]).await;
         scene.engine.docker(&["image", "rm", &image]).await;
     }
-    never_for(secs(2), "something is written", async || {
-        scene.etcd.revision().await != revision
-    })
-    .await;
+    scene.etcd.stays_at(revision, secs(2)).await;
 
     scene.redis.pause().await;
     let paused = Instant::now();
@@ -189,7 +150,7 @@ async fn docker_commit_changes_nothing() {
 /// The pause is as old as its container, as far as this sidekick can know.
 #[tokio::test]
 async fn a_container_that_was_paused_before_is_not_announced_at_all() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     scene.sidekick.leaves().await;
     scene.redis.pause().await;
     let revision = scene.etcd.revision().await;
@@ -203,12 +164,11 @@ async fn a_container_that_was_paused_before_is_not_announced_at_all() {
 async fn a_start_and_a_death_are_a_line_each() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
     let name = engine.name("redis1");
-    let announce = Sidekick::announce(&name, KEY).etcd(&etcd).docker(engine);
-    let sidekick = announce.host(HOST).spawn();
+    let sidekick = engine.announce(&name, &etcd).spawn();
     let told = || {
-        let log = sidekick.log().into_iter();
-        log.filter(|line| line.contains("announcing"))
-            .collect::<Vec<_>>()
+        let mut log = sidekick.log();
+        log.retain(|line| line.contains("announcing"));
+        log
     };
     sidekick.logs("there is no container").await;
     assert_eq!(told().len(), 1, "{:#?}", told());
@@ -225,41 +185,27 @@ async fn a_start_and_a_death_are_a_line_each() {
     }
     let began = Instant::now();
     redis.kill().await;
-    let last = async || {
-        told()
-            .last()
-            .is_some_and(|line| line.contains("has exited"))
-    };
+    let exited = |line: &String| line.contains("has exited");
+    let last = async || told().last().is_some_and(exited);
     eventually(SOON, "the death is told", last).await;
-    measured::took(
-        1,
-        "a death told in the log, docker kill included",
-        began.elapsed(),
-        SOON,
-    );
+    let what = "a death told in the log, docker kill included";
+    measured::took(1, what, began.elapsed(), SOON);
     assert_eq!(told().len(), 9, "{:#?}", told());
 }
 
 #[tokio::test]
 async fn an_oom_kill_withdraws() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
-    let redis = engine
-        .redis()
-        .option("--memory=16m")
-        .option("--memory-swap=16m")
-        .run()
-        .await;
+    let run = engine.redis().option("--memory=16m");
+    let redis = run.option("--memory-swap=16m").run().await;
     let _sidekick = redis.announce(&etcd).spawn();
     etcd.shows(KEY, &redis.value().await).await;
 
     redis.eat(100_000_000).await;
 
     etcd.loses(KEY).await;
-    assert_eq!(
-        redis.inspect().await["State"]["OOMKilled"],
-        true,
-        "the kernel has killed it"
-    );
+    let killed = &redis.inspect().await["State"]["OOMKilled"];
+    assert_eq!(*killed, true, "the kernel has killed it");
 }
 
 #[tokio::test]
@@ -270,23 +216,12 @@ async fn only_a_healthy_container_is_announced() {
     let value = redis.value().await;
     let health = async |wanted: &str| {
         let what = format!("Docker calls it {wanted}");
-        eventually(2 * SOON, &what, async || {
-            redis.inspect().await["State"]["Health"]["Status"] == wanted
-        })
-        .await;
+        let is = async || redis.inspect().await["State"]["Health"]["Status"] == wanted;
+        eventually(2 * SOON, &what, is).await;
     };
-    never_for(
-        millis(500),
-        "a container without a verdict is announced",
-        async || etcd.get(KEY).await.is_some(),
-    )
-    .await;
+    etcd.lacks(KEY, millis(500)).await;
     health("unhealthy").await;
-    assert_eq!(
-        etcd.get(KEY).await,
-        None,
-        "an unhealthy container is not announced"
-    );
+    assert_eq!(etcd.get(KEY).await, None, "it is unhealthy");
 
     redis.feels("well").await;
     health("healthy").await;
@@ -302,41 +237,29 @@ async fn only_a_healthy_container_is_announced() {
 
 #[tokio::test]
 async fn a_harmless_signal_withdraws_nothing() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let log = scene.etcd.watch(KEY).await;
 
     scene.redis.hang_up().await;
 
-    never_for(secs(1), "the key goes", async || {
-        scene.etcd.get(KEY).await.is_none()
-    })
-    .await;
+    scene.etcd.keeps(KEY, secs(1)).await;
     assert!(log.so_far().await.is_empty(), "nothing is written either");
 }
 
 #[tokio::test]
 async fn a_new_container_by_the_same_name_is_announced_with_its_own_port() {
-    let scene = Scene::announced().await;
-    let name = scene.redis.name();
+    let scene = AnnouncerScene::announced().await;
 
     scene.redis.remove().await;
     scene.is_withdrawn().await;
-    let successor = scene
-        .engine
-        .container(name)
-        .publish("16001:6379")
-        .run()
-        .await;
+    let successor = scene.successor().await;
 
-    scene
-        .etcd
-        .shows(KEY, &successor.at(HOST, 16001).await)
-        .await;
+    scene.etcd.shows(KEY, &successor.value().await).await;
 }
 
 #[tokio::test]
 async fn a_container_that_is_renamed_away_is_withdrawn_until_it_is_renamed_back() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let name = scene.redis.name();
 
     scene.redis.rename(&format!("{name}-old")).await;
@@ -348,11 +271,11 @@ async fn a_container_that_is_renamed_away_is_withdrawn_until_it_is_renamed_back(
 
 #[tokio::test]
 async fn a_container_that_takes_the_name_of_one_renamed_away_is_announced() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let name = scene.redis.name();
     scene.redis.rename(&format!("{name}-old")).await;
 
-    let successor = scene.engine.container(name).publish("6379").run().await;
+    let successor = scene.successor().await;
 
     scene.etcd.shows(KEY, &successor.value().await).await;
 }
@@ -360,21 +283,10 @@ async fn a_container_that_takes_the_name_of_one_renamed_away_is_announced() {
 #[tokio::test]
 async fn a_stranger_whose_id_begins_with_the_name_is_not_announced() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
-    let stranger = engine
-        .container(&engine.name("stranger"))
-        .publish("6379")
-        .run()
-        .await;
+    let stranger = engine.redis().run().await;
     let name = &stranger.id()[..6];
-    let _sidekick = Sidekick::announce(name, KEY)
-        .etcd(&etcd)
-        .docker(engine)
-        .host(HOST)
-        .spawn();
-    never_for(secs(1), "the stranger is announced", async || {
-        etcd.get(KEY).await.is_some()
-    })
-    .await;
+    let _sidekick = engine.announce(name, &etcd).spawn();
+    etcd.lacks(KEY, secs(1)).await;
 
     let redis = engine.container(name).publish("6379").run().await;
 
@@ -383,7 +295,7 @@ async fn a_stranger_whose_id_begins_with_the_name_is_not_announced() {
 
 #[tokio::test]
 async fn a_neighbours_life_changes_nothing() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let revision = scene.etcd.revision().await;
     let name = format!("{}0", scene.redis.name());
 
@@ -391,8 +303,5 @@ async fn a_neighbours_life_changes_nothing() {
     neighbour.kill().await;
     neighbour.remove().await;
 
-    never_for(secs(1), "something is written", async || {
-        scene.etcd.revision().await != revision
-    })
-    .await;
+    scene.etcd.stays_at(revision, secs(1)).await;
 }

@@ -1,38 +1,21 @@
 //! A log that is not read.
 
-use sidekick_harness::{
-    Etcd, HOST, KEY, SOON, Scene, Sidekick, StandIn, eventually, measured, millis, never_for, secs,
-};
+use sidekick_harness::*;
 
 #[tokio::test]
 async fn a_log_that_is_not_read_stops_neither_the_renewal_nor_the_withdrawal() {
-    let mut scene = Scene::announced_with(|announce| {
-        let announce = announce.times(3, 1).option("--log-level", "trace");
-        announce.log_unread()
-    })
-    .await;
-    let before = scene.etcd.get(KEY).await.map(|entry| entry.lease);
-    never_for(secs(5), "the key is gone or on another lease", async || {
-        scene.etcd.get(KEY).await.map(|entry| entry.lease) != before
-    })
-    .await;
-
-    let took = scene.sidekick.leaves().await;
-    measured::took(
-        6,
-        "SIGTERM to exit with a log that is not read",
-        took,
-        secs(5),
-    );
-    assert_eq!(scene.etcd.get(KEY).await, None);
+    let unread = |it: Announce| it.times(3, 1).option("--log-level", "trace").log_unread();
+    let scene = AnnouncerScene::announced_with(unread).await;
+    scene.renews_and_withdraws("a log that is not read").await;
 }
 
 #[tokio::test]
 async fn a_log_that_is_not_read_delays_no_second_signal() {
-    let mut scene = Scene::announced_with(|announce| announce.log_unread().under_systemd()).await;
+    let mut scene =
+        AnnouncerScene::announced_with(|announce| announce.log_unread().under_systemd()).await;
     scene.etcd.freeze();
     scene.sidekick.term();
-    // Two signals that nobody has looked at yet are one.
+    // Two signals that are both pending are one.
     scene.sidekick.notifications().tell("STOPPING=1").await;
 
     scene.sidekick.term();
@@ -45,23 +28,12 @@ async fn a_log_that_is_not_read_delays_no_second_signal() {
 async fn a_log_that_is_read_again_says_how_many_lines_were_lost() {
     let (etcd, docker) = (Etcd::start().await, StandIn::start());
     (0..1000).for_each(|number| docker.run(number));
-    let mut sidekick = Sidekick::announce_all()
-        .etcd(&etcd)
-        .host(HOST)
-        .option("--docker-host", &docker.host())
-        .log_unread()
-        .spawn();
-    let has = async |count| {
-        eventually(
-            4 * SOON,
-            format!("{count} keys stand in etcd"),
-            async || etcd.keys().await.len() == count,
-        )
-        .await;
-    };
-    has(1000).await;
+    let announce = Sidekick::announce_all().etcd(&etcd).host(HOST);
+    let announce = announce.option("--docker-host", &docker.host());
+    let mut sidekick = announce.log_unread().spawn();
+    etcd.has_keys(1000).await;
     (0..1000).for_each(|number| docker.die(number));
-    has(0).await;
+    etcd.has_keys(0).await;
 
     sidekick.read_log();
     sidekick.logs("log lines were lost").await;
@@ -69,10 +41,8 @@ async fn a_log_that_is_read_again_says_how_many_lines_were_lost() {
     let said = log.iter().find(|line| line.contains("log lines were lost"));
     let lost = said.and_then(|line| line.split("lines=").nth(1)?.trim().parse::<usize>().ok());
     let told = sidekick.times_logged("announcing");
-    assert!(
-        lost.is_some_and(|lost| lost + told >= 2000),
-        "{said:?}, and {told} lines told"
-    );
+    let all = lost.is_some_and(|lost| lost + told >= 2000);
+    assert!(all, "{said:?}, and {told} lines told");
     docker.run(0);
     sidekick.logs("fake-0").await;
 }
@@ -80,7 +50,7 @@ async fn a_log_that_is_read_again_says_how_many_lines_were_lost() {
 /// `sidekick … 2>&1 | head -1`
 #[tokio::test]
 async fn a_log_whose_reader_is_gone_stops_neither_the_key_nor_the_withdrawal() {
-    let mut scene = Scene::announced_with(|announce| announce.log_unread()).await;
+    let mut scene = AnnouncerScene::announced_with(|announce| announce.log_unread()).await;
     scene.sidekick.close_log();
     scene.redis.pause().await;
     scene.is_withdrawn().await;
@@ -93,10 +63,8 @@ async fn a_log_whose_reader_is_gone_stops_neither_the_key_nor_the_withdrawal() {
 /// The writer has a thread of its own, which the process does not outlive.
 #[tokio::test]
 async fn the_last_lines_before_an_exit_are_not_lost() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     scene.sidekick.leaves().await;
-    eventually(millis(500), "the last line is there", async || {
-        scene.sidekick.times_logged("stopped; withdrew") == 1
-    })
-    .await;
+    let told = async || scene.sidekick.times_logged("stopped; withdrew") == 1;
+    eventually(millis(500), "the last line is there", told).await;
 }

@@ -2,9 +2,7 @@
 
 use std::fs;
 
-use sidekick_harness::{
-    Announce, Container, Engine, Etcd, HOST, KEY, Login, Sidekick, never_for, secs,
-};
+use sidekick_harness::*;
 
 #[tokio::test]
 async fn a_key_outlives_many_tokens() {
@@ -12,22 +10,14 @@ async fn a_key_outlives_many_tokens() {
     let etcd = Etcd::start_with_login(1).await;
     let (_sidekick, redis) = announced(&etcd).await;
     let revision = etcd.revision().await;
-    never_for(secs(10), "etcd's revision moves", async || {
-        etcd.revision().await != revision
-    })
-    .await;
-    assert!(
-        etcd.get(KEY).await.is_some(),
-        "the key is there after three renewals"
-    );
+    etcd.stays_at(revision, secs(10)).await;
+    let key = etcd.get(KEY).await;
+    assert!(key.is_some(), "the key is there after three renewals");
 
     etcd.delete(KEY).await;
     etcd.shows(KEY, &redis.value().await).await;
 
-    never_for(secs(2), "the key goes", async || {
-        etcd.get(KEY).await.is_none()
-    })
-    .await;
+    etcd.keeps(KEY, secs(2)).await;
     redis.kill().await;
     etcd.loses(KEY).await;
 }
@@ -50,19 +40,9 @@ async fn an_etcd_that_forgot_all_tokens_is_logged_in_to_again() {
 #[tokio::test]
 async fn the_password_may_stand_in_a_file() {
     let etcd = Etcd::start_with_login(300).await;
-    let file = tempfile::NamedTempFile::new().expect("no temporary file can be made");
-    fs::write(&file, format!("{}\n", Login::PASSWORD))
-        .expect("the password file cannot be written");
-    let path = file
-        .path()
-        .to_str()
-        .expect("the temporary directory's name is UTF-8");
-
     let (sidekick, redis) = beginning(&etcd).await;
-    let _sidekick = sidekick
-        .option("--etcd-user", Login::NAME)
-        .option("--etcd-password-file", path)
-        .spawn();
+    let (sidekick, _write) = with_file(sidekick, &format!("{}\n", Login::PASSWORD));
+    let _sidekick = sidekick.spawn();
 
     etcd.shows(KEY, &redis.value().await).await;
 }
@@ -70,19 +50,9 @@ async fn the_password_may_stand_in_a_file() {
 #[tokio::test]
 async fn a_password_that_was_changed_in_etcd_and_in_its_file_costs_no_key() {
     let etcd = Etcd::start_with_login(300).await;
-    let file = tempfile::NamedTempFile::new().expect("no temporary file can be made");
-    let write = |text: &str| fs::write(file.path(), text).expect("a file can be written");
-    write(Login::PASSWORD);
-    let path = file
-        .path()
-        .to_str()
-        .expect("the temporary directory's name is UTF-8");
     let (sidekick, redis) = beginning(&etcd).await;
-    let mut sidekick = sidekick
-        .option("--etcd-user", Login::NAME)
-        .option("--etcd-password-file", path)
-        .times(6, 2)
-        .spawn();
+    let (sidekick, write) = with_file(sidekick, Login::PASSWORD);
+    let mut sidekick = sidekick.times(6, 2).spawn();
     let value = redis.value().await;
     etcd.shows(KEY, &value).await;
 
@@ -91,10 +61,7 @@ async fn a_password_that_was_changed_in_etcd_and_in_its_file_costs_no_key() {
     sidekick.logs("authentication failed").await;
     write("another:one\n");
 
-    never_for(secs(9), "the key goes", async || {
-        etcd.get(KEY).await.is_none()
-    })
-    .await;
+    etcd.keeps(KEY, secs(9)).await;
     etcd.delete(KEY).await;
     etcd.shows(KEY, &value).await;
     // An empty file is half of a change; what it held is kept.
@@ -106,22 +73,14 @@ async fn a_password_that_was_changed_in_etcd_and_in_its_file_costs_no_key() {
     etcd.shows(KEY, &value).await;
     sidekick.leaves().await;
     assert_eq!(etcd.get(KEY).await, None, "leaving takes the key away");
-    assert_eq!(
-        sidekick.times_logged("another:one"),
-        0,
-        "{:#?}",
-        sidekick.log()
-    );
+    sidekick.never_logs("another:one");
 }
 
 #[tokio::test]
 async fn the_password_may_stand_in_etcdctls_variable() {
     let etcd = Etcd::start_with_login(300).await;
     let (sidekick, redis) = beginning(&etcd).await;
-    let _sidekick = sidekick
-        .environment("ETCDCTL_USER", Login::NAME)
-        .environment("ETCDCTL_PASSWORD", Login::PASSWORD)
-        .spawn();
+    let _sidekick = sidekick.login().spawn();
 
     etcd.shows(KEY, &redis.value().await).await;
 }
@@ -130,16 +89,12 @@ async fn the_password_may_stand_in_etcdctls_variable() {
 async fn a_wrong_password_never_announces_and_says_why() {
     let etcd = Etcd::start_with_login(300).await;
     let (sidekick, _redis) = beginning(&etcd).await;
-    let mut sidekick = sidekick
-        .environment("ETCDCTL_USER", &format!("{}:wrong", Login::NAME))
-        .spawn();
+    let wrong = format!("{}:wrong", Login::NAME);
+    let mut sidekick = sidekick.environment("ETCDCTL_USER", &wrong).spawn();
 
     sidekick.logs("authentication failed").await;
 
-    never_for(secs(1), "sidekick exits or writes", async || {
-        !sidekick.is_up() || !etcd.keys().await.is_empty()
-    })
-    .await;
+    sidekick.waits(&etcd, secs(1)).await;
 }
 
 #[tokio::test]
@@ -147,18 +102,13 @@ async fn a_user_who_may_not_write_the_key_says_so() {
     let etcd = Etcd::start_with_login(300).await;
     let engine = Engine::shared().await;
     let redis = engine.redis().run().await;
-    let mut sidekick = with_login(Sidekick::announce(redis.name(), "/elsewhere/redis/1"))
-        .etcd(&etcd)
-        .docker(engine)
-        .host(HOST)
-        .spawn();
+    let announce = Sidekick::announce(redis.name(), "/elsewhere/redis/1").etcd(&etcd);
+    let announce = announce.docker(engine).host(HOST);
+    let mut sidekick = with_login(announce).spawn();
 
     sidekick.logs("permission denied").await;
 
-    never_for(secs(1), "sidekick exits or writes", async || {
-        !sidekick.is_up() || !etcd.keys().await.is_empty()
-    })
-    .await;
+    sidekick.waits(&etcd, secs(1)).await;
 }
 
 #[tokio::test]
@@ -168,12 +118,17 @@ async fn the_password_is_in_no_log_line() {
     let mut sidekick = with_login(sidekick).option("--log-level", "trace").spawn();
     etcd.shows(KEY, &redis.value().await).await;
     sidekick.leaves().await;
-    assert_eq!(
-        sidekick.times_logged(Login::PASSWORD),
-        0,
-        "{:#?}",
-        sidekick.log()
-    );
+    sidekick.never_logs(Login::PASSWORD);
+}
+
+/// The login with its password in a file, and a way to write that file, which lives as long.
+fn with_file(announce: Announce, password: &str) -> (Announce, impl Fn(&str) + use<>) {
+    let file = tempfile::NamedTempFile::new().expect("no temporary file can be made");
+    let announce = announce.option("--etcd-user", Login::NAME);
+    let announce = announce.file("--etcd-password-file", file.path());
+    let write = move |text: &str| fs::write(file.path(), text).expect("a file can be written");
+    write(password);
+    (announce, write)
 }
 
 async fn announced(etcd: &Etcd) -> (Sidekick, Container<'static>) {
@@ -183,15 +138,13 @@ async fn announced(etcd: &Etcd) -> (Sidekick, Container<'static>) {
     (sidekick, redis)
 }
 
-async fn beginning(etcd: &Etcd) -> (Announce, Container<'static>) {
+pub async fn beginning(etcd: &Etcd) -> (Announce, Container<'static>) {
     let engine = Engine::shared().await;
     let redis = engine.redis().run().await;
     (redis.announce(etcd), redis)
 }
 
 fn with_login(announce: Announce) -> Announce {
-    announce.environment(
-        "ETCDCTL_USER",
-        &format!("{}:{}", Login::NAME, Login::PASSWORD),
-    )
+    let user = format!("{}:{}", Login::NAME, Login::PASSWORD);
+    announce.environment("ETCDCTL_USER", &user)
 }

@@ -3,7 +3,7 @@
 //!
 //! Each test has an etcd of its own; most share one private Docker Engine. A missing part is a failure.
 
-// A test that can't go on panics, and says where; nobody links against its items.
+// A test that can't go on panics, and says where; no other crate uses its items.
 #![allow(
     clippy::expect_used,
     clippy::panic,

@@ -3,9 +3,7 @@
 
 use std::time::Instant;
 
-use sidekick_harness::{
-    Announce, Etcd, HOST, Manner, SOON, Sidekick, StandIn, eventually, measured, never_for, secs,
-};
+use sidekick_harness::*;
 
 struct Host {
     sidekick: Sidekick,
@@ -30,21 +28,19 @@ impl Host {
         self.etcd.shows(&StandIn::key(number, HOST), &value).await;
     }
 
+    async fn has_key(&self, number: u16, what: &str) {
+        let key = StandIn::key(number, HOST);
+        let there = async || self.etcd.get(&key).await.is_some();
+        eventually(2 * SOON, what, there).await;
+    }
+
     async fn loses(&self, number: u16) {
         self.etcd.loses(&StandIn::key(number, HOST)).await;
     }
 
-    async fn has_keys(&self, count: usize) {
-        let what = format!("{count} keys stand in etcd");
-        eventually(2 * SOON, what, async || {
-            let keys = self.etcd.keys().await.len();
-            if keys == count {
-                Ok(())
-            } else {
-                Err(keys.to_string())
-            }
-        })
-        .await;
+    /// The same without more options.
+    async fn on(docker: StandIn) -> Host {
+        Host::with(docker, |announce| announce).await
     }
 }
 
@@ -52,32 +48,29 @@ impl Host {
 async fn three_hundred_containers_travel_in_batches_on_one_lease() {
     let docker = StandIn::start();
     (0..300).for_each(|number| docker.run(number));
-    let mut host = Host::with(docker, |announce| announce).await;
-    host.has_keys(300).await;
+    let mut host = Host::on(docker).await;
+    host.etcd.has_keys(300).await;
     host.shows(299).await;
     assert_eq!(host.etcd.leases().await.len(), 1);
     let writes_and_reads = host.etcd.asked("Txn").await;
-    assert!(
-        writes_and_reads < 100,
-        "{writes_and_reads} transactions for 300 keys"
-    );
+    assert!(writes_and_reads < 100, "{writes_and_reads} for 300 keys");
 
     (0..150).for_each(|number| host.docker.die(number));
-    host.has_keys(150).await;
+    host.etcd.has_keys(150).await;
     (0..150).for_each(|number| host.docker.remove(number));
     (300..450).for_each(|number| host.docker.run(number));
-    host.has_keys(300).await;
+    host.etcd.has_keys(300).await;
 
     host.sidekick.leaves().await;
     assert_eq!(host.etcd.keys().await, [""; 0]);
 }
 
 #[tokio::test]
-async fn inspects_that_hang_hold_up_nobody_else() {
+async fn inspects_that_hang_hold_up_no_other() {
     let docker = StandIn::start();
     (0..20).for_each(|number| docker.run_that(number, Manner::Hangs));
     (20..40).for_each(|number| docker.run(number));
-    let host = Host::with(docker, |announce| announce).await;
+    let host = Host::on(docker).await;
     // All places are taken for one deadline, and then no more than two of them.
     let answered = async || host.etcd.keys().await.len() == 20;
     eventually(secs(45), "all that answer are announced", answered).await;
@@ -100,7 +93,7 @@ async fn a_container_that_no_client_can_decode_harms_no_other() {
     docker.run(1);
     docker.run_that(2, Manner::Babbles);
     docker.run(3);
-    let host = Host::with(docker, |announce| announce).await;
+    let host = Host::on(docker).await;
     host.shows(1).await;
     host.shows(3).await;
     host.docker.die(1);
@@ -109,12 +102,7 @@ async fn a_container_that_no_client_can_decode_harms_no_other() {
     host.shows(4).await;
     assert_eq!(host.etcd.get(&StandIn::key(2, HOST)).await, None);
     host.docker.behave(2, Manner::Answers);
-    eventually(
-        2 * SOON,
-        "it is announced once it can be read",
-        async || host.etcd.get(&StandIn::key(2, HOST)).await.is_some(),
-    )
-    .await;
+    host.has_key(2, "it is announced once it can be read").await;
 }
 
 /// Issue 11, item 13: the inspect failed, and the key was kept for the whole grace.
@@ -122,8 +110,8 @@ async fn a_container_that_no_client_can_decode_harms_no_other() {
 async fn the_words_of_podman_are_understood_at_once() {
     let docker = StandIn::start();
     (1..=5).for_each(|number| docker.run(number));
-    let host = Host::with(docker, |announce| announce).await;
-    host.has_keys(5).await;
+    let host = Host::on(docker).await;
+    host.etcd.has_keys(5).await;
 
     host.docker.says(1, "stopped", None);
     host.loses(1).await;
@@ -135,7 +123,7 @@ async fn the_words_of_podman_are_understood_at_once() {
     host.loses(4).await;
 
     (1..=4).for_each(|number| host.docker.says(number, "running", Some("healthy")));
-    host.has_keys(5).await;
+    host.etcd.has_keys(5).await;
     assert_eq!(host.sidekick.times_logged("inspecting"), 0);
 }
 
@@ -144,7 +132,7 @@ async fn the_words_of_podman_are_understood_at_once() {
 async fn an_inspect_that_failed_is_repeated_within_2_seconds() {
     let docker = StandIn::start();
     docker.run_that(1, Manner::Babbles);
-    let host = Host::with(docker, |announce| announce).await;
+    let host = Host::on(docker).await;
     eventually(SOON, "it is inspected", async || host.docker.inspects() > 0).await;
     host.docker.behave(1, Manner::Answers);
     let since = Instant::now();
@@ -162,26 +150,19 @@ async fn one_that_cannot_be_inspected_any_more_is_kept_for_the_grace_alone() {
     host.shows(2).await;
     host.docker.behave(1, Manner::Babbles);
     host.docker.hint(1);
-    never_for(secs(2), "a key goes before its time", async || {
-        host.etcd.get(&StandIn::key(1, HOST)).await.is_none()
-    })
-    .await;
+    host.etcd.keeps(&StandIn::key(1, HOST), secs(2)).await;
     host.loses(1).await;
     host.sidekick.logs("--docker-grace").await;
     host.shows(2).await;
     host.docker.behave(1, Manner::Answers);
-    let key = StandIn::key(1, HOST);
-    eventually(2 * SOON, "it is back", async || {
-        host.etcd.get(&key).await.is_some()
-    })
-    .await;
+    host.has_key(1, "it is back").await;
 }
 
 #[tokio::test]
 async fn what_no_event_tells_is_found_by_the_list() {
     let docker = StandIn::start();
     docker.run(1);
-    let host = Host::with(docker, |announce| announce).await;
+    let host = Host::on(docker).await;
     host.shows(1).await;
     host.docker.keep_silent();
     host.docker.run(2);
@@ -191,12 +172,9 @@ async fn what_no_event_tells_is_found_by_the_list() {
         host.etcd.get(&new).await.is_some() && host.etcd.get(&old).await.is_none()
     })
     .await;
-    let reopened = async || {
-        host.sidekick
-            .times_logged("a container changed without an event")
-            > 0
-    };
-    eventually(secs(20), "the events are subscribed to anew", reopened).await;
+    let told = "a container changed without an event";
+    let reopened = async || host.sidekick.times_logged(told) > 0;
+    eventually(secs(20), "sidekick subscribes to events again", reopened).await;
 }
 
 #[tokio::test]
@@ -219,15 +197,12 @@ async fn a_container_without_labels_of_ours_is_never_inspected() {
     let docker = StandIn::start();
     docker.run(1);
     docker.run_plain(2);
-    let host = Host::with(docker, |announce| announce).await;
+    let host = Host::on(docker).await;
     host.shows(1).await;
     let inspects = host.docker.inspects();
     (0..100).for_each(|_| host.docker.hint(2));
     host.docker.run(3);
     host.shows(3).await;
-    assert!(
-        host.docker.inspects() <= inspects + 2,
-        "{}",
-        host.docker.inspects()
-    );
+    let now = host.docker.inspects();
+    assert!(now <= inspects + 2, "{now}");
 }

@@ -2,10 +2,14 @@
 
 use std::time::Instant;
 
-use sidekick_harness::{
-    Container, Engine, Etcd, EtcdCluster, HOST, KEY, Proxy, SOON, Sidekick, eventually, measured,
-    never_for, secs,
-};
+use sidekick_harness::*;
+
+/// Three members, with a proxy before the first one.
+async fn proxied() -> (EtcdCluster, Option<Proxy>) {
+    let cluster = EtcdCluster::start(3).await;
+    let proxy = Proxy::before(cluster.members[0].url()).await;
+    (cluster, Some(proxy))
+}
 
 #[tokio::test]
 async fn a_first_member_that_is_frozen_at_the_start_is_passed_over() {
@@ -16,10 +20,9 @@ async fn a_first_member_that_is_frozen_at_the_start_is_passed_over() {
 
 #[tokio::test]
 async fn a_first_member_that_is_black_holed_at_the_start_is_passed_over() {
-    let cluster = EtcdCluster::start(3).await;
-    let proxy = Proxy::before(cluster.members[0].url()).await;
-    proxy.black_hole();
-    Announced::by(cluster, Some(proxy)).await;
+    let (cluster, proxy) = proxied().await;
+    proxy.iter().for_each(Proxy::black_hole);
+    Announced::by(cluster, proxy).await;
 }
 
 #[tokio::test]
@@ -32,16 +35,14 @@ async fn a_first_member_that_refuses_at_the_start_is_passed_over() {
 #[tokio::test]
 async fn a_member_that_freezes_leaves_no_gap() {
     let scene = Announced::by(EtcdCluster::start(3).await, None).await;
-    scene
-        .goes_on_after("freezes", async || scene.cluster.members[0].freeze())
-        .await;
+    let trouble = async || scene.cluster.members[0].freeze();
+    scene.goes_on_after("freezes", trouble).await;
 }
 
 #[tokio::test]
 async fn a_member_behind_a_black_hole_leaves_no_gap() {
-    let cluster = EtcdCluster::start(3).await;
-    let proxy = Proxy::before(cluster.members[0].url()).await;
-    let scene = Announced::by(cluster, Some(proxy)).await;
+    let (cluster, proxy) = proxied().await;
+    let scene = Announced::by(cluster, proxy).await;
     scene
         .goes_on_after("is black-holed", async || scene.proxy().black_hole())
         .await;
@@ -49,16 +50,12 @@ async fn a_member_behind_a_black_hole_leaves_no_gap() {
 
 #[tokio::test]
 async fn a_black_hole_that_closes_again_leaves_no_gap() {
-    let cluster = EtcdCluster::start(3).await;
-    let proxy = Proxy::before(cluster.members[0].url()).await;
-    let scene = Announced::by(cluster, Some(proxy)).await;
+    let (cluster, proxy) = proxied().await;
+    let scene = Announced::by(cluster, proxy).await;
     scene
         .goes_on_after("is black-holed and back", async || {
             scene.proxy().black_hole();
-            never_for(secs(3), "the key goes", async || {
-                scene.cluster.members[2].get(KEY).await.is_none()
-            })
-            .await;
+            scene.cluster.members[2].keeps(KEY, secs(3)).await;
             scene.proxy().pass();
         })
         .await;
@@ -66,20 +63,17 @@ async fn a_black_hole_that_closes_again_leaves_no_gap() {
 
 #[tokio::test]
 async fn a_member_whose_wire_breaks_leaves_no_gap() {
-    let cluster = EtcdCluster::start(3).await;
-    let proxy = Proxy::before(cluster.members[0].url()).await;
-    let scene = Announced::by(cluster, Some(proxy)).await;
-    scene
-        .goes_on_after("refuses", async || scene.proxy().refuse())
-        .await;
+    let (cluster, proxy) = proxied().await;
+    let scene = Announced::by(cluster, proxy).await;
+    let trouble = async || scene.proxy().refuse();
+    scene.goes_on_after("refuses", trouble).await;
 }
 
 #[tokio::test]
 async fn a_member_that_is_killed_leaves_no_gap() {
     let scene = Announced::by(EtcdCluster::start(3).await, None).await;
-    scene
-        .goes_on_after("is killed", async || scene.cluster.members[0].kill9().await)
-        .await;
+    let trouble = async || scene.cluster.members[0].kill9().await;
+    scene.goes_on_after("is killed", trouble).await;
 }
 
 /// Whatever code its version of etcd gives the answer: see `sidekick::etcd::Fault`.
@@ -90,10 +84,10 @@ async fn a_first_member_that_is_a_learner_is_passed_over() {
     let listed = Sidekick::list().endpoints(&urls).run().await;
     assert_eq!(listed.code, Some(0), "{}", listed.log);
     assert!(listed.text.contains("redis@1"), "{}", listed.text);
-    let learners = || scene.sidekick.times_logged("not supported for learner");
-    assert_eq!(learners(), 1, "{:#?}", scene.sidekick.log());
+    let learner = "not supported for learner";
+    scene.sidekick.logged_times(learner, 1);
     scene.stays_and_goes().await;
-    assert_eq!(learners(), 1, "{:#?}", scene.sidekick.log());
+    scene.sidekick.logged_times(learner, 1);
 }
 
 #[tokio::test]
@@ -101,10 +95,8 @@ async fn a_quorum_that_was_lost_and_found_has_the_key_again() {
     let scene = Announced::by(EtcdCluster::start(3).await, None).await;
     scene.cluster.members[0].kill9().await;
     scene.cluster.members[1].kill9().await;
-    never_for(secs(3), "one member of three answers", async || {
-        scene.cluster.members[2].answers().await
-    })
-    .await;
+    let answers = async || scene.cluster.members[2].answers().await;
+    never_for(secs(3), "one member of three answers", answers).await;
 
     scene.cluster.members[0].launch();
     scene.cluster.members[1].launch();
@@ -131,21 +123,14 @@ impl Announced {
     async fn by(cluster: EtcdCluster, proxy: Option<Proxy>) -> Announced {
         let engine = Engine::shared().await;
         let redis = engine.redis().run().await;
-        let mut urls: Vec<String> = cluster
-            .members
-            .iter()
-            .map(|member| member.url().to_owned())
-            .collect();
-        if let Some(proxy) = &proxy {
-            urls[0] = proxy.url();
+        let mut urls: Vec<&str> = cluster.members.iter().map(Etcd::url).collect();
+        let url = proxy.as_ref().map(Proxy::url);
+        if let Some(url) = &url {
+            urls[0] = url;
         }
-        let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
-        let sidekick = Sidekick::announce(redis.name(), KEY)
-            .endpoints(&urls)
-            .docker(engine)
-            .host(HOST)
-            .times(6, 2)
-            .spawn();
+        let announce = Sidekick::announce(redis.name(), KEY).endpoints(&urls);
+        let announce = announce.docker(engine).host(HOST);
+        let sidekick = announce.times(6, 2).spawn();
         let value = redis.value().await;
         let witness = &cluster.members[2];
         witness.until_it_answers().await;
@@ -161,9 +146,7 @@ impl Announced {
     }
 
     fn proxy(&self) -> &Proxy {
-        self.proxy
-            .as_ref()
-            .expect("this cluster has a proxy before its first member")
+        self.proxy.as_ref().expect("there is a proxy")
     }
 
     /// After trouble with the first member the key never goes before the container does.
@@ -176,21 +159,16 @@ impl Announced {
         let gaps = deletes.saturating_sub(1);
         measured::counted(2, format!("gaps of the key while a member {what}"), gaps, 0);
         assert_eq!(deletes, 1, "the only delete is the last one: {log:#?}");
-        assert!(
-            log.last().is_some_and(|change| change.put.is_none()),
-            "the last change is the delete: {log:#?}"
-        );
+        let deleted = log.last().is_some_and(|change| change.put.is_none());
+        assert!(deleted, "the last change is the delete: {log:#?}");
     }
 
     async fn stays_and_goes(&self) {
         let witness = &self.cluster.members[2];
         // The member in trouble may have been the leader.
         witness.until_it_answers().await;
-        // More than a TTL, and a leader's change starts the TTL anew.
-        never_for(secs(9), "the key expires", async || {
-            witness.get(KEY).await.is_none()
-        })
-        .await;
+        // More than a TTL: a new leader grants each lease its full TTL again.
+        witness.keeps(KEY, secs(9)).await;
         self.redis.kill().await;
         witness.loses(KEY).await;
     }

@@ -2,40 +2,31 @@
 
 use std::time::Instant;
 
-use sidekick_harness::{Engine, Etcd, HOST, Scene, Sidekick, Value, eventually, measured, secs};
+use sidekick_harness::*;
 
 /// Issue 11, item 7: it was found by the next relist.
 #[tokio::test]
 async fn a_container_taken_off_its_network_is_withdrawn_and_announced_when_it_is_back() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let name = scene.redis.name();
     for _ in 0..3 {
-        scene
-            .engine
-            .docker(&["network", "disconnect", "bridge", name])
-            .await;
+        network(scene.engine, "disconnect", name).await;
         let since = Instant::now();
         scene.is_withdrawn().await;
-        measured::took(
-            1,
-            "key gone after network disconnect",
-            since.elapsed(),
-            secs(2),
-        );
+        let what = "key gone after network disconnect";
+        measured::took(1, what, since.elapsed(), secs(2));
 
-        scene
-            .engine
-            .docker(&["network", "connect", "bridge", name])
-            .await;
+        network(scene.engine, "connect", name).await;
         let since = Instant::now();
         scene.is_announced().await;
-        measured::took(
-            1,
-            "key back after network connect",
-            since.elapsed(),
-            secs(2),
-        );
+        let what = "key back after network connect";
+        measured::took(1, what, since.elapsed(), secs(2));
     }
+}
+
+async fn network(engine: &Engine, verb: &str, container: &str) {
+    let words = ["network", verb, "bridge", container];
+    engine.docker(&words).await;
 }
 
 /// These events have no labels.
@@ -43,22 +34,16 @@ async fn a_container_taken_off_its_network_is_withdrawn_and_announced_when_it_is
 async fn the_port_that_a_container_has_after_a_new_connection_is_announced_by_all() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
     let service = engine.name("svc");
-    let redis = engine.container(&engine.name("redis")).publish("6379");
-    let redis = redis.label(&format!("sidekick.service={service}"));
+    let redis = engine.redis().label(&format!("sidekick.service={service}"));
     let redis = redis.run().await;
-    let announce = Sidekick::announce_all().etcd(&etcd).host(HOST);
-    let _sidekick = announce.docker(engine).spawn();
+    let _sidekick = engine.announce_all(&etcd).spawn();
     let key = format!("/services/{service}/{}@{HOST}", redis.name());
     let value = async || -> Value { redis.value().await };
     etcd.shows(&key, &value().await).await;
 
-    engine
-        .docker(&["network", "disconnect", "bridge", redis.name()])
-        .await;
+    network(engine, "disconnect", redis.name()).await;
     etcd.loses(&key).await;
-    engine
-        .docker(&["network", "connect", "bridge", redis.name()])
-        .await;
+    network(engine, "connect", redis.name()).await;
     let port = async || redis.inspect().await["NetworkSettings"]["Ports"]["6379/tcp"].is_array();
     eventually(secs(5), "Docker has published the port again", port).await;
     etcd.shows(&key, &value().await).await;

@@ -1,11 +1,8 @@
-//! Whose key it is.
+//! Which container's sidekick holds a key.
 
 use std::time::Instant;
 
-use sidekick_harness::{
-    Container, Engine, Etcd, KEY, SOON, Scene, Sidekick, Value, eventually, measured, never_for,
-    secs,
-};
+use sidekick_harness::*;
 
 /// Later than any container of a test started.
 const LATER: &str = "2999-12-31T23:59:59.999999999Z";
@@ -18,7 +15,7 @@ const RIVAL: &str = "badc0ffee000";
 
 #[tokio::test]
 async fn a_key_deleted_by_hand_comes_back_at_once() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let deleted = Instant::now();
     scene.etcd.delete(KEY).await;
     scene.is_announced().await;
@@ -28,38 +25,34 @@ async fn a_key_deleted_by_hand_comes_back_at_once() {
 
 #[tokio::test]
 async fn a_key_overwritten_by_hand_with_junk_is_taken_back() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     scene.etcd.put(KEY, "\u{1}not json").await;
     scene.is_announced().await;
 }
 
 #[tokio::test]
 async fn a_key_that_was_made_permanent_by_hand_gets_its_lease_back() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     scene.etcd.put(KEY, &scene.value.text()).await;
     scene.is_announced().await;
     scene.sidekick.logs("by another writer; put back").await;
-    let log = scene.sidekick.log();
-    assert_eq!(scene.sidekick.times_logged("took the key"), 0, "{log:#?}");
+    scene.sidekick.never_logs("took the key");
 }
 
 #[tokio::test]
 async fn a_key_whose_address_was_edited_by_hand_is_put_back_and_not_taken_over_from_itself() {
-    let scene = Scene::announced().await;
-    let edited = Value {
-        host: "elsewhere".to_owned(),
-        ..scene.value.clone()
-    };
+    let scene = AnnouncerScene::announced().await;
+    let mut edited = scene.value.clone();
+    edited.host = "elsewhere".to_owned();
     scene.etcd.put(KEY, &edited.text()).await;
     scene.is_announced().await;
     scene.sidekick.logs("by another writer; put back").await;
-    let log = scene.sidekick.log();
-    assert_eq!(scene.sidekick.times_logged("took the key"), 0, "{log:#?}");
+    scene.sidekick.never_logs("took the key");
 }
 
 #[tokio::test]
 async fn what_a_killed_sidekick_left_is_no_other_containers_key() {
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     scene.sidekick.kill9().await;
     let second = scene.announce_again(|announce| announce);
     let told = "took the key over from the previous sidekick process of this container";
@@ -74,20 +67,18 @@ async fn who_only_stood_by_says_so_when_it_stops() {
     meeting.sidekick.leaves().await;
     let told = "stopped; no key was announced; redis@1 is held by rival:1";
     meeting.sidekick.logs(told).await;
-    let log = meeting.sidekick.log();
-    assert_eq!(meeting.sidekick.times_logged("withdr"), 0, "{log:#?}");
+    meeting.sidekick.never_logs("withdr");
 
-    let mut scene = Scene::announced().await;
+    let mut scene = AnnouncerScene::announced().await;
     scene.sidekick.leaves().await;
     scene.sidekick.logs("stopped; withdrew redis@1").await;
 }
 
-/// Its container started in an hour, says the machine that it is on.
+/// By its own machine's clock the holder's container starts in an hour.
 #[tokio::test]
 async fn a_holder_with_a_fast_clock_is_stood_by_and_its_clock_is_named() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
-    let run = engine.redis();
-    let redis = run.run().await;
+    let redis = engine.redis().run().await;
     let an_hour_ahead = std::time::SystemTime::now() + secs(3600);
     let unix = an_hour_ahead.duration_since(std::time::UNIX_EPOCH);
     let nanos = unix.expect("it is after 1970").as_nanos();
@@ -118,12 +109,7 @@ async fn junk_that_stands_at_the_key_is_taken_over_and_logged_once() {
     meeting.sidekick.logs("WARN").await;
     meeting.etcd.put(KEY, "{\"host\":").await;
     meeting.sidekick_wins().await;
-    let log = meeting.sidekick.log();
-    assert_eq!(
-        meeting.sidekick.times_logged("WARN"),
-        1,
-        "an invalid value is logged once: {log:#?}"
-    );
+    meeting.sidekick.logged_times("WARN", 1);
 }
 
 #[tokio::test]
@@ -132,23 +118,14 @@ async fn a_rival_whose_container_is_older_is_taken_over_at_once() {
     meeting.sidekick_wins().await;
 
     meeting.etcd.revoke(meeting.rivals_lease).await;
-    never_for(secs(1), "the rival's late delete hits", async || {
-        meeting.etcd.get(KEY).await.is_none()
-    })
-    .await;
+    meeting.etcd.keeps(KEY, secs(1)).await;
 }
 
 #[tokio::test]
 async fn a_rival_whose_container_is_newer_is_stood_by_until_it_goes() {
     let meeting = Meeting::with(&Value::of_rival(RIVAL, LATER).text()).await;
     meeting.rival_wins().await;
-    let named = meeting.sidekick.times_logged(RIVAL);
-    assert_eq!(
-        named,
-        1,
-        "one warning that names the holder: {:#?}",
-        meeting.sidekick.log()
-    );
+    meeting.sidekick.logged_times(RIVAL, 1);
 
     meeting.etcd.delete(KEY).await;
     meeting.sidekick_wins().await;
@@ -171,111 +148,72 @@ async fn of_two_containers_that_started_together_the_greater_id_wins() {
     meeting.sidekick_wins().await;
 
     let greater = Value::of_rival("ffffffffffff", &meeting.redis.since().await);
-    meeting
-        .etcd
-        .put_leased(KEY, &greater.text(), secs(60))
-        .await;
+    let rival = greater.text();
+    meeting.etcd.put_leased(KEY, &rival, secs(60)).await;
     let put = meeting.etcd.get(KEY).await;
-    never_for(secs(2), "the greater id is fought", async || {
-        meeting.etcd.get(KEY).await != put
-    })
-    .await;
+    meeting.etcd.keeps_entry(KEY, &put, secs(2)).await;
 }
 
 #[tokio::test]
 async fn who_is_overtaken_by_a_newer_container_stands_by_and_deletes_nothing() {
-    let mut scene = Scene::announced_every(3, 1).await;
-    scene
-        .etcd
-        .put_leased(KEY, &Value::of_rival(RIVAL, LATER).text(), secs(60))
-        .await;
+    let mut scene = AnnouncerScene::announced_every(3, 1).await;
+    let rival = Value::of_rival(RIVAL, LATER).text();
+    scene.etcd.put_leased(KEY, &rival, secs(60)).await;
     let put = scene.etcd.get(KEY).await;
     scene.sidekick.logs(RIVAL).await;
-    never_for(secs(2), "the rival is fought", async || {
-        scene.etcd.get(KEY).await != put
-    })
-    .await;
+    scene.etcd.keeps_entry(KEY, &put, secs(2)).await;
 
     scene.redis.kill().await;
-    never_for(secs(1), "a death deletes the rival's key", async || {
-        scene.etcd.get(KEY).await != put
-    })
-    .await;
+    scene.etcd.keeps_entry(KEY, &put, secs(1)).await;
 
     scene.sidekick.leaves().await;
-    assert_eq!(
-        scene.etcd.get(KEY).await,
-        put,
-        "leaving deletes nothing of the rival's"
-    );
+    assert_eq!(scene.etcd.get(KEY).await, put, "the rival's key stands");
 }
 
 #[tokio::test]
 async fn who_is_overtaken_by_an_older_container_takes_the_key_back() {
-    let scene = Scene::announced().await;
-    scene
-        .etcd
-        .put_leased(KEY, &Value::of_rival(RIVAL, EARLIER).text(), secs(60))
-        .await;
+    let scene = AnnouncerScene::announced().await;
+    let rival = Value::of_rival(RIVAL, EARLIER).text();
+    scene.etcd.put_leased(KEY, &rival, secs(60)).await;
     scene.is_announced().await;
 }
 
 #[tokio::test]
 async fn two_sidekicks_for_one_container_never_fight() {
-    let mut scene = Scene::announced_every(3, 1).await;
+    let mut scene = AnnouncerScene::announced_every(3, 1).await;
     let mut second = scene.announce_again(|announce| announce.times(3, 1));
     let log = scene.etcd.watch(KEY).await;
 
     // Two intervals without a write: they have settled who holds it.
-    eventually(2 * SOON, "they settle", async || {
-        log.quiet_for().await > secs(2)
-    })
-    .await;
+    let quiet = async || log.quiet_for().await > secs(2);
+    eventually(2 * SOON, "they settle", quiet).await;
     let settled = scene.etcd.get(KEY).await;
     let writes = log.so_far().await.len();
     let what = "overwrites until two sidekicks for one container have settled who has the key";
     measured::counted(3, what, writes, 2);
-    never_for(secs(4), "they fight", async || {
-        scene.etcd.get(KEY).await != settled
-    })
-    .await;
+    scene.etcd.keeps_entry(KEY, &settled, secs(4)).await;
 
     scene.sidekick.leaves().await;
     scene.is_announced().await;
     second.leaves().await;
-    assert_eq!(
-        scene.etcd.get(KEY).await,
-        None,
-        "the last one takes the key away"
-    );
+    let left = scene.etcd.get(KEY).await;
+    assert_eq!(left, None, "the last one takes the key away");
 }
 
 #[tokio::test]
 async fn failover_to_a_newer_container_on_another_machine_leaves_no_gap() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let log = scene.etcd.watch(KEY).await;
     // The other machine: another container by another name, and a sidekick of its own.
-    let other = scene
-        .engine
-        .container(&scene.engine.name("elsewhere"))
-        .publish("6379")
-        .run()
-        .await;
-    let value = other
-        .at("worker-2.test", other.host_port("6379/tcp").await)
-        .await;
-    let mut elsewhere = Sidekick::announce(other.name(), KEY)
-        .etcd(&scene.etcd)
-        .docker(scene.engine)
-        .host("worker-2.test")
-        .spawn();
+    let other = scene.engine.redis().run().await;
+    let mut value = other.value().await;
+    value.host = "worker-2.test".to_owned();
+    let announce = other.announce(&scene.etcd);
+    let mut elsewhere = announce.host("worker-2.test").spawn();
     scene.etcd.shows(KEY, &value).await;
 
     scene.redis.kill().await;
-    never_for(secs(1), "the late delete hits the successor", async || {
-        scene.etcd.get(KEY).await.is_none()
-    })
-    .await;
+    scene.etcd.keeps(KEY, secs(1)).await;
     assert!(!log.has_a_gap().await, "the key was there all the time");
 
     scene.redis.start().await;
@@ -287,7 +225,7 @@ async fn failover_to_a_newer_container_on_another_machine_leaves_no_gap() {
 
 #[tokio::test]
 async fn whatever_becomes_of_a_key_each_put_hangs_on_a_lease() {
-    let scene = Scene::announced().await;
+    let scene = AnnouncerScene::announced().await;
     let log = scene.etcd.watch(KEY).await;
     for _ in 0..3 {
         scene.etcd.delete(KEY).await;
@@ -305,16 +243,14 @@ async fn whatever_becomes_of_a_key_each_put_hangs_on_a_lease() {
     let leases: Vec<_> = puts.map(|put| put.lease).collect();
     assert!(leases.len() >= 9, "{changes:?}");
     let bare = leases.iter().filter(|lease| **lease == 0).count();
-    let what = format!(
-        "of {} puts after deletes, revokes and deaths, those without a lease",
-        leases.len()
-    );
+    let puts = leases.len();
+    let what = format!("of {puts} puts after deletes, revokes and deaths, those without a lease");
     measured::counted(4, what, bare, 0);
 }
 
 #[tokio::test]
-async fn a_lease_revoked_by_hand_is_granted_anew() {
-    let scene = Scene::announced().await;
+async fn a_lease_revoked_by_hand_is_granted_again() {
+    let scene = AnnouncerScene::announced().await;
     let lost = scene.etcd.get(KEY).await.expect("the key stands").lease;
 
     scene.etcd.revoke(lost).await;
@@ -323,7 +259,7 @@ async fn a_lease_revoked_by_hand_is_granted_anew() {
     assert_ne!(entry.lease, lost, "the old lease is gone");
 }
 
-/// A sidekick that comes to a key which somebody else holds.
+/// A sidekick that comes to a key which a rival holds.
 struct Meeting {
     sidekick: Sidekick,
     redis: Container<'static>,
@@ -341,8 +277,7 @@ impl Meeting {
 
     async fn at(etcd: Etcd, redis: Container<'static>, held: &str) -> Meeting {
         let rivals_lease = etcd.put_leased(KEY, held, secs(60)).await;
-        let announce = redis.announce(&etcd);
-        let sidekick = announce.times(3, 1).spawn();
+        let sidekick = redis.announce(&etcd).times(3, 1).spawn();
         Meeting {
             sidekick,
             redis,
@@ -360,9 +295,6 @@ impl Meeting {
         self.sidekick.logs(RIVAL).await;
         let before = self.etcd.get(KEY).await.expect("the rival's key stands");
         assert_eq!(before.value, self.held, "the rival's value stands");
-        never_for(secs(3), "the rival is fought", async || {
-            self.etcd.get(KEY).await.as_ref() != Some(&before)
-        })
-        .await;
+        self.etcd.keeps_entry(KEY, &Some(before), secs(3)).await;
     }
 }

@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use sidekick_harness::{
-    Announce, Charge, Container, Engine, Etcd, HOST, KEY, Login, Sidekick, SocketProxy, Warden,
-    eventually, free_port, measured, never_for, secs,
-};
+use sidekick_harness::*;
 
 /// Below 65,536 and no group of any system's.
 const GROUP: u32 = 64_242;
@@ -14,24 +11,21 @@ const GROUP: u32 = 64_242;
 #[tokio::test]
 async fn a_role_that_may_only_touch_services_is_enough_for_every_job() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start_with_login(300));
-    let redis = published(engine).await;
+    let redis = engine.redis().run().await;
     let port = redis.host_port("6379/tcp").await;
-    // An address and no name: nobody has to resolve it.
-    let announce = Sidekick::announce(redis.name(), KEY)
-        .docker(engine)
-        .host(Engine::ADDRESS)
-        .times(6, 2);
-    let _announcer = logged_in(announce, &etcd).spawn();
+    // An address, so that no name has to be resolved.
+    let announce = redis.announce(&etcd).host(Engine::ADDRESS).times(6, 2);
+    let _announcer = announce.login().spawn();
     etcd.shows(KEY, &redis.at(Engine::ADDRESS, port).await)
         .await;
 
     assert!(etcd.denials().await < 1.0, "announce needs no other right");
-    let explain = Sidekick::explain(redis.name()).docker(engine);
-    let explained = logged_in(explain.host(Engine::ADDRESS), &etcd).run().await;
+    let explain = Sidekick::explain(redis.name()).etcd(&etcd).docker(engine);
+    let explained = explain.host(Engine::ADDRESS).login().run().await;
     assert_eq!(explained.code, Some(0));
     assert!(explained.text.contains(KEY), "{}", explained.text);
 
-    let listed = logged_in(Sidekick::list(), &etcd).run().await;
+    let listed = Sidekick::list().etcd(&etcd).login().run().await;
     assert_eq!(listed.code, Some(0));
     assert!(listed.text.contains("redis@1"), "{}", listed.text);
 
@@ -41,23 +35,14 @@ async fn a_role_that_may_only_touch_services_is_enough_for_every_job() {
 
     let balancer = balancer();
     let file = balancer.directory().join("haproxy.cfg");
-    let mut agent = logged_in(Sidekick::agent(), &etcd)
-        .option("--haproxy-config", &file.display().to_string())
-        .option("--haproxy-master", &socket_in(&balancer))
-        .option("--stats", "off")
-        .option("--bind", &format!("redis=127.0.0.1:{}", free_port()))
-        .spawn();
+    let mut agent = agent_of(&balancer, &etcd).login().spawn();
     let server = format!("{}:{port}", Engine::ADDRESS);
-    eventually(secs(10), "the agent reads the key", async || {
-        fs::read_to_string(&file).is_ok_and(|text| text.contains(&server))
-    })
-    .await;
+    let served = async || fs::read_to_string(&file).is_ok_and(|text| text.contains(&server));
+    eventually(secs(10), "the agent reads the key", served).await;
 
     // Longer than the agent waits before it asks for a sign of life, and two renewals.
-    never_for(secs(7), "etcd has refused something", async || {
-        etcd.denials().await > asked_for_wishes
-    })
-    .await;
+    let refused = async || etcd.denials().await > asked_for_wishes;
+    never_for(secs(7), "etcd has refused something", refused).await;
     agent.leaves().await;
 }
 
@@ -93,53 +78,33 @@ async fn a_socket_proxy_that_ends_silent_streams_costs_neither_a_write_nor_a_log
     // An engine of its own: on the shared one the other tests' events keep the stream from falling silent.
     let (engine, etcd) = tokio::join!(Engine::start(), Etcd::start());
     let proxy = SocketProxy::impatient(&engine).await;
-    let redis = published(&engine).await;
-    let sidekick = Sidekick::announce(redis.name(), KEY)
-        .etcd(&etcd)
-        .option("--docker-host", &proxy.host())
-        .host(HOST)
-        .spawn();
+    let redis = engine.redis().run().await;
+    let announce = redis.announce(&etcd).option("--docker-host", &proxy.host());
+    let sidekick = announce.spawn();
     let value = redis.value().await;
     etcd.shows(KEY, &value).await;
     let revision = etcd.revision().await;
 
     let ended = async || proxy.requests().get("200 GET /events").copied() >= Some(4);
-    never_for(secs(11), "etcd's revision moves", async || {
-        etcd.revision().await != revision
-    })
-    .await;
+    etcd.stays_at(revision, secs(11)).await;
     eventually(secs(10), "streams have ended four times", ended).await;
     let lines = sidekick.times_logged("Docker");
     println!("{:#?}", sidekick.log());
     measured::counted(8, "log lines about 4 lost event streams", lines, 6);
-    assert_eq!(
-        sidekick.times_logged("INFO announcing"),
-        1,
-        "{:#?}",
-        sidekick.log()
-    );
+    sidekick.logged_times("INFO announcing", 1);
 }
 
 #[tokio::test]
 async fn all_labelled_containers_are_announced_through_the_same_socket_proxy() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
     let proxy = SocketProxy::before(engine).await;
-    let mut sidekick = Sidekick::announce_all()
-        .etcd(&etcd)
-        .option("--docker-host", &proxy.host())
-        .host(HOST)
-        .spawn();
+    let announce = engine.announce_all(&etcd);
+    let mut sidekick = announce.option("--docker-host", &proxy.host()).spawn();
     let service = engine.name("proxied");
-    let name = engine.name("redis");
-    let redis = engine
-        .container(&name)
-        .publish("6379")
-        .label(&format!("sidekick.service={service}"))
-        .run()
-        .await;
-    let key = format!("/services/{service}/{name}@{HOST}");
-    let port = redis.host_port("6379/tcp").await;
-    etcd.shows(&key, &redis.at(HOST, port).await).await;
+    let redis = engine.redis().label(&format!("sidekick.service={service}"));
+    let redis = redis.run().await;
+    let key = format!("/services/{service}/{}@{HOST}", redis.name());
+    etcd.shows(&key, &redis.value().await).await;
 
     proxy.kill9().await;
     redis.kill().await;
@@ -152,7 +117,7 @@ async fn all_labelled_containers_are_announced_through_the_same_socket_proxy() {
     let behind = |explain: Announce| explain.option("--docker-host", &proxy.host());
     assert_eq!(behind(one).run().await.code, Some(1), "it is dead");
     let explained = behind(of_all).run().await;
-    assert!(explained.text.contains(&name), "{}", explained.text);
+    assert!(explained.text.contains(redis.name()), "{}", explained.text);
 
     let allowed = [&FOR_ONE[..], &["200 GET /containers/json"]].concat();
     let asked = only(&allowed, &proxy);
@@ -169,7 +134,7 @@ const FOR_ONE: [&str; 6] = [
     "404 GET /containers/{id}/json",
 ];
 
-/// What was asked for through the proxy: these alone.
+/// What was asked for through the proxy; fails the test where anything but these was.
 fn only(allowed: &[&str], proxy: &SocketProxy) -> BTreeMap<String, usize> {
     let asked = proxy.requests();
     println!("asked for of the engine: {asked:?}");
@@ -188,9 +153,8 @@ fn only(allowed: &[&str], proxy: &SocketProxy) -> BTreeMap<String, usize> {
 async fn sidekick_needs_no_right_but_the_group_of_the_engines_socket() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
     engine.opens_to(GROUP);
-    let redis = published(engine).await;
-    let announce = redis.announce(&etcd);
-    let mut sidekick = announce.by_nobody_of(GROUP).spawn();
+    let redis = engine.redis().run().await;
+    let mut sidekick = redis.announce(&etcd).unprivileged_in(GROUP).spawn();
 
     etcd.shows(KEY, &redis.value().await).await;
     let status = String::from_utf8(sidekick.proc("status")).expect("the kernel writes ASCII");
@@ -208,16 +172,10 @@ async fn sidekick_needs_no_right_but_the_group_of_the_engines_socket() {
 
 /// Start, death, start again, a new proxy in between, and a death while there was none.
 async fn live_and_die_behind(proxy: &SocketProxy, engine: &'static Engine, etcd: &Etcd) {
-    let redis = published(engine).await;
-    let mut sidekick = Sidekick::announce(redis.name(), KEY)
-        .etcd(etcd)
-        .option("--docker-host", &proxy.host())
-        .host(HOST)
-        .spawn();
-    let announced = async || {
-        let port = redis.host_port("6379/tcp").await;
-        etcd.shows(KEY, &redis.at(HOST, port).await).await
-    };
+    let redis = engine.redis().run().await;
+    let announce = redis.announce(etcd).option("--docker-host", &proxy.host());
+    let mut sidekick = announce.spawn();
+    let announced = async || etcd.shows(KEY, &redis.value().await).await;
     announced().await;
     redis.kill().await;
     etcd.loses(KEY).await;
@@ -225,10 +183,7 @@ async fn live_and_die_behind(proxy: &SocketProxy, engine: &'static Engine, etcd:
     announced().await;
 
     proxy.kill9().await;
-    never_for(secs(1), "the key goes with the proxy", async || {
-        etcd.get(KEY).await.is_none()
-    })
-    .await;
+    etcd.keeps(KEY, secs(1)).await;
     redis.kill().await;
     proxy.start_again().await;
     etcd.loses(KEY).await;
@@ -239,16 +194,14 @@ async fn live_and_die_behind(proxy: &SocketProxy, engine: &'static Engine, etcd:
     sidekick.leaves().await;
 }
 
-pub async fn published(engine: &Engine) -> Container<'_> {
-    let name = engine.name("redis1");
-    engine.container(&name).publish("6379").run().await
-}
-
-fn logged_in(announce: Announce, etcd: &Etcd) -> Announce {
-    announce
-        .etcd(etcd)
-        .environment("ETCDCTL_USER", Login::NAME)
-        .environment("ETCDCTL_PASSWORD", Login::PASSWORD)
+/// An agent that is attached to that HAProxy, with a listener for redis.
+pub fn agent_of(balancer: &Warden, etcd: &Etcd) -> Announce {
+    let directory = balancer.directory();
+    let agent = Sidekick::agent().etcd(etcd).option("--stats", "off");
+    agent
+        .file("--haproxy-config", &directory.join("haproxy.cfg"))
+        .file("--haproxy-master", &directory.join(SOCKET))
+        .option("--bind", &format!("redis=127.0.0.1:{}", free_port()))
 }
 
 /// A HAProxy for an agent to attach to.
@@ -256,8 +209,8 @@ pub fn balancer() -> Warden {
     let directory = Warden::directory_for("balancer", &["haproxy", "setpriv"]);
     let (file, socket) = (directory.join("haproxy.cfg"), directory.join(SOCKET));
     let text = "defaults\n    timeout connect 1s\n    timeout client 1s\n    timeout server 1s\n\
-                listen somebodys\n    bind unix@";
-    let text = format!("{text}{}\n", directory.join("somebodys").display());
+                listen other\n    bind unix@";
+    let text = format!("{text}{}\n", directory.join("other").display());
     fs::write(&file, text).expect("HAProxy's configuration cannot be written");
     let [file, socket] = [file, socket].map(|path| path.display().to_string());
     let server = ["haproxy", "-W", "-db", "-f", &file, "-S", &socket];
@@ -271,7 +224,3 @@ pub fn balancer() -> Warden {
 }
 
 const SOCKET: &str = "master.sock";
-
-pub fn socket_in(balancer: &Warden) -> String {
-    balancer.directory().join(SOCKET).display().to_string()
-}

@@ -6,24 +6,17 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
-use crate::privilege::{balancer, published, socket_in};
-use sidekick_harness::{
-    Announce, Authority, Engine, Etcd, HOST, KEY, Login, Sidekick, eventually, free_port, secs,
-};
+use crate::privilege::{agent_of, balancer};
+use sidekick_harness::*;
 
 #[tokio::test]
 async fn the_password_is_in_no_log_and_no_command_line() {
     let etcd = Etcd::start_with_login(1).await;
     // Of its own, for all of its containers are announced.
     let engine = Engine::start().await;
-    let redis = published(&engine).await;
-    let labelled = engine.name("labelled");
-    let _labelled = engine
-        .container(&labelled)
-        .publish("6379")
-        .label("sidekick.service=labelled")
-        .run()
-        .await;
+    let redis = engine.redis().run().await;
+    let labelled = engine.redis().label("sidekick.service=labelled");
+    let labelled = labelled.run().await;
     let file = holding(Login::PASSWORD);
     let talkative = |announce| with_login(announce, &etcd, file.path()).host(HOST);
     let announce = Sidekick::announce(redis.name(), KEY).docker(&engine);
@@ -31,24 +24,21 @@ async fn the_password_is_in_no_log_and_no_command_line() {
     let all = talkative(Sidekick::announce_all().docker(&engine));
     let all = all.times(6, 1).spawn();
     let balancer = balancer();
-    let config = balancer.directory().join("haproxy.cfg");
-    let agent = with_login(Sidekick::agent(), &etcd, file.path())
-        .option("--haproxy-config", &config.display().to_string())
-        .option("--haproxy-master", &socket_in(&balancer))
-        .option("--stats", "off")
-        .option("--bind", &format!("redis=127.0.0.1:{}", free_port()))
-        .option("--bind", &format!("labelled=127.0.0.1:{}", free_port()))
-        .spawn();
-    let keys = [
-        KEY.to_owned(),
-        format!("/services/labelled/{labelled}@{HOST}"),
-    ];
+    let agent = agent_of(&balancer, &etcd);
+    let agent = agent.option("--bind", &format!("labelled=127.0.0.1:{}", free_port()));
+    let agent = with_login(agent, &etcd, file.path()).spawn();
+    let labelled = format!("/services/labelled/{}@{HOST}", labelled.name());
+    let keys = [KEY.to_owned(), labelled];
     let all_stand = async || {
-        eventually(secs(15), "both keys stand in etcd", async || {
-            let there = etcd.keys().await;
-            keys.iter().all(|key| there.contains(key))
-        })
-        .await;
+        let both = async || {
+            etcd.keys()
+                .await
+                .into_iter()
+                .filter(|it| keys.contains(it))
+                .count()
+                == 2
+        };
+        eventually(secs(15), "both keys stand in etcd", both).await;
     };
     all_stand().await;
     agent.logs("services").await;
@@ -89,7 +79,7 @@ async fn the_password_is_in_no_log_and_no_command_line() {
 async fn a_wrong_password_is_in_no_log() {
     const WRONG: &str = "wrong:staple";
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start_with_login(300));
-    let redis = published(engine).await;
+    let redis = engine.redis().run().await;
     let file = holding(WRONG);
     let announce = Sidekick::announce(redis.name(), KEY).docker(engine);
     let sidekick = with_login(announce, &etcd, file.path()).host(HOST).spawn();
@@ -104,18 +94,13 @@ async fn a_wrong_password_is_in_no_log() {
 async fn the_key_of_a_certificate_is_in_no_log() {
     let authority = Authority::generate();
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start_with_tls(&authority));
-    let redis = published(engine).await;
-    let announce = Sidekick::announce(redis.name(), KEY).docker(engine);
-    let option =
-        |announce: Announce, name, path: &Path| announce.option(name, &path.display().to_string());
-    let announce = option(announce, "--etcd-cacert", &authority.certificate());
-    let announce = option(announce, "--etcd-cert", &authority.client_certificate());
-    let announce = option(announce, "--etcd-key", &authority.client_key());
-    let mut sidekick = announce
-        .etcd(&etcd)
-        .host(HOST)
-        .option("--log-level", "trace")
-        .spawn();
+    let redis = engine.redis().run().await;
+    let announce = redis.announce(&etcd);
+    let announce = announce.file("--etcd-cacert", &authority.certificate());
+    let announce = announce.file("--etcd-cert", &authority.client_certificate());
+    let announce = announce.file("--etcd-key", &authority.client_key());
+    let announce = announce.option("--log-level", "trace");
+    let mut sidekick = announce.spawn();
     etcd.shows(KEY, &redis.value().await).await;
     sidekick.leaves().await;
     let (_, key) = authority.client_pem();
@@ -137,7 +122,7 @@ fn with_login(announce: Announce, etcd: &Etcd, file: &Path) -> Announce {
     announce
         .etcd(etcd)
         .option("--etcd-user", Login::NAME)
-        .option("--etcd-password-file", &file.display().to_string())
+        .file("--etcd-password-file", file)
         .option("--log-level", "trace")
 }
 

@@ -4,35 +4,28 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use sidekick_harness::{
-    Announce, Authority, Container, Engine, Etcd, KEY, Mounted, eventually, measured, never_for,
-    secs,
-};
+use sidekick_harness::*;
+
+use crate::login::beginning;
 
 #[tokio::test]
 async fn a_client_certificate_opens_the_door() {
-    let authority = Authority::generate();
-    let etcd = Etcd::start_with_tls(&authority).await;
-    let (announce, redis) = beginning(&etcd).await;
-    let mut sidekick = with_identity(announce, &authority)
-        .option("--etcd-cacert", text(&authority.certificate()))
+    let (authority, etcd, announce, redis) = locked().await;
+    let announce = with_identity(announce, &authority);
+    let mut sidekick = announce
+        .file("--etcd-cacert", &authority.certificate())
         .times(3, 1)
         .spawn();
     etcd.shows(KEY, &redis.value().await).await;
 
-    never_for(secs(4), "the key expires", async || {
-        etcd.get(KEY).await.is_none()
-    })
-    .await;
+    etcd.keeps(KEY, secs(4)).await;
     sidekick.leaves().await;
     assert_eq!(etcd.get(KEY).await, None, "leaving takes the key away");
 }
 
 #[tokio::test]
 async fn certificates_may_stand_in_etcdctls_variables() {
-    let authority = Authority::generate();
-    let etcd = Etcd::start_with_tls(&authority).await;
-    let (announce, redis) = beginning(&etcd).await;
+    let (authority, etcd, announce, redis) = locked().await;
     let _sidekick = announce
         .environment("ETCDCTL_CACERT", text(&authority.certificate()))
         .environment("ETCDCTL_CERT", text(&authority.client_certificate()))
@@ -43,52 +36,40 @@ async fn certificates_may_stand_in_etcdctls_variables() {
 
 #[tokio::test]
 async fn a_wrong_authority_never_announces_and_says_why() {
-    let authority = Authority::generate();
-    let etcd = Etcd::start_with_tls(&authority).await;
-    let (announce, _redis) = beginning(&etcd).await;
+    let (authority, etcd, announce, _redis) = locked().await;
     let stranger = Authority::generate();
-    let mut sidekick = with_identity(announce, &authority)
-        .option("--etcd-cacert", text(&stranger.certificate()))
+    let announce = with_identity(announce, &authority);
+    let mut sidekick = announce
+        .file("--etcd-cacert", &stranger.certificate())
         .spawn();
 
     sidekick.logs("certificate").await;
 
-    never_for(secs(2), "sidekick exits or writes", async || {
-        !sidekick.is_up() || !etcd.keys().await.is_empty()
-    })
-    .await;
+    sidekick.waits(&etcd, secs(2)).await;
 }
 
 #[tokio::test]
 async fn who_shows_no_certificate_never_announces_and_says_so() {
-    let authority = Authority::generate();
-    let etcd = Etcd::start_with_tls(&authority).await;
-    let (announce, _redis) = beginning(&etcd).await;
+    let (authority, etcd, announce, _redis) = locked().await;
     let mut sidekick = announce
-        .option("--etcd-cacert", text(&authority.certificate()))
+        .file("--etcd-cacert", &authority.certificate())
         .spawn();
 
     sidekick.logs("etcd").await;
 
-    never_for(secs(2), "sidekick exits or writes", async || {
-        !sidekick.is_up() || !etcd.keys().await.is_empty()
-    })
-    .await;
+    sidekick.waits(&etcd, secs(2)).await;
 }
 
 #[tokio::test]
 async fn certificates_that_were_rotated_are_read_at_the_next_connection() {
-    let mut authority = Authority::generate();
-    let mut etcd = Etcd::start_with_tls(&authority).await;
-    let (announce, _redis) = beginning(&etcd).await;
-    let mut sidekick = with_identity(announce, &authority)
-        .option("--etcd-cacert", text(&authority.certificate()))
+    let (mut authority, mut etcd, announce, _redis) = locked().await;
+    let announce = with_identity(announce, &authority);
+    let mut sidekick = announce
+        .file("--etcd-cacert", &authority.certificate())
         .spawn();
     eventually(secs(5), "the key appears", async || etcd.get(KEY).await).await;
 
-    etcd.kill9().await;
-    authority.rotate();
-    etcd.takes_certificates_of(&authority).await;
+    rotate(&mut authority, &mut etcd).await;
     // Empty: a key that is there was put by who has got in.
     etcd.wipe_and_restart().await;
 
@@ -99,20 +80,13 @@ async fn certificates_that_were_rotated_are_read_at_the_next_connection() {
 
 #[tokio::test]
 async fn certificates_whose_directory_is_swapped_by_a_link_are_read_too() {
-    let mut authority = Authority::generate();
-    let mut etcd = Etcd::start_with_tls(&authority).await;
+    let (mut authority, mut etcd, announce, _redis) = locked().await;
     let mounted = Mounted::of(&authority);
-    let (announce, _redis) = beginning(&etcd).await;
-    let _sidekick = announce
-        .option("--etcd-cacert", text(&mounted.file("ca.crt")))
-        .option("--etcd-cert", text(&mounted.file("client.crt")))
-        .option("--etcd-key", text(&mounted.file("client.key")))
-        .spawn();
+    let files = ["ca.crt", "client.crt", "client.key"].map(|it| mounted.file(it));
+    let _sidekick = with_files(announce, files.each_ref().map(|it| &**it)).spawn();
     eventually(secs(5), "the key appears", async || etcd.get(KEY).await).await;
 
-    etcd.kill9().await;
-    authority.rotate();
-    etcd.takes_certificates_of(&authority).await;
+    rotate(&mut authority, &mut etcd).await;
     etcd.wipe_and_restart().await;
     mounted.update(&authority);
 
@@ -121,49 +95,38 @@ async fn certificates_whose_directory_is_swapped_by_a_link_are_read_too() {
 
 #[tokio::test]
 async fn a_file_that_is_half_written_keeps_what_it_held_and_says_so() {
-    let mut authority = Authority::generate();
-    let mut etcd = Etcd::start_with_tls(&authority).await;
+    let (mut authority, mut etcd, announce, _redis) = locked().await;
     // Files that etcd doesn't read too.
     let mounted = Mounted::of(&authority);
     let [ca, certificate, key] = ["ca.crt", "client.crt", "client.key"].map(|it| mounted.file(it));
-    let (announce, _redis) = beginning(&etcd).await;
-    let sidekick = announce
-        .option("--etcd-cacert", text(&ca))
-        .option("--etcd-cert", text(&certificate))
-        .option("--etcd-key", text(&key))
-        .spawn();
+    let sidekick = with_files(announce, [&ca, &certificate, &key]).spawn();
     eventually(secs(5), "the key appears", async || etcd.get(KEY).await).await;
 
     etcd.kill9().await;
-    let whole = fs::read(&key).expect("it is there");
-    fs::write(&key, &whole[..whole.len() / 2]).expect("it can be written");
+    halve(&key);
     etcd.wipe_and_restart().await;
     is_back(&etcd, "while a client's key was half written").await;
-    let kept = sidekick.times_logged("keeping the client certificate");
-    assert_eq!(kept, 1, "{:#?}", sidekick.log());
-    assert!(
-        sidekick.times_logged(text(&key)) > 0,
-        "{:#?}",
-        sidekick.log()
-    );
+    sidekick.logged_times("keeping the client certificate", 1);
+    sidekick.logs(text(&key)).await;
 
     // Now what is kept is of no use.
-    etcd.kill9().await;
-    authority.rotate();
-    etcd.takes_certificates_of(&authority).await;
+    rotate(&mut authority, &mut etcd).await;
     mounted.update(&authority);
-    let whole = fs::read(&ca).expect("it is there");
-    fs::write(&ca, &whole[..whole.len() / 2]).expect("it can be written");
+    let whole = halve(&ca);
     etcd.wipe_and_restart().await;
     sidekick.logs("keeping the CA certificate").await;
-    never_for(secs(2), "the old CA opens the door", async || {
-        etcd.get(KEY).await.is_some()
-    })
-    .await;
+    etcd.lacks(KEY, secs(2)).await;
 
     fs::write(&ca, whole).expect("it can be written");
 
     is_back(&etcd, "when a file that was half written is whole").await;
+}
+
+/// While etcd is down, the authority becomes another one, which etcd has certificates of at its next start.
+async fn rotate(authority: &mut Authority, etcd: &mut Etcd) {
+    etcd.kill9().await;
+    authority.rotate();
+    etcd.takes_certificates_of(authority).await;
 }
 
 async fn is_back(etcd: &Etcd, that: &str) {
@@ -173,19 +136,35 @@ async fn is_back(etcd: &Etcd, that: &str) {
     measured::took(2, what, healed.elapsed(), secs(2));
 }
 
-async fn beginning(etcd: &Etcd) -> (Announce, Container<'static>) {
-    let engine = Engine::shared().await;
-    let redis = engine.redis().run().await;
-    (redis.announce(etcd), redis)
+/// An etcd that wants a client certificate of the authority, and what announces a container there.
+async fn locked() -> (Authority, Etcd, Announce, Container<'static>) {
+    let authority = Authority::generate();
+    let etcd = Etcd::start_with_tls(&authority).await;
+    let (announce, redis) = beginning(&etcd).await;
+    (authority, etcd, announce, redis)
+}
+
+/// The options for these three files.
+fn with_files(announce: Announce, [ca, certificate, key]: [&Path; 3]) -> Announce {
+    let announce = announce.file("--etcd-cacert", ca);
+    announce
+        .file("--etcd-cert", certificate)
+        .file("--etcd-key", key)
 }
 
 fn with_identity(announce: Announce, authority: &Authority) -> Announce {
     announce
-        .option("--etcd-cert", text(&authority.client_certificate()))
+        .file("--etcd-cert", &authority.client_certificate())
         .option("--etcd-key", text(&authority.client_key()))
 }
 
+/// Leaves half of a file; returns what it held.
+fn halve(file: &Path) -> Vec<u8> {
+    let whole = fs::read(file).expect("it is there");
+    fs::write(file, &whole[..whole.len() / 2]).expect("it can be written");
+    whole
+}
+
 fn text(path: &Path) -> &str {
-    path.to_str()
-        .expect("the temporary directory's name is UTF-8")
+    path.to_str().expect("the path is UTF-8")
 }

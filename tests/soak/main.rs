@@ -3,7 +3,7 @@
 //! What both take is printed as it goes; in the end the early part is held against the late one, and
 //! the run fails where something grew. `SEED` is an environment variable too.
 
-// A scene that can't be set ends it.
+// A failed set-up ends it.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -14,7 +14,7 @@
 )]
 
 use futures_util::{StreamExt, stream};
-use sidekick_harness::agent::{Scene, Way, host};
+use sidekick_harness::agent::{AgentScene, Supervised, host};
 use sidekick_harness::{
     Container, Engine, Footprint, Footprints, Proxy, Sidekick, Wire, eventually, free_port, millis,
     never_for, secs,
@@ -70,7 +70,7 @@ enum Fault {
     /// A service comes or goes, which is a reload.
     Structure,
     HaproxyKilled,
-    /// Nobody answers at the engine's socket for a moment.
+    /// The engine's socket has no listener for a moment.
     DockerRefuses,
     /// And started again.
     EtcdKilled,
@@ -83,7 +83,7 @@ struct Stage<'e> {
     containers: Vec<(Container<'e>, bool)>,
     sidekick: Sidekick,
     /// The agent, its HAProxy, and the etcd of both.
-    scene: Scene,
+    scene: AgentScene,
     to_docker: Proxy,
     announcers: Proxy,
     agents: Proxy,
@@ -159,7 +159,7 @@ async fn main() {
 impl<'e> Stage<'e> {
     async fn set(engine: &'e Engine, count: u64) -> Stage<'e> {
         let arguments = ["--hold=0", "--forget=0s", "--log-level=debug"];
-        let mut scene = Scene::new(Way::Supervised, &arguments).await;
+        let mut scene = AgentScene::new(Supervised, &arguments).await;
         let (announcers, agents) = (
             Proxy::before(scene.etcd.url()).await,
             Proxy::before(scene.etcd.url()).await,
@@ -198,7 +198,7 @@ impl<'e> Stage<'e> {
         stage
     }
 
-    /// Waits until each that is up has a key and a server, and nobody else has.
+    /// Waits until each that is up has a key and a server, and no other container has.
     async fn is_calm(&self) {
         let up = self.containers.iter().filter(|(_, is_up)| *is_up).count();
         let there = up + usize::from(self.fleeting);

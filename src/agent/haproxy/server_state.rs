@@ -16,7 +16,7 @@ pub struct ServerState {
     pub check: u32,
     /// HAProxy's health check has it down: `srv_op_state` is "stopped", and not for maintenance.
     pub down: bool,
-    /// For how many seconds it has been up or down: `srv_time_since_last_change`. It grows by itself.
+    /// For how many seconds it has been up or down: `srv_time_since_last_change`, which grows each second.
     pub since: u64,
 }
 

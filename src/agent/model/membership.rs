@@ -110,7 +110,7 @@ impl Membership {
         changed
     }
 
-    /// The services to serve at `now`, by name. Removes those whose time is over.
+    /// The services to serve at `now`, by name. Removes instances and services whose retention is over.
     pub fn desired(&mut self, now: Moment) -> impl Iterator<Item = (&String, DesiredService)> {
         let Retention { forget, drain, .. } = self.retention;
         let notes = &mut self.notes;
@@ -153,7 +153,7 @@ impl Membership {
         }
     }
 
-    /// When [`Membership::desired`] will change by itself.
+    /// When [`Membership::desired`] will change without a change in etcd.
     #[must_use]
     pub fn next_change(&self) -> Option<Moment> {
         let drain = self.retention.drain;

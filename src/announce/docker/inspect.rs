@@ -83,7 +83,7 @@ pub(super) fn word(state: &ContainerState) -> &str {
 /// Podman's word for a container that has ended and isn't cleaned up yet.
 const STOPPED: &str = "stopped";
 
-/// `None` for JSON that is no answer about a container. Each field is decoded by itself, so that a word that
+/// `None` for JSON that is no answer about a container. Each field is decoded apart from the others, so that a word that
 /// bollard doesn't know (Podman has some, and a newer engine may) doesn't spoil the others.
 ///
 /// The engine also takes any prefix of an id for a name, so that `db` might find another container whose id

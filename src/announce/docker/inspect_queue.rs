@@ -109,7 +109,7 @@ impl InspectQueue {
     pub(super) fn pause(&self, now: Moment) -> Option<Duration> {
         let waiting = |(id, _): &(&String, &Moment)| self.waiting.contains_key(*id);
         let times = self.troubled.iter().filter(waiting).map(|(_, at)| *at);
-        // Those whose time has come wait until another inspect ends.
+        // Containers that are already due wait until another inspect ends.
         times.filter(|at| *at > now).min().map(|at| at - now)
     }
 

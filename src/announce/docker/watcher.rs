@@ -35,7 +35,7 @@ const RELOOK: usize = 100;
 /// The longest wait of an idle loop, which beats for the watchdog.
 const TICK: Duration = Duration::from_secs(10);
 
-/// While many containers wait to be inspected, changes are published at this interval, and not each by itself.
+/// While many containers wait to be inspected, changes are published at this interval, and not one by one.
 const CROWD_PAUSE: Duration = Duration::from_millis(20);
 
 /// Watches until it is dropped, and publishes every change.
@@ -176,7 +176,7 @@ impl<'a> EngineConnection<'a> {
             self.begin_looks();
             self.publish();
             let silent = self.queue.misses_events(now());
-            // A stream that leaves out an event has to be opened anew.
+            // A stream that leaves out an event has to be opened again.
             anyhow::ensure!(!silent, "GET /events: a container changed without an event");
             let pause = if self.unpublished { CROWD_PAUSE } else { TICK };
             let pause = pause.min(self.queue.pause(now()).unwrap_or(TICK));

@@ -195,8 +195,8 @@ mod tests {
         assert!(holder("aa", EARLY).is_past_life_of(&down));
         assert!(!holder("aa", LATE).is_past_life_of(&down));
         assert!(!holder("bb", EARLY).is_past_life_of(&down));
-        let nobody = Holder::of(br#"{"host":"a","port":1}"#).unwrap();
-        assert!(!nobody.is_past_life_of(&nobody));
+        let unnamed = Holder::of(br#"{"host":"a","port":1}"#).unwrap();
+        assert!(!unnamed.is_past_life_of(&unnamed));
     }
 
     #[test]

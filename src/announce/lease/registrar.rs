@@ -49,7 +49,7 @@ pub struct Registrar {
     audit: Audit,
     sizes: BatchSizes,
     history: KnownHistory,
-    /// When a key that etcd rejects by itself may be tried again.
+    /// When a key that etcd rejects also in a transaction of its own may be tried again.
     rejected_retry_at: Moment,
     /// When the latest request was asked for.
     asked_at: Moment,

@@ -214,7 +214,7 @@ impl Announcer {
         }
     }
 
-    /// The clock leaps by itself. CLOCK_BOOTTIME doesn't do that to a put that is on its way: its
+    /// The clock leaps. CLOCK_BOOTTIME doesn't do that to a put that is on its way: its
     /// lateness is counted on this clock.
     pub(crate) fn leap(&mut self, by: Duration) {
         if self.late.is_empty() && self.under_way.is_none() {

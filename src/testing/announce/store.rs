@@ -42,7 +42,7 @@ pub(crate) struct Store {
     belated: BTreeSet<LeaseId>,
     /// The NOSPACE alarm: no put, no grant.
     pub(crate) full: bool,
-    /// Nobody has the right to these.
+    /// The keys that no announcer has a right to.
     pub(crate) denied: BTreeSet<Key>,
     ttl: Duration,
 }
@@ -163,7 +163,7 @@ impl Store {
                 Response::LeaseExists
             }
             Request::Grant(lease, ttl) => {
-                // What comes so late that its lease has ended meanwhile makes it anew, for a TTL.
+                // A grant that arrives after its lease has ended creates the lease again, for a TTL.
                 if self.spent.insert(*lease) {
                     self.must_have_none_of(&author.leases)?;
                 } else {
@@ -280,7 +280,7 @@ impl Store {
             }
             Op::Create(..) | Op::Update(..) | Op::Delete(_) => false,
         };
-        // What is on no lease is nobody's.
+        // A key without a lease has no announcer.
         let conditional = matches!(op, Op::Clear(..) | Op::TakeOver(..));
         let fine = fine || (conditional && entry.lease == 0);
         if fine {

@@ -9,7 +9,8 @@ use crate::endpoint::{Endpoint, Key, Since};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-const STORM: Duration = Duration::from_secs(60);
+/// How long faults are injected, before everything has to settle.
+const FAULT_PHASE: Duration = Duration::from_secs(60);
 /// Between two faults, at most.
 const PAUSE: Duration = Duration::from_millis(1500);
 /// A deadline, a late request, a dead process's TTL and an audit, one after the other.
@@ -84,7 +85,7 @@ impl AnnounceWorld {
     }
 
     pub(crate) fn run(mut self) -> Result<AnnounceTotals, String> {
-        let end = self.now + STORM;
+        let end = self.now + FAULT_PHASE;
         while self.now < end {
             let next = self.now + PAUSE.mul_f64(self.rng.f64());
             self.pass(next.min(end), false)?;
@@ -155,7 +156,7 @@ impl AnnounceWorld {
         self.must_settle()
     }
 
-    /// While a holder whose clock is fast lives, a container that started after it waits, and nobody
+    /// While a holder whose clock is fast lives, a container that started after it waits, and no announcer
     /// writes (that was the calm). Once it goes, the key is the other's without delay.
     fn holders_with_fast_clocks_go(&mut self) -> Result<(), String> {
         while let Some(holder) = self.keeps_a_newer_one_out() {
@@ -315,7 +316,7 @@ impl AnnounceWorld {
                 let crashed = &mut self.announcers[which];
                 crashed.asleep_until = back_at;
                 crashed.crash(&self.store, &mut self.rng);
-                // The next process asks Docker anew.
+                // The next process asks Docker again.
                 self.see_again(which);
             }
             18 => {
@@ -379,7 +380,7 @@ impl AnnounceWorld {
             let entry = self.store.entries.get(key);
             let Some(best) = best else {
                 match entry {
-                    // Put by hand, without a lease, and nobody is there who might mind.
+                    // It was put by hand, without a lease, and no announcer is there to take it over.
                     Some(entry) if entry.lease != 0 => {
                         return Err(format!("{entry:?} outlived its container"));
                     }

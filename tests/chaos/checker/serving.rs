@@ -19,9 +19,7 @@ impl Checker<'_> {
     fn table(&self, at: Ms) -> BTreeMap<String, String> {
         let keys = self.keys.iter().filter_map(|(key, standings)| {
             let name = key.strip_prefix("/services/")?.replace('@', "::");
-            let standing = standings
-                .iter()
-                .rfind(|standing| standing.span.from <= at)?;
+            let standing = standings.iter().rfind(|it| it.span.from <= at)?;
             let json: serde_json::Value = serde_json::from_str(&standing.put?.value).ok()?;
             json["host"].as_str().filter(|host| *host != NOWHERE)?;
             Some((name, json["port"].as_u64()?.to_string()))
@@ -33,21 +31,15 @@ impl Checker<'_> {
     fn tables(&self, span: Span) -> Vec<BTreeMap<String, String>> {
         let changes = self.record.events.iter().map(|event| event.at);
         let within = changes.filter(|at| span.from < *at && *at <= span.to);
-        [span.from]
-            .into_iter()
-            .chain(within)
-            .map(|at| self.table(at))
-            .collect()
+        let moments = [span.from].into_iter().chain(within);
+        moments.map(|at| self.table(at)).collect()
     }
 
     /// 7: no refused configuration, the table is etcd's, and no error empties a service.
     pub(super) fn agent(&mut self) {
         for (at, why) in self.record.refused.clone() {
-            self.violation(
-                7,
-                at,
-                format!("a configuration that HAProxy refuses: {why}"),
-            );
+            let text = format!("a configuration that HAProxy refuses: {why}");
+            self.violation(7, at, text);
         }
         let excused = self.excuses.agent(self.record.sidekicks, AGENT_RECOVERY);
         let (mut wrong_since, mut told) = (None, false);
@@ -72,11 +64,8 @@ impl Checker<'_> {
             };
             let tables = self.tables(Span::new(in_step - AGENT_REACTION, sample.at));
             for service in SERVICES {
-                let has = |servers: &BTreeMap<String, String>| {
-                    servers
-                        .keys()
-                        .any(|key| key.split('/').next() == Some(service))
-                };
+                let its = |key: &String| key.split('/').next() == Some(service);
+                let has = |servers: &BTreeMap<String, String>| servers.keys().any(its);
                 if has(&last) && !has(servers) && tables.iter().all(has) {
                     let text = format!("{service} was emptied, and etcd never was");
                     self.violation(7, sample.at, text);
@@ -114,12 +103,9 @@ impl Checker<'_> {
         let haproxy = self.excuses.haproxy();
         for cut in self.record.cuts.clone() {
             let past = Span::new(cut.span.from - MEMORY, cut.span.to);
-            let turned = self.turns(cut.container).iter().any(|turn| {
-                Spans::of([turn.span.and(REACTION)])
-                    .and(&Spans::of([past]))
-                    .total()
-                    > 0
-            });
+            let turned = self.turns(cut.container).into_iter();
+            let turned = Spans::of(turned.map(|turn| turn.span.and(REACTION)));
+            let turned = turned.and(&Spans::of([past])).total() > 0;
             let port = self.record.ports[cut.container].to_string();
             let prefix = format!("{}/", cut.service);
             // Any server that led there then; a server that moved takes its old connections along
@@ -127,10 +113,8 @@ impl Checker<'_> {
             let then = self.tables(Span::new(cut.opened - MEMORY, cut.opened));
             let led_there =
                 |(name, at): &(&String, &String)| name.starts_with(&prefix) && **at == port;
-            let servers: BTreeSet<&String> = then
-                .iter()
-                .flat_map(|table| table.iter().filter(led_there).map(|(name, _)| name))
-                .collect();
+            let servers = then.iter().flat_map(|table| table.iter().filter(led_there));
+            let servers: BTreeSet<&String> = servers.map(|(name, _)| name).collect();
             let tables = self.tables(past);
             // An instance that was away for less than `--drain-timeout` finds its connections again.
             let unchanged = |name: &&String| {
@@ -139,14 +123,11 @@ impl Checker<'_> {
             };
             let steady = servers.iter().all(unchanged);
             self.number("client connections that broke, for a reason or not", 0);
-            let excused = haproxy
-                .or(&self.excuses.stalls())
-                .and(&Spans::of([cut.span]));
+            let excused = haproxy.or(&self.excuses.stalls());
+            let excused = excused.and(&Spans::of([cut.span]));
             if steady && !turned && excused.total() == 0 {
-                let text = format!(
-                    "a connection to container {} by {} was cut",
-                    cut.container, cut.service
-                );
+                let (container, service) = (cut.container, &cut.service);
+                let text = format!("a connection to container {container} by {service} was cut");
                 self.violation(7, cut.span.to, text);
             }
         }

@@ -2,18 +2,18 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::SOON;
 use super::etcd_members::EtcdMembers;
 use super::furniture::{MACHINES, files, write_files};
-use super::history::{Change, History};
+use super::history::{Change, History, unix_seconds};
 use super::host_engine::HostEngine;
 use super::images::{Parts, make_images};
 use super::machine::Machine;
 use super::reader::Reader;
 use super::worker::Worker;
-use sidekick_harness::blocking::eventually;
+use sidekick_harness::blocking::{eventually, never_for};
 
 /// The key of redis@1.
 pub const KEY: &str = "/services/redis/redis@1";
@@ -56,11 +56,8 @@ impl Cluster {
         make_images(&engine, &parts);
         engine.docker(&["network", "create", "--subnet", NETWORK, "cluster"]);
         write_files(engine.directory());
-        let mut hosts: Vec<_> = MACHINES
-            .iter()
-            .map(|(name, address, _)| (*name, *address))
-            .collect();
-        hosts.extend(NO_REGISTRY);
+        let mut hosts = Vec::from(NO_REGISTRY);
+        hosts.extend(MACHINES.map(|(name, address, _)| (name, address)));
         let machines = MACHINES.map(|(name, address, role)| {
             let files = files(&parts, engine.directory(), name);
             Machine::make(&engine, (name, address), role, &hosts, &files)
@@ -108,25 +105,38 @@ impl Cluster {
         let began = Instant::now();
         eventually(SOON, "all members of etcd are there", || {
             (0..self.members.len()).all(|member| {
-                self.etcd
-                    .status(member)
-                    .is_some_and(|status| status.leader() != 0)
+                let status = self.etcd.status(member);
+                status.is_some_and(|status| status.leader() != 0)
             })
         });
         eventually(SOON, "worker1 announces its redis1", || {
             self.announced_by(&self.worker1)
         });
-        assert!(
-            !self.worker2.is_active("redis@1"),
-            "redis@1 still runs on worker2"
-        );
-        assert!(
-            self.haproxy.is_active("sidekick-agent"),
-            "no sidekick-agent on haproxy"
-        );
+        let still = self.worker2.is_active("redis@1");
+        assert!(!still, "redis@1 still runs on worker2");
+        let agent = self.haproxy.is_active("sidekick-agent");
+        assert!(agent, "no sidekick-agent on haproxy");
+        self.prints_bar(began);
+    }
+
+    /// Waits until the worker has printed `bar` since then.
+    #[track_caller]
+    pub fn prints_bar(&self, since: Instant) {
         eventually(SOON, "the worker prints bar", || {
-            self.worker.bar_since(began)
+            self.worker.bar_since(since)
         });
+    }
+
+    /// Waits until the key names this machine and the container on it.
+    #[track_caller]
+    pub fn is_announced_by(&self, machine: &Machine) {
+        eventually(SOON, "the key is there", || self.announced_by(machine));
+    }
+
+    /// Makes sure that the key is there at every moment of `duration`.
+    #[track_caller]
+    pub fn keeps_the_key(&self, duration: Duration) {
+        never_for(duration, "the key is gone", || self.key().is_none());
     }
 
     /// The key, if it is there.
@@ -161,9 +171,8 @@ impl Cluster {
     /// Whether the key was deleted or expired after a revision.
     #[track_caller]
     pub fn was_gone(&self, after: i64) -> bool {
-        self.history(after)
-            .iter()
-            .any(|change| change.put.is_none())
+        let history = self.history(after);
+        history.iter().any(|change| change.put.is_none())
     }
 
     /// Fails the scenario where the polling reader got an answer without the key after this time.
@@ -214,11 +223,10 @@ impl Cluster {
     pub fn seen_since(&self, since: Instant) -> String {
         let list = |what: &str, stretches: Vec<Duration>| match stretches.iter().max() {
             None => format!("no {what}"),
-            Some(longest) => format!(
-                "{} {what}, {:.2} s at most",
-                stretches.len(),
-                longest.as_secs_f32()
-            ),
+            Some(longest) => {
+                let (times, longest) = (stretches.len(), longest.as_secs_f32());
+                format!("{times} {what}, {longest:.2} s at most")
+            }
         };
         format!(
             "worker without bar for {:.1} s at most; reader: {}; {}",
@@ -231,35 +239,17 @@ impl Cluster {
     /// What the units said since then, for whoever has to find out what went wrong.
     pub fn journals(&self, since: Instant) {
         println!("--- {}", self.seen_since(since));
-        println!(
-            "--- the worker said, besides bar:\n{}",
-            self.worker.complaints(since).join("\n")
-        );
+        let others = self.worker.complaints(since).join("\n");
+        println!("--- the worker said, besides bar:\n{others}");
         let members = (0..self.members.len()).map(|member| self.etcd.status(member));
-        let leaders: Vec<_> = members
-            .map(|status| status.map(|status| status.leader()))
-            .collect();
+        let leaders = members.map(|status| status.map(|status| status.leader()));
+        let leaders: Vec<_> = leaders.collect();
         println!("--- who leads, by each member of etcd: {leaders:x?}");
-        let since = SystemTime::now() - since.elapsed();
-        let since = since
-            .duration_since(UNIX_EPOCH)
-            .expect("a time after 1970")
-            .as_secs();
+        let since = format!("@{:.6}", unix_seconds() - since.elapsed().as_secs_f64());
+        let units = "redis@1 redis-discovery@1 sidekick sidekick-agent haproxy etcd docker";
+        let units: Vec<&str> = units.split(' ').collect();
         for machine in self.machines() {
-            let units = [
-                "redis@1",
-                "redis-discovery@1",
-                "sidekick",
-                "sidekick-agent",
-                "haproxy",
-                "etcd",
-                "docker",
-            ];
-            println!(
-                "--- {}\n{}",
-                machine.name,
-                machine.journal(&units, &format!("@{since}"))
-            );
+            println!("--- {}\n{}", machine.name, machine.journal(&units, &since));
         }
     }
 
@@ -284,8 +274,6 @@ impl Cluster {
 }
 
 fn endpoints(members: &[Machine]) -> Vec<String> {
-    members
-        .iter()
-        .map(|member| format!("http://{}:2379", member.address))
-        .collect()
+    let url = |member: &Machine| format!("http://{}:2379", member.address);
+    members.iter().map(url).collect()
 }

@@ -29,7 +29,7 @@ pub struct EtcdMembers {
 }
 
 impl EtcdMembers {
-    /// One client for each member; nobody is asked yet. What observes runs in `runtime`.
+    /// One client for each member, none of which is dialled yet. The observers run in `runtime`.
     pub fn at(endpoints: &[String], runtime: Runtime) -> EtcdMembers {
         let clients = connect(&runtime, endpoints, None);
         EtcdMembers {
@@ -45,8 +45,8 @@ impl EtcdMembers {
         clients.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// From now on nobody is let in without a password. There are root, whom we are, and a user who may read and write
-    /// below /services/ and nothing else. What observes sees nothing until [`EtcdMembers::unlock`].
+    /// From now on etcd wants a login. There are root, which this program uses, and a user who may read and write below
+    /// /services/ and nothing else. The observers see nothing until [`EtcdMembers::unlock`].
     pub fn lock(&self, user: &str, password: &str) {
         let client = &self.clients()[0];
         let locked = Login::lock(client, user, password);
@@ -114,10 +114,8 @@ impl EtcdMembers {
     pub fn answers(&self) -> bool {
         self.runtime.block_on(async {
             for mut client in self.clients() {
-                if matches!(
-                    timeout(PATIENCE, client.get("answers?", None)).await,
-                    Ok(Ok(_))
-                ) {
+                let answer = timeout(PATIENCE, client.get("answers?", None)).await;
+                if matches!(answer, Ok(Ok(_))) {
                     return true;
                 }
             }
@@ -164,9 +162,8 @@ impl EtcdMembers {
     #[track_caller]
     pub fn defragment(&self, member: usize) {
         let mut client = self.clients().swap_remove(member);
-        let answer = self
-            .runtime
-            .block_on(async { timeout(SOON, client.defragment()).await });
+        let defragment = async { timeout(SOON, client.defragment()).await };
+        let answer = self.runtime.block_on(defragment);
         answer.expect("defragment in time").expect("defragment");
     }
 
@@ -196,10 +193,8 @@ impl EtcdMembers {
     /// What a member says of itself, if it answers.
     pub fn status(&self, member: usize) -> Option<StatusResponse> {
         let mut client = self.clients().swap_remove(member);
-        let answer = self
-            .runtime
-            .block_on(async { timeout(PATIENCE, client.status()).await });
-        answer.ok()?.ok()
+        let status = async { timeout(PATIENCE, client.status()).await };
+        self.runtime.block_on(status).ok()?.ok()
     }
 
     /// Which of the members leads; asks those in `among`.
@@ -218,9 +213,8 @@ impl EtcdMembers {
     /// Gives the lead to another member.
     #[track_caller]
     pub fn move_leader(&self, from: usize, to: usize) {
-        let id = self
-            .status(to)
-            .and_then(|status| Some(status.header()?.member_id()));
+        let status = self.status(to);
+        let id = status.and_then(|status| Some(status.header()?.member_id()));
         let mut client = self.clients().swap_remove(from);
         let moved = client.move_leader(id.expect("the member answers"));
         self.runtime.block_on(moved).expect("the lead moves");
@@ -244,18 +238,14 @@ impl EtcdMembers {
 
 fn connect(runtime: &Runtime, endpoints: &[String], login: Option<(&str, &str)>) -> Vec<Client> {
     let connect = async |endpoint: &String| {
-        let mut options = ConnectOptions::new()
-            .with_connect_timeout(PATIENCE)
-            .with_require_leader(true);
+        let options = ConnectOptions::new().with_connect_timeout(PATIENCE);
+        let mut options = options.with_require_leader(true);
         if let Some((user, password)) = login {
             options = options.with_user(user, password);
         }
-        Client::connect([endpoint], Some(options))
-            .await
-            .expect("a client")
+        let client = Client::connect([endpoint], Some(options)).await;
+        client.expect("a client")
     };
-    let clients = endpoints.iter();
-    clients
-        .map(|endpoint| runtime.block_on(connect(endpoint)))
-        .collect()
+    let endpoints = endpoints.iter();
+    endpoints.map(|it| runtime.block_on(connect(it))).collect()
 }

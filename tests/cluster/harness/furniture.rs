@@ -14,55 +14,23 @@ const INTERVAL: &str = "7s";
 /// So little that a scenario can fill it: the third member's disk.
 const SMALL_DISK: u64 = 16 << 20;
 
+const ENGINE: Role = &["docker.service", "docker.socket", "containerd.service"];
+const ETCD: Role = &["etcd.service"];
+const ETCD_AND_ENGINE: Role = &[
+    "etcd.service",
+    "docker.service",
+    "docker.socket",
+    "containerd.service",
+];
+
 /// By name, address and role: role=services, role=worker, and the third kind. etcd1 has a Docker Engine to be Swarm's manager with.
 pub const MACHINES: [(&str, &str, Role); 6] = [
-    (
-        "etcd1",
-        "10.77.0.11",
-        Role {
-            units: &[
-                "etcd.service",
-                "docker.service",
-                "docker.socket",
-                "containerd.service",
-            ],
-        },
-    ),
-    (
-        "etcd2",
-        "10.77.0.12",
-        Role {
-            units: &["etcd.service"],
-        },
-    ),
-    (
-        "etcd3",
-        "10.77.0.13",
-        Role {
-            units: &["etcd.service"],
-        },
-    ),
-    (
-        "worker1",
-        "10.77.0.21",
-        Role {
-            units: &["docker.service", "docker.socket", "containerd.service"],
-        },
-    ),
-    (
-        "worker2",
-        "10.77.0.22",
-        Role {
-            units: &["docker.service", "docker.socket", "containerd.service"],
-        },
-    ),
-    (
-        "haproxy",
-        "10.77.0.31",
-        Role {
-            units: &["haproxy.service"],
-        },
-    ),
+    ("etcd1", "10.77.0.11", ETCD_AND_ENGINE),
+    ("etcd2", "10.77.0.12", ETCD),
+    ("etcd3", "10.77.0.13", ETCD),
+    ("worker1", "10.77.0.21", ENGINE),
+    ("worker2", "10.77.0.22", ENGINE),
+    ("haproxy", "10.77.0.31", &["haproxy.service"]),
 ];
 
 /// The settings, written where [`files`] finds them.
@@ -101,7 +69,7 @@ pub fn write_files(directory: &Path) {
             ),
         );
     }
-    // Debian's restarts what was killed; here that stays dead until somebody starts it.
+    // Debian's unit restarts an etcd that was killed; here it stays dead until a scenario starts it.
     write("etcd-stays-dead", "[Service]\nRestart=no\n".to_owned());
     write(
         "settings.yml",
@@ -124,42 +92,28 @@ fn drop_in_of_the_agent() -> String {
 }
 
 /// What lies on a machine besides Debian, by its path there.
-pub fn files(parts: &Parts, directory: &Path, name: &str) -> Vec<(&'static str, PathBuf)> {
+pub fn files(parts: &Parts, directory: &Path, name: &str) -> Vec<(String, PathBuf)> {
     let written = |name: &str| directory.join(name);
+    let unit = |name: &str| format!("etc/systemd/system/{name}");
     let mut files = vec![
-        ("machine-init", "scripts/machine-init".into()),
-        ("usr/local/bin/sidekick", parts.sidekick.clone()),
-        ("etc/default/sidekick", written("sidekick")),
-        (
-            "etc/systemd/system/redis@.service",
-            "systemd/redis@.service".into(),
-        ),
-        (
-            "etc/systemd/system/redis-discovery@.service",
-            "systemd/redis-discovery@.service".into(),
-        ),
-        (
-            "etc/systemd/system/sidekick.service",
-            "systemd/sidekick.service".into(),
-        ),
-        (
-            "etc/systemd/system/sidekick-agent.service",
-            "systemd/sidekick-agent.service".into(),
-        ),
+        ("machine-init".to_owned(), "scripts/machine-init".into()),
+        ("usr/local/bin/sidekick".to_owned(), parts.sidekick.clone()),
+        ("etc/default/sidekick".to_owned(), written("sidekick")),
     ];
+    for service in ["redis@", "redis-discovery@", "sidekick", "sidekick-agent"] {
+        let file = format!("{service}.service");
+        files.push((unit(&file), Path::new("systemd").join(file)));
+    }
     if name.starts_with("etcd") {
-        files.push(("etc/default/etcd", written(&format!("etcd-{name}"))));
-        files.push((
-            "etc/systemd/system/etcd.service.d/stays-dead.conf",
-            written("etcd-stays-dead"),
-        ));
+        let settings = written(&format!("etcd-{name}"));
+        files.push(("etc/default/etcd".to_owned(), settings));
+        let drop_in = unit("etcd.service.d/stays-dead.conf");
+        files.push((drop_in, written("etcd-stays-dead")));
     }
     if name == "haproxy" {
-        files.push(("usr/local/bin/worker", parts.worker.clone()));
-        files.push((
-            "etc/systemd/system/sidekick-agent.service.d/override.conf",
-            written("attached"),
-        ));
+        files.push(("usr/local/bin/worker".to_owned(), parts.worker.clone()));
+        let drop_in = unit("sidekick-agent.service.d/override.conf");
+        files.push((drop_in, written("attached")));
     }
     files
 }

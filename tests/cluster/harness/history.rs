@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use etcd_client::{Client, EventType, WatchOptions};
 
@@ -10,7 +10,7 @@ use super::SOON;
 use super::etcd_members::EtcdMembers;
 use sidekick_harness::blocking::eventually;
 
-/// Just behind /services/…, in what is watched and in nobody's way.
+/// A key behind all keys below /services/, within what is watched.
 const SENTINEL: &str = "/services~";
 
 /// A watch on every member at once, so that none that dies or freezes delays the news.
@@ -32,6 +32,22 @@ pub struct Change {
     pub put: Option<String>,
 }
 
+impl Change {
+    /// When it was heard of, in seconds since 1970.
+    pub fn unix_seconds(&self) -> f64 {
+        let since_1970 = self.at.duration_since(UNIX_EPOCH);
+        since_1970.expect("a time after 1970").as_secs_f64()
+    }
+}
+
+/// Now, in seconds since 1970.
+pub fn unix_seconds() -> f64 {
+    UNIX_EPOCH
+        .elapsed()
+        .expect("a time after 1970")
+        .as_secs_f64()
+}
+
 impl History {
     /// Opens the watches.
     pub fn of(etcd: &EtcdMembers) -> History {
@@ -48,16 +64,13 @@ impl History {
         let now = etcd.put(SENTINEL, b"").expect("etcd takes a sentinel");
         eventually(SOON, "the history is complete", || {
             let changes = self.lock();
-            changes
-                .last_key_value()
-                .is_some_and(|((revision, _), _)| *revision >= now)
+            let last = changes.last_key_value();
+            last.is_some_and(|((revision, _), _)| *revision >= now)
         });
         let changes = self.lock();
         let later = changes.range((after + 1, String::new())..);
-        later
-            .filter(|((_, k), _)| k == key)
-            .map(|(_, change)| change.clone())
-            .collect()
+        let its = later.filter(|((_, k), _)| k == key);
+        its.map(|(_, change)| change.clone()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Changes> {
@@ -72,12 +85,9 @@ async fn follow(mut client: Client, changes: Arc<Mutex<Changes>>) {
         let options = WatchOptions::new()
             .with_range("/services\x7f")
             .with_start_revision(next);
-        if let Ok(Ok(mut stream)) = tokio::time::timeout(
-            Duration::from_secs(2),
-            client.watch("/services", Some(options)),
-        )
-        .await
-        {
+        let opened = client.watch("/services", Some(options));
+        let opened = tokio::time::timeout(Duration::from_secs(2), opened).await;
+        if let Ok(Ok(mut stream)) = opened {
             while let Ok(Some(answer)) = stream.message().await {
                 let (at, instant) = (SystemTime::now(), Instant::now());
                 next = next.max(answer.compact_revision());

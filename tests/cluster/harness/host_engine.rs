@@ -1,4 +1,4 @@
-//! The Docker Engine that the machines are containers of, in a network that this process shares and nobody else sees.
+//! The Docker Engine that the machines are containers of, in a network of this process's own.
 
 use std::fs::File;
 use std::io::Write;
@@ -81,8 +81,8 @@ impl HostEngine {
     /// Runs docker; fails the scenario where it fails. Returns what it printed.
     #[track_caller]
     pub fn docker(&self, arguments: &[&str]) -> String {
-        self.try_docker(arguments)
-            .unwrap_or_else(|error| panic!("{error}"))
+        let output = self.try_docker(arguments);
+        output.unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Runs docker, for two minutes at most; returns what it printed.
@@ -90,21 +90,17 @@ impl HostEngine {
     /// # Errors
     /// What it complained of.
     pub fn try_docker(&self, arguments: &[&str]) -> Result<String, String> {
-        finish(
-            "docker",
-            self.command(&["timeout", "120", "docker"]).args(arguments),
-        )
+        let mut docker = self.command(&["timeout", "120", "docker"]);
+        finish("docker", docker.args(arguments))
     }
 
     /// A command whose docker speaks to this engine, and never to a user's.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(words[0]);
+        let host = format!("unix://{}/engine/docker.sock", self.directory().display());
         command
             .args(&words[1..])
-            .env(
-                "DOCKER_HOST",
-                format!("unix://{}/engine/docker.sock", self.directory().display()),
-            )
+            .env("DOCKER_HOST", host)
             .env("DOCKER_CONFIG", self.directory().join("cli"))
             .env_remove("DOCKER_CONTEXT")
             .env_remove("DOCKER_TLS_VERIFY")
@@ -127,11 +123,8 @@ impl HostEngine {
             println!("taking everything down");
             take_down(&process);
             drop(std::fs::remove_dir_all(directory));
-            std::process::exit(if std::env::args().any(|word| word == "--stay") {
-                0
-            } else {
-                130
-            });
+            let stays = std::env::args().any(|word| word == "--stay");
+            std::process::exit(if stays { 0 } else { 130 });
         });
     }
 }
@@ -154,24 +147,16 @@ pub fn finish(name: &str, command: &mut Command) -> Result<String, String> {
     if output.status.success() {
         return Ok(text(&output.stdout));
     }
-    let words: Vec<_> = command
-        .get_args()
-        .map(|word| word.to_string_lossy())
-        .collect();
-    Err(format!(
-        "{name} {}: {} {}",
-        words.join(" "),
-        text(&output.stdout),
-        text(&output.stderr)
-    ))
+    let words = command.get_args().map(|word| word.to_string_lossy());
+    let words = words.collect::<Vec<_>>().join(" ");
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    Err(format!("{name} {words}: {out} {err}"))
 }
 
 /// The script cleans up behind the engine when its input says so.
 fn take_down(process: &Mutex<Option<Child>>) {
-    let child = process
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
+    let mut process = process.lock().unwrap_or_else(PoisonError::into_inner);
+    let child = process.take();
     if let Some(mut child) = child {
         if let Some(mut input) = child.stdin.take() {
             drop(writeln!(input, "stop"));

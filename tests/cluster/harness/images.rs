@@ -5,18 +5,8 @@ use std::process::{Command, Stdio};
 
 use super::host_engine::{HostEngine, finish};
 
-const PACKAGES: &[&str] = &[
-    "systemd",
-    "systemd-sysv",
-    "dbus",
-    "docker.io",
-    "etcd-server",
-    "etcd-client",
-    "haproxy",
-    "iproute2",
-    "iptables",
-    "procps",
-];
+const PACKAGES: &str =
+    "systemd systemd-sysv dbus docker.io etcd-server etcd-client haproxy iproute2 iptables procps";
 
 /// What is under test, and what stands by.
 pub struct Parts {
@@ -37,7 +27,8 @@ pub fn debian_root() -> String {
         Ok(other) => panic!("DEBIAN={other}: 12 or 13"),
     };
     let mut debian = Command::new("scripts/debian-root");
-    debian.arg(codename).args(PACKAGES).stderr(Stdio::inherit());
+    debian.arg(codename).args(PACKAGES.split(' '));
+    debian.stderr(Stdio::inherit());
     if codename == "trixie" {
         debian.arg("docker-cli"); // a package of its own since Debian 13
     }
@@ -46,11 +37,8 @@ pub fn debian_root() -> String {
 
 /// sidekick-machine: Debian. For the machines: redis, from this one's own redis-server, as redis.tar; sidekick.tar.
 pub fn make_images(engine: &HostEngine, parts: &Parts) {
-    engine.docker(&[
-        "import",
-        parts.debian.to_str().expect("a path in UTF-8"),
-        "sidekick-machine",
-    ]);
+    let debian = parts.debian.to_str().expect("a path in UTF-8");
+    engine.docker(&["import", debian, "sidekick-machine"]);
     let sidekick = std::fs::canonicalize(&parts.sidekick).expect("the binary is there");
     let sidekick = sidekick.to_str().expect("a path in UTF-8");
     let redis = r#"CMD ["redis-server", "--protected-mode", "no", "--save", ""]"#;

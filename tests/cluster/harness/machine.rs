@@ -8,12 +8,8 @@ use super::host_engine::{HostEngine, ip};
 use sidekick_harness::blocking::eventually;
 use sidekick_harness::secs;
 
-/// What runs on a machine besides systemd.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Role {
-    /// Debian's units that this machine has; of those in [`UNITS`] the others are masked.
-    pub units: &'static [&'static str],
-}
+/// What runs on a machine besides systemd: Debian's units that it has. Of those in [`UNITS`] the others are masked.
+pub type Role = &'static [&'static str];
 
 /// Debian enables all that it installs.
 const UNITS: &[&str] = &[
@@ -59,27 +55,19 @@ impl Machine {
         (name, address): (&'static str, &'static str),
         role: Role,
         hosts: &[(&str, &str)],
-        files: &[(&str, PathBuf)],
+        files: &[(String, PathBuf)],
     ) -> Machine {
         let machine = Machine {
             name,
             address,
             engine: Arc::clone(engine),
         };
-        let hosts = hosts
-            .iter()
-            .map(|(name, address)| format!("--add-host={name}:{address}"));
+        let hosts = hosts.iter();
+        let hosts = hosts.map(|(name, address)| format!("--add-host={name}:{address}"));
         let hosts: Vec<String> = hosts.collect();
-        let at = format!("--ip={address}");
-        let mut arguments = vec![
-            "create",
-            "--name",
-            name,
-            "--hostname",
-            name,
-            "--network=cluster",
-            &at,
-        ];
+        let create =
+            format!("create --name {name} --hostname {name} --network=cluster --ip={address}");
+        let mut arguments: Vec<&str> = create.split(' ').collect();
         arguments.extend(hosts.iter().map(String::as_str));
         arguments.extend(AS_A_MACHINE);
         arguments.extend(["sidekick-machine", "/machine-init"]);
@@ -92,14 +80,12 @@ impl Machine {
             std::fs::copy(source, &target).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
         }
         // Without one systemd takes it for the first boot, and enables all that can be enabled.
-        let id = format!(
-            "{:032x}\n",
-            u32::from(address.parse::<std::net::Ipv4Addr>().expect("an address"))
-        );
+        let id: std::net::Ipv4Addr = address.parse().expect("an address");
+        let id = format!("{:032x}\n", u32::from(id));
         std::fs::write(root.join("etc/machine-id"), id).expect("a file can be written");
         let masks = root.join("etc/systemd/system");
         std::fs::create_dir_all(&masks).expect("a directory");
-        for unit in UNITS.iter().filter(|unit| !role.units.contains(unit)) {
+        for unit in UNITS.iter().filter(|unit| !role.contains(unit)) {
             std::os::unix::fs::symlink("/dev/null", masks.join(unit)).expect("a link");
         }
         machine.copy_in(&root.join("."), "/");
@@ -117,7 +103,7 @@ impl Machine {
         });
     }
 
-    /// As when its plug is pulled: nobody hears another word from it, not even that a connection ends.
+    /// As when its plug is pulled: it sends no further packet, not even the end of a connection.
     pub fn power_off(&self) {
         self.cut_off();
         self.engine.docker(&["kill", self.name]);
@@ -143,8 +129,14 @@ impl Machine {
     /// Runs a command on it, for two minutes at most; fails the scenario where that fails.
     #[track_caller]
     pub fn run(&self, command: &[&str]) -> String {
-        self.try_run(command)
-            .unwrap_or_else(|error| panic!("{error}"))
+        let output = self.try_run(command);
+        output.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The same for a command without spaces in its words.
+    #[track_caller]
+    pub fn run_words(&self, command: &str) -> String {
+        self.run(&command.split_whitespace().collect::<Vec<_>>())
     }
 
     /// Runs a command on it.
@@ -177,13 +169,9 @@ impl Machine {
     /// Sends a signal (`KILL`, `STOP`, `CONT`) to a unit's main process alone.
     #[track_caller]
     pub fn signal(&self, unit: &str, signal: &str) {
-        self.run(&[
-            "systemctl",
-            "kill",
-            "--kill-who=main",
-            &format!("--signal={signal}"),
-            unit,
-        ]);
+        self.run_words(&format!(
+            "systemctl kill --kill-who=main --signal={signal} {unit}"
+        ));
     }
 
     /// Whether a unit is active; for our own sidekicks that means that they said READY=1.
@@ -195,13 +183,9 @@ impl Machine {
     /// A property of a unit, such as `StatusText`.
     #[track_caller]
     pub fn property(&self, unit: &str, property: &str) -> String {
-        self.run(&[
-            "systemctl",
-            "show",
-            "--value",
-            &format!("--property={property}"),
-            unit,
-        ])
+        self.run_words(&format!(
+            "systemctl show --value --property={property} {unit}"
+        ))
     }
 
     /// The container that runs under this name, as 12 digits.
@@ -216,7 +200,7 @@ impl Machine {
     /// What Redis on another machine answers to PING, dialled from this one.
     ///
     /// # Errors
-    /// Nobody answers there.
+    /// No server answers there.
     pub fn ping(&self, host: &str, port: u16) -> Result<String, String> {
         let dial = format!(
             "exec 3<>/dev/tcp/{host}/{port} && printf 'PING\\r\\n' >&3 && read -r answer <&3 && echo $answer"
@@ -249,14 +233,8 @@ impl Machine {
 
     /// The end of what these units said.
     pub fn journal(&self, units: &[&str], since: &str) -> String {
-        let mut command = vec![
-            "journalctl",
-            "--no-pager",
-            "--lines=60",
-            "--output=short-precise",
-            "--since",
-            since,
-        ];
+        let mut command = vec!["journalctl", "--no-pager", "--lines=60"];
+        command.extend(["--output=short-precise", "--since", since]);
         command.extend(units.iter().flat_map(|unit| ["--unit", unit]));
         self.try_run(&command).unwrap_or_else(|error| error)
     }

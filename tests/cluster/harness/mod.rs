@@ -12,6 +12,7 @@ mod worker;
 
 pub use cluster::Cluster;
 pub use furniture::TTL;
+pub use history::unix_seconds;
 pub use host_engine::enter_own_network;
 pub use images::{Parts, debian_root};
 pub use machine::Machine;
@@ -19,5 +20,5 @@ pub use machine::Machine;
 use sidekick_harness::secs;
 use std::time::Duration;
 
-/// For what is to happen by itself, and takes a few seconds on a quiet machine: restarting docker.service, say.
+/// For what takes a few seconds on a quiet machine: restarting docker.service, say.
 pub const SOON: Duration = secs(40);

@@ -55,18 +55,11 @@ impl Reader {
 
     fn stretches(&self, what: Seen, since: Instant) -> Vec<Duration> {
         let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        let ends = changes
-            .iter()
-            .skip(1)
-            .map(|(at, _)| *at)
-            .chain([Instant::now()]);
-        let stretches = changes
-            .iter()
-            .zip(ends)
-            .filter(|((_, seen), end)| *seen == what && *end > since);
-        stretches
-            .map(|((from, _), end)| end - (*from).max(since))
-            .collect()
+        let ends = changes.iter().skip(1).map(|(at, _)| *at);
+        let stretches = changes.iter().zip(ends.chain([Instant::now()]));
+        let stretches = stretches.filter(|((_, seen), end)| *seen == what && *end > since);
+        let lengths = stretches.map(|((from, _), end)| end - (*from).max(since));
+        lengths.collect()
     }
 }
 
@@ -84,11 +77,8 @@ async fn read(clients: Vec<Client>, key: &str, changes: Arc<Mutex<Vec<(Instant, 
             }
         };
         // Silence began with the question, an answer is as old as its arrival.
-        let at = if seen == Seen::Silence {
-            asked
-        } else {
-            Instant::now()
-        };
+        let silent = seen == Seen::Silence;
+        let at = if silent { asked } else { Instant::now() };
         note(&changes, at, seen);
         sleep(PAUSE).await;
     }

@@ -16,7 +16,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A new authority, which nobody else trusts.
+    /// A new authority, which no other test trusts.
     pub fn generate() -> Authority {
         let directory = tempfile::tempdir().expect("no temporary directory can be made");
         let mut params = CertificateParams::new(Vec::new()).expect("an authority needs no names");

@@ -4,8 +4,8 @@ use serde_json::Value as Json;
 
 use super::engine::{Engine, IMAGE};
 use super::etcd::Etcd;
-use super::scene::{HOST, KEY};
-use super::sidekick::{Announce, Sidekick};
+use super::scene::HOST;
+use super::sidekick::Announce;
 use super::value::Value;
 
 /// A container that `docker run` is still to start.
@@ -51,12 +51,10 @@ impl<'e> Run<'e> {
             .option("--health-retries=2")
     }
 
-    /// Arguments for redis-server instead of the image's.
+    /// Arguments for redis-server instead of the image's, after those that were given before.
     pub fn redis_arguments(mut self, arguments: &[&str]) -> Run<'e> {
-        self.arguments = arguments
-            .iter()
-            .map(|&argument| argument.to_owned())
-            .collect();
+        let arguments = arguments.iter().map(|&argument| argument.to_owned());
+        self.arguments.extend(arguments);
         self
     }
 
@@ -113,8 +111,7 @@ impl Container<'_> {
 
     /// What announces it, in this etcd, at [`KEY`] and as on [`HOST`].
     pub fn announce(&self, etcd: &Etcd) -> Announce {
-        let announce = Sidekick::announce(&self.name, KEY).etcd(etcd);
-        announce.docker(self.engine).host(HOST)
+        self.engine.announce(&self.name, etcd)
     }
 
     /// The value that is to stand in etcd for a container from [`Engine::redis`] on [`HOST`].
@@ -227,7 +224,7 @@ impl Container<'_> {
             .await;
     }
 
-    /// Makes its first process end by itself.
+    /// Makes its first process end, without a signal from Docker.
     pub async fn crash(&self) {
         self.exec_fatal(&["redis-cli", "shutdown", "nosave"]).await;
     }

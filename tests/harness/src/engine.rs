@@ -10,6 +10,9 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use super::container::Run;
+use super::etcd::Etcd;
+use super::scene::{HOST, KEY};
+use super::sidekick::{Announce, Sidekick};
 use super::wait::{eventually, secs};
 use super::warden::{Charge, Warden, require};
 
@@ -67,7 +70,7 @@ impl Engine {
         engine
     }
 
-    /// An engine with an address, which nobody has started so far.
+    /// An engine with an address, not started yet.
     pub fn not_yet() -> Engine {
         Engine::planned(Restore::Off)
     }
@@ -103,6 +106,18 @@ impl Engine {
     /// A Redis container to be, by exactly this name.
     pub fn container<'e>(&'e self, name: &str) -> Run<'e> {
         Run::new(self, name)
+    }
+
+    /// What announces the container of this name, in this etcd, at [`KEY`] and as on [`HOST`].
+    pub fn announce(&self, name: &str, etcd: &Etcd) -> Announce {
+        let announce = Sidekick::announce(name, KEY).etcd(etcd);
+        announce.docker(self).host(HOST)
+    }
+
+    /// What announces all containers of the engine, in this etcd and as on [`HOST`].
+    pub fn announce_all(&self, etcd: &Etcd) -> Announce {
+        let announce = Sidekick::announce_all().etcd(etcd);
+        announce.docker(self).host(HOST)
     }
 
     /// Starts dockerd, for the first time or again with what it had, and waits until it answers.

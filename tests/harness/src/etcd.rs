@@ -46,7 +46,7 @@ impl Login {
         Permission::new(PermissionType::Readwrite, Login::PREFIX).with_prefix()
     }
 
-    /// Creates root and a user with [`Login::rights`], then lets nobody in without a password.
+    /// Creates root and a user with [`Login::rights`], then turns authentication on.
     ///
     /// # Errors
     /// etcd's.
@@ -89,7 +89,7 @@ impl Etcd {
         etcd
     }
 
-    /// An etcd with an address, which nobody has started so far.
+    /// An etcd with an address, not started yet.
     pub async fn not_yet() -> Etcd {
         let plan = Plan::plain();
         let store = Store::at(&plan.url).await;
@@ -244,7 +244,7 @@ impl Etcd {
         self.warden.signal("CONT");
     }
 
-    /// Creates root and the user of [`Login`], then lets nobody in without a password.
+    /// Creates root and the user of [`Login`], then turns authentication on.
     pub(super) async fn lock_down(&mut self) {
         let locked = Login::lock(self.store.client(), Login::NAME, Login::PASSWORD);
         locked.await.expect("authentication cannot be set up");

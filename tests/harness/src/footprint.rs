@@ -13,7 +13,7 @@ pub struct Footprint {
     threads: usize,
     /// tokio's, by the log's last word.
     tasks: usize,
-    /// Those that have ended and nobody has waited for, too.
+    /// The child processes, also those that have ended and were not waited for.
     children: usize,
     /// Of the log, but for debug output.
     pub lines: usize,

@@ -44,7 +44,7 @@ pub use footprint::{Footprint, Footprints};
 pub use name_server::NameServer;
 pub use ports::free as free_port;
 pub use proxy::Proxy;
-pub use scene::{HOST, KEY, Scene};
+pub use scene::{AnnouncerScene, HOST, KEY};
 pub use sidekick::{Announce, Explained, Sidekick, binary};
 pub use socket_proxy::SocketProxy;
 pub use stand_in::{Manner, StandIn};

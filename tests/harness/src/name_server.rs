@@ -10,11 +10,11 @@ use tempfile::TempDir;
 /// Knows every name, at 127.0.0.1, unless it hangs: whoever asks it then waits for the resolver's own timeouts.
 pub struct NameServer {
     directory: TempDir,
-    state: Arc<State>,
+    state: Arc<ServerState>,
 }
 
 #[derive(Default)]
-struct State {
+struct ServerState {
     hangs: AtomicBool,
     is_over: AtomicBool,
 }
@@ -43,7 +43,7 @@ impl NameServer {
         ] {
             std::fs::write(directory.path().join(file), text).expect("it is ours");
         }
-        let state = Arc::<State>::default();
+        let state = Arc::<ServerState>::default();
         let seen = state.clone();
         std::thread::spawn(move || serve(&socket, &seen));
         NameServer { directory, state }
@@ -79,7 +79,7 @@ impl Drop for NameServer {
     }
 }
 
-fn serve(socket: &UdpSocket, state: &State) {
+fn serve(socket: &UdpSocket, state: &ServerState) {
     let often = Some(Duration::from_millis(200));
     socket.set_read_timeout(often).expect("it is no zero");
     let mut query = [0; 512];

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// A port on loopback that nobody listens on, and that no other test of this process gets.
+/// A port on loopback without a listener, and that no other test of this process gets.
 ///
 /// Below the kernel's ephemeral range, so that no outgoing connection sits on it either when a server that was
 /// killed wants it back.

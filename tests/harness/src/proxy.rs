@@ -29,7 +29,7 @@ pub struct Proxy {
 /// The clock of the engine behind the proxy, where that is one.
 pub(super) type Clock = Arc<Mutex<EngineClock>>;
 
-/// Where somebody listens.
+/// The address of a listener.
 #[derive(Clone, Debug)]
 pub(crate) enum Address {
     /// `HOST:PORT`
@@ -141,7 +141,7 @@ enum Listener {
     Unix(UnixListener, PathBuf),
 }
 
-/// Nobody else finds the socket's file when its listener is gone.
+/// The socket's file goes with its listener.
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Listener::Unix(_, path) = self {

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,10 +14,10 @@ use nix::unistd::Pid;
 
 use super::container::Container;
 use super::engine::Engine;
-use super::etcd::Etcd;
+use super::etcd::{Etcd, Login};
 use super::notify::Notifications;
 use super::unread::full_pipe;
-use super::wait::{SOON, eventually, secs};
+use super::wait::{SOON, eventually, never_for, secs};
 
 /// A running `sidekick announce`; killed when dropped, and with its test in any case.
 pub struct Sidekick {
@@ -30,8 +30,10 @@ pub struct Sidekick {
     reads: Arc<AtomicBool>,
     notifications: Option<Notifications>,
     /// Whose directory is to be there as long as the process.
-    _user: Option<Nobody>,
+    _user: Option<Unprivileged>,
 }
+
+const NO_SYSTEMD: &str = "this sidekick was not started with a NOTIFY_SOCKET";
 
 /// A command line in the making.
 pub struct Announce {
@@ -40,11 +42,11 @@ pub struct Announce {
     environment: Vec<(String, String)>,
     notify: Option<fn() -> Notifications>,
     log_unread: bool,
-    user: Option<Nobody>,
+    user: Option<Unprivileged>,
 }
 
 /// A user without any right but those of one group.
-struct Nobody {
+struct Unprivileged {
     group: u32,
     /// With a copy of the program, for the build's directory may be closed to others.
     directory: tempfile::TempDir,
@@ -185,6 +187,14 @@ impl Sidekick {
             .is_none()
     }
 
+    /// Makes sure that it neither exits nor writes to this etcd throughout `duration`.
+    #[track_caller]
+    pub fn waits(&mut self, etcd: &Etcd, duration: Duration) -> impl Future<Output = ()> {
+        never_for(duration, "sidekick exits or writes", async move || {
+            !self.is_up() || !etcd.keys().await.is_empty()
+        })
+    }
+
     /// From now on its log is full, and nothing reads it.
     pub fn stop_reading_log(&self) {
         self.reads.store(false, Ordering::Relaxed);
@@ -226,6 +236,19 @@ impl Sidekick {
             .count()
     }
 
+    /// Fails the test where a log line so far holds these words.
+    #[track_caller]
+    pub fn never_logs(&self, words: &str) {
+        self.logged_times(words, 0);
+    }
+
+    /// Fails the test unless so many log lines so far hold these words.
+    #[track_caller]
+    pub fn logged_times(&self, words: &str, times: usize) {
+        let found = self.times_logged(words);
+        assert_eq!(found, times, "lines with {words:?}: {:#?}", self.log());
+    }
+
     /// Waits until a log line holds these words. More than [`SOON`]: before its first line sidekick asks for
     /// `/version` and `/info`, each of which Podman takes up to two seconds to answer where the machine is busy.
     #[track_caller]
@@ -242,16 +265,18 @@ impl Sidekick {
     /// From now on systemd reads what it is told.
     pub fn systemd_listens(&mut self) {
         let notifications = self.notifications.as_mut();
-        notifications
-            .expect("this sidekick was not started under systemd's eyes")
-            .read();
+        notifications.expect(NO_SYSTEMD).read();
     }
 
     /// What it has told systemd.
     pub fn notifications(&self) -> &Notifications {
-        self.notifications
-            .as_ref()
-            .expect("this sidekick was not started under systemd's eyes")
+        self.notifications.as_ref().expect(NO_SYSTEMD)
+    }
+
+    /// Waits until the last status that systemd was told is one that `is` accepts; returns it.
+    #[track_caller]
+    pub fn status(&self, what: &str, is: impl Fn(&str) -> bool) -> impl Future<Output = String> {
+        self.notifications().status(what, is)
     }
 
     fn signal(&self, signal: Signal) {
@@ -316,6 +341,17 @@ impl Announce {
         self
     }
 
+    /// An option whose value is a path.
+    pub fn file(self, name: &str, path: &Path) -> Announce {
+        self.option(name, path.to_str().expect("the path is UTF-8"))
+    }
+
+    /// The name and the password of [`Login`], in etcdctl's variables.
+    pub fn login(self) -> Announce {
+        self.environment("ETCDCTL_USER", Login::NAME)
+            .environment("ETCDCTL_PASSWORD", Login::PASSWORD)
+    }
+
     /// Any option without a value.
     pub fn flag(mut self, name: &str) -> Announce {
         self.words.push(name.to_owned());
@@ -334,14 +370,14 @@ impl Announce {
         self
     }
 
-    /// As nobody, without any capability, and in no group but this.
-    pub fn by_nobody_of(mut self, group: u32) -> Announce {
+    /// As the user nobody (65534), without any capability, and in no group but this.
+    pub fn unprivileged_in(mut self, group: u32) -> Announce {
         let directory = tempfile::tempdir().expect("no temporary directory can be made");
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(directory.path(), open).expect("it is ours");
         let copy = directory.path().join("sidekick");
         std::fs::copy(binary(), copy).expect("sidekick can be copied");
-        self.user = Some(Nobody { group, directory });
+        self.user = Some(Unprivileged { group, directory });
         self
     }
 

@@ -1,5 +1,5 @@
 //! A stand-in for the Docker Engine's API, for what no real engine does on demand: a thousand
-//! containers in a second, an inspect that hangs, a state that nobody has heard of. It knows the five
+//! containers in a second, an inspect that hangs, a state that no engine has. It knows the five
 //! GETs that sidekick sends, over a Unix socket.
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ use super::Value;
 /// A Docker API without an engine.
 pub struct StandIn {
     directory: TempDir,
-    state: Arc<State>,
+    state: Arc<EngineState>,
     accepting: JoinHandle<()>,
 }
 
@@ -37,7 +37,7 @@ pub enum Manner {
     Babbles,
 }
 
-struct State {
+struct EngineState {
     containers: Mutex<BTreeMap<String, Fake>>,
     events: broadcast::Sender<String>,
     inspects: Mutex<usize>,
@@ -60,7 +60,7 @@ impl StandIn {
         let directory = tempfile::tempdir().expect("no temporary directory can be made");
         let listener = UnixListener::bind(directory.path().join("docker.sock"))
             .expect("no Unix socket can be bound");
-        let state = Arc::new(State {
+        let state = Arc::new(EngineState {
             containers: Mutex::default(),
             events: broadcast::Sender::new(8192),
             inspects: Mutex::default(),
@@ -151,7 +151,7 @@ impl StandIn {
         self.state.all().remove(&id(number));
     }
 
-    /// Events happen, and nobody is told.
+    /// Events happen, and are not sent.
     pub fn keep_silent(&self) {
         *self.state.silent.lock().expect("no thread panics with it") = true;
     }
@@ -208,14 +208,14 @@ impl Drop for StandIn {
     }
 }
 
-impl State {
+impl EngineState {
     fn all(&self) -> MutexGuard<'_, BTreeMap<String, Fake>> {
         self.containers.lock().expect("no thread panics with it")
     }
 
     fn tell(&self, event: String) {
         if !*self.silent.lock().expect("no thread panics with it") {
-            // Nobody listening is fine.
+            // There may be no subscriber.
             let _ = self.events.send(event);
         }
     }
@@ -302,7 +302,7 @@ impl Fake {
     }
 }
 
-async fn serve(client: UnixStream, state: Arc<State>) {
+async fn serve(client: UnixStream, state: Arc<EngineState>) {
     let (reader, mut writer) = client.into_split();
     let mut lines = BufReader::new(reader).lines();
     while let Ok(Some(line)) = lines.next_line().await {
@@ -323,7 +323,7 @@ async fn serve(client: UnixStream, state: Arc<State>) {
 }
 
 /// `None`: never.
-fn answer(path: &str, state: &State) -> Option<String> {
+fn answer(path: &str, state: &EngineState) -> Option<String> {
     let all = state.all();
     let body = match path {
         "/version" => json!({"ApiVersion": "1.41", "MinAPIVersion": "1.12", "Version": "20.10.24"}),
@@ -357,7 +357,7 @@ fn http(status: &str, body: &Json) -> String {
     )
 }
 
-async fn events(mut writer: OwnedWriteHalf, state: &State) {
+async fn events(mut writer: OwnedWriteHalf, state: &EngineState) {
     let mut events = state.events.subscribe();
     state.subscriptions.fetch_add(1, Ordering::Relaxed);
     let head =

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use etcd_client::{
-    Certificate, Client, ConnectOptions, DeleteOptions, Error, GetOptions, Identity, PutOptions,
-    TlsOptions, Txn, TxnOp,
+    Certificate, Client, ConnectOptions, DeleteOptions, Error, GetOptions, Identity, KvClient,
+    LeaseClient, PutOptions, TlsOptions, Txn, TxnOp,
 };
 use tokio::time::timeout;
 
 use super::Value;
 use super::authority::Authority;
-use super::wait::{SOON, eventually, secs};
+use super::wait::{SOON, becomes, eventually, never_for, secs};
 use super::watch::WatchLog;
 
 /// A test's own view of one etcd member, apart from sidekick's.
@@ -65,19 +65,14 @@ impl Store {
     /// The store's revision.
     pub async fn revision(&self) -> i64 {
         let got = self
-            .ask(
-                "the revision",
-                self.client.kv_client().get("revision?", None),
-            )
+            .ask("the revision", self.kv().get("revision?", None))
             .await;
         got.header().expect("an answer has a header").revision()
     }
 
     /// What stands at a key.
     pub async fn get(&self, key: &str) -> Option<Entry> {
-        let got = self
-            .ask("a key", self.client.kv_client().get(key, None))
-            .await;
+        let got = self.ask("a key", self.kv().get(key, None)).await;
         got.kvs().first().map(|kv| Entry {
             value: kv.value_str().expect("the value is no UTF-8").to_owned(),
             lease: kv.lease(),
@@ -89,9 +84,7 @@ impl Store {
     /// Every key there is.
     pub async fn keys(&self) -> Vec<String> {
         let all = Some(GetOptions::new().with_all_keys().with_keys_only());
-        let got = self
-            .ask("all keys", self.client.kv_client().get("", all))
-            .await;
+        let got = self.ask("all keys", self.kv().get("", all)).await;
         got.kvs()
             .iter()
             .map(|kv| String::from_utf8_lossy(kv.key()).into_owned())
@@ -100,9 +93,7 @@ impl Store {
 
     /// Puts a value without a lease, as a person with etcdctl would.
     pub async fn put(&self, key: &str, value: &str) -> i64 {
-        let put = self
-            .ask("a put", self.client.kv_client().put(key, value, None))
-            .await;
+        let put = self.ask("a put", self.kv().put(key, value, None)).await;
         put.header().expect("an answer has a header").revision()
     }
 
@@ -113,14 +104,13 @@ impl Store {
                 .iter()
                 .map(|(key, value)| TxnOp::put(key.as_str(), value.as_str(), None));
             let txn = Txn::new().and_then(puts.collect::<Vec<_>>());
-            self.ask("many puts", self.client.kv_client().txn(txn))
-                .await;
+            self.ask("many puts", self.kv().txn(txn)).await;
         }
     }
 
     /// Whether etcd takes a put within a second.
     pub async fn takes(&self, key: &str, value: &str) -> bool {
-        let mut client = self.client.kv_client();
+        let mut client = self.kv();
         let put = timeout(secs(1), client.put(key, value, None));
         put.await.is_ok_and(|put| put.is_ok())
     }
@@ -128,67 +118,47 @@ impl Store {
     /// Puts a value on a lease of its own, as another sidekick would; returns the lease.
     pub async fn put_leased(&self, key: &str, value: &str, ttl: Duration) -> i64 {
         let seconds = ttl.as_secs() as i64;
-        let lease = self
-            .ask("a grant", self.client.lease_client().grant(seconds, None))
-            .await
-            .id();
+        let grant = self.ask("a grant", self.lease().grant(seconds, None)).await;
+        let lease = grant.id();
         let options = Some(PutOptions::new().with_lease(lease));
-        self.ask("a put", self.client.kv_client().put(key, value, options))
-            .await;
+        self.ask("a put", self.kv().put(key, value, options)).await;
         lease
     }
 
     /// Deletes a key.
     pub async fn delete(&self, key: &str) {
-        let deleted = self
-            .ask(
-                "a delete",
-                self.client.kv_client().delete(key, None::<DeleteOptions>),
-            )
-            .await;
-        assert_eq!(
-            deleted.deleted(),
-            1,
-            "{key} was to be deleted, and isn't there"
-        );
+        let deleted = self.ask("a delete", self.kv().delete(key, None)).await;
+        assert_eq!(deleted.deleted(), 1, "{key} isn't there");
     }
 
     /// Deletes everything that begins so, in one revision.
     pub async fn delete_all(&self, prefix: &str) {
         let options = Some(DeleteOptions::new().with_prefix());
-        self.ask("deletes", self.client.kv_client().delete(prefix, options))
-            .await;
+        self.ask("deletes", self.kv().delete(prefix, options)).await;
     }
 
     /// Forgets the history before now.
     pub async fn compact(&self) {
         let revision = self.revision().await;
-        let mut client = self.client.kv_client();
-        self.ask("a compaction", client.compact(revision, None))
+        self.ask("a compaction", self.kv().compact(revision, None))
             .await;
     }
 
     /// Revokes a lease.
     pub async fn revoke(&self, lease: i64) {
-        self.ask("a revoke", self.client.lease_client().revoke(lease))
-            .await;
+        self.ask("a revoke", self.lease().revoke(lease)).await;
     }
 
     /// What is left of a lease, in seconds; -1 where it is gone.
     pub async fn seconds_left(&self, lease: i64) -> i64 {
-        self.ask(
-            "a lease",
-            self.client.lease_client().time_to_live(lease, None),
-        )
-        .await
-        .ttl()
+        let mut client = self.lease();
+        let left = client.time_to_live(lease, None);
+        self.ask("a lease", left).await.ttl()
     }
 
     /// All leases that live.
     pub async fn leases(&self) -> Vec<i64> {
-        let leases = self
-            .ask("all leases", self.client.lease_client().leases())
-            .await;
+        let leases = self.ask("all leases", self.lease().leases()).await;
         leases.leases().iter().map(|lease| lease.id()).collect()
     }
 
@@ -223,9 +193,63 @@ impl Store {
         })
     }
 
+    /// Waits until so many keys stand in it.
+    #[track_caller]
+    pub fn has_keys(&self, count: usize) -> impl Future<Output = ()> {
+        becomes(secs(20), "the number of keys", count, async move || {
+            self.keys().await.len()
+        })
+    }
+
+    /// Makes sure that a key is there at every moment of `duration`.
+    #[track_caller]
+    pub fn keeps(&self, key: &str, duration: Duration) -> impl Future<Output = ()> {
+        never_for(duration, format!("{key} is gone"), async move || {
+            self.get(key).await.is_none()
+        })
+    }
+
+    /// Makes sure that nothing stands at a key at any moment of `duration`.
+    #[track_caller]
+    pub fn lacks(&self, key: &str, duration: Duration) -> impl Future<Output = ()> {
+        never_for(duration, format!("{key} is put"), async move || {
+            self.get(key).await.is_some()
+        })
+    }
+
+    /// Makes sure that what stands at a key is `entry`, value, lease and revisions, throughout `duration`.
+    #[track_caller]
+    pub fn keeps_entry(
+        &self,
+        key: &str,
+        entry: &Option<Entry>,
+        duration: Duration,
+    ) -> impl Future<Output = ()> {
+        never_for(duration, format!("{key} changes"), async move || {
+            self.get(key).await != *entry
+        })
+    }
+
+    /// Makes sure that nothing is written throughout `duration`: the store stays at this revision.
+    #[track_caller]
+    pub fn stays_at(&self, revision: i64, duration: Duration) -> impl Future<Output = ()> {
+        let what = format!("etcd's revision moves from {revision}");
+        never_for(duration, what, async move || {
+            self.revision().await != revision
+        })
+    }
+
     /// The client itself, for what only one test does.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    fn kv(&self) -> KvClient {
+        self.client.kv_client()
+    }
+
+    fn lease(&self) -> LeaseClient {
+        self.client.lease_client()
     }
 
     async fn with(url: &str, options: ConnectOptions) -> Store {

@@ -10,7 +10,7 @@ use nix::libc::O_NONBLOCK;
 /// The two ends of a pipe that is full: the next write into it waits until something reads.
 pub(crate) fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, writer) = std::io::pipe().expect("no pipe can be made");
-    // Opened anew, for O_NONBLOCK would be sidekick's too.
+    // A file description of its own, for O_NONBLOCK would be sidekick's too.
     let filler = OpenOptions::new()
         .write(true)
         .custom_flags(O_NONBLOCK)

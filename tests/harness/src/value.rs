@@ -18,7 +18,7 @@ pub struct Value {
 }
 
 impl Value {
-    /// A value of somebody else, about a container that started at `since`.
+    /// A value that a rival sidekick put, about a container that started at `since`.
     pub fn of_rival(container: &str, since: &str) -> Value {
         Value {
             host: "rival".into(),

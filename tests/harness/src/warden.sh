@@ -36,7 +36,7 @@ frozen() {
 while read -r command argument; do
     case $command in
     start) # -> its pid, as this PID namespace counts
-        # The server dies with its warden too, should somebody kill that.
+        # The server also dies when its warden is killed.
         setpriv --pdeathsig KILL -- "$@" >>"$log" 2>&1 </dev/null &
         server=$!
         echo "$server"

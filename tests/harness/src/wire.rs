@@ -8,7 +8,7 @@ use std::time::Duration;
 pub enum Wire {
     /// Everything passes.
     Whole,
-    /// Nobody listens, and what is open is closed.
+    /// There is no listener, and open connections are closed.
     Refuse,
     /// Connections are made and reset (TCP), or closed (unix).
     Reset,

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Departures within this time of each other count as one mass departure.
 pub const MASS_DEPARTURE_WINDOW: Duration = Duration::from_secs(2);
 
-/// The smallest service that is held by itself; in a smaller one, over half is a single container.
+/// The smallest service whose own departures can be a mass departure; in a smaller one, over half is a single container.
 const MIN_SIZE_TO_HOLD: usize = 4;
 
 /// A service as it is to be served.

@@ -229,7 +229,7 @@ fn a_grant_without_an_answer_is_asked_for_again_by_the_same_id() {
     let grant = desk.asks();
     desk.answer(&grant, Response::LeaseExists);
     assert_eq!(desk.registrar.lease(), Some(id));
-    // It was granted by an earlier try: nobody knows how long ago.
+    // It was granted by an earlier try, at an unknown time.
     let renew = desk.asks();
     assert_eq!(renew, Request::Renew(id));
     desk.answer(&renew, Response::Renewed);

@@ -110,7 +110,7 @@ fn instance_host_and_words_are_said_by_labels() {
         ("sidekick.host", "10.0.0.9"),
         ("sidekick.meta.zone", "a"),
         ("sidekick.meta.tier.one", ""),
-        ("com.example.sidekick.service", "nobody's"),
+        ("com.example.sidekick.service", "ignored"),
     ]));
     assert_eq!(shown(&judged), ["/services/web/web@7 = 10.0.0.9:8443"]);
     let Verdict::Announce(decision) = &claims(&judged)[0].verdict else {

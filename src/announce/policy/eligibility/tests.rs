@@ -331,7 +331,7 @@ fn the_first_host_source_that_applies_wins() {
 }
 
 #[test]
-fn an_address_that_nobody_can_dial_is_refused_and_says_what_to_do() {
+fn an_address_that_no_client_can_dial_is_refused_and_says_what_to_do() {
     let open = redis(&[("6379", "0.0.0.0:6379")]);
     for bad in ["127.0.0.1", "localhost", "", "a b"] {
         let words = refusal(

@@ -1,14 +1,32 @@
-//! Who is dialled, and who dials.
+//! Backends, the clients that dial them through HAProxy, and commands that run to their end.
 
 use std::io::ErrorKind;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use tokio::process::Command;
 use tokio::time::timeout;
 
 /// This machine as an announcer would name it: loopback isn't announced.
 pub fn host() -> String {
     hostname::get().unwrap().into_string().unwrap()
+}
+
+/// The value of an instance at that address.
+pub fn value_of(host: &str, port: u16) -> String {
+    format!(r#"{{"host":"{host}","port":{port}}}"#)
+}
+
+/// The value of an instance on another machine, where no server listens.
+pub fn elsewhere(port: u16) -> String {
+    value_of("10.255.255.1", port)
+}
+
+/// Runs a command to its end: its stdout, its stderr and its exit status.
+pub async fn output_of(command: &mut Command) -> (String, String, Option<i32>) {
+    let output = command.output().await.unwrap();
+    let [out, err] = [output.stdout, output.stderr].map(|it| String::from_utf8(it).unwrap());
+    (out, err, output.status.code())
 }
 
 /// Says its name to whoever connects, then echoes.
@@ -42,7 +60,7 @@ impl Backend {
 
     /// The value of an instance that is this backend.
     pub fn value(&self) -> String {
-        format!(r#"{{"host":"{}","port":{}}}"#, host(), self.port)
+        value_of(&host(), self.port)
     }
 
     /// It takes no new connection any more, as after a crash; its old ones carry on all the same.
@@ -52,11 +70,7 @@ impl Backend {
 
     /// The same, with `"status":"draining"`.
     pub fn draining(&self) -> String {
-        format!(
-            r#"{{"host":"{}","port":{},"status":"draining"}}"#,
-            host(),
-            self.port
-        )
+        self.value().replace('}', r#","status":"draining"}"#)
     }
 }
 
@@ -70,7 +84,7 @@ impl Drop for Backend {
 pub struct Connection(BufReader<TcpStream>);
 
 impl Connection {
-    /// The connection, and who answered; `None` if it was refused.
+    /// The connection, and the name of the backend that answered; `None` if it was refused.
     pub async fn dial(port: u16) -> Option<(Connection, String)> {
         Connection::to(("127.0.0.1", port)).await
     }
@@ -86,22 +100,26 @@ impl Connection {
         };
         timeout(Duration::from_secs(8), dial)
             .await
-            .expect("a front that neither serves nor refuses")
+            .expect("the listener neither serves nor refuses")
     }
 
-    /// One that `name` answers, dialled as often as it takes.
+    /// A connection to the backend `name`, dialled as often as it takes.
     pub async fn to_backend(port: u16, name: &str) -> Connection {
-        let mut found = None;
-        super::eventually(super::PATIENCE, &format!("{name} answers"), async || {
-            let dialled = Connection::dial(port).await;
-            found = dialled.filter(|(_, who)| who == name);
-            found.is_some()
+        super::eventually(super::PATIENCE, format!("{name} answers"), async || {
+            let (connection, who) = Connection::dial(port).await?;
+            (who == name).then_some(connection)
         })
-        .await;
-        found.unwrap().0
+        .await
     }
 
-    /// Whether it still carries.
+    /// Dials ten times; `name` answers each time.
+    pub async fn only_to(port: u16, name: &str) {
+        for _ in 0..10 {
+            assert_eq!(Connection::dial(port).await.unwrap().1, name);
+        }
+    }
+
+    /// Whether the backend still answers on it.
     pub async fn lives(&mut self) -> bool {
         let echo = async {
             self.0.get_mut().write_all(b"ping\n").await.ok()?;
@@ -114,7 +132,7 @@ impl Connection {
             .is_ok_and(|echo| echo.is_some())
     }
 
-    /// Waits for its end, so long.
+    /// Waits until it ends; fails the test after `patience`.
     pub async fn ends_within(&mut self, patience: Duration) {
         let mut line = String::new();
         let end = timeout(patience, self.0.read_line(&mut line)).await;

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 /// Between two requests of one client.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// What clients of one front live through.
+/// The clients of one listener, and what happened to their connections.
 pub struct Load {
     port: u16,
     stop: Arc<AtomicBool>,
@@ -21,7 +21,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// `callers` dial the front at `port` again and again, each for one short request.
+    /// `callers` dial the listener at `port` again and again, each for one short request.
     pub fn on(port: u16, callers: u32) -> Load {
         let mut load = Load {
             port,

@@ -12,8 +12,9 @@ pub use crate::{
     free_port, measured, millis, never_for, notify::Notifications, secs, throughout,
 };
 pub use apart::apart;
-pub use client::{Backend, Connection, host, listens};
+pub use client::{Backend, Connection, elsewhere, host, listens, output_of, value_of};
 pub use disk::Disk;
 pub use haproxy::{Servers, fresh_haproxy_on, haproxy, servers_in};
 pub use load::Load;
-pub use scene::{Scene, Victim, Way};
+pub use scene::HaproxyMode::{self, Attached, Supervised};
+pub use scene::{AgentScene, Victim};

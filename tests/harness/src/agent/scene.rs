@@ -1,10 +1,12 @@
 //! The stage of nearly every test: etcd, HAProxy, the agent.
 
 use super::haproxy::{Servers, ask, boots, haproxy, running_at, servers_in};
-use super::{Etcd, PATIENCE, becomes, eventually};
-use super::{Notifications, free_port};
+use super::{
+    Backend, Connection, Etcd, Notifications, PATIENCE, becomes, eventually, free_port, throughout,
+};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use tokio::time::timeout;
 
 /// How the agent comes by its HAProxy.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Way {
+pub enum HaproxyMode {
     /// The agent starts it.
     Supervised,
     /// It runs already, and the agent is told its master socket.
@@ -22,7 +24,7 @@ pub enum Way {
 }
 
 /// An agent with its etcd and its HAProxy.
-pub struct Scene {
+pub struct AgentScene {
     /// The etcd that the agent reads.
     pub etcd: Etcd,
     /// What the agent is told of etcd; changed before it starts.
@@ -37,21 +39,21 @@ pub struct Scene {
     pub program: PathBuf,
     /// Where the service `redis` is bound.
     pub port: u16,
-    way: Way,
+    mode: HaproxyMode,
     arguments: Vec<String>,
     agent: Option<Child>,
     haproxy: Option<Child>,
 }
 
-impl Scene {
+impl AgentScene {
     /// `redis` is bound to `port`; nothing runs yet but etcd.
-    pub async fn new(way: Way, arguments: &[&str]) -> Scene {
-        Scene::around(Etcd::start().await, way, arguments)
+    pub async fn new(mode: HaproxyMode, arguments: &[&str]) -> AgentScene {
+        AgentScene::around(Etcd::start().await, mode, arguments)
     }
 
     /// With that etcd, in whatever state it is; nothing else runs.
-    pub fn around(etcd: Etcd, way: Way, arguments: &[&str]) -> Scene {
-        Scene {
+    pub fn around(etcd: Etcd, mode: HaproxyMode, arguments: &[&str]) -> AgentScene {
+        AgentScene {
             endpoints: etcd.url().to_owned(),
             etcd,
             systemd: Notifications::listen(),
@@ -59,7 +61,7 @@ impl Scene {
             log: NamedTempFile::new().unwrap(),
             program: crate::binary(),
             port: free_port(),
-            way,
+            mode,
             arguments: arguments.iter().map(|&a| a.to_owned()).collect(),
             agent: None,
             haproxy: None,
@@ -67,18 +69,27 @@ impl Scene {
     }
 
     /// With the agent, and HAProxy in the way asked for.
-    pub async fn start(way: Way, arguments: &[&str]) -> Scene {
-        let mut scene = Scene::new(way, arguments).await;
+    pub async fn start(mode: HaproxyMode, arguments: &[&str]) -> AgentScene {
+        let mut scene = AgentScene::new(mode, arguments).await;
         scene.begin().await;
         scene
     }
 
+    /// The same with backend `a` as the instance `redis@1`, which HAProxy serves.
+    pub async fn serving(mode: HaproxyMode, arguments: &[&str]) -> (AgentScene, Backend) {
+        let scene = AgentScene::start(mode, arguments).await;
+        let a = Backend::start("a").await;
+        scene.put("redis", "redis@1", &a.value()).await;
+        scene.serves_redis(&[&a]).await;
+        (scene, a)
+    }
+
     /// Starts what a scene from `new` or `around` has not.
     pub async fn begin(&mut self) {
-        if self.way == Way::Attached {
+        if self.mode == HaproxyMode::Attached {
             let times = "    timeout connect 1s\n    timeout client 1s\n    timeout server 1s\n";
             let text = format!(
-                "defaults\n    mode tcp\n{times}listen somebodys\n    bind unix@{}/somebodys\n",
+                "defaults\n    mode tcp\n{times}listen other\n    bind unix@{}/other\n",
                 self.dir.path().display()
             );
             std::fs::write(self.file(), text).unwrap();
@@ -105,12 +116,8 @@ impl Scene {
     /// As Debian's haproxy.service does.
     pub async fn start_haproxy(&mut self) {
         let mut haproxy = Command::new(haproxy());
-        haproxy
-            .arg("-Ws")
-            .arg("-f")
-            .arg(self.file())
-            .arg("-S")
-            .arg(self.socket());
+        haproxy.arg("-Ws").arg("-f").arg(self.file());
+        haproxy.arg("-S").arg(self.socket());
         let haproxy = haproxy.stderr(Stdio::null()).kill_on_drop(true).spawn();
         self.haproxy = Some(haproxy.expect("haproxy can't be started; is it installed?"));
         eventually(PATIENCE, "HAProxy answers", async || {
@@ -147,7 +154,7 @@ impl Scene {
             }
         }
         agent.args(&self.arguments);
-        if self.way == Way::Attached {
+        if self.mode == HaproxyMode::Attached {
             agent.arg("--haproxy-master").arg(self.socket());
         }
         agent
@@ -194,66 +201,46 @@ impl Scene {
 
     /// Stops its clock, or lets it go on: SIGSTOP, SIGCONT.
     pub fn freeze_agent(&self, frozen: bool) {
-        let word = if frozen {
-            Signal::SIGSTOP
-        } else {
-            Signal::SIGCONT
-        };
-        signal(self.agent_pid(), word);
+        signal(self.agent_pid(), stop_or_continue(frozen));
     }
 
     /// The same to HAProxy, master and worker.
     pub fn freeze_haproxy(&self, frozen: bool) {
-        let word = if frozen {
-            Signal::SIGSTOP
-        } else {
-            Signal::SIGCONT
-        };
         let all = self.processes();
         // Debian 13's runs under a loader of its own, and is called so: not by its name then.
         let haproxy = |pid: &u32| {
             let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
             name.is_ok_and(|name| name.trim() != "sidekick")
         };
-        all.into_iter()
-            .filter(haproxy)
-            .for_each(|pid| signal(pid, word));
+        let all = all.into_iter().filter(haproxy);
+        all.for_each(|pid| signal(pid, stop_or_continue(frozen)));
     }
 
     /// SIGTERM; returns the exit status.
     pub async fn stop_agent(&mut self) -> Option<i32> {
         signal(self.agent_pid(), Signal::SIGTERM);
-        timeout(PATIENCE, self.agent.as_mut().unwrap().wait())
-            .await
-            .expect("the agent doesn't stop")
-            .unwrap()
-            .code()
+        self.agent_ends().await
     }
 
-    /// The exit status of an agent that ends by itself.
+    /// Waits for the agent's exit; returns its status.
     pub async fn agent_ends(&mut self) -> Option<i32> {
-        timeout(PATIENCE, self.agent.as_mut().unwrap().wait())
-            .await
-            .expect("the agent goes on")
-            .unwrap()
-            .code()
+        let end = timeout(PATIENCE, self.agent.as_mut().unwrap().wait()).await;
+        end.expect("the agent goes on").unwrap().code()
     }
 
     /// Puts an instance's key.
     pub async fn put(&self, service: &str, instance: &str, value: &str) {
-        self.etcd
-            .put(&format!("/services/{service}/{instance}"), value)
-            .await;
+        let key = format!("/services/{service}/{instance}");
+        self.etcd.put(&key, value).await;
     }
 
     /// Deletes an instance's key.
     pub async fn delete(&self, service: &str, instance: &str) {
-        self.etcd
-            .delete(&format!("/services/{service}/{instance}"))
-            .await;
+        let key = format!("/services/{service}/{instance}");
+        self.etcd.delete(&key).await;
     }
 
-    /// One line at the master's socket; empty if nobody answers.
+    /// HAProxy's answer to one line at its master socket; empty where it doesn't answer.
     pub async fn master(&self, line: &str) -> String {
         ask(&self.socket(), line).await.unwrap_or_default()
     }
@@ -293,33 +280,58 @@ impl Scene {
     }
 
     /// File and running state: those servers, in both.
-    pub async fn serves(&self, expected: &[(&str, String)]) {
-        let expected = expected
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), v.clone()))
-            .collect();
-        self.serves_all(&expected).await;
+    pub async fn serves<T: Display>(&self, expected: &[(&str, T)]) {
+        let expected = expected.iter();
+        let expected = expected.map(|(name, at)| ((*name).to_owned(), at.to_string()));
+        self.serves_all(&expected.collect()).await;
         self.file_boots().await;
+    }
+
+    /// The instances `redis@1`, `redis@2` and so on, each at its backend's port, and no other server.
+    pub async fn serves_redis(&self, backends: &[&Backend]) {
+        let ports = backends.iter().enumerate();
+        let servers = ports.map(|(n, it)| (format!("redis/redis::{}", n + 1), it.port.to_string()));
+        self.serves_all(&servers.collect()).await;
+        self.file_boots().await;
+    }
+
+    /// No server, neither in HAProxy nor in the file.
+    pub async fn serves_nothing(&self) {
+        self.serves::<u16>(&[]).await;
+    }
+
+    /// Waits until HAProxy has so many servers.
+    pub async fn has_servers(&self, deadline: Duration, count: usize) {
+        let number = async || self.servers().await.len();
+        becomes(deadline, "the servers' number", count, number).await;
+    }
+
+    /// Waits until HAProxy has a server, and where it leads: its address and port.
+    pub async fn leads(&self, deadline: Duration, server: &str, to: &str) {
+        let address = async || self.running().await.remove(server);
+        let what = format!("where {server} leads");
+        becomes(deadline, what, Some(to.to_owned()), address).await;
+    }
+
+    /// Whether backend `a` answers a new connection to `redis`.
+    pub async fn a_answers(&self) -> bool {
+        let dialled = Connection::dial(self.port).await;
+        dialled.is_some_and(|(_, name)| name == "a")
+    }
+
+    /// Makes sure that backend `a` answers every new connection to `redis` throughout `duration`.
+    pub async fn keeps_answering(&self, duration: Duration) {
+        throughout(duration, "a answers", async || self.a_answers().await).await;
     }
 
     /// The same without trying the file.
     pub async fn serves_all(&self, expected: &Servers) {
-        becomes(
-            PATIENCE,
-            "HAProxy's servers",
-            expected.clone(),
-            async || self.servers().await,
-        )
-        .await;
+        let servers = async || self.servers().await;
+        becomes(PATIENCE, "HAProxy's servers", expected.clone(), servers).await;
         // And the file says the same: names, addresses and who drains.
         let running = self.running().await;
-        becomes(
-            PATIENCE,
-            "the file's servers",
-            running.clone(),
-            async || servers_in(&self.config()),
-        )
-        .await;
+        let in_file = async || servers_in(&self.config());
+        becomes(PATIENCE, "the file's servers", running.clone(), in_file).await;
         assert_eq!(ports_of(running), *expected);
     }
 
@@ -359,13 +371,8 @@ impl Scene {
 
     /// One that is just reloading doesn't answer for a moment.
     async fn of_master(&self, column: usize) -> u32 {
-        let mut found = None;
-        eventually(PATIENCE, "HAProxy's master answers", async || {
-            found = self.column("master", column).await;
-            found.is_some()
-        })
-        .await;
-        found.unwrap()
+        let answer = async || self.column("master", column).await;
+        eventually(PATIENCE, "HAProxy's master answers", answer).await
     }
 
     /// SIGKILL to HAProxy's master.
@@ -376,20 +383,20 @@ impl Scene {
         }
     }
 
-    /// SIGKILL to one of the three, this moment. [`Scene::buried`] says when it is gone.
+    /// SIGKILL to one of the three, this moment. [`AgentScene::buried`] says when it is gone.
     pub async fn kill(&self, victim: Victim) {
         let pid = match victim {
             Victim::Agent => Some(self.agent_pid()),
             Victim::Master => self.column("master", 0).await,
             Victim::Worker => self.column("worker", 0).await,
         };
-        // None: it is just being started anew, and that moment is as good as dead.
+        // None: HAProxy is just being started, which is as good as dead.
         if let Some(pid) = pid {
             signal(pid, Signal::SIGKILL);
         }
     }
 
-    /// Waits for the end of one that was killed; returns whether somebody has to start it again.
+    /// Waits for the end of one that was killed; returns whether the test has to start it again.
     pub async fn buried(&mut self, victim: Victim) -> bool {
         let child = match victim {
             Victim::Agent => &mut self.agent,
@@ -421,7 +428,7 @@ fn ports_of(servers: Servers) -> Servers {
     ports.collect()
 }
 
-impl Drop for Scene {
+impl Drop for AgentScene {
     /// Ends whatever names the scene's directory on its command line: the agent, HAProxy (which
     /// outlives an agent that was killed), and what either was just about to start.
     fn drop(&mut self) {
@@ -453,6 +460,14 @@ fn processes_naming(word: &str) -> Vec<u32> {
         String::from_utf8_lossy(&line).contains(word)
     };
     pids.filter(names_it).collect()
+}
+
+fn stop_or_continue(stop: bool) -> Signal {
+    if stop {
+        Signal::SIGSTOP
+    } else {
+        Signal::SIGCONT
+    }
 }
 
 fn signal(pid: u32, signal: Signal) {

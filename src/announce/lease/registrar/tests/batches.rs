@@ -70,7 +70,7 @@ fn a_key_no_longer_wished_for_is_deleted_and_forgotten() {
     assert_eq!(desk.writes(), [Op::Delete(key(1))]);
     desk.written(7);
     assert_eq!(desk.registrar.statuses().len(), 1);
-    // Not at once: a put that nobody waits for any more may still be done.
+    // Not at once: etcd may still do a put whose caller has given up waiting.
     let audited = |desk: &mut Desk| {
         let read = desk.reads();
         let Request::Read(keys) = &read else {

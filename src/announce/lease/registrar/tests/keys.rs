@@ -65,7 +65,7 @@ fn a_key_deleted_by_another_is_put_back_at_once_and_then_at_most_once_a_pause() 
     assert_eq!(desk.waits(), START + HEAL_PAUSE);
     desk.now = START + HEAL_PAUSE;
     assert!(matches!(desk.writes()[..], [Op::Create(..)]));
-    // A change of our own wish waits for nobody.
+    // A change of the desired value is not delayed.
     desk.written(10);
     desk.registrar.observe(&key(1), None, 11);
     desk.desire(&[(1, announce(2))]);
