@@ -1,6 +1,7 @@
 //! `sidekick explain`: prints the decision that `announce` would act on. Writes nothing to etcd.
 
 mod config;
+mod wishes;
 
 pub use config::{ExplainArgs, ExplainConfig};
 
@@ -14,11 +15,13 @@ use crate::announce::policy::eligibility::{Decision, Verdict};
 use crate::announce::policy::reason::{Reason, health_words};
 use crate::announce::policy::target::Target;
 use crate::clock::now;
+use crate::endpoint::Key;
 use crate::etcd::members::Members;
 use crate::etcd::reader;
 use etcd_client::{Client, KeyValue};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use wishes::ReadWishes;
 
 /// The text to print, and whether the container is announceable.
 #[derive(Debug)]
@@ -64,6 +67,7 @@ pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     });
     let explainer = Explainer {
         config,
+        wishes: ReadWishes::read(config, &kvs).await,
         outranked: assign_keys(&judged).outranked,
         in_etcd,
     };
@@ -94,6 +98,7 @@ pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
 /// What the explanation of each container needs.
 struct Explainer<'a> {
     config: &'a ExplainConfig,
+    wishes: ReadWishes,
     outranked: Outranked,
     /// What was read from etcd, by key; `None` where it doesn't answer.
     in_etcd: Option<BTreeMap<&'a [u8], &'a KeyValue>>,
@@ -180,10 +185,11 @@ impl Explainer<'_> {
         };
         let decision = decision.ok();
         if !self.config.any_key {
-            return match in_etcd.get(claim.key.as_str().as_bytes()) {
-                Some(kv) => writeln!(text, "    {}", told(kv, decision)),
-                None => writeln!(text, "    the key does not exist"),
-            };
+            match in_etcd.get(claim.key.as_str().as_bytes()) {
+                Some(kv) => writeln!(text, "    {}", told(kv, decision))?,
+                None => writeln!(text, "    the key does not exist")?,
+            }
+            return self.describe_wish(text, &claim.key);
         }
         let id = judged.container().and_then(ContainerSnapshot::short_id);
         let mut none = true;
@@ -192,6 +198,9 @@ impl Explainer<'_> {
                 none = false;
                 let key = String::from_utf8_lossy(kv.key());
                 writeln!(text, "  {key}: {}", told(kv, decision))?;
+                if let Ok(key) = key.parse() {
+                    self.describe_wish(text, &key)?;
+                }
             }
         }
         match none {
@@ -201,6 +210,13 @@ impl Explainer<'_> {
                 self.config.prefix
             ),
             false => Ok(()),
+        }
+    }
+
+    fn describe_wish(&self, text: &mut String, key: &Key) -> std::fmt::Result {
+        match self.wishes.about(key) {
+            Some(wish) => writeln!(text, "    {wish}"),
+            None => Ok(()),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Everything that comes out of etcd is untrusted input; everything that goes in passes the same
 //! checks first, so that sidekick never writes what its own agent would refuse.
 
+pub mod control;
 mod host;
 mod key;
 mod protocol;

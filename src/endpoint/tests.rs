@@ -40,7 +40,7 @@ fn unknown_and_misshapen_optional_fields_are_ignored() {
 }
 
 #[test]
-fn values_nobody_can_dial_are_refused() {
+fn values_that_no_client_can_dial_are_refused() {
     for value in [
         "",
         "null",
@@ -69,7 +69,7 @@ fn values_nobody_can_dial_are_refused() {
 }
 
 #[test]
-fn hosts_that_mean_the_asker_or_nobody_are_refused() {
+fn hosts_that_mean_the_asker_or_no_machine_are_refused() {
     for host in [
         "",
         " ",

@@ -15,6 +15,8 @@ mod address;
 mod all;
 mod crash;
 mod docker_wire;
+mod drain;
+mod drain_commands;
 mod engine_clock;
 mod engine_outage;
 mod etcd_outage;

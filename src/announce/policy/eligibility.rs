@@ -83,6 +83,17 @@ pub enum Verdict {
     Withdraw(Reason),
 }
 
+impl Verdict {
+    /// The stop of the container that is under way.
+    #[must_use]
+    pub fn stop(&self) -> Option<StopProgress> {
+        match self {
+            Self::Announce(decision) => decision.stop,
+            Self::Withdraw(_) => None,
+        }
+    }
+}
+
 /// When the container's pause withdraws its key; `None` where it isn't paused, or the moment has passed.
 #[must_use]
 pub fn pause_effective_at(view: &ContainerView, now: Moment) -> Option<Moment> {

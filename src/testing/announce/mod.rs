@@ -4,6 +4,8 @@
 
 mod announcer;
 mod clock;
+mod draining;
+mod network;
 mod sight;
 mod store;
 mod totals;

@@ -37,15 +37,15 @@ struct Container {
 }
 
 pub(crate) struct AnnounceWorld {
-    now: Moment,
-    rng: fastrand::Rng,
-    store: Store,
-    announcers: Vec<Announcer>,
+    pub(crate) now: Moment,
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) store: Store,
+    pub(crate) announcers: Vec<Announcer>,
     containers: BTreeMap<String, Container>,
     keys: Vec<Key>,
     latest: Option<Since>,
     is_calm: bool,
-    totals: AnnounceTotals,
+    pub(crate) totals: AnnounceTotals,
 }
 
 impl AnnounceWorld {
@@ -112,12 +112,12 @@ impl AnnounceWorld {
         }
         self.one_has_a_fast_clock()?;
         self.holders_with_fast_clocks_go()?;
+        self.one_leaves_by_a_drain()?;
         self.check_notes()?;
         self.totals.granted_before = self.store.granted_before;
         self.totals.rejections = self.store.rejections;
         self.totals.takeovers = self.store.takeovers;
         self.totals.clears = self.store.clears;
-        self.totals.torn = self.announcers.iter().map(|a| a.torn).sum();
         let sights = || self.announcers.iter().map(|a| &a.sight);
         self.totals.by_kernel = sights().map(|sight| sight.by_kernel).sum();
         self.totals.by_engine = sights().map(|sight| sight.by_engine).sum();
@@ -126,7 +126,7 @@ impl AnnounceWorld {
     }
 
     /// Without any fault it becomes as it ought to be, and then nothing is written any more.
-    fn must_settle(&mut self) -> Result<(), String> {
+    pub(crate) fn must_settle(&mut self) -> Result<(), String> {
         let sleepers = self.announcers.iter().map(|a| a.asleep_until);
         let awake = sleepers.max().unwrap_or_default().max(self.now);
         self.pass(awake + SETTLING, true)?;
@@ -138,8 +138,10 @@ impl AnnounceWorld {
         if (self.store.revision, self.store.takeovers) == (revision, takeovers) {
             return Ok(());
         }
-        let last = self.store.history.last();
-        Err(format!("written in the calm: {last:?}"))
+        Err(format!(
+            "written in the calm: {:?}",
+            self.store.history.last()
+        ))
     }
 
     /// A container starts on a machine whose clock is fast, and then another one on one whose clock is
@@ -193,7 +195,7 @@ impl AnnounceWorld {
     }
 
     /// Everything that happens until `end`.
-    fn pass(&mut self, end: Moment, calm: bool) -> Result<(), String> {
+    pub(crate) fn pass(&mut self, end: Moment, calm: bool) -> Result<(), String> {
         while self.now < end {
             let due = self.announcers.iter().map(|a| a.due(&self.store));
             let due = due.chain(self.store.next_end()).min().unwrap_or(end);
@@ -371,7 +373,8 @@ impl AnnounceWorld {
                 let stands_still = self.rng.bool();
                 self.announcers[which].sleep(self.now, time, stands_still);
             }
-            19 => self.announcers[which].leave(),
+            19 => self.leave(which),
+            36 | 37 => self.turn_wish(&id),
             20 if !self.announcers[which].alive => {
                 self.announcers[which].alive = true;
                 self.crash(which);
@@ -398,7 +401,7 @@ impl AnnounceWorld {
                     container.wrong_by += step;
                 }
             }
-            32..35 => {
+            32..=34 => {
                 if self.announcers[which].blind {
                     self.see_again(which);
                 } else {

@@ -11,7 +11,7 @@ impl AnnounceWorld {
         for announcer in self.announcers.iter().filter(|a| a.alive && !a.blind) {
             let container = &self.containers[&announcer.container];
             let (known, is) = (announcer.since, container.up);
-            if announcer.drains && !container.stops {
+            if announcer.stopping && !container.stops {
                 return Err(format!(
                     "{} drains, and is not stopped",
                     announcer.container
@@ -79,6 +79,8 @@ impl AnnounceWorld {
         let limit = (self.totals.faults + 4) * self.keys.len() * 2;
         for announcer in &self.announcers {
             self.totals.count(&announcer.events);
+            self.totals.torn += announcer.torn;
+            self.totals.drains.join(&announcer.drains);
             if announcer.events.len() > limit {
                 return Err(format!(
                     "{} notes for {} faults",
