@@ -8,9 +8,11 @@ pub use parse::one_line;
 
 use crate::agent::AgentArgs;
 use crate::announce::AnnounceArgs;
+use crate::drain::{DrainArgs, UndrainArgs};
 use crate::explain::ExplainArgs;
 use crate::list::ListArgs;
 use crate::telemetry::LogArgs;
+use crate::wait::WaitArgs;
 use clap::{Parser, Subcommand};
 
 /// Keeps a Docker container's etcd key true while the container is up, and not a moment longer.
@@ -40,6 +42,17 @@ pub enum CliCommand {
     ///
     /// Exit status: 0 if it is announceable, 1 if it is not.
     Explain(ExplainArgs),
+    /// Take an instance out: it gets no new connections until `undrain`
+    ///
+    /// Its announcer obeys, if it was started with --drain, and keeps the key, also across restarts. Exit status
+    /// with --wait: 0 once each agent has let go of the instance, 1 if not in time.
+    Drain(DrainArgs),
+    /// Take back what `drain` wished
+    Undrain(UndrainArgs),
+    /// Wait until instances of a service are registered, and take connections
+    ///
+    /// Exit status: 0 once they are, 1 if not in time.
+    Wait(WaitArgs),
 }
 
 impl Cli {
@@ -51,6 +64,9 @@ impl Cli {
             CliCommand::Announce(args) => &args.log,
             CliCommand::List(args) => &args.log,
             CliCommand::Explain(args) => &args.log,
+            CliCommand::Drain(args) => &args.instance.log,
+            CliCommand::Undrain(args) => &args.instance.log,
+            CliCommand::Wait(args) => &args.log,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the text of an option means: durations, prefixes and URLs, and the error that names the option. Pure.
 
 use crate::endpoint::check_part;
+use crate::endpoint::control::ControlPrefix;
 use std::fmt;
 use std::time::Duration;
 
@@ -76,15 +77,28 @@ pub(crate) fn duration(option: &'static str, text: &str) -> Checked<Duration> {
 
 /// `/services` without a slash at its end.
 pub(crate) fn prefix(text: &str) -> Checked<String> {
+    path("--prefix", text)
+}
+
+/// The prefix of the control keys: the one that is given, else the one that belongs to the keys below `prefix`.
+pub(crate) fn control_prefix(text: Option<&str>, prefix: &str) -> Checked<ControlPrefix> {
+    Ok(match text {
+        None => ControlPrefix::of(prefix),
+        Some(text) => ControlPrefix::new(&path("--control-prefix", text)?),
+    })
+}
+
+/// A prefix of keys, without a slash at its end.
+fn path(option: &'static str, text: &str) -> Checked<String> {
     let trimmed = text.strip_suffix('/').unwrap_or(text);
     let parts = trimmed.strip_prefix('/').ok_or_else(|| {
         wrong(
-            "--prefix",
+            option,
             format!("{text:?} must begin with '/', like /services"),
         )
     })?;
     for part in parts.split('/') {
-        check_part(part).map_err(|e| wrong("--prefix", format!("{text:?} {e}")))?;
+        check_part(part).map_err(|e| wrong(option, format!("{text:?} {e}")))?;
     }
     Ok(trimmed.to_owned())
 }

@@ -1,11 +1,13 @@
 //! `sidekick explain`: prints the decision that `announce` would act on. Writes nothing to etcd.
 
 mod config;
+mod wishes;
 
 pub use config::{ExplainArgs, ExplainConfig};
 
 use crate::announce::docker::client;
 use crate::announce::docker::events::WatchScope;
+use crate::announce::docker::process::PidfdProbe;
 use crate::announce::lease::ownership::{Holder, Precedence, precedence_of};
 use crate::announce::policy::claims::{Claim, Evaluation, Evaluator, Outranked, assign_keys};
 use crate::announce::policy::container::ContainerSnapshot;
@@ -13,11 +15,13 @@ use crate::announce::policy::eligibility::{Decision, Verdict};
 use crate::announce::policy::reason::{Reason, health_words};
 use crate::announce::policy::target::Target;
 use crate::clock::now;
+use crate::endpoint::Key;
 use crate::etcd::members::Members;
 use crate::etcd::reader;
 use etcd_client::{Client, KeyValue};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use wishes::ReadWishes;
 
 /// The text to print, and whether the container is announceable.
 #[derive(Debug)]
@@ -41,10 +45,15 @@ pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     };
     let count = inspected.views.len();
     let (mut text, mut refused) = (String::new(), 0);
+    let mut processes = PidfdProbe::new(&config.docker).await;
+    let mut death_sources = BTreeMap::new();
     let mut judged = BTreeMap::new();
     for (id, view) in inspected.views {
         match view {
-            Ok(view) => drop(judged.insert(id.clone(), evaluator.judge(&id, &view, None, now()))),
+            Ok(view) => {
+                death_sources.extend(processes.source(&view).map(|it| (id.clone(), it)));
+                judged.insert(id.clone(), evaluator.judge(&id, &view, None, now()));
+            }
             Err(error) => {
                 refused += 1;
                 writeln!(text, "{id}\n  no: {error:#}")?;
@@ -58,6 +67,7 @@ pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     });
     let explainer = Explainer {
         config,
+        wishes: ReadWishes::read(config, &kvs).await,
         outranked: assign_keys(&judged).outranked,
         in_etcd,
     };
@@ -65,6 +75,9 @@ pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     by_name.sort_by_key(|(_, judged)| &judged.name);
     for (id, judged) in by_name {
         refused += usize::from(!explainer.describe(&mut text, id, judged)?);
+        if let Some(source) = death_sources.get(id) {
+            writeln!(text, "  its death is known {source}")?;
+        }
     }
     if let Err(error) = &kvs {
         writeln!(text, "{error:#}")?;
@@ -85,6 +98,7 @@ pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
 /// What the explanation of each container needs.
 struct Explainer<'a> {
     config: &'a ExplainConfig,
+    wishes: ReadWishes,
     outranked: Outranked,
     /// What was read from etcd, by key; `None` where it doesn't answer.
     in_etcd: Option<BTreeMap<&'a [u8], &'a KeyValue>>,
@@ -152,6 +166,8 @@ impl Explainer<'_> {
                 container_port,
                 binding,
                 caveat,
+                // Known from events alone.
+                stop: _,
             }) => {
                 write!(text, "yes: {endpoint} ({container_port}")?;
                 match binding {
@@ -169,10 +185,11 @@ impl Explainer<'_> {
         };
         let decision = decision.ok();
         if !self.config.any_key {
-            return match in_etcd.get(claim.key.as_str().as_bytes()) {
-                Some(kv) => writeln!(text, "    {}", told(kv, decision)),
-                None => writeln!(text, "    the key does not exist"),
-            };
+            match in_etcd.get(claim.key.as_str().as_bytes()) {
+                Some(kv) => writeln!(text, "    {}", told(kv, decision))?,
+                None => writeln!(text, "    the key does not exist")?,
+            }
+            return self.describe_wish(text, &claim.key);
         }
         let id = judged.container().and_then(ContainerSnapshot::short_id);
         let mut none = true;
@@ -181,6 +198,9 @@ impl Explainer<'_> {
                 none = false;
                 let key = String::from_utf8_lossy(kv.key());
                 writeln!(text, "  {key}: {}", told(kv, decision))?;
+                if let Ok(key) = key.parse() {
+                    self.describe_wish(text, &key)?;
+                }
             }
         }
         match none {
@@ -190,6 +210,13 @@ impl Explainer<'_> {
                 self.config.prefix
             ),
             false => Ok(()),
+        }
+    }
+
+    fn describe_wish(&self, text: &mut String, key: &Key) -> std::fmt::Result {
+        match self.wishes.about(key) {
+            Some(wish) => writeln!(text, "    {wish}"),
+            None => Ok(()),
         }
     }
 }
@@ -228,6 +255,9 @@ fn outcome(kv: &KeyValue, decision: &Decision) -> &'static str {
     }
     if kv.value() == decision.endpoint.encode().as_bytes() {
         return "the key is as desired";
+    }
+    if kv.value() == decision.endpoint.draining().encode().as_bytes() {
+        return "the key is as desired, and draining";
     }
     match precedence_of(&Holder::from(&*decision.endpoint), kv.value(), false) {
         Precedence::Ours | Precedence::TakeOver => "announce would take it over",

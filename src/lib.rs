@@ -8,8 +8,9 @@
 //!
 //! ```text
 //! main.rs, cli.rs       the subcommands, telemetry, signals, exit codes
-//! explain.rs, list.rs   what the operator asks
+//! explain.rs, list.rs   what the operator asks; drain.rs (a wish) and wait.rs
 //! announce/             the job `sidekick announce`
+//!   drain/              operators' wishes, and a shutdown that waits for the agents
 //!   docker/             the Docker Engine: events, inspects, the watcher
 //!   lease/              etcd: what to ask of it next (P), and the executor, the only writer to etcd
 //!   policy/           P when a container is announced, as what, and which container has a key
@@ -35,8 +36,9 @@
 //!
 //! | task | reads | writes | ends |
 //! |---|---|---|---|
-//! | the container watcher | Docker's API; which containers to inspect again | a `watch` channel: the latest state of each container | aborted at shutdown |
+//! | the container watcher | Docker's API; which containers to inspect again; a pidfd on each one's first process, and a task that waits for its end | a `watch` channel: the latest state of each container | aborted at shutdown |
 //! | the event reader | Docker's /events | `mpsc`, 1024 deep: "inspect again", deaths, networks; when it is full, all containers are inspected again | with its connection |
+//! | the wish reader (with `--drain`) | the operators' wishes for the claimed keys | a `watch` channel: the wishes | aborted at shutdown |
 //! | the etcd watcher | etcd's watches on the keys that are wished for | `mpsc`, 64 deep; further changes wait in etcd | aborted at shutdown |
 //! | the executor | the wishes; the etcd watcher's changes | **the only writer to etcd**; a `watch` channel: the state of each key | last: after the lease is revoked, or after 4.5 s |
 //! | `announce::run` | the state of each container and of each key | a `watch` channel: the wishes; systemd | on a signal, or when a task ended that never should |
@@ -53,11 +55,14 @@
 //!
 //! # Invariants
 //!
-//! - The executor builds puts in one place, and hangs each on a lease.
+//! - The executor builds puts in one place, and hangs each on a lease. Beside it only `sidekick drain` puts: a wish,
+//!   which no reader of the keys sees.
+//! - What is read below the control prefix, or can't be read, changes when a key goes; never that it goes.
 //! - Every write to etcd carries the condition under which it is right; what the registrar believes of etcd
 //!   may be wrong, its writes can't be.
 //! - One request to etcd is under way at a time; after a failure the key's state is unknown, not assumed.
 //! - Every await on Docker or etcd has a deadline; every queue holds the latest value, or is bounded.
+//! - A pidfd's death belongs to one start of one container, and outranks every answer about that life.
 //! - Docker's silence is never "the container is gone", etcd's silence never "the key is gone".
 //! - Nothing that etcd says reaches HAProxy's file or socket except a checked name, number or address.
 //! - A pass of the agent asks, commands and reads back on one connection to HAProxy's master, which ends with
@@ -68,7 +73,8 @@
 //! - A pass costs what has changed: the agent's stages hand on persistent maps, of which two versions share what
 //!   is the same, and each stage keeps the version that it saw last.
 //! - What is remembered belongs to what exists, or is bounded. A key's state goes 10 s after its last write,
-//!   with an audit; a death with the inspect that was under way; a bind's backoff one pause after its retry time;
+//!   with an audit; a death with the inspect that was under way, one by the kernel and a stop with their life, a
+//!   pidfd with its process; a bind's backoff one pause after its retry time;
 //!   an empty service after `--forget`, or where there are more than `limits::MAX_SERVICES`; the address of a name
 //!   that no instance uses where there are more than 1,024; what was logged of alerts and quarantined keys after
 //!   ten minutes, 500 of them (`log_throttle::Repeats`).
@@ -81,6 +87,7 @@ pub mod catalog;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod drain;
 pub mod endpoint;
 pub mod etcd;
 pub mod explain;
@@ -93,4 +100,5 @@ pub mod systemd;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;
+pub mod wait;
 pub mod watchdog;

@@ -2,12 +2,15 @@
 
 mod config;
 mod table;
+mod wishes;
 
 pub use config::{ListArgs, ListConfig};
 
 use crate::agent::haproxy::health::{ServerHealth, server_health};
 use crate::agent::haproxy_on_this_machine;
+use crate::announce::drain::wishes::read_once;
 use crate::catalog::{Catalog, RawKeyValue};
+use crate::endpoint::control::DrainWish;
 use crate::endpoint::{Endpoint, Protocol, Status};
 use crate::etcd::EtcdError;
 use crate::etcd::members::Members;
@@ -98,6 +101,8 @@ pub struct Row {
     /// The state of the instance's server in this machine's HAProxy; `None` where no HAProxy answers, or it has no
     /// such server.
     haproxy: Option<ServerHealth>,
+    /// The operator's wish that the instance drains; `None` without one, or where we have no right to read it.
+    wish: Option<DrainWish>,
 }
 
 /// `false`: stdout is closed.
@@ -139,6 +144,8 @@ async fn print(
             rows.push(row);
         }
     }
+    let wishes = read_once(members, &config.control).await;
+    wishes::add_to(&mut rows, config.service.as_ref(), wishes);
     if rows.is_empty() {
         let what = match &config.service {
             Some(service) => format!("no instance of {service}"),
@@ -219,6 +226,7 @@ fn row(service: &str, instance: &str, endpoint: &Endpoint, ttl: Option<i64>) -> 
         ttl,
         protocol: endpoint.protocol,
         haproxy: None,
+        wish: None,
     }
 }
 
@@ -248,6 +256,13 @@ redis    redis@1   ip-172-31-24-253:6379  593ee5d76755  2026-11-23T05:06:06Z  se
 web      a         [fd00::7]:80           -             -                     draining  -
 ";
         assert_eq!(table::columns(&rows()), expected);
+        let mut rows = rows();
+        rows[0].wish = Some(DrainWish::new(Some("new disk"), None));
+        rows[1].wish = Some(DrainWish::default());
+        let table = table::columns(&rows);
+        for (line, end) in table.lines().zip(["  TO DRAIN", "  new disk", "  yes"]) {
+            assert!(line.ends_with(end), "{table}");
+        }
     }
 
     #[test]
@@ -256,6 +271,7 @@ web      a         [fd00::7]:80           -             -                     dr
         assert_eq!(parsed[0]["instance"], "redis@1");
         assert_eq!(parsed[0]["ttl"], 42);
         assert_eq!(parsed[1]["container"], serde_json::Value::Null);
+        assert_eq!(parsed[0]["wish"], serde_json::Value::Null);
         assert_eq!(json(&[]).unwrap(), "[]\n");
     }
 }

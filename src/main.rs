@@ -4,8 +4,10 @@ use sidekick::agent::{self, AgentConfig};
 use sidekick::announce::{self, AnnounceConfig};
 use sidekick::cli::{Cli, CliCommand, ignored_variables, one_line};
 use sidekick::config::ConfigError;
+use sidekick::drain::{self, DrainConfig, InstanceConfig};
 use sidekick::explain::{self, ExplainConfig};
 use sidekick::list::{self, ListConfig};
+use sidekick::wait::{self, WaitConfig};
 use sidekick::{log_writer, shutdown, telemetry};
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -76,6 +78,9 @@ enum Job {
     Announce(AnnounceConfig),
     List(ListConfig),
     Explain(ExplainConfig),
+    Drain(DrainConfig),
+    Undrain(InstanceConfig),
+    Wait(WaitConfig),
 }
 
 fn checked(command: CliCommand) -> Result<Job, ConfigError> {
@@ -84,6 +89,9 @@ fn checked(command: CliCommand) -> Result<Job, ConfigError> {
         CliCommand::List(args) => Job::List(ListConfig::new(args)?),
         CliCommand::Announce(args) => Job::Announce(AnnounceConfig::new(args)?),
         CliCommand::Explain(args) => Job::Explain(ExplainConfig::new(args)?),
+        CliCommand::Drain(args) => Job::Drain(DrainConfig::new(&args)?),
+        CliCommand::Undrain(args) => Job::Undrain(InstanceConfig::new(&args.instance)?),
+        CliCommand::Wait(args) => Job::Wait(WaitConfig::new(args)?),
     })
 }
 
@@ -106,6 +114,15 @@ async fn run(job: Job) -> anyhow::Result<ExitCode> {
             let explanation = explain::run(&config).await?;
             io::stdout().write_all(explanation.text.as_bytes())?;
             return Ok(ExitCode::from(u8::from(!explanation.announceable)));
+        }
+        Job::Drain(config) => {
+            let drained = drain::run(&config, shutdown::on_signals()?).await?;
+            return Ok(ExitCode::from(u8::from(!drained)));
+        }
+        Job::Undrain(config) => drain::undo(&config).await?,
+        Job::Wait(config) => {
+            let serve = wait::run(&config, shutdown::on_signals()?).await?;
+            return Ok(ExitCode::from(u8::from(!serve)));
         }
     }
     Ok(ExitCode::SUCCESS)

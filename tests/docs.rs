@@ -10,7 +10,9 @@ use std::process::Command;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const README_WORDS: usize = 1_200;
-const COMMANDS: [&str; 4] = ["announce", "explain", "agent", "list"];
+const COMMANDS: [&str; 7] = [
+    "announce", "explain", "agent", "list", "drain", "undrain", "wait",
+];
 
 /// Below these folders a path in a page is one of this repository.
 const FOLDERS: [&str; 10] = [

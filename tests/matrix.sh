@@ -19,7 +19,7 @@ readonly DOCKER=(docker.io iptables iproute2 procps)
 readonly PODMAN=(podman runc netavark aardvark-dns iptables iproute2 procps)
 
 # Of tests/real, what depends on the engine's words. The rest is about etcd, systemd and sidekick itself.
-readonly ENGINE_TESTS=(lifecycle:: docker_wire:: engine_outage:: explain::)
+readonly ENGINE_TESTS=(lifecycle:: docker_wire:: engine_outage:: explain:: kernel:: stops::)
 # What Podman can do; why not the others is said in docs/matrix.md.
 readonly PODMAN_TESTS=(lifecycle::)
 readonly NOT_ON_PODMAN=(--skip only_a_healthy_container_is_announced)

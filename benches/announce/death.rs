@@ -257,22 +257,26 @@ impl Redis {
         assert!(status.expect("nsenter").success(), "no rule");
     }
 
-    /// By this machine's numbers; the engine's are those of its own namespace.
     fn first_process(&self) -> Pid {
-        let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
-        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        let read = |pid: i32, file: &str| {
-            std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default()
-        };
-        let mut firsts = pids.filter(|pid| {
-            let is_first = |line: &str| line.starts_with("NSpid:") && line.ends_with("\t1");
-            read(*pid, "cgroup").contains(&self.id) && read(*pid, "status").lines().any(is_first)
-        });
-        firsts
-            .next()
-            .and_then(Pid::from_raw)
-            .expect("the container runs")
+        first_process_of(&self.id)
     }
+}
+
+/// A container's first process, by this machine's numbers; the engine's are those of its own namespace.
+pub fn first_process_of(id: &str) -> Pid {
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let read = |pid: i32, file: &str| {
+        std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default()
+    };
+    let mut firsts = pids.filter(|pid| {
+        let is_first = |line: &str| line.starts_with("NSpid:") && line.ends_with("\t1");
+        read(*pid, "cgroup").contains(id) && read(*pid, "status").lines().any(is_first)
+    });
+    firsts
+        .next()
+        .and_then(Pid::from_raw)
+        .expect("the container runs")
 }
 
 /// `sidekick agent` with a HAProxy of its own, bound to a port on loopback.

@@ -5,7 +5,8 @@
 //! A latency begins at the moment that Docker itself stamps on the event (`timeNano`) and ends when
 //! a watch of the bench's own sees the key change, by the same wall clock. A row that begins at a process's
 //! death counts from the kernel's word for it, which comes before the engine's.
-//! `cargo bench --features real --bench announce -- death` runs the starts and deaths alone.
+//! `cargo bench --features real --bench announce -- death` runs the starts and deaths alone, `-- kernel` the deaths by
+//! pidfd and by event.
 
 #![allow(
     clippy::expect_used,
@@ -17,6 +18,7 @@
 
 mod death;
 mod floor;
+mod kernel;
 
 use floor::Floor;
 use futures_util::StreamExt;
@@ -56,10 +58,15 @@ async fn main() {
         etcd: &etcd,
     };
     println!("{}", header());
+    // Cargo's own `--bench` is among the arguments.
+    let asked = |what: &str| std::env::args().any(|it| it == what);
+    bench.deaths_by_the_kernel().await;
+    if asked("kernel") {
+        return;
+    }
     bench.start_and_death().await;
     death::measure(&etcd).await;
-    // Cargo's own `--bench` is among the arguments.
-    if std::env::args().any(|it| it == "death") {
+    if asked("death") {
         return;
     }
     bench.healing().await;

@@ -3,7 +3,9 @@
 use super::docker::client::DockerHost;
 use super::policy::eligibility::AddressOptions;
 use super::policy::target::Target;
-use crate::config::{Checked, check_url, duration, prefix, wrong};
+use super::readiness::ReadyWhen;
+use crate::config::{Checked, check_url, control_prefix, duration, prefix, wrong};
+use crate::endpoint::control::ControlPrefix;
 use crate::etcd::EtcdConfig;
 use crate::etcd::config::{EtcdArgs, etcd};
 use crate::telemetry::LogArgs;
@@ -63,6 +65,29 @@ pub struct AnnounceArgs {
     /// How long to keep the key while Docker does not answer, or `forever` [default: the TTL]
     #[arg(long, env = "SIDEKICK_DOCKER_GRACE", value_name = "DURATION")]
     pub docker_grace: Option<String>,
+
+    /// On SIGTERM, and while `sidekick drain` says so, the instance drains before it goes: how long the agents have
+    /// for that at most. 0: it goes at once, and no drain wish is read
+    #[arg(
+        long,
+        env = "SIDEKICK_DRAIN",
+        default_value = "0",
+        value_name = "DURATION"
+    )]
+    pub drain: String,
+
+    /// What the drain wishes and the agents' words stand below [default: /sidekick and the prefix of the keys]
+    #[arg(long, env = "SIDEKICK_CONTROL_PREFIX", value_name = "PREFIX")]
+    pub control_prefix: Option<String>,
+
+    /// When systemd is told that it is ready: once it has started, or once the key stands
+    #[arg(
+        long,
+        env = "SIDEKICK_READY",
+        default_value = "started",
+        value_name = "WHEN"
+    )]
+    pub ready: ReadyWhen,
 
     /// How etcd is reached.
     #[command(flatten)]
@@ -125,6 +150,12 @@ pub struct AnnounceConfig {
     pub interval: Duration,
     /// How long the key is kept while Docker can't be asked; `None`: for ever.
     pub docker_grace: Option<Duration>,
+    /// How long the instances drain at most before they go; 0: not at all.
+    pub drain: Duration,
+    /// Where the drain wishes and the agents' words stand.
+    pub control: ControlPrefix,
+    /// When systemd is told that it is ready.
+    pub ready: ReadyWhen,
     /// Where the Docker Engine listens.
     pub docker: DockerHost,
     /// How to reach etcd.
@@ -175,8 +206,16 @@ impl AnnounceConfig {
             Some("forever") => None,
             Some(text) => Some(duration("--docker-grace", text)?),
         };
+        let target = target(&args.container, args.key.as_deref(), &args.prefix)?;
+        let below = match &target {
+            Target::One { key, .. } => key.prefix(),
+            Target::All { prefix } => prefix,
+        };
         Ok(Self {
-            target: target(&args.container, args.key.as_deref(), &args.prefix)?,
+            drain: duration("--drain", &args.drain)?,
+            control: control_prefix(args.control_prefix.as_deref(), below)?,
+            ready: args.ready,
+            target,
             ttl,
             interval,
             docker_grace,

@@ -2,9 +2,12 @@
 
 pub mod config;
 pub mod docker;
+pub mod drain;
 pub mod lease;
 pub mod policy;
+pub mod readiness;
 pub mod status;
+mod tasks;
 mod verdict_log;
 
 #[cfg(any(test, fuzzing))]
@@ -17,9 +20,11 @@ use crate::endpoint::Key;
 use crate::etcd::members::Members;
 use crate::etcd::watch::follow;
 use crate::log_throttle::LogThrottle;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, StopRequest};
 use crate::systemd::Systemd;
-use docker::events::WatchScope;
+use drain::desired::DrainedKeys;
+use drain::shutdown_drain::ShutdownDrain;
+use drain::{AgentReader, DrainInputs};
 use lease::executor::{Executor, REVOKE_DEADLINE};
 use lease::protocol::{DesiredKeys, KeyStatuses};
 use lease::registrar::LeaseSettings;
@@ -27,10 +32,13 @@ use policy::claims::{Claim, Evaluation, Evaluator, Outranked, assign_keys};
 use policy::container::ContainerViews;
 use policy::eligibility::Verdict;
 use policy::reason::Reason;
+use policy::target::Target;
+use readiness::{ReadyWhen, is_announced};
 use status::AnnounceStatus;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tasks::AnnounceTasks;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -43,7 +51,7 @@ const KEY_EVENTS_WAITING: usize = 64;
 /// The interval at which the status line is updated while etcd or Docker is unreachable.
 const TICK_IN_TROUBLE: Duration = Duration::from_secs(1);
 
-/// Announces until `shutdown`, then revokes the lease.
+/// Announces until `shutdown`, then drains for `--drain` at most, then revokes the lease.
 ///
 /// # Errors
 /// A task ended that never should.
@@ -54,57 +62,59 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
     let (wish_tx, desired) = watch::channel(DesiredKeys::new());
     let (standings_tx, statuses) = watch::channel(KeyStatuses::new());
     let (key_events_tx, key_events) = mpsc::channel(KEY_EVENTS_WAITING);
+    let (stop_executor, executor_stop) = StopRequest::new();
     let executor = Executor {
         members: members.clone(),
         desired: desired.clone(),
         key_events,
         statuses: standings_tx,
         pulse: systemd.pulse("etcd"),
-        shutdown: shutdown.clone(),
+        shutdown: executor_stop,
     };
     let settings = LeaseSettings {
         ttl: config.ttl,
         interval: config.interval,
     };
-    let mut executor = tokio::spawn(executor.run(settings));
-    let mut watchers = JoinSet::new();
-    watchers.spawn(follow(members.clone(), desired, key_events_tx));
-    let pulse = systemd.pulse("docker");
-    watchers.spawn(docker::watcher::watch(
-        config.docker.clone(),
-        WatchScope::from(&config.target),
-        views_tx,
-        pulse,
-    ));
+    let mut tasks = AnnounceTasks {
+        executor: tokio::spawn(executor.run(settings)),
+        watchers: JoinSet::new(),
+    };
+    let watch_keys = follow(members.clone(), desired, key_events_tx);
+    tasks.watchers.spawn(watch_keys);
+    tasks.watch_docker(&config, views_tx, systemd.pulse("docker"));
+    let mut desired = DrainedKeys::new(wish_tx);
+    if !config.drain.is_zero() {
+        tasks.watch_wishes(&config, &members, &mut desired);
+    }
     let mut announce_loop = AnnounceLoop {
         lost: members.unreachable_since(),
         config,
         views,
-        desired: wish_tx,
+        desired,
         statuses,
         evaluations: BTreeMap::new(),
         outranked: BTreeMap::new(),
         told: VerdictLog::default(),
         keeping: LogThrottle::default(),
+        is_ready: false,
         systemd,
     };
-    announce_loop.systemd.ready();
+    announce_loop.tell_ready();
 
-    // Cancel-safe: a JoinHandle that is polled by reference loses nothing, nor does a JoinSet, and the
-    // announce loop awaits nothing but channels and a sleep. The stop comes first: the executor may end
-    // at that very moment, where it has no lease to revoke.
-    let mut stop = shutdown;
-    tokio::select! {
-        biased;
-        () = stop.requested() => {}
-        () = announce_loop.run() => {}
-        ended = &mut executor => anyhow::bail!("the executor's task ended: {ended:?}"),
-        Some(ended) = watchers.join_next() => anyhow::bail!("a watcher's task ended: {ended:?}"),
+    let mut stop = shutdown.clone();
+    tasks.until(stop.requested(), announce_loop.run()).await?;
+    let longest = announce_loop.config.drain;
+    if !longest.is_zero() {
+        let drain = announce_loop.leave(longest);
+        let inputs = announce_loop.drain_inputs(members, shutdown);
+        let drained = drain::until_over(drain, inputs, longest);
+        tasks.until(drained, announce_loop.run()).await?;
     }
     announce_loop.systemd.stopping();
     // The keys are about to be deleted: what Docker and the watch tell no longer matters.
-    watchers.abort_all();
-    let report = executor.await?;
+    tasks.watchers.abort_all();
+    stop_executor.send();
+    let report = tasks.executor.await?;
     let line = report.line(REVOKE_DEADLINE);
     if report.revoked {
         info!("{line}");
@@ -118,7 +128,7 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
 struct AnnounceLoop {
     config: AnnounceConfig,
     views: watch::Receiver<ContainerViews>,
-    desired: watch::Sender<DesiredKeys>,
+    desired: DrainedKeys,
     statuses: watch::Receiver<KeyStatuses>,
     lost: watch::Receiver<Option<Moment>>,
     evaluations: BTreeMap<String, Evaluation>,
@@ -126,6 +136,8 @@ struct AnnounceLoop {
     told: VerdictLog,
     /// Throttles the line about keys that are kept while Docker doesn't answer.
     keeping: LogThrottle,
+    /// systemd knows that it is ready.
+    is_ready: bool,
     systemd: Systemd,
 }
 
@@ -138,6 +150,7 @@ impl AnnounceLoop {
                 self.log_claim(at, verdict, now);
             }
             let calm = self.tell_status(now);
+            self.tell_ready();
             let mut pause = self.systemd.turn(now);
             if !calm {
                 pause = pause.min(TICK_IN_TROUBLE);
@@ -154,9 +167,49 @@ impl AnnounceLoop {
             tokio::select! {
                 Ok(()) = self.views.changed() => {}
                 Ok(()) = self.statuses.changed() => {}
+                () = self.desired.wishes_changed() => {}
                 Ok(()) = self.lost.changed() => {}
                 () = sleep(pause) => {}
             }
+        }
+    }
+
+    /// sidekick leaves: what it announces drains from now on.
+    fn leave(&mut self, longest: Duration) -> ShutdownDrain {
+        let drain = self.desired.leave(longest, &self.statuses.borrow());
+        let leaving = drain.leaving();
+        let seconds = longest.as_secs_f32();
+        match leaving.keys().next() {
+            None => {}
+            Some(key) if leaving.len() == 1 => info!(%key, "draining for {seconds} s at most"),
+            Some(_) => info!("draining {} keys for {seconds} s at most", leaving.len()),
+        }
+        drain
+    }
+
+    fn drain_inputs(&self, members: Arc<Members>, shutdown: Shutdown) -> DrainInputs {
+        let control = self.config.control.clone();
+        DrainInputs {
+            reader: AgentReader { members, control },
+            desired: self.desired.subscribe(),
+            statuses: self.statuses.clone(),
+            shutdown,
+        }
+    }
+
+    /// Tells systemd that it is ready, once.
+    fn tell_ready(&mut self) {
+        let ready = || match self.config.ready {
+            ReadyWhen::Started => true,
+            ReadyWhen::Announced => {
+                let all = matches!(self.config.target, Target::All { .. });
+                let asked = self.views.borrow().lost_since.is_none();
+                asked && is_announced(all, self.desired.assigned(), &self.statuses.borrow())
+            }
+        };
+        if !self.is_ready && ready() {
+            self.is_ready = true;
+            self.systemd.ready();
         }
     }
 
@@ -202,11 +255,7 @@ impl AnnounceLoop {
         }
         self.log_ranks(&outranked, now);
         self.log_kept(engine_lost, now);
-        self.desired.send_if_modified(|old| {
-            let changed = *old != assignment.desired;
-            *old = assignment.desired;
-            changed
-        });
+        self.desired.assign(assignment.desired);
     }
 
     /// Logs what has changed of one container.
@@ -278,12 +327,13 @@ impl AnnounceLoop {
         }
         match &verdict {
             Verdict::Announce(decision) => {
-                let container = &decision.endpoint.container;
-                info!(
-                    %key,
-                    container,
-                    "announcing {} (address by {})", decision.endpoint, decision.host_source
-                );
+                let (endpoint, source) = (&decision.endpoint, decision.host_source);
+                let container = &endpoint.container;
+                if let Some(stop) = decision.stop {
+                    info!(%key, container, "draining {endpoint}: {stop}");
+                    return;
+                }
+                info!(%key, container, "announcing {endpoint} (address by {source})");
                 if let Some(caveat) = &decision.caveat {
                     warn!(%key, container, "{caveat}");
                 }
@@ -303,7 +353,10 @@ impl AnnounceLoop {
             docker_lost_since: docker_lost,
             now,
         };
-        let line = status.line(&self.evaluations, &self.outranked);
+        let mut line = status.line(&self.evaluations, &self.outranked);
+        if let Some(wishes) = self.desired.wish_words() {
+            line = format!("{line}; {wishes}");
+        }
         drop(statuses);
         self.systemd.status(line);
         etcd_lost.is_none() && docker_lost.is_none()

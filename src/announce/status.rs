@@ -110,6 +110,12 @@ impl AnnounceStatus<'_> {
                     problem(&lead, reason.to_string())
                 }
                 (Verdict::Withdraw(reason), _) => waiting(reason.to_string()),
+                (verdict, Some(KeyStatus::Announced(endpoint))) if endpoint.is_draining() => {
+                    match verdict.stop() {
+                        Some(stop) => problem(&format!("draining {instance}: "), stop.to_string()),
+                        None => problem("", format!("draining {instance} = {endpoint}")),
+                    }
+                }
                 (_, Some(KeyStatus::Announced(_))) => None,
                 (_, Some(KeyStatus::StandingBy(holder))) => {
                     problem("standing by: ", format!("{instance} is held by {holder}"))

@@ -25,7 +25,7 @@ pub(super) struct VerdictLog {
 
 impl VerdictLog {
     /// Whether the verdict is logged now; then it counts as logged. An announcement, and its end, is logged at
-    /// once.
+    /// once; but an end whose status the engine is about to tell only where the engine doesn't.
     pub(super) fn is_due(&mut self, at: &At, verdict: &Verdict, now: Moment) -> bool {
         let told = self.told.get(at);
         if told == Some(verdict) {
@@ -33,7 +33,7 @@ impl VerdictLog {
             return false;
         }
         let was_announced = matches!(told, Some(Verdict::Announce(_)));
-        if matches!(verdict, Verdict::Withdraw(_)) && !was_announced {
+        if matches!(verdict, Verdict::Withdraw(reason) if !was_announced || reason.is_passing()) {
             let fresh = || (verdict.clone(), now);
             let waiting = self.waiting.entry(at.clone()).or_insert_with(fresh);
             if waiting.0 != *verdict {
@@ -100,6 +100,7 @@ mod tests {
             container_port: "6379".parse::<ContainerPort>().unwrap(),
             binding: None,
             caveat: None,
+            stop: None,
         }))
     }
 
@@ -131,6 +132,21 @@ mod tests {
             [announce(), state(ContainerState::Exited(0)), announce()]
         );
         assert_eq!(log.next(), None);
+    }
+
+    #[test]
+    fn a_death_by_the_kernel_is_told_with_the_engines_status_or_after_a_while_without() {
+        let (mut log, at) = (VerdictLog::default(), at());
+        let now = Moment::from_secs(100);
+        assert!(log.is_due(&at, &announce(), now));
+        assert!(!log.is_due(&at, &state(ContainerState::Ended), now));
+        assert!(log.is_due(&at, &state(ContainerState::Exited(137)), now));
+        assert_eq!(log.next(), None);
+        assert!(log.is_due(&at, &announce(), now));
+        let ended = state(ContainerState::Ended);
+        assert!(!log.is_due(&at, &ended, now));
+        assert_eq!(log.overdue(now + PASSING), [(at.clone(), ended.clone())]);
+        assert!(log.is_due(&at, &ended, now + PASSING));
     }
 
     #[test]

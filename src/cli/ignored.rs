@@ -28,6 +28,9 @@ pub fn ignored_variables(
         CliCommand::Explain(args) => (&args.etcd, Some(&args.container)),
         CliCommand::Agent(args) => (&args.etcd, None),
         CliCommand::List(args) => (&args.etcd, None),
+        CliCommand::Drain(args) => (&args.instance.etcd, None),
+        CliCommand::Undrain(args) => (&args.instance.etcd, None),
+        CliCommand::Wait(args) => (&args.etcd, None),
     };
     let mut lines = of_etcdctl(etcd, &set);
     lines.extend(container.and_then(|container| of_docker(container, &set)));

@@ -1,5 +1,6 @@
 //! A host: an address that a client on another machine can dial, or a name. Pure.
 
+use serde::{Serialize, Serializer};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
@@ -32,6 +33,12 @@ pub enum HostError {
     /// Neither an address nor a name.
     #[error("{0:?} is neither an IP address nor a host name (RFC 1123)")]
     Malformed(String),
+}
+
+impl Serialize for Host {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 impl FromStr for Host {

@@ -1,5 +1,6 @@
 //! When a container started. Pure.
 
+use serde::{Serialize, Serializer};
 use std::fmt;
 use std::time::Duration;
 use time::format_description::well_known::Rfc3339;
@@ -44,5 +45,11 @@ impl fmt::Display for Since {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.0.format(&Rfc3339).map_err(|_| fmt::Error)?;
         f.write_str(&text)
+    }
+}
+
+impl Serialize for Since {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }

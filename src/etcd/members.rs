@@ -140,6 +140,25 @@ impl Members {
     /// The cluster refused, or no member answers; the error names the members.
     pub async fn try_each<T>(
         &self,
+        attempt: impl AsyncFnMut() -> Result<T, EtcdError>,
+    ) -> anyhow::Result<T> {
+        self.try_to("read from", attempt).await
+    }
+
+    /// The same for a write that may be done twice.
+    ///
+    /// # Errors
+    /// See [`Members::try_each`].
+    pub async fn try_to_write<T>(
+        &self,
+        attempt: impl AsyncFnMut() -> Result<T, EtcdError>,
+    ) -> anyhow::Result<T> {
+        self.try_to("write to", attempt).await
+    }
+
+    async fn try_to<T>(
+        &self,
+        what: &str,
         mut attempt: impl AsyncFnMut() -> Result<T, EtcdError>,
     ) -> anyhow::Result<T> {
         let mut result = attempt().await;
@@ -149,7 +168,7 @@ impl Members {
             }
             result = attempt().await;
         }
-        let endpoints = || format!("cannot read from etcd ({})", self.endpoints.join(", "));
+        let endpoints = || format!("cannot {what} etcd ({})", self.endpoints.join(", "));
         result.with_context(endpoints)
     }
 

@@ -4,7 +4,8 @@ use crate::announce::config::{ContainerArgs, docker, rules, target};
 use crate::announce::docker::client::DockerHost;
 use crate::announce::policy::eligibility::AddressOptions;
 use crate::announce::policy::target::Target;
-use crate::config::{Checked, DEFAULT_PREFIX, prefix};
+use crate::config::{Checked, DEFAULT_PREFIX, control_prefix, prefix};
+use crate::endpoint::control::ControlPrefix;
 use crate::etcd::EtcdConfig;
 use crate::etcd::config::{EtcdArgs, etcd};
 use crate::telemetry::LogArgs;
@@ -28,6 +29,10 @@ pub struct ExplainArgs {
     #[arg(long, env = "SIDEKICK_PREFIX", default_value = DEFAULT_PREFIX)]
     pub prefix: String,
 
+    /// What the drain wishes stand below [default: /sidekick and the prefix of the keys]
+    #[arg(long, env = "SIDEKICK_CONTROL_PREFIX", value_name = "PREFIX")]
+    pub control_prefix: Option<String>,
+
     /// How etcd is reached.
     #[command(flatten)]
     pub etcd: EtcdArgs,
@@ -47,6 +52,8 @@ pub struct ExplainConfig {
     pub any_key: bool,
     /// Where these keys are looked for, and those of all containers.
     pub prefix: String,
+    /// Where the drain wishes stand.
+    pub control: ControlPrefix,
     /// As for announcing.
     pub rules: AddressOptions,
     /// Where the Docker Engine listens.
@@ -62,8 +69,14 @@ impl ExplainConfig {
     /// The first thing that is wrong.
     pub fn new(args: ExplainArgs) -> Checked<Self> {
         let key = args.key.as_deref();
+        let target = target(&args.container, key.or(Some(ANY_KEY)), &args.prefix)?;
+        let below = match (&target, key) {
+            (Target::One { key, .. }, Some(_)) => key.prefix(),
+            _ => &args.prefix,
+        };
         Ok(Self {
-            target: target(&args.container, key.or(Some(ANY_KEY)), &args.prefix)?,
+            control: control_prefix(args.control_prefix.as_deref(), &prefix(below)?)?,
+            target,
             any_key: key.is_none() && !args.container.all,
             prefix: prefix(&args.prefix)?,
             rules: rules(&args.container)?,

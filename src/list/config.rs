@@ -1,7 +1,8 @@
 //! What `list` takes.
 
-use crate::config::{Checked, DEFAULT_PREFIX, prefix, wrong};
+use crate::config::{Checked, DEFAULT_PREFIX, control_prefix, prefix, wrong};
 use crate::endpoint::check_part;
+use crate::endpoint::control::ControlPrefix;
 use crate::etcd::EtcdConfig;
 use crate::etcd::config::{EtcdArgs, etcd};
 use crate::telemetry::LogArgs;
@@ -34,6 +35,10 @@ pub struct ListArgs {
     #[arg(long, env = "SIDEKICK_PREFIX", default_value = DEFAULT_PREFIX)]
     pub prefix: String,
 
+    /// What the drain wishes stand below [default: /sidekick and the prefix of the keys]
+    #[arg(long, env = "SIDEKICK_CONTROL_PREFIX", value_name = "PREFIX")]
+    pub control_prefix: Option<String>,
+
     /// The output format
     #[arg(short, long, default_value = "table", value_name = "FORMAT")]
     pub output: Output,
@@ -62,6 +67,8 @@ pub struct ListArgs {
 pub struct ListConfig {
     /// The prefix of the keys; no slash at its end.
     pub prefix: String,
+    /// Where the drain wishes stand.
+    pub control: ControlPrefix,
     /// The only service to print; `None`: all of them.
     pub service: Option<String>,
     /// Prints one JSON array instead of a table.
@@ -83,8 +90,10 @@ impl ListConfig {
         if let Some(service) = &args.service {
             check_part(service).map_err(|e| wrong("SERVICE", format!("{service:?} {e}")))?;
         }
+        let prefix = prefix(&args.prefix)?;
         Ok(Self {
-            prefix: prefix(&args.prefix)?,
+            control: control_prefix(args.control_prefix.as_deref(), &prefix)?,
+            prefix,
             service: args.service,
             json: args.output == Output::Json,
             watch: args.watch,

@@ -4,12 +4,17 @@ use super::Row;
 use crate::agent::haproxy::health::ServerHealth;
 use crate::endpoint::Protocol;
 
-/// Everything in here is ASCII, so that a column is as wide as its longest text.
+/// Everything but the last column is ASCII, so that a column is as wide as its longest text.
 pub(super) fn columns(rows: &[Row]) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let head = [
+    // A column that is empty in each row isn't there.
+    let optional = Optional {
+        haproxy: rows.iter().any(|row| row.haproxy.is_some()),
+        wish: rows.iter().any(|row| row.wish.is_some()),
+    };
+    let mut head = vec![
         "SERVICE",
         "INSTANCE",
         "ADDRESS",
@@ -17,18 +22,12 @@ pub(super) fn columns(rows: &[Row]) -> String {
         "UP SINCE",
         "STATUS",
         "TTL",
-        "HAPROXY",
-    ]
-    .map(str::to_owned);
-    // Where no HAProxy was asked, that column isn't there.
-    let shown = if rows.iter().any(|row| row.haproxy.is_some()) {
-        8
-    } else {
-        7
-    };
-    let lines: Vec<_> = std::iter::once(head)
-        .chain(rows.iter().map(cells))
-        .collect();
+    ];
+    head.extend(optional.haproxy.then_some("HAPROXY"));
+    head.extend(optional.wish.then_some("TO DRAIN"));
+    let head: Vec<_> = head.into_iter().map(str::to_owned).collect();
+    let cells = rows.iter().map(|row| cells(row, &optional));
+    let lines: Vec<_> = std::iter::once(head.clone()).chain(cells).collect();
     let width = |column: usize| {
         lines
             .iter()
@@ -36,8 +35,8 @@ pub(super) fn columns(rows: &[Row]) -> String {
             .max()
             .unwrap_or_default()
     };
-    let widths: Vec<_> = (0..shown).map(width).collect();
-    let line = |cells: &[String; 8]| {
+    let widths: Vec<_> = (0..head.len()).map(width).collect();
+    let line = |cells: &Vec<String>| {
         let cells: Vec<_> = cells
             .iter()
             .zip(&widths)
@@ -48,7 +47,13 @@ pub(super) fn columns(rows: &[Row]) -> String {
     lines.iter().map(line).collect()
 }
 
-fn cells(row: &Row) -> [String; 8] {
+/// Which of the columns are there that not every table has.
+struct Optional {
+    haproxy: bool,
+    wish: bool,
+}
+
+fn cells(row: &Row, optional: &Optional) -> Vec<String> {
     let dash = || "-".to_owned();
     let address = if row.host.contains(':') {
         format!("[{}]:{}", row.host, row.port)
@@ -67,7 +72,16 @@ fn cells(row: &Row) -> [String; 8] {
             Some((seconds, _)) => format!("{seconds}Z"),
             None => since.to_owned(),
         });
-    [
+    let haproxy = || {
+        row.haproxy
+            .as_ref()
+            .map_or_else(dash, ServerHealth::to_string)
+    };
+    let wish = || match &row.wish {
+        None => dash(),
+        Some(wish) => wish.reason.clone().unwrap_or_else(|| "yes".to_owned()),
+    };
+    let mut cells = vec![
         row.service.clone(),
         row.instance.clone(),
         address,
@@ -75,8 +89,8 @@ fn cells(row: &Row) -> [String; 8] {
         since.unwrap_or_else(dash),
         row.status.to_owned(),
         row.ttl.map_or_else(dash, |ttl| format!("{ttl}s")),
-        row.haproxy
-            .as_ref()
-            .map_or_else(dash, ServerHealth::to_string),
-    ]
+    ];
+    cells.extend(optional.haproxy.then(haproxy));
+    cells.extend(optional.wish.then(wish));
+    cells
 }

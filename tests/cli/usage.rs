@@ -71,6 +71,13 @@ impl Usage {
         usage.with("--etcd-endpoints", &etcd)
     }
 
+    /// `sidekick drain`, `undrain` or `wait` with all it needs but its words.
+    pub fn instance(words: &[&str]) -> Usage {
+        let usage = Usage::of(words);
+        let etcd = format!("http://{}", usage.address());
+        usage.with("--etcd-endpoints", &etcd)
+    }
+
     /// `sidekick agent --dry-run` with all it needs, which is no HAProxy.
     pub fn agent() -> Usage {
         Usage::list().by("agent --dry-run")

@@ -47,6 +47,7 @@ const SCENARIOS: &[Scenario] = scenarios![
     units::starts_both,
     units::stops_the_sidekick_first,
     units::comes_back_after_docker_kill,
+    units::knows_a_death_under_a_frozen_engine,
     units::comes_back_after_its_client_is_killed,
     units::takes_its_own_key_over_after_sigkill,
     units::comes_back_after_docker_restart,

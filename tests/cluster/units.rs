@@ -87,6 +87,23 @@ pub fn comes_back_after_docker_kill(cluster: &Cluster) {
     println!("    key gone {gone:.0} ms after the death, back {back:.0} ms later");
 }
 
+/// With all of its unit's hardening the sidekick sees the process end, although the engine tells nothing.
+pub fn knows_a_death_under_a_frozen_engine(cluster: &Cluster) {
+    let worker = &cluster.worker1;
+    let container = worker.container("redis1");
+    let pid = worker.run(&["docker", "inspect", "--format={{.State.Pid}}", "redis1"]);
+    worker.signal("docker", "STOP");
+    let died = Instant::now();
+    worker.run(&["kill", "-KILL", &pid]);
+    eventually(secs(2), "the key is gone", || cluster.key().is_none());
+    println!(
+        "    key gone {:.0} ms after the death, `docker exec` and etcdctl included",
+        died.elapsed().as_secs_f64() * 1e3
+    );
+    worker.signal("docker", "CONT");
+    announces_another(cluster, container);
+}
+
 /// A killed docker client leaves its container up, which redis@1 removes before it runs another one.
 pub fn comes_back_after_its_client_is_killed(cluster: &Cluster) {
     let container = cluster.worker1.container("redis1");

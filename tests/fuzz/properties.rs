@@ -14,14 +14,28 @@ use sidekick::agent::model::membership::{Membership, Retention};
 use sidekick::announce::policy::labels::services;
 use sidekick::catalog::{Catalog, RawKeyValue};
 use sidekick::clock::Moment;
+use sidekick::endpoint::control::{AgentRecord, DrainWish, DrainWord};
 use sidekick::endpoint::{Endpoint, Key, check_part};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Signs by which a word could become two, or something else, in a file, on a socket or in a log.
 const DANGEROUS: &[char] = &[';', '"', '\'', '\\', '$', '|', '<', '>', '`', '\r', '\0'];
 
-/// A value that is read is written so that it is read the same.
+/// A value that is read is written so that it is read the same; those of the control keys too.
 pub fn value(input: &[u8]) {
+    let wish = DrainWish::decode(input);
+    assert!(!wish.to_string().contains(char::is_control));
+    assert_eq!(DrainWish::decode(wish.encode().as_bytes()), wish);
+    if let Some(record) = AgentRecord::decode(input) {
+        let names = record.services.iter();
+        assert!(names.map(|name| check_part(name)).all(|it| it.is_ok()));
+        let written = record.encode();
+        assert_eq!(AgentRecord::decode(written.as_bytes()), Some(record));
+    }
+    if let Some(word) = DrainWord::decode(input) {
+        let written = word.encode();
+        assert_eq!(DrainWord::decode(written.as_bytes()), Some(word));
+    }
     let Ok(endpoint) = Endpoint::decode(input) else {
         return;
     };

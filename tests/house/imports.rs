@@ -10,7 +10,7 @@ use syn::{Item, UseTree};
 const FLOORS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["explain", "list"],
+    &["drain", "explain", "list", "wait"],
     &["announce", "agent"],
     &["agent::control_loop", "agent::dry_run"],
     &["agent::event_log"],

@@ -8,6 +8,7 @@ use super::events::WatchScope;
 use super::inspect::{ListedContainer, listed, listed_leniently, observation};
 use super::inspect_queue::AT_A_TIME;
 use crate::announce::policy::container::{ContainerView, Observation};
+use crate::clock::now;
 use anyhow::Context as _;
 use bollard::errors::Error;
 use bollard::models::SystemInfo;
@@ -24,7 +25,7 @@ use tracing::debug;
 
 /// The deadline of one request. A busy engine takes seconds to inspect a container that it is starting; after
 /// ten it hangs.
-const CALL_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The address of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,12 +72,7 @@ pub async fn look(host: &DockerHost, scope: &WatchScope) -> anyhow::Result<Inspe
     };
     let (docker, engine_name) = (&docker, &engine_name);
     let looks = ids.into_iter().map(|id| async move {
-        let seen = |observation| ContainerView {
-            observation,
-            lost_since: None,
-            paused_since: None,
-            engine_name: engine_name.clone(),
-        };
+        let seen = |seen| ContainerView::seen(seen, engine_name.clone(), None, now());
         let view = inspect(docker, &id).await.map(seen);
         (id, view)
     });

@@ -2,6 +2,7 @@
 
 use crate::announce::policy::container::Death;
 use crate::announce::policy::labels::PREFIX;
+use crate::announce::policy::stop::parse_signal;
 use crate::announce::policy::target::Target;
 use bollard::Docker;
 use bollard::models::{EventMessage, EventMessageTypeEnum};
@@ -44,6 +45,15 @@ pub(super) enum ContainerEvent {
     Died(String, Death),
     /// The container's pause is over.
     Unpaused(String),
+    /// The engine has sent the container with this id a signal.
+    Signalled {
+        /// As it is watched.
+        subject: String,
+        /// The full id.
+        id: String,
+        /// The signal's number.
+        signal: u8,
+    },
     /// The container with this id was connected to a network, or disconnected. It may not be a watched one: such
     /// an event has neither its name nor its labels.
     Connected(String),
@@ -91,6 +101,13 @@ pub(super) fn decode_event(event: EventMessage, scope: &WatchScope) -> Option<Co
     if event.action.as_deref() == Some("unpause") {
         return Some(ContainerEvent::Unpaused(subject));
     }
+    if let Some((id, signal)) = signal_of(&event) {
+        return Some(ContainerEvent::Signalled {
+            subject,
+            id,
+            signal,
+        });
+    }
     Some(match death(event) {
         Some(death) => ContainerEvent::Died(subject, death),
         None => ContainerEvent::Inspect(subject),
@@ -135,6 +152,14 @@ fn subject(event: &EventMessage, scope: &WatchScope) -> Option<String> {
             id.filter(|_| ours).cloned()
         }
     }
+}
+
+/// The container's id and the signal that it got. (Podman tells none.)
+fn signal_of(event: &EventMessage) -> Option<(String, u8)> {
+    let kill = event.action.as_deref() == Some("kill");
+    let actor = event.actor.as_ref().filter(|_| kill)?;
+    let signal = actor.attributes.as_ref()?.get("signal")?;
+    Some((actor.id.clone()?, parse_signal(signal)?))
 }
 
 fn death(event: EventMessage) -> Option<Death> {
@@ -186,6 +211,25 @@ mod tests {
         assert!(concerns(&event("die", "redis10"), "593ee5d76755"));
         assert!(concerns(&event("rename", "redis10"), "redis1"));
         assert!(concerns(&EventMessage::default(), "redis1"));
+    }
+
+    #[test]
+    fn a_kill_tells_its_signal_where_the_engine_does() {
+        let signal = |attributes: &[(&str, &str)]| {
+            let scope = WatchScope::One("redis1".to_owned());
+            match decode_event(event("kill", attributes), &scope) {
+                Some(ContainerEvent::Signalled { signal, .. }) => Some(signal),
+                Some(ContainerEvent::Inspect(_)) => None,
+                other => panic!("{other:?}"),
+            }
+        };
+        let name = ("name", "redis1");
+        assert_eq!(signal(&[name, ("signal", "15")]), Some(15));
+        assert_eq!(signal(&[name, ("signal", "SIGRTMIN+3")]), Some(37));
+        for unknown in ["", "0", "x"] {
+            assert_eq!(signal(&[name, ("signal", unknown)]), None);
+        }
+        assert_eq!(signal(&[name]), None, "Podman's");
     }
 
     #[test]

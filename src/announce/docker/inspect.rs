@@ -6,10 +6,12 @@ use crate::announce::policy::container::{
 };
 use crate::announce::policy::eligibility::parse_binding;
 use crate::announce::policy::labels::PREFIX;
+use crate::announce::policy::stop::StopSettings;
 use crate::endpoint::Since;
 use bollard::models::ContainerSummary;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::num::NonZeroI32;
 use std::sync::Arc;
 
 /// A line of `GET /containers/json`.
@@ -73,7 +75,7 @@ pub(super) fn word(state: &ContainerState) -> &str {
         ContainerState::Paused => "paused",
         ContainerState::Restarting => "restarting",
         ContainerState::Created => "created",
-        ContainerState::Exited(_) => "exited",
+        ContainerState::Ended | ContainerState::Exited(_) => "exited",
         ContainerState::Removing => "removing",
         ContainerState::Dead => "dead",
         ContainerState::Other(word) => word,
@@ -113,6 +115,14 @@ fn snapshot(answer: &Value) -> Option<ContainerSnapshot> {
         health: health(&state["Health"], retries),
         started_at: state["StartedAt"].as_str().and_then(Since::parse),
         state: state_of(state),
+        pid: state["Pid"]
+            .as_i64()
+            .and_then(|pid| NonZeroI32::new(i32::try_from(pid).ok()?))
+            .filter(|pid| pid.get() > 0),
+        stop: StopSettings::of(
+            config["StopSignal"].as_str(),
+            config["StopTimeout"].as_i64(),
+        ),
         host_network: answer["HostConfig"]["NetworkMode"] == "host",
         ports: published(&answer["NetworkSettings"]["Ports"]),
         labels: labels

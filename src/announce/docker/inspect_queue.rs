@@ -23,6 +23,8 @@ const EVENTS_LATENESS: Duration = Duration::from_secs(5);
 /// Why a container is inspected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum InspectTrigger {
+    /// A pidfd was opened, and counts after another inspect. Those that wait for anything else come first.
+    Pidfd,
     /// The routine relist.
     Timer,
     /// An event, or a new connection to the engine.
@@ -79,7 +81,9 @@ impl InspectQueue {
         let is_troubled = |id: &&String| self.troubled.contains_key(*id);
         let mut troubled = self.under_way.keys().filter(is_troubled).count();
         let mut begun = Vec::new();
-        for (id, trigger) in &self.waiting {
+        let is_last = |it: &(&String, &InspectTrigger)| *it.1 == InspectTrigger::Pidfd;
+        let first = self.waiting.iter().filter(|it| !is_last(it));
+        for (id, trigger) in first.chain(self.waiting.iter().filter(is_last)) {
             if self.under_way.len() + begun.len() >= AT_A_TIME {
                 break;
             }
@@ -204,6 +208,25 @@ mod tests {
         }
         assert_eq!(seen.len(), 100);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn inspects_for_a_pidfd_wait_until_no_other_does() {
+        let mut queue = with(50..70);
+        (0..20).for_each(|id| queue.want(format!("{id:03}"), InspectTrigger::Pidfd));
+        queue.want("007".to_owned(), InspectTrigger::Event);
+        let mut seen = Vec::new();
+        while !queue.is_empty() {
+            for id in queue.begin(NOW) {
+                assert_eq!(queue.answered(&id).hinted, id == "007");
+                seen.push(id);
+            }
+        }
+        assert_eq!((seen.len(), seen[0].as_str()), (40, "007"));
+        assert!(
+            seen[1..21].iter().all(|id| id.as_str() >= "050"),
+            "{seen:?}"
+        );
     }
 
     #[test]

@@ -6,4 +6,6 @@ pub mod events;
 pub mod fuzz;
 pub mod inspect;
 mod inspect_queue;
+pub mod process;
+mod relist;
 pub mod watcher;

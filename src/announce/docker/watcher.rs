@@ -3,9 +3,12 @@
 
 use super::client::{DockerHost, connect, engine_info, inspect, list};
 use super::events::{ContainerEvent, EVENTS_WAITING, WatchScope, read_events};
-use super::inspect::{ListedContainer, another_life, differs};
+use super::inspect::{ListedContainer, another_life};
 use super::inspect_queue::{InspectQueue, InspectTrigger};
+use super::process::{ProcessWatcher, publish, shares_our_namespace};
+use super::relist::Relist;
 use crate::announce::policy::container::{ContainerView, ContainerViews, Observation};
+use crate::announce::policy::process::NoPidfd;
 use crate::clock::{Moment, now};
 use crate::log_throttle::LogThrottle;
 use crate::retry::{DOCKER, Retry};
@@ -13,9 +16,8 @@ use crate::systemd::Pulse;
 use bollard::Docker;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::ops::Bound;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,10 +29,6 @@ use tracing::{info, warn};
 /// The interval of the relist, which needs no event: the engine keeps 256 events for a slow reader and drops
 /// the rest, and a proxy may let the stream fall silent.
 const RELIST: Duration = Duration::from_secs(30);
-
-/// A list shows most changes, and an inspect all of them: this many containers that look unchanged are inspected
-/// at each relist all the same, in turn. On most machines that is every container.
-const RELOOK: usize = 100;
 
 /// The longest wait of an idle loop, which beats for the watchdog.
 const TICK: Duration = Duration::from_secs(10);
@@ -53,11 +51,12 @@ pub async fn watch(
         inspects: LogThrottle::default(),
         lists: LogThrottle::default(),
     };
+    let mut processes = ProcessWatcher::new();
     loop {
-        let connection = EngineConnection::open(&host, &scope, &views, &pulse).await;
-        let error = match connection {
+        let connection = EngineConnection::open(&host, &scope, &views, &pulse);
+        let error = match processes.until(&views, connection).await {
             Err(error) => error,
-            Ok(mut connection) => match connection.run(&mut attempts).await {
+            Ok(mut connection) => match connection.run(&mut attempts, &mut processes).await {
                 Ok(never) => match never {},
                 Err(error) => error,
             },
@@ -77,7 +76,8 @@ pub async fn watch(
         }
         pulse.beat();
         let next = attempts.retry.next().unwrap_or(now);
-        sleep(next.saturating_sub(now)).await;
+        let pause = sleep(next.saturating_sub(now));
+        processes.until(&views, pause).await;
     }
 }
 
@@ -110,27 +110,18 @@ struct EngineConnection<'a> {
     views: &'a watch::Sender<ContainerViews>,
     pulse: &'a Pulse,
     engine_name: Option<Arc<str>>,
+    /// Whether the engine's pids mean anything here.
+    pids: Result<(), NoPidfd>,
     events: mpsc::Receiver<ContainerEvent>,
     /// Ends with the connection.
     reader: JoinSet<anyhow::Error>,
     queue: InspectQueue,
     inspecting: FuturesUnordered<InspectCall>,
     relist: Relist,
+    listing: Option<ListCall>,
     /// Changes of the views that their receiver hasn't been woken for.
     unpublished: bool,
     published_at: Moment,
-}
-
-/// The routine look at everything.
-#[derive(Default)]
-struct Relist {
-    call: Option<ListCall>,
-    /// When the next one begins.
-    at: Moment,
-    /// The connection has had its first one, which finds what happened while no event was heard.
-    done_once: bool,
-    /// The last container of the latest turn of routine inspects; the next turn begins after it.
-    turn: String,
 }
 
 impl<'a> EngineConnection<'a> {
@@ -144,6 +135,8 @@ impl<'a> EngineConnection<'a> {
         pulse.beat();
         let engine = engine_info(&docker).await;
         pulse.beat();
+        let pids = shares_our_namespace(host).await;
+        pulse.beat();
         // Subscribed before the first inspect. The reader only passes events on; nothing that this
         // connection does can make it slow.
         let (sender, events) = mpsc::channel(EVENTS_WAITING);
@@ -156,11 +149,13 @@ impl<'a> EngineConnection<'a> {
             views,
             pulse,
             engine_name: engine.name,
+            pids,
             events,
             reader,
             queue: InspectQueue::default(),
             inspecting: FuturesUnordered::new(),
             relist: Relist::default(),
+            listing: None,
             unpublished: false,
             published_at: Moment::ZERO,
         })
@@ -169,6 +164,7 @@ impl<'a> EngineConnection<'a> {
     async fn run(
         &mut self,
         attempts: &mut EngineAttempts<'_>,
+        processes: &mut ProcessWatcher,
     ) -> anyhow::Result<std::convert::Infallible> {
         loop {
             self.pulse.beat();
@@ -181,14 +177,15 @@ impl<'a> EngineConnection<'a> {
             let pause = if self.unpublished { CROWD_PAUSE } else { TICK };
             let pause = pause.min(self.queue.pause(now()).unwrap_or(TICK));
             // Cancel-safe: a channel keeps what isn't received, a set its futures, and the list is
-            // polled by reference. Events come first: a death is known before an answer that is older.
+            // polled by reference. Deaths and events come first: a death is known before an answer that is older.
             tokio::select! {
                 biased;
+                death = processes.next_death() => publish(self.views, &death),
                 Some(event) = self.events.recv() => self.hear(event),
                 Some(ended) = self.reader.join_next() => return Err(ended.unwrap_or_else(Into::into)),
-                Some((id, answer)) = self.inspecting.next() => self.learn(id, answer, attempts)?,
-                all = poll(&mut self.relist.call) => {
-                    self.relist.call = None;
+                Some((id, answer)) = self.inspecting.next() => self.learn(id, answer, attempts, processes)?,
+                all = poll(&mut self.listing) => {
+                    self.listing = None;
                     self.learn_list(all, attempts)?;
                 }
                 () = sleep(pause) => {}
@@ -204,24 +201,14 @@ impl<'a> EngineConnection<'a> {
         self.relist.at = now() + RELIST;
         match self.scope {
             WatchScope::One(name) => {
-                let trigger = self.routine();
-                self.queue.want(name.clone(), trigger);
+                self.queue.want(name.clone(), self.relist.trigger());
                 self.relist.done_once = true;
             }
             WatchScope::Labelled => {
                 let docker = self.docker.clone();
-                self.relist
-                    .call
+                self.listing
                     .get_or_insert_with(|| Box::pin(async move { list(&docker).await }));
             }
-        }
-    }
-
-    const fn routine(&self) -> InspectTrigger {
-        if !self.relist.done_once {
-            InspectTrigger::Event
-        } else {
-            InspectTrigger::Timer
         }
     }
 
@@ -251,6 +238,17 @@ impl<'a> EngineConnection<'a> {
                 self.views.send_if_modified(|views| {
                     let view = views.containers.get_mut(&subject);
                     view.is_some_and(ContainerView::unpaused)
+                });
+                subject
+            }
+            ContainerEvent::Signalled {
+                subject,
+                id,
+                signal,
+            } => {
+                self.views.send_if_modified(|views| {
+                    let view = views.containers.get_mut(&subject);
+                    view.is_some_and(|view| view.signalled(&id, signal, now()))
                 });
                 subject
             }
@@ -286,6 +284,7 @@ impl<'a> EngineConnection<'a> {
         id: String,
         answer: anyhow::Result<Observation>,
         attempts: &mut EngineAttempts<'_>,
+        processes: &mut ProcessWatcher,
     ) -> anyhow::Result<()> {
         let observation = match (answer, self.scope) {
             (Ok(observation), _) => observation,
@@ -303,7 +302,10 @@ impl<'a> EngineConnection<'a> {
         let observation = observation.after(&inspect.deaths);
         let before = self.views.borrow().containers.get(&id).cloned();
         let engine_name = self.engine_name.clone();
-        let view = ContainerView::seen(observation, engine_name, before.as_ref(), now());
+        let mut view = ContainerView::seen(observation, engine_name, before.as_ref(), now());
+        if processes.learn(&id, &mut view, &self.pids) {
+            self.queue.want(id.clone(), InspectTrigger::Pidfd);
+        }
         let before = before.map_or(Observation::Absent, |view| view.observation);
         if !inspect.hinted && another_life(&before, &view.observation) {
             self.queue.suspect(id.clone(), now());
@@ -348,7 +350,7 @@ impl<'a> EngineConnection<'a> {
         all: anyhow::Result<Vec<ListedContainer>>,
         attempts: &mut EngineAttempts<'_>,
     ) -> anyhow::Result<()> {
-        let trigger = self.routine();
+        let trigger = self.relist.trigger();
         let known: Vec<String> = self.views.borrow().containers.keys().cloned().collect();
         let all = match all {
             // An engine that can't list may be able to inspect: the known containers are inspected.
@@ -371,24 +373,8 @@ impl<'a> EngineConnection<'a> {
             .filter(|listed| listed.labelled)
             .map(|listed| (&listed.id, listed))
             .collect();
-        let gone = known.iter().filter(|id| !there.contains_key(id));
-        let views = self.views.borrow();
-        let changed = there.values().filter(|listed| {
-            let view = views.containers.get(&listed.id);
-            !self.relist.done_once || view.is_none_or(|view| differs(view, listed))
-        });
-        let from = (Bound::Excluded(self.relist.turn.clone()), Bound::Unbounded);
-        let turn = views.containers.range(from).map(|(id, _)| id).take(RELOOK);
-        let turn: Vec<_> = turn.cloned().collect();
-        // After the last container the next turn begins at the first.
-        self.relist.turn = turn.get(RELOOK - 1).cloned().unwrap_or_default();
-        let ids: BTreeSet<_> = gone
-            .cloned()
-            .chain(changed.map(|listed| listed.id.clone()))
-            .chain(turn)
-            .collect();
-        drop(views);
-        ids.into_iter().for_each(|id| self.queue.want(id, trigger));
+        let due = self.relist.due(&self.views.borrow(), &there);
+        due.into_iter().for_each(|id| self.queue.want(id, trigger));
         self.queue.retain(|id| there.contains_key(id));
         self.relist.done_once = true;
         self.views

@@ -32,6 +32,20 @@ pub enum DesiredKey {
     },
 }
 
+impl DesiredKey {
+    /// The same, but an announced instance takes no new connections. To the registrar this is a changed value like
+    /// any other: an update of a key that is on our lease, on the same lease.
+    #[must_use]
+    pub fn draining(&self) -> Self {
+        match self {
+            Self::Announce(endpoint) if !endpoint.is_draining() => {
+                Self::Announce(Arc::new(endpoint.draining()))
+            }
+            desired => desired.clone(),
+        }
+    }
+}
+
 /// The desired value of each key.
 pub type DesiredKeys = BTreeMap<Key, DesiredKey>;
 

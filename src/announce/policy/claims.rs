@@ -9,6 +9,7 @@ use super::eligibility::{
 };
 use super::labels::RequestedService;
 use super::reason::Reason;
+use super::stop::StopProgress;
 use super::target::Target;
 use crate::announce::lease::ownership::Holder;
 use crate::announce::lease::protocol::{DesiredKey, DesiredKeys};
@@ -82,7 +83,8 @@ impl Evaluator<'_> {
                 let container = &with_effective_state(container, view, now);
                 let services = self.target.services(container, self.rules);
                 let claims = services.and_then(|services| {
-                    let claim = |service| self.claim(container, view, service);
+                    let stop = view.stop_progress(now);
+                    let claim = |service| self.claim(container, view, service, stop);
                     services.iter().map(claim).collect()
                 });
                 claims.or_else(|reason| self.refuse(reason))
@@ -92,7 +94,11 @@ impl Evaluator<'_> {
             Some(EngineOutage::Keep(end)) => *end,
             Some(EngineOutage::Withdraw(_)) | None => None,
         };
-        let ends = [end_of_grace, pause_effective_at(view, now)];
+        let ends = [
+            end_of_grace,
+            pause_effective_at(view, now),
+            view.stop_outlived_at(now),
+        ];
         Evaluation {
             name: match (&view.observation, before) {
                 (Observation::Present(container), _) => container.name.clone(),
@@ -129,6 +135,7 @@ impl Evaluator<'_> {
         container: &ContainerSnapshot,
         view: &ContainerView,
         service: &RequestedService,
+        stop: Option<StopProgress>,
     ) -> Result<Claim, Reason> {
         let engine = view.engine_name.as_deref();
         let decision = decide(container, &service.wanted, self.rules, engine);
@@ -147,7 +154,7 @@ impl Evaluator<'_> {
         Ok(Claim {
             key: self.target.key(service, &instance)?,
             verdict: decision.map_or_else(Verdict::Withdraw, |decision| {
-                Verdict::Announce(Box::new(decision))
+                Verdict::Announce(Box::new(decision.stopping(stop)))
             }),
         })
     }
@@ -187,9 +194,12 @@ impl Evaluation {
     /// Whether the container has ended, rather than stopped serving for a while.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        use ContainerState::{Created, Dead, Exited, Removing};
+        use ContainerState::{Created, Dead, Ended, Exited, Removing};
+        let over = |c: &ContainerSnapshot| {
+            matches!(c.state, Created | Ended | Exited(_) | Removing | Dead)
+        };
         self.container()
-            .is_some_and(|c| matches!(c.state, Created | Exited(_) | Removing | Dead))
+            .is_some_and(|c| self.view.is_over() || over(c))
     }
 
     /// The life of the container that is known to be down; `None` where the reason is another one.

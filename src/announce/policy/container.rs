@@ -2,12 +2,14 @@
 
 pub use crate::endpoint::Protocol;
 
+use super::life::Life;
+use super::stop::{StopProgress, StopSettings, StopUnderWay};
 use crate::clock::Moment;
 use crate::endpoint::Since;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::num::NonZeroU16;
+use std::num::{NonZeroI32, NonZeroU16};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -20,10 +22,14 @@ pub struct ContainerSnapshot {
     pub name: String,
     /// The container's state.
     pub state: ContainerState,
+    /// Its first process, as the engine's pid namespace counts; `None` while it doesn't run.
+    pub pid: Option<NonZeroI32>,
     /// The result of the container's health check.
     pub health: ContainerHealth,
     /// When the container was started last; `None` if never.
     pub started_at: Option<Since>,
+    /// How the engine stops it.
+    pub stop: StopSettings,
     /// Whether the container uses the host's network.
     pub host_network: bool,
     /// The published container ports and where each is bound on the host.
@@ -33,6 +39,21 @@ pub struct ContainerSnapshot {
 }
 
 impl ContainerSnapshot {
+    /// The life that the snapshot shows; `None` for a container that was never started.
+    #[must_use]
+    pub fn life(&self) -> Option<Life> {
+        Some(Life {
+            container: self.id.clone(),
+            started_at: self.started_at?,
+        })
+    }
+
+    /// Whether its processes exist: it runs, or is paused.
+    #[must_use]
+    pub const fn has_processes(&self) -> bool {
+        matches!(self.state, ContainerState::Running | ContainerState::Paused)
+    }
+
     /// The first 12 hex digits of the id, as `docker ps` shows it and as etcd's value holds it; `None`
     /// where the engine tells nothing that is an id.
     #[must_use]
@@ -55,6 +76,8 @@ pub enum ContainerState {
     Restarting,
     /// Created and never started.
     Created,
+    /// Its first process is dead, by the kernel, or got SIGKILL; the engine hasn't told with which status.
+    Ended,
     /// Ended, with this status.
     Exited(i64),
     /// Being removed.
@@ -170,15 +193,27 @@ impl Observation {
     #[must_use]
     pub fn after(mut self, deaths: &[Death]) -> Self {
         if let Self::Present(container) = &mut self
-            && matches!(
-                container.state,
-                ContainerState::Running | ContainerState::Paused
-            )
+            && container.has_processes()
             && let Some(death) = deaths.iter().find(|death| death.id == container.id)
         {
             Arc::make_mut(container).state = ContainerState::Exited(death.code);
         }
         self
+    }
+
+    /// The container, where there is one.
+    #[must_use]
+    pub fn present(&self) -> Option<&ContainerSnapshot> {
+        match self {
+            Self::Present(container) => Some(container),
+            Self::Absent | Self::NeverAsked => None,
+        }
+    }
+
+    /// Whether the answer is about that life of the container.
+    #[must_use]
+    pub fn shows(&self, life: &Life) -> bool {
+        self.present().and_then(ContainerSnapshot::life).as_ref() == Some(life)
     }
 
     /// The container's id and start, which identify its life, and its state; `None` without a container.
@@ -197,6 +232,11 @@ pub struct ContainerView {
     pub observation: Observation,
     /// Since when the engine doesn't answer; `None` while it does.
     pub lost_since: Option<Moment>,
+    /// The life that the engine's answer shows, where its first process is dead by the kernel. It outranks every
+    /// answer about that life: an engine goes on saying Running for some 30 ms, and for ever with a stuck shim.
+    pub ended: Option<Life>,
+    /// The stop that was begun last, of the life that the engine's answer shows or of the next.
+    pub stop: Option<StopUnderWay>,
     /// Since when the container is paused, if it was seen running before; `None` where it isn't paused, or may have
     /// been for any time.
     pub paused_since: Option<Moment>,
@@ -221,6 +261,8 @@ impl ContainerView {
         Self {
             observation: Observation::NeverAsked,
             lost_since: Some(now),
+            ended: None,
+            stop: None,
             paused_since: None,
             engine_name: None,
         }
@@ -247,7 +289,13 @@ impl ContainerView {
             }
             _ => None,
         };
+        let ended = before.and_then(|before| before.ended.clone());
+        let stop = before.and_then(|before| before.stop.clone());
         Self {
+            ended: ended.filter(|life| observation.shows(life)),
+            stop: observation
+                .present()
+                .and_then(|c| stop?.after(c.life(), c.has_processes())),
             observation,
             lost_since: None,
             paused_since,
@@ -269,8 +317,64 @@ impl ContainerView {
         was_paused
     }
 
+    /// The first process of this life is dead, by the kernel. Returns whether that changes anything.
+    pub fn process_died(&mut self, life: &Life) -> bool {
+        let changed = self.ended.as_ref() != Some(life) && self.observation.shows(life);
+        if changed {
+            self.ended = Some(life.clone());
+        }
+        changed
+    }
+
+    /// The engine has sent the container with this id a signal. Returns whether that changes anything.
+    pub fn signalled(&mut self, id: &str, signal: u8, now: Moment) -> bool {
+        let Some(container) = self.observation.present().filter(|c| c.id == id) else {
+            return false;
+        };
+        let life = container.life().filter(|_| container.has_processes());
+        let Some(stop) = StopUnderWay::begun(container.stop, signal, life, now) else {
+            return false;
+        };
+        let is_news = self
+            .stop
+            .as_ref()
+            .is_none_or(|known| stop.supersedes(known));
+        if is_news {
+            self.stop = Some(stop);
+        }
+        is_news
+    }
+
+    /// Whether the container's life is over although the engine still says that it runs: its first process is dead, by
+    /// the kernel, or got SIGKILL.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let stop = self.stop_of_this_life();
+        self.ended.is_some() || stop.is_some_and(StopUnderWay::is_kill)
+    }
+
+    /// How far the stop of the container's present life is, which has not ended it.
+    #[must_use]
+    pub fn stop_progress(&self, now: Moment) -> Option<StopProgress> {
+        Some(self.stop_of_this_life()?.progress(now))
+    }
+
+    /// When the container will have outlived its stop; `None` where it isn't stopped, or that moment has passed.
+    #[must_use]
+    pub fn stop_outlived_at(&self, now: Moment) -> Option<Moment> {
+        self.stop_of_this_life()?.outlived_at(now)
+    }
+
+    fn stop_of_this_life(&self) -> Option<&StopUnderWay> {
+        let life = self.observation.present()?.life()?;
+        self.stop.as_ref().filter(|stop| stop.is_of(&life))
+    }
+
     /// A container has died, perhaps this one. Returns whether that changes anything.
     pub fn died(&mut self, death: &Death) -> bool {
+        if self.observation.present().is_some_and(|c| c.id == death.id) {
+            self.stop = None;
+        }
         let observation = self.observation.clone().after(std::slice::from_ref(death));
         let changed = self.observation != observation;
         if changed {
@@ -281,98 +385,4 @@ impl ContainerView {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn container_ports_are_written_as_docker_writes_them() {
-        for (text, shown) in [
-            ("6379", "6379/tcp"),
-            ("53/udp", "53/udp"),
-            ("9/sctp", "9/sctp"),
-            ("1/tcp", "1/tcp"),
-        ] {
-            assert_eq!(text.parse::<ContainerPort>().unwrap().to_string(), shown);
-        }
-        for text in [
-            "",
-            "0",
-            "65536",
-            "-1",
-            "+1",
-            "x",
-            "80/",
-            "/tcp",
-            "80/icmp",
-            "80/tcp/udp",
-            " 80",
-            "8 0",
-            "1e3",
-        ] {
-            assert!(text.parse::<ContainerPort>().is_err(), "{text:?}");
-        }
-    }
-
-    fn seen(second: i128, state: ContainerState) -> Observation {
-        Observation::Present(Arc::new(ContainerSnapshot {
-            id: "aa".to_owned(),
-            name: "redis1".to_owned(),
-            state,
-            health: ContainerHealth::Good,
-            started_at: Since::from_unix_nanos(second * 1_000_000_000),
-            host_network: false,
-            ports: BTreeMap::new(),
-            labels: BTreeMap::new(),
-        }))
-    }
-
-    #[test]
-    fn a_death_ends_its_container_whatever_the_clocks_say() {
-        let death = |id: &str| {
-            let id = id.to_owned();
-            [Death { id, code: 137 }]
-        };
-        let ended = seen(10, ContainerState::Exited(137));
-        assert_eq!(seen(10, ContainerState::Running).after(&death("aa")), ended);
-        assert_eq!(seen(10, ContainerState::Paused).after(&death("aa")), ended);
-        let restarting = seen(10, ContainerState::Restarting);
-        assert_eq!(restarting.clone().after(&death("aa")), restarting);
-        let other = seen(10, ContainerState::Running);
-        assert_eq!(other.clone().after(&death("bb")), other);
-        assert_eq!(other.clone().after(&[]), other);
-    }
-
-    #[test]
-    fn a_pause_is_dated_only_where_the_same_life_was_seen_running() {
-        let at = Moment::from_secs;
-        let look = |observation, before: Option<&ContainerView>, second| {
-            ContainerView::seen(observation, None, before, at(second))
-        };
-        let running = look(seen(10, ContainerState::Running), None, 1);
-        let paused = look(seen(10, ContainerState::Paused), Some(&running), 2);
-        assert_eq!(paused.paused_since, Some(at(2)));
-        let still = look(seen(10, ContainerState::Paused), Some(&paused), 3);
-        assert_eq!(still.paused_since, Some(at(2)));
-        for (before, second) in [(None, 10), (Some(&running), 11), (Some(&paused), 11)] {
-            let unknown = look(seen(second, ContainerState::Paused), before, 4);
-            assert_eq!(unknown.paused_since, None);
-        }
-        let over = look(seen(10, ContainerState::Running), Some(&still), 5);
-        assert_eq!(over.paused_since, None);
-        // Five commits in a row were one pause of their whole length.
-        let mut between = still;
-        assert!(between.unpaused() && !between.unpaused());
-        let again = look(seen(10, ContainerState::Paused), Some(&between), 6);
-        assert_eq!(again.paused_since, Some(at(6)));
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_text_never_panics(text in any::<String>()) {
-            if let Ok(port) = text.parse::<ContainerPort>() {
-                prop_assert_eq!(port.to_string().parse(), Ok(port));
-            }
-        }
-    }
-}
+mod tests;

@@ -10,6 +10,7 @@ use super::container::{
 };
 use super::host_source::HostSource;
 use super::reason::Reason;
+use super::stop::StopProgress;
 use crate::clock::Moment;
 use crate::endpoint::{Endpoint, Host};
 use std::collections::BTreeMap;
@@ -53,6 +54,24 @@ pub struct Decision {
     pub binding: Option<Binding>,
     /// Why clients may not reach the endpoint; `None` where no reason is known.
     pub caveat: Option<Caveat>,
+    /// The stop of the container that is under way, for which the endpoint drains.
+    pub stop: Option<StopProgress>,
+}
+
+impl Decision {
+    /// The same, for a container whose stop is this far.
+    #[must_use]
+    pub fn stopping(self, stop: Option<StopProgress>) -> Self {
+        let endpoint = match stop {
+            Some(_) => Arc::new(self.endpoint.draining()),
+            None => self.endpoint,
+        };
+        Self {
+            endpoint,
+            stop,
+            ..self
+        }
+    }
 }
 
 /// What to do about a container's key.
@@ -64,6 +83,17 @@ pub enum Verdict {
     Withdraw(Reason),
 }
 
+impl Verdict {
+    /// The stop of the container that is under way.
+    #[must_use]
+    pub fn stop(&self) -> Option<StopProgress> {
+        match self {
+            Self::Announce(decision) => decision.stop,
+            Self::Withdraw(_) => None,
+        }
+    }
+}
+
 /// When the container's pause withdraws its key; `None` where it isn't paused, or the moment has passed.
 #[must_use]
 pub fn pause_effective_at(view: &ContainerView, now: Moment) -> Option<Moment> {
@@ -71,7 +101,8 @@ pub fn pause_effective_at(view: &ContainerView, now: Moment) -> Option<Moment> {
     (now < at).then_some(at)
 }
 
-/// The container, which counts as running until [`PAUSE_COUNTS_AFTER`] is over.
+/// The container, which counts as ended where its first process is dead or got SIGKILL, and as running until
+/// [`PAUSE_COUNTS_AFTER`] is over.
 #[must_use]
 pub fn with_effective_state(
     container: &Arc<ContainerSnapshot>,
@@ -79,7 +110,9 @@ pub fn with_effective_state(
     now: Moment,
 ) -> Arc<ContainerSnapshot> {
     let mut container = container.clone();
-    if container.state == ContainerState::Paused && pause_effective_at(view, now).is_some() {
+    if container.has_processes() && view.is_over() {
+        Arc::make_mut(&mut container).state = ContainerState::Ended;
+    } else if container.state == ContainerState::Paused && pause_effective_at(view, now).is_some() {
         Arc::make_mut(&mut container).state = ContainerState::Running;
     }
     container
@@ -94,8 +127,8 @@ pub enum EngineOutage {
     Withdraw(Reason),
 }
 
-/// The outage that the view is in; `None` where the engine answers, and where a pause that was seen before it has
-/// lasted long enough to withdraw the key.
+/// The outage that the view is in; `None` where the engine answers, where the container's first
+/// process is dead, and where a pause that was seen before it has lasted long enough to withdraw the key.
 ///
 /// `grace` is how long a key is kept while Docker doesn't answer; `None`: for ever.
 #[must_use]
@@ -105,6 +138,9 @@ pub fn engine_outage(
     now: Moment,
 ) -> Option<EngineOutage> {
     let since = view.lost_since?;
+    if view.is_over() {
+        return None;
+    }
     if view.paused_since.is_some() && pause_effective_at(view, now).is_none() {
         return None;
     }
@@ -173,6 +209,7 @@ pub fn decide(
         host_source,
         container_port,
         binding,
+        stop: None,
     })
 }
 

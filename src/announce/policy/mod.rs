@@ -6,5 +6,8 @@ pub mod container;
 pub mod eligibility;
 pub mod host_source;
 pub mod labels;
+pub mod life;
+pub mod process;
 pub mod reason;
+pub mod stop;
 pub mod target;

@@ -96,6 +96,18 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether the engine is about to say more of the same.
+    #[must_use]
+    pub const fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::NotRunning {
+                state: ContainerState::Ended,
+                ..
+            }
+        )
+    }
+
     /// Whether the container itself is down, rather than unknown or misconfigured. Only then may a key be deleted
     /// that an earlier process of ours left behind.
     #[must_use]
@@ -110,6 +122,7 @@ fn state_words(state: &ContainerState) -> String {
         ContainerState::Paused => "is paused".to_owned(),
         ContainerState::Restarting => "is restarting".to_owned(),
         ContainerState::Created => "was never started".to_owned(),
+        ContainerState::Ended => "has ended, with a status that Docker has not told yet".to_owned(),
         ContainerState::Exited(code) => format!("has exited with status {code}"),
         ContainerState::Removing => "is being removed".to_owned(),
         ContainerState::Dead => "is dead".to_owned(),

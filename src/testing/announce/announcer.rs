@@ -1,12 +1,19 @@
 //! One sidekick process: a registrar, the container it watches, its request under way, its watch.
 
 use super::clock::Clock;
+use super::draining::{AnnouncerView, DrainTotals, SimulatedDrain};
+use super::network::{UnderWay, send};
+use super::sight::{Delays, Sight};
 use super::store::{Author, Event, Store};
+use crate::announce::drain::overlay;
+use crate::announce::drain::shutdown_drain::DrainStep;
 use crate::announce::lease::ownership::Holder;
-use crate::announce::lease::protocol::{DesiredKey, LeaseEvent, LeaseId, Request, Response, Step};
+use crate::announce::lease::protocol::{
+    DesiredKey, DesiredKeys, LeaseEvent, LeaseId, Request, Response, Step,
+};
 use crate::announce::lease::registrar::{LeaseSettings, Registrar};
 use crate::clock::Moment;
-use crate::endpoint::{Endpoint, Key, Since};
+use crate::endpoint::{Endpoint, Key, Since, Status};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -17,31 +24,19 @@ pub(crate) const SETTINGS: LeaseSettings = LeaseSettings {
     interval: Duration::from_secs(7),
 };
 
-/// The call's deadline, as the real one.
-const DEADLINE: Duration = Duration::from_secs(2);
-
 /// Writes within so long of each other are one wish's.
 const ONE_WISH: Duration = Duration::from_secs(5);
-
-/// A request that left, and what the network does to it.
-struct UnderWay {
-    request: Request,
-    author: Author,
-    /// When etcd does it; `None`: never.
-    done_at: Option<Moment>,
-    answer: Option<Response>,
-    /// When the answer is here, or the deadline is over.
-    back_at: Moment,
-    lost: bool,
-}
 
 pub(crate) struct Announcer {
     pub(crate) container: String,
     /// Since when the container runs, as far as it can see; `None`: it is down.
     pub(crate) since: Option<Since>,
     last_since: Option<Since>,
-    /// Docker's wire to it is black-holed: it goes by what it saw last.
+    /// A stop of the container is under way, as far as it knows.
+    pub(crate) stopping: bool,
+    /// Docker's wire to it is black-holed: it goes by what it saw last, and by the kernel.
     pub(crate) blind: bool,
+    pub(crate) sight: Sight,
     pub(crate) registrar: Registrar,
     /// Every lease that this process has asked for.
     leases: Vec<LeaseId>,
@@ -67,6 +62,12 @@ pub(crate) struct Announcer {
     batch: (Moment, bool),
     /// How often of a wish in several transactions some were done and some were not.
     pub(crate) torn: usize,
+    /// What the registrar was told last.
+    pub(crate) desired: DesiredKeys,
+    /// An operator wishes that the instances drain.
+    wish: bool,
+    drain: Option<SimulatedDrain>,
+    pub(crate) drains: DrainTotals,
 }
 
 impl Announcer {
@@ -75,7 +76,9 @@ impl Announcer {
             container,
             since: None,
             last_since: None,
+            stopping: false,
             blind: false,
+            sight: Sight::new(rng),
             registrar: Registrar::new(SETTINGS, rng.u64(..)),
             leases: Vec::new(),
             alive: true,
@@ -93,15 +96,30 @@ impl Announcer {
             idle_until: Moment::ZERO,
             batch: (Moment::ZERO, true),
             torn: 0,
+            desired: DesiredKeys::new(),
+            wish: false,
+            drain: None,
+            drains: DrainTotals::default(),
         };
         new.desire();
         new
     }
 
-    /// It sees that its container runs since `up`, or has run since `last`.
-    pub(crate) fn see(&mut self, up: Option<Since>, last: Option<Since>) {
-        (self.since, self.last_since) = (up, last);
-        self.desire();
+    /// It takes in what it was told of its container.
+    fn look(&mut self, now: Moment) -> Result<(), String> {
+        if self.sight.run(now, self.blind)? {
+            self.believe(now);
+        }
+        Ok(())
+    }
+
+    fn believe(&mut self, now: Moment) {
+        let known = (self.since, self.last_since, self.stopping);
+        (self.since, self.last_since) = self.sight.believes(now);
+        self.stopping = self.sight.drains(now);
+        if known != (self.since, self.last_since, self.stopping) {
+            self.desire();
+        }
     }
 
     /// The container claims these keys, or doesn't any more.
@@ -117,7 +135,7 @@ impl Announcer {
             protocol: crate::endpoint::Protocol::Tcp,
             container: Some(self.container.clone()),
             since: Some(since),
-            status: None,
+            status: (self.wish || self.stopping).then_some(Status::Draining),
             meta: BTreeMap::new(),
         }
     }
@@ -129,14 +147,57 @@ impl Announcer {
                 down: last.map(|since| Holder::from(&self.endpoint(since))),
             },
         };
-        let desired = self
+        let desired: DesiredKeys = self
             .keys
             .iter()
             .filter(|key| !self.unclaimed.contains(*key))
             .map(|k| (k.clone(), desire.clone()))
             .collect();
-        self.registrar.set_desired(&desired);
+        self.desired = match &self.drain {
+            Some(drain) => overlay::leaving(&desired, &drain.leaving),
+            None => desired,
+        };
+        self.registrar.set_desired(&self.desired);
         self.idle_until = Moment::ZERO;
+    }
+
+    /// An operator's wish comes, or goes.
+    pub(crate) fn turn_wish(&mut self) {
+        self.wish = !self.wish;
+        self.desire();
+    }
+
+    /// SIGTERM, with `--drain`; the agents' words come after `words`, or never.
+    pub(crate) fn drain(&mut self, now: Moment, longest: Duration, words: Option<Duration>) {
+        if self.alive && self.drain.is_none() {
+            let shown = self.clock.at(now);
+            self.drain = Some(SimulatedDrain::new(shown, longest, words, self));
+            self.desire();
+        }
+    }
+
+    /// Whether the drain is over; without one it never is.
+    fn look_at_drain(&mut self, shown: Moment) -> Result<(), String> {
+        let Some(drain) = &mut self.drain else {
+            return Ok(());
+        };
+        let statuses = self.registrar.statuses();
+        let view = AnnouncerView {
+            desired: &self.desired,
+            statuses: &statuses,
+        };
+        match drain.poll(shown, &view) {
+            DrainStep::Wait(until) => {
+                drain.must_not_outlast_its_time(shown)?;
+                self.idle_until = self.idle_until.min(until);
+            }
+            DrainStep::Over(end) => {
+                self.drains.count(&end);
+                self.drain = None;
+                self.leave();
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn leave(&mut self) {
@@ -165,13 +226,18 @@ impl Announcer {
     }
 
     /// SIGKILL, and a new process in its place.
-    pub(crate) fn crash(&mut self, store: &Store, rng: &mut fastrand::Rng) {
+    pub(crate) fn crash(&mut self, store: &Store, delays: &mut Delays<'_>) {
+        self.blind = false;
+        self.sight.crashes(delays);
+        (self.since, self.last_since, self.stopping) = (None, None, false);
+        let rng = &mut *delays.rng;
         self.registrar = Registrar::new(SETTINGS, rng.u64(..));
         if let Some(lost) = self.under_way.take() {
             let late = lost.done_at.map(|at| (at, lost.request, lost.author));
             self.late.extend(late);
         }
         self.leases.clear();
+        self.drain = None;
         self.break_watch(store, self.asleep_until);
         self.pending.clear();
         self.desire();
@@ -203,6 +269,7 @@ impl Announcer {
             self.under_way.as_ref().map(|sent| sent.back_at),
             self.watch_back_at,
             self.pending.front().map(|(at, _)| *at),
+            self.sight.due(self.blind),
             unseen.then_some(Moment::ZERO),
             self.under_way
                 .is_none()
@@ -225,8 +292,10 @@ impl Announcer {
         if self.asleep_until > now || !self.alive {
             return Ok(());
         }
+        self.look(now)?;
         self.run_watch(store, now, rng);
         let shown = self.clock.at(now);
+        self.look_at_drain(shown)?;
         while self.under_way.is_none() && self.asleep_until <= now && self.idle_until <= shown {
             match self.registrar.poll(shown) {
                 Step::Do(request) => {
@@ -243,7 +312,10 @@ impl Announcer {
                     self.under_way = Some(send(request, self.author(), now, rng, harm));
                     self.run_request(store, now)?;
                 }
-                Step::Wait(until) => self.idle_until = until.max(shown + Duration::from_millis(1)),
+                Step::Wait(until) => {
+                    self.idle_until = until.max(shown + Duration::from_millis(1));
+                    self.look_at_drain(shown)?;
+                }
                 Step::Done => {
                     self.alive = false;
                     store.must_have_none_of(&self.leases)?;
@@ -324,38 +396,5 @@ impl Announcer {
                 self.idle_until = Moment::ZERO;
             }
         }
-    }
-}
-
-/// What the network does to a request: of 100 so many come to harm.
-fn send(
-    request: Request,
-    author: Author,
-    now: Moment,
-    rng: &mut fastrand::Rng,
-    harm: u32,
-) -> UnderWay {
-    let ms = Duration::from_millis;
-    let lost = rng.u32(0..100) < harm;
-    let (done_at, back_at) = match rng.u32(0..16) {
-        // Lost on the way, done and the answer lost, and done after everybody had given up.
-        0..6 if lost => (None, now + DEADLINE),
-        6..12 if lost => (Some(now + ms(rng.u64(1..1500))), now + DEADLINE),
-        _ if lost => {
-            let late = now + DEADLINE + ms(rng.u64(1..6000));
-            (Some(late), now + DEADLINE)
-        }
-        _ => {
-            let done = now + ms(rng.u64(1..30));
-            (Some(done), done + ms(rng.u64(1..30)))
-        }
-    };
-    UnderWay {
-        request,
-        author,
-        done_at,
-        answer: None,
-        back_at,
-        lost,
     }
 }

@@ -4,6 +4,9 @@
 
 mod announcer;
 mod clock;
+mod draining;
+mod network;
+mod sight;
 mod store;
 mod totals;
 mod world;

@@ -1,5 +1,6 @@
 //! What happened in the runs, and whether that was enough.
 
+use super::draining::DrainTotals;
 use crate::announce::lease::protocol::LeaseEvent;
 
 /// What happened in a run, so that the schedule can be seen to do something.
@@ -24,6 +25,15 @@ pub(crate) struct AnnounceTotals {
     pub(crate) granted_before: usize,
     /// Keys that a holder with a fast clock kept from a newer container, until it went.
     pub(crate) kept_out: usize,
+    pub(crate) wishes: usize,
+    pub(crate) drains: DrainTotals,
+    /// Drains without a fault.
+    pub(crate) calm_drains: usize,
+    /// Deaths that the kernel told while the engine still said Running, and that an event told first.
+    pub(crate) by_kernel: usize,
+    pub(crate) by_engine: usize,
+    /// Stops that a sidekick was told of when they began.
+    pub(crate) stops: usize,
 }
 
 impl AnnounceTotals {
@@ -48,6 +58,12 @@ impl AnnounceTotals {
         self.leaps += other.leaps;
         self.granted_before += other.granted_before;
         self.kept_out += other.kept_out;
+        self.wishes += other.wishes;
+        self.drains.join(&other.drains);
+        self.calm_drains += other.calm_drains;
+        self.by_kernel += other.by_kernel;
+        self.by_engine += other.by_engine;
+        self.stops += other.stops;
     }
 
     pub(crate) fn is_thorough(&self) -> bool {
@@ -66,6 +82,12 @@ impl AnnounceTotals {
             self.leaps,
             self.granted_before,
             self.kept_out,
+            self.wishes,
+            self.drains.least(),
+            self.calm_drains,
+            self.by_kernel,
+            self.by_engine,
+            self.stops,
         ];
         each.iter().all(|n| *n > self.runs / 20)
     }

@@ -1,11 +1,13 @@
 //! A seed's schedule of faults, the calm after it, and what must be true then.
 
+mod checks;
+
 use super::announcer::{Announcer, SETTINGS};
+use super::sight::Delays;
 use super::store::Store;
 use super::totals::AnnounceTotals;
-use crate::announce::lease::protocol::KeyStatus;
 use crate::clock::Moment;
-use crate::endpoint::{Endpoint, Key, Since};
+use crate::endpoint::{Key, Since};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -26,6 +28,8 @@ const SUCCESSION: Duration = Duration::from_secs(5);
 struct Container {
     up: Option<Since>,
     last: Option<Since>,
+    /// A stop of its present life has begun.
+    stops: bool,
     /// When it really started last.
     started: Moment,
     /// So many seconds is the clock ahead, or behind.
@@ -33,14 +37,15 @@ struct Container {
 }
 
 pub(crate) struct AnnounceWorld {
-    now: Moment,
-    rng: fastrand::Rng,
-    store: Store,
-    announcers: Vec<Announcer>,
+    pub(crate) now: Moment,
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) store: Store,
+    pub(crate) announcers: Vec<Announcer>,
     containers: BTreeMap<String, Container>,
     keys: Vec<Key>,
     latest: Option<Since>,
-    totals: AnnounceTotals,
+    is_calm: bool,
+    pub(crate) totals: AnnounceTotals,
 }
 
 impl AnnounceWorld {
@@ -80,6 +85,7 @@ impl AnnounceWorld {
             announcers,
             keys,
             latest: None,
+            is_calm: false,
             totals: AnnounceTotals::default(),
         }
     }
@@ -106,20 +112,25 @@ impl AnnounceWorld {
         }
         self.one_has_a_fast_clock()?;
         self.holders_with_fast_clocks_go()?;
+        self.one_leaves_by_a_drain()?;
         self.check_notes()?;
         self.totals.granted_before = self.store.granted_before;
         self.totals.rejections = self.store.rejections;
         self.totals.takeovers = self.store.takeovers;
         self.totals.clears = self.store.clears;
-        self.totals.torn = self.announcers.iter().map(|a| a.torn).sum();
+        let sights = || self.announcers.iter().map(|a| &a.sight);
+        self.totals.by_kernel = sights().map(|sight| sight.by_kernel).sum();
+        self.totals.by_engine = sights().map(|sight| sight.by_engine).sum();
+        self.totals.stops = sights().map(|sight| sight.told_of_stops).sum();
         Ok(self.totals)
     }
 
     /// Without any fault it becomes as it ought to be, and then nothing is written any more.
-    fn must_settle(&mut self) -> Result<(), String> {
+    pub(crate) fn must_settle(&mut self) -> Result<(), String> {
         let sleepers = self.announcers.iter().map(|a| a.asleep_until);
         let awake = sleepers.max().unwrap_or_default().max(self.now);
         self.pass(awake + SETTLING, true)?;
+        self.check_beliefs()?;
         self.check_end()?;
         let (revision, takeovers) = (self.store.revision, self.store.takeovers);
         self.pass(self.now + CALM, true)?;
@@ -127,8 +138,10 @@ impl AnnounceWorld {
         if (self.store.revision, self.store.takeovers) == (revision, takeovers) {
             return Ok(());
         }
-        let last = self.store.history.last();
-        Err(format!("written in the calm: {last:?}"))
+        Err(format!(
+            "written in the calm: {:?}",
+            self.store.history.last()
+        ))
     }
 
     /// A container starts on a machine whose clock is fast, and then another one on one whose clock is
@@ -182,7 +195,7 @@ impl AnnounceWorld {
     }
 
     /// Everything that happens until `end`.
-    fn pass(&mut self, end: Moment, calm: bool) -> Result<(), String> {
+    pub(crate) fn pass(&mut self, end: Moment, calm: bool) -> Result<(), String> {
         while self.now < end {
             let due = self.announcers.iter().map(|a| a.due(&self.store));
             let due = due.chain(self.store.next_end()).min().unwrap_or(end);
@@ -198,8 +211,9 @@ impl AnnounceWorld {
 
     /// What the clock on that container's machine shows.
     fn since(&mut self, container: &str) -> Since {
-        // Now and then two containers start in the same nanosecond.
+        // Now and then two containers start in the same nanosecond, though never the same one twice.
         if let Some(latest) = self.latest
+            && self.containers[container].last != Some(latest)
             && self.rng.u8(0..5) == 0
         {
             return latest;
@@ -217,24 +231,59 @@ impl AnnounceWorld {
         let starts = self.containers[id].up.is_none();
         let up = starts.then(|| self.since(id));
         let container = self.containers.get_mut(id).expect("a container");
-        container.up = up;
+        (container.up, container.stops) = (up, false);
         if starts {
             self.totals.backwards += usize::from(container.last > up);
             container.last = up;
             container.started = self.now;
         }
-        for i in 0..self.announcers.len() {
-            if self.announcers[i].container == id && !self.announcers[i].blind {
-                self.see_again(i);
+        let delays = &mut Delays {
+            now: self.now,
+            rng: &mut self.rng,
+            is_calm: self.is_calm,
+        };
+        for announcer in self.announcers.iter_mut().filter(|a| a.container == id) {
+            match up {
+                Some(since) => announcer.sight.starts(id, since, delays),
+                None => announcer.sight.ends(delays),
             }
         }
     }
 
+    /// A stop of the container begins, if it runs.
+    fn stop(&mut self, id: &str) {
+        let container = self.containers.get_mut(id).expect("a container");
+        if container.up.is_none() {
+            return;
+        }
+        container.stops = true;
+        let delays = &mut Delays {
+            now: self.now,
+            rng: &mut self.rng,
+            is_calm: self.is_calm,
+        };
+        for announcer in self.announcers.iter_mut().filter(|a| a.container == id) {
+            announcer.sight.stops(delays);
+        }
+    }
+
     fn see_again(&mut self, which: usize) {
-        let announcer = &mut self.announcers[which];
-        announcer.blind = false;
-        let container = &self.containers[&announcer.container];
-        announcer.see(container.up, container.last);
+        let delays = &mut Delays {
+            now: self.now,
+            rng: &mut self.rng,
+            is_calm: self.is_calm,
+        };
+        self.announcers[which].blind = false;
+        self.announcers[which].sight.reconnects(delays);
+    }
+
+    fn crash(&mut self, which: usize) {
+        let delays = &mut Delays {
+            now: self.now,
+            rng: &mut self.rng,
+            is_calm: self.is_calm,
+        };
+        self.announcers[which].crash(&self.store, delays);
     }
 
     /// One key, or several.
@@ -248,8 +297,8 @@ impl AnnounceWorld {
         self.totals.faults += 1;
         let which = self.rng.usize(0..self.announcers.len());
         let back_at = self.now + Duration::from_millis(self.rng.u64(0..3000));
-        match self.rng.u32(0..36) {
-            roll @ (8..=13 | 21 | 22 | 25..=27 | 35..) => self.etcd_fault(roll, which, back_at),
+        match self.rng.u32(0..40) {
+            roll @ (8..=13 | 21 | 22 | 25..=27 | 35) => self.etcd_fault(roll, which, back_at),
             roll => self.announcer_fault(roll, which, back_at),
         }
     }
@@ -308,13 +357,11 @@ impl AnnounceWorld {
         let id = self.announcers[which].container.clone();
         match roll {
             0..8 => self.turn(&id),
+            38 | 39 => self.stop(&id),
             14 | 15 => self.announcers[which].break_watch(&self.store, back_at),
             16 | 17 => {
-                let crashed = &mut self.announcers[which];
-                crashed.asleep_until = back_at;
-                crashed.crash(&self.store, &mut self.rng);
-                // The next process asks Docker again.
-                self.see_again(which);
+                self.announcers[which].asleep_until = back_at;
+                self.crash(which);
             }
             18 => {
                 let long = match self.rng.u8(0..20) {
@@ -326,11 +373,11 @@ impl AnnounceWorld {
                 let stands_still = self.rng.bool();
                 self.announcers[which].sleep(self.now, time, stands_still);
             }
-            19 => self.announcers[which].leave(),
+            19 => self.leave(which),
+            36 | 37 => self.turn_wish(&id),
             20 if !self.announcers[which].alive => {
                 self.announcers[which].alive = true;
-                self.announcers[which].crash(&self.store, &mut self.rng);
-                self.see_again(which);
+                self.crash(which);
             }
             23 | 24 => {
                 let keys = self.some_keys();
@@ -354,7 +401,7 @@ impl AnnounceWorld {
                     container.wrong_by += step;
                 }
             }
-            32..35 => {
+            32..=34 => {
                 if self.announcers[which].blind {
                     self.see_again(which);
                 } else {
@@ -366,64 +413,8 @@ impl AnnounceWorld {
     }
 
     fn calm_down(&mut self) {
+        self.is_calm = true;
         self.store.full = false;
         self.store.denied.clear();
-    }
-
-    /// The one with the best right holds each key, alone, on a living lease of its own.
-    fn check_end(&self) -> Result<(), String> {
-        let up = |a: &&Announcer| a.alive && a.since.is_some();
-        for key in &self.keys {
-            let claimants = self.announcers.iter().filter(up);
-            let best = claimants
-                .filter(|a| !a.unclaimed.contains(key))
-                .max_by_key(|a| (a.since, a.container.clone()));
-            let entry = self.store.entries.get(key);
-            let Some(best) = best else {
-                match entry {
-                    // It was put by hand, without a lease, and no announcer is there to take it over.
-                    Some(entry) if entry.lease != 0 => {
-                        return Err(format!("{entry:?} outlived its container"));
-                    }
-                    _ => continue,
-                }
-            };
-            let entry =
-                entry.ok_or_else(|| format!("{key} is missing; {} is up", best.container))?;
-            let wanted = best.endpoint(best.since.ok_or("up without since")?);
-            if Endpoint::decode(&entry.value).as_ref() != Ok(&wanted) {
-                return Err(format!("{key} is {entry:?}, not {wanted:?}"));
-            }
-            let holders = self.announcers.iter().filter(|a| {
-                a.alive
-                    && a.registrar.lease() == Some(entry.lease)
-                    && matches!(
-                        a.registrar.statuses().get(key),
-                        Some(KeyStatus::Announced(_))
-                    )
-            });
-            if holders.count() != 1 {
-                return Err(format!(
-                    "{key}: {entry:?} is not held by exactly one living announcer"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// Standing by is told once for every holder, and a holder changes only by a fault.
-    fn check_notes(&mut self) -> Result<(), String> {
-        let limit = (self.totals.faults + 4) * self.keys.len() * 2;
-        for announcer in &self.announcers {
-            self.totals.count(&announcer.events);
-            if announcer.events.len() > limit {
-                return Err(format!(
-                    "{} notes for {} faults",
-                    announcer.events.len(),
-                    self.totals.faults
-                ));
-            }
-        }
-        Ok(())
     }
 }

@@ -99,6 +99,11 @@ impl Container<'_> {
         &self.name
     }
 
+    /// The engine that it runs on.
+    pub fn engine(&self) -> &Engine {
+        self.engine
+    }
+
     /// The full id.
     pub fn id(&self) -> &str {
         &self.id

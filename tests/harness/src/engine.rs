@@ -162,6 +162,21 @@ impl Engine {
         self.warden.kill_process(pid);
     }
 
+    /// Surroundings in which a program shares the engine's pid namespace and its /proc, as on a user's machine; for
+    /// `Announce::within`. Without them it sees the engine's processes from a namespace above.
+    pub fn beside(&self) -> Vec<String> {
+        let unshare = self.warden.keeper();
+        let namespace = |kind: &str, file: &str| format!("--{kind}=/proc/{unshare}/ns/{file}");
+        let enter = [
+            require("nsenter").display().to_string(),
+            namespace("pid", "pid_for_children"),
+            namespace("mount", "mnt"),
+            "--".to_owned(),
+        ];
+        let with_its_parent = ["setpriv", "--pdeathsig", "KILL", "--"].map(str::to_owned);
+        enter.into_iter().chain(with_its_parent).collect()
+    }
+
     /// Whether the engine is Podman.
     pub fn is_podman() -> bool {
         match std::env::var("SIDEKICK_TEST_ENGINE").as_deref() {

@@ -83,6 +83,21 @@ impl Sidekick {
         Announce::of(&["explain", container])
     }
 
+    /// `sidekick drain SERVICE/INSTANCE …`
+    pub fn drain(instance: &str) -> Announce {
+        Announce::of(&["drain", instance])
+    }
+
+    /// `sidekick undrain SERVICE/INSTANCE …`
+    pub fn undrain(instance: &str) -> Announce {
+        Announce::of(&["undrain", instance])
+    }
+
+    /// `sidekick wait SERVICE[/INSTANCE] …`
+    pub fn wait(target: &str) -> Announce {
+        Announce::of(&["wait", target])
+    }
+
     /// `sidekick list …`
     pub fn list() -> Announce {
         Announce::of(&["list"])

@@ -17,7 +17,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 
-use super::Value;
+use super::{Idle, Value};
 
 /// A Docker API without an engine.
 pub struct StandIn {
@@ -51,6 +51,8 @@ struct Fake {
     state: &'static str,
     health: Option<&'static str>,
     started: Duration,
+    /// 0: as a container that doesn't run has it.
+    pid: u32,
     manner: Manner,
 }
 
@@ -110,6 +112,7 @@ impl StandIn {
             state: "running",
             health: None,
             started: since_1970(),
+            pid: 0,
             manner,
         };
         self.state.all().insert(id(number), fake);
@@ -119,6 +122,23 @@ impl StandIn {
     /// From now on it does so.
     pub fn behave(&self, number: u16, manner: Manner) {
         self.change(number, |fake| fake.manner = manner);
+    }
+
+    /// A running container whose first process is this one.
+    pub fn run_as(&self, number: u16, process: &Idle) {
+        let pid = process.pid();
+        self.add(number, Manner::Answers, true);
+        self.change(number, |fake| fake.pid = pid);
+        self.hint(number);
+    }
+
+    /// The same container lives again, as this process.
+    pub fn restart_as(&self, number: u16, process: &Idle) {
+        let pid = process.pid();
+        self.change(number, |fake| {
+            (fake.started, fake.pid) = (since_1970(), pid)
+        });
+        self.tell(number, "start");
     }
 
     /// Its process ends.
@@ -154,6 +174,11 @@ impl StandIn {
     /// Events happen, and are not sent.
     pub fn keep_silent(&self) {
         *self.state.silent.lock().expect("no thread panics with it") = true;
+    }
+
+    /// From now on its clients are told of events again.
+    pub fn speak_again(&self) {
+        *self.state.silent.lock().expect("no thread panics with it") = false;
     }
 
     /// How many inspects were asked for.
@@ -294,6 +319,7 @@ impl Fake {
         json!({
             "Id": id(self.number), "Name": name, "RestartCount": 0,
             "State": {"Status": self.state, "Running": up, "StartedAt": self.since(), "ExitCode": 137,
+                "Pid": if up { self.pid } else { 0 },
                 "Health": self.health.map(|status| json!({"Status": status, "FailingStreak": 0}))},
             "Config": {"Labels": self.labels(), "Env": vec!["PATH=/usr/local/sbin:/usr/local/bin"; 40]},
             "HostConfig": {"NetworkMode": "default", "MaskedPaths": vec!["/proc/asound"; 40]},

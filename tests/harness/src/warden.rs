@@ -8,6 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use super::init::children;
 use super::wait::eventually;
 
 /// One server, started and stopped at will, in a directory of its own that goes when the warden goes.
@@ -99,6 +100,12 @@ impl Warden {
     /// Kills a process by the pid it has where the server lives.
     pub fn kill_process(&self, pid: u32) {
         self.ask(&format!("kill {pid}"));
+    }
+
+    /// The pid, in our namespace, of the first command that prepares the surroundings, which goes on running.
+    pub(crate) fn keeper(&self) -> u32 {
+        let children = children(self.janitor.id());
+        *children.first().expect("the janitor runs the warden")
     }
 
     /// Whether the server's process lives (a stopped one does).

@@ -9,12 +9,14 @@ use crate::announce::policy::container::{
 };
 use crate::announce::policy::eligibility::{AddressOptions, Verdict, parse_binding};
 use crate::announce::policy::labels::{MAX_META, services};
+use crate::announce::policy::stop::StopSettings;
 use crate::announce::policy::target::Target;
 use crate::announce::status::AnnounceStatus;
 use crate::clock::Moment;
 use crate::endpoint::{Endpoint, Since};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::num::NonZeroI32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +36,8 @@ fn web(given: &[(&str, &str)]) -> ContainerSnapshot {
         state: ContainerState::Running,
         health: ContainerHealth::Good,
         started_at: Since::parse("2026-11-23T05:06:06Z"),
+        pid: NonZeroI32::new(4711),
+        stop: StopSettings::default(),
         host_network: false,
         ports: BTreeMap::from([
             ("80".parse().expect("a port"), all("8080")),
@@ -47,8 +51,8 @@ fn seen(container: ContainerSnapshot) -> ContainerView {
     ContainerView {
         observation: Observation::Present(Arc::new(container)),
         lost_since: None,
-        paused_since: None,
         engine_name: Some("worker-1".into()),
+        ..ContainerView::unasked(Moment::ZERO)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which container is announced, under which address and port, and why not: every rule of the
 //! design's section 2.
 
+mod ended;
 mod properties;
 
 use crate::announce::policy::claims::{Evaluation, Evaluator};
@@ -12,10 +13,12 @@ use crate::announce::policy::eligibility::{
     AddressOptions, Decision, HostSource, Verdict, parse_binding,
 };
 use crate::announce::policy::reason::Reason;
+use crate::announce::policy::stop::StopSettings;
 use crate::announce::policy::target::Target;
 use crate::clock::Moment;
 use crate::endpoint::Since;
 use std::collections::BTreeMap;
+use std::num::NonZeroI32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +41,8 @@ fn redis(published: &[(&str, &str)]) -> ContainerSnapshot {
         state: ContainerState::Running,
         health: ContainerHealth::Good,
         started_at: Since::parse("2026-11-23T05:06:06.123456789Z"),
+        pid: NonZeroI32::new(4711),
+        stop: StopSettings::default(),
         host_network: false,
         ports,
         labels: BTreeMap::new(),
@@ -367,8 +372,8 @@ fn while_docker_cannot_be_asked_what_is_announced_stays_for_the_grace() {
     let seen = |lost_since| ContainerView {
         observation: Observation::Present(Arc::new(redis(&[("6379", "0.0.0.0:6379")]))),
         lost_since,
-        paused_since: None,
         engine_name: Some("docker-host".into()),
+        ..ContainerView::unasked(Duration::ZERO)
     };
     let options = rules(None, None);
     let before = judge(&seen(None), &options, None, None, second(500));

@@ -253,3 +253,23 @@ fn a_take_over_names_the_lease_that_it_takes_over_from() {
     assert_eq!((version.mod_revision, version.lease), (9, 8));
     assert_eq!(*version, older.version());
 }
+
+/// A drain costs neither the lease nor a moment in which the key is gone, and doesn't wait for [`HEAL_PAUSE`].
+#[test]
+fn a_drain_is_an_update_of_the_key_on_the_same_lease_and_so_is_its_end() {
+    let mut desk = Desk::new(&[(1, announce(1))]);
+    desk.written(6);
+    desk.registrar.observe(&key(1), None, 7);
+    desk.written(8);
+    for (desired, value) in [
+        (announce(1).draining(), endpoint(1).draining().encode()),
+        (announce(1), endpoint(1).encode()),
+    ] {
+        desk.desire(&[(1, desired)]);
+        let update = Op::Update(key(1), value.into_bytes());
+        assert_eq!(desk.asks(), Request::Write(desk.lease, vec![update]));
+        desk.written(9);
+        assert_eq!(desk.registrar.lease(), Some(desk.lease));
+    }
+    assert_eq!(WITHDRAW.draining(), WITHDRAW);
+}

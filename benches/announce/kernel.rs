@@ -1,0 +1,109 @@
+//! What a death costs by the kernel's word and by the engine's: the same deaths, seen by a sidekick in the engine's
+//! pid namespace, by one that goes by events, and by the least that a client of each kind can do.
+//! `cargo bench --features real --bench announce -- kernel` runs this alone.
+
+use crate::death::first_process_of;
+use crate::floor::Floor;
+use crate::{Bench, HOST, wall_clock};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use sidekick_harness::bench::Samples;
+use sidekick_harness::{Etcd, Sidekick, eventually, secs};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::task::JoinHandle;
+
+/// Deaths for each row.
+const ROUNDS: usize = 100;
+
+const BY_KERNEL: &str = "/services/bench/by-kernel";
+const BY_EVENTS: &str = "/services/bench/by-events";
+const BY_PIDFD: &str = "/services/bench/by-pidfd";
+const BY_FLOOR: &str = "/services/bench/by-floor";
+
+impl Bench<'_> {
+    pub async fn deaths_by_the_kernel(&self) {
+        let victim = self.container("killed").await;
+        let kernel = Sidekick::announce("killed", BY_KERNEL)
+            .etcd(self.etcd)
+            .docker(self.engine)
+            .host(HOST)
+            .option("--log-level", "debug")
+            .within(&self.engine.beside())
+            .spawn();
+        let _events = self.announce("killed", BY_EVENTS);
+        let _floor = Floor::spawn(&self.engine.host(), self.etcd, "killed", BY_FLOOR).await;
+        let mut rows = [
+            Samples::named("process dead → die event", "Docker"),
+            Samples::named("process dead → key gone", "sidekick"),
+            Samples::named("", "bare pidfd"),
+            Samples::named("", "by events"),
+            Samples::named("", "bare events"),
+        ];
+        for round in 1..=ROUNDS {
+            self.etcd_has(BY_KERNEL).await;
+            self.etcd_has(BY_EVENTS).await;
+            eventually(secs(10), "the pidfd counts", async || {
+                kernel.times_logged("its death is known by the kernel") >= round
+            })
+            .await;
+            self.etcd.put(BY_PIDFD, "{}").await;
+            let pid = first_process_of(victim.id());
+            let bare = delete_at_the_death(self.etcd, pid);
+            let mark = self.moments.mark();
+            let dead = dies(pid).await;
+            let since = |at: Duration| at.saturating_sub(dead);
+            rows[0].add(since(self.moments.event(mark, victim.id(), "die").await));
+            for (row, key) in [(1, BY_KERNEL), (2, BY_PIDFD), (3, BY_EVENTS), (4, BY_FLOOR)] {
+                // The floor's first key comes with its first start event.
+                if key != BY_FLOOR || self.moments.knows(key) {
+                    rows[row].add(since(self.moments.change(mark, key, false).await));
+                }
+            }
+            bare.await.expect("the bare client goes on");
+            let mark = self.moments.mark();
+            victim.start().await;
+            self.moments.change(mark, BY_FLOOR, true).await;
+        }
+        for row in &rows {
+            println!("{row}");
+        }
+        let [_, kernel, bare, events, _] = &rows;
+        println!(
+            "  median, sidekick : bare pidfd {:.2}; by events − by the kernel {:.1} ms\n",
+            kernel.median() / bare.median(),
+            events.median() - kernel.median()
+        );
+    }
+}
+
+fn pidfd(pid: Pid) -> OwnedFd {
+    pidfd_open(pid, PidfdFlags::empty()).expect("a process that lives")
+}
+
+/// The least: a pidfd, and a delete.
+fn delete_at_the_death(etcd: &Etcd, pid: Pid) -> JoinHandle<()> {
+    let mut client = etcd.client().clone();
+    // The file stays open, and the same.
+    #[allow(deprecated)]
+    let pidfd =
+        AsyncFd::with_interest(pidfd(pid), Interest::READABLE).expect("epoll takes a pidfd");
+    tokio::spawn(async move {
+        drop(pidfd.readable().await);
+        client.delete(BY_PIDFD, None).await.expect("etcd takes it");
+    })
+}
+
+/// Kills a process; returns the moment at which the kernel says that it is dead.
+async fn dies(pid: Pid) -> Duration {
+    let process = pidfd(pid);
+    let dead = tokio::task::spawn_blocking(move || {
+        let mut dead = [PollFd::new(&process, PollFlags::IN)];
+        poll(&mut dead, None).expect("a pidfd tells of a death");
+        wall_clock()
+    });
+    kill_process(pid, Signal::KILL).expect("it can be killed");
+    dead.await.expect("a thread that waits")
+}

@@ -1,0 +1,12 @@
+//! One life of a container. Pure.
+
+use crate::endpoint::Since;
+
+/// One life of a container: from a start to its death.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Life {
+    /// The container's full id.
+    pub container: String,
+    /// When that life started.
+    pub started_at: Since,
+}

@@ -1,0 +1,75 @@
+//! When systemd is told READY=1. Pure.
+
+use super::lease::protocol::{DesiredKey, DesiredKeys, KeyStatus, KeyStatuses};
+use clap::ValueEnum;
+
+/// When systemd is told that the service is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReadyWhen {
+    /// Once the configuration holds and the loops run.
+    Started,
+    /// Once the keys stand in etcd.
+    Announced,
+}
+
+/// Whether all keys stand that are to stand. With `--all` a key that another holder has is not waited for, and
+/// there may be no container to announce; of a single container the key has to be our own.
+#[must_use]
+pub fn is_announced(all: bool, desired: &DesiredKeys, statuses: &KeyStatuses) -> bool {
+    let mut wanted = desired.iter().filter(|(_, it)| match it {
+        DesiredKey::Announce(_) => true,
+        DesiredKey::Withdraw { .. } => !all,
+    });
+    let stands = |status: Option<&KeyStatus>| match status {
+        Some(KeyStatus::Announced(_)) => true,
+        Some(KeyStatus::StandingBy(_)) => all,
+        _ => false,
+    };
+    (all || !desired.is_empty()) && wanted.all(|(key, _)| stands(statuses.get(key)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::announce::lease::ownership::Holder;
+    use crate::endpoint::Endpoint;
+    use std::sync::Arc;
+
+    #[test]
+    fn one_containers_key_has_to_be_its_own_and_of_many_each_that_can_be() {
+        let endpoint = Arc::new(Endpoint::decode(br#"{"host":"a","port":1}"#).unwrap());
+        let announce = DesiredKey::Announce(endpoint.clone());
+        let withdraw = DesiredKey::Withdraw { down: None };
+        let by = KeyStatus::StandingBy(Holder::from(&*endpoint));
+        let announced = KeyStatus::Announced(endpoint);
+        for (desired, status, one, all) in [
+            (None, None, false, true),
+            (Some(withdraw), Some(KeyStatus::Withdrawn), false, true),
+            (Some(announce.clone()), None, false, false),
+            (
+                Some(announce.clone()),
+                Some(KeyStatus::Pending),
+                false,
+                false,
+            ),
+            (
+                Some(announce.clone()),
+                Some(KeyStatus::Rejected),
+                false,
+                false,
+            ),
+            (Some(announce.clone()), Some(by), false, true),
+            (Some(announce), Some(announced), true, true),
+        ] {
+            let key = || "/services/redis/redis@1".parse().unwrap();
+            let desired: DesiredKeys = desired.into_iter().map(|it| (key(), it)).collect();
+            let statuses: KeyStatuses = status.into_iter().map(|it| (key(), it)).collect();
+            let is = |all| is_announced(all, &desired, &statuses);
+            assert_eq!(
+                (is(false), is(true)),
+                (one, all),
+                "{desired:?} {statuses:?}"
+            );
+        }
+    }
+}
