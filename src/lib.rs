@@ -18,6 +18,8 @@
 //!   control_loop.rs     one pass after another
 //!   reconcile.rs        one pass: servers, listeners and file to the desired state
 //!   resolver.rs         host names
+//!   control_writer.rs   the agent's control keys in etcd; identity.rs: under which id
+//!   drain/            P what is drained, and which sessions are idle
 //!   haproxy/            HAProxy: its file and its answers (P), its master socket and its processes
 //!   model/            P what HAProxy is to be: membership, backends, listeners
 //! etcd/                 members and failover, watches, what an error means
@@ -51,6 +53,7 @@
 //! | the resolver | a `watch` channel of names; DNS, in threads of its own, 224 at most; the kernel's list of addresses | a `watch` channel: the addresses | with the runtime |
 //! | the file's write | a text | **haproxy.cfg**; one write at a time, then the latest text | when it is written |
 //! | the reader of HAProxy's stderr | the HAProxy that the agent started | the log | with HAProxy |
+//! | the control writer | a `watch` channel: the agent's control keys | **the only writer to etcd**, on a lease of its own | last: after the lease is revoked, or after 1 s |
 //! | `agent::run` | etcd's changes, the addresses | **the only one to speak to HAProxy**; systemd | on a signal, or when a task ended that never should |
 //!
 //! # Invariants
@@ -69,6 +72,8 @@
 //!   the pass, so that it never has to outlast a reload by hand.
 //! - A pass is over when `show servers state` agrees, not when a command was sent.
 //! - What HAProxy was started from is read from HAProxy itself (`show env`), never remembered.
+//! - A session is ended where the server has spoken last, or neither side has: what can't be told is in flight.
+//! - The word that an instance is drained is given by a look at HAProxy, never by a command that was sent.
 //! - Commands go to a worker by its process id: a worker that is gone is an error, never another worker.
 //! - A pass costs what has changed: the agent's stages hand on persistent maps, of which two versions share what
 //!   is the same, and each stage keeps the version that it saw last.

@@ -7,8 +7,11 @@ use crate::agent::model::allow::Allow;
 use crate::agent::model::bind::Bind;
 use crate::agent::model::listeners;
 use crate::agent::model::membership;
-use crate::config::{Checked, DEFAULT_PREFIX, duration, prefix, unusable_file, wrong};
+use crate::config::{
+    Checked, DEFAULT_PREFIX, control_prefix, duration, prefix, unusable_file, wrong,
+};
 use crate::endpoint::check_part;
+use crate::endpoint::control::ControlPrefix;
 use crate::etcd::EtcdConfig;
 use crate::etcd::config::{EtcdArgs, etcd};
 use crate::telemetry::LogArgs;
@@ -61,6 +64,11 @@ pub struct AgentArgs {
     /// The prefix of the keys, which are PREFIX/SERVICE/INSTANCE
     #[arg(long, env = "SIDEKICK_PREFIX", default_value = DEFAULT_PREFIX)]
     pub prefix: String,
+
+    /// The prefix of the keys by which agents tell announcers what is drained [default: /sidekick before the prefix
+    /// of the keys]
+    #[arg(long, env = "SIDEKICK_CONTROL_PREFIX", value_name = "PREFIX")]
+    pub control_prefix: Option<String>,
 
     /// Where clients dial a service, like redis=:80 or redis=127.0.0.1:80; repeatable [default: the
     /// port of its instances (the lowest, when it is first seen) on all addresses, IPv4 and IPv6]
@@ -150,6 +158,8 @@ pub struct AgentArgs {
 pub struct AgentConfig {
     /// Below which keys are services; no slash at its end.
     pub prefix: String,
+    /// Below which keys the agent says what is drained.
+    pub control: ControlPrefix,
     /// Who listens where.
     pub rules: listeners::ListenerRules,
     /// The global and defaults sections.
@@ -213,8 +223,10 @@ impl AgentConfig {
         if !args.dry_run {
             directory(&file)?;
         }
+        let prefix = prefix(&args.prefix)?;
         Ok(Self {
-            prefix: prefix(&args.prefix)?,
+            control: control_prefix(args.control_prefix.as_deref(), &prefix)?,
+            prefix,
             rules: listeners::ListenerRules {
                 binds,
                 stats,

@@ -2,11 +2,13 @@
 //!
 //! While a pass runs, whatever else happens waits in the channels, and the next pass takes all of it at once.
 
+pub(crate) mod draining;
+
 use super::event_log::EventLog;
 use super::haproxy::api::{HaproxyApi, HaproxyEvent, ProxyError};
 use super::haproxy::health::HealthMonitor;
 use super::haproxy::parse::original_name;
-use super::model::backends::Backends;
+use super::model::backends::{Backends, InstanceNames};
 use super::model::host_addresses::HostAddresses;
 use super::model::membership::Membership;
 use super::reconcile::{PassReport, Reconciler};
@@ -16,6 +18,7 @@ use crate::catalog::{Catalog, RawKeyValue};
 use crate::clock::{Moment, now};
 use crate::etcd::reader::{Change, Update};
 use crate::systemd::{Pulse, Systemd};
+use draining::Draining;
 use etcd_client::KeyValue;
 use std::collections::BTreeSet;
 use tokio::sync::{mpsc, watch};
@@ -56,6 +59,7 @@ pub(crate) struct ControlLoop<P> {
     /// What the last successful pass did.
     pub(crate) report: PassReport,
     pub(crate) health: HealthMonitor,
+    pub(crate) draining: Draining,
     pub(crate) event_log: EventLog,
     pub(crate) systemd: Systemd,
     /// Beats in every round, for systemd's watchdog.
@@ -77,6 +81,7 @@ impl<P: HaproxyApi> ControlLoop<P> {
             {
                 self.passed(result, now());
             }
+            self.look(now()).await;
             // After the pass: an instance that left gets no new connections at once, whatever HAProxy has to
             // answer here.
             if self.poll_servers(time).await {
@@ -89,6 +94,7 @@ impl<P: HaproxyApi> ControlLoop<P> {
                 .next_pass(time)
                 .into_iter()
                 .chain([self.schedule.next_poll])
+                .chain(self.draining.next_look(time))
                 .min();
             let pause = next.map_or(POLL_INTERVAL, |next| next.saturating_sub(time));
             let pause = pause.clamp(MIN_PAUSE, POLL_INTERVAL.min(turn).max(MIN_PAUSE));
@@ -109,14 +115,18 @@ impl<P: HaproxyApi> ControlLoop<P> {
         if self.schedule.starts_audit(time) {
             self.reconciler.forget();
         }
-        let wakes = [self.desired.membership.next_change(), self.report.again];
-        self.schedule.is_due(wakes, time)
+        self.schedule.is_due(self.wakes(), time)
     }
 
     /// When the next pass is due if nothing happens until then.
     pub(crate) fn next_pass(&self, time: Moment) -> Option<Moment> {
-        let wakes = [self.desired.membership.next_change(), self.report.again];
-        self.schedule.next_pass(wakes, time)
+        self.schedule.next_pass(self.wakes(), time)
+    }
+
+    /// The moments at which something changes without an event.
+    fn wakes(&self) -> [Option<Moment>; 3] {
+        let membership = self.desired.membership.next_change();
+        [membership, self.report.again, self.draining.next_change()]
     }
 
     /// Takes in that update and all that wait behind it.
@@ -150,6 +160,7 @@ impl<P: HaproxyApi> ControlLoop<P> {
 
     /// Compares the catalog with what was last seen. A key that is put again unchanged is no change.
     pub(crate) fn observe(&mut self, time: Moment) {
+        self.note_alone(time);
         self.schedule.dirty |= self
             .desired
             .membership
@@ -167,6 +178,7 @@ impl<P: HaproxyApi> ControlLoop<P> {
     pub(crate) async fn pass(&mut self, time: Moment) -> Option<Result<PassReport, ProxyError>> {
         self.schedule.dirty = false;
         self.report.again = None;
+        self.note_alone(time);
         let desired = self.desired.membership.desired(time);
         let addresses = self.inputs.addresses.borrow_and_update();
         self.desired
@@ -174,6 +186,7 @@ impl<P: HaproxyApi> ControlLoop<P> {
             .set_listeners(self.reconciler.listeners());
         let other_hosts = self.desired.backends.update(desired, &addresses);
         drop(addresses);
+        self.follow_draining(time);
         if other_hosts {
             self.inputs
                 .hosts
@@ -254,17 +267,22 @@ impl<P: HaproxyApi> ControlLoop<P> {
         };
         self.event_log
             .health_changes(self.health.observe(&running, time));
+        let mut down = InstanceNames::new();
         for (backend, servers) in &running {
             for (server, _) in servers.iter().filter(|(_, live)| live.down) {
-                let (service, name) = (original_name(backend), original_name(server));
-                let is_gone = service.zip(name).is_some_and(|(service, name)| {
-                    self.desired.membership.is_down(&service, &name)
-                });
+                let place = original_name(backend).zip(original_name(server));
+                let is_gone = place
+                    .as_ref()
+                    .is_some_and(|(service, name)| self.desired.membership.is_down(service, name));
                 if is_gone {
                     self.report.again = Some(time);
+                } else if let Some((service, name)) = place {
+                    down.entry(service).or_default().insert(name);
                 }
             }
         }
+        // Then a draining instance may be the last one that is up, or no longer.
+        self.schedule.dirty |= self.desired.backends.set_down(down);
         true
     }
 
@@ -278,6 +296,7 @@ impl<P: HaproxyApi> ControlLoop<P> {
             held: self.desired.membership.held(),
             down: self.health.down(),
             leaving: self.desired.backends.leaving(),
+            draining: self.desired.backends.draining().count(),
         };
         let etcd_lost = *self.inputs.etcd_lost.borrow_and_update();
         let haproxy_lost = [self.schedule.retry.since(), self.reconciler.behind_since()];

@@ -1,5 +1,6 @@
 //! The agent's log lines: each event once, and a flood of them as one line with a count.
 
+use crate::agent::drain::drain_state::WordEvent;
 use crate::agent::haproxy::health::HealthChanges;
 use crate::agent::haproxy::parse::original_name;
 use crate::agent::model::listeners::RefusedListener;
@@ -73,6 +74,25 @@ impl EventLog {
             *times += 1;
         } else if keys.len() < KEYS {
             keys.insert(key.to_vec(), 1);
+        }
+    }
+
+    /// Logs instances that are drained, or no longer.
+    pub(crate) fn words(&mut self, events: &[WordEvent], now: Moment) {
+        for WordEvent { name, given, ended } in events {
+            let what = format!("{name} {given}");
+            let Some(times) = self.membership_events.happened(&what, now) else {
+                continue;
+            };
+            let again = match times {
+                1 => String::new(),
+                n => format!(" ({n} times)"),
+            };
+            if *given {
+                info!(instance = %name, ended, "drained{again}: no worker has a connection to it; idle ones were ended");
+            } else {
+                info!(instance = %name, "no longer drained{again}: HAProxy has a connection to it");
+            }
         }
     }
 

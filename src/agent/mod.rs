@@ -6,9 +6,12 @@
 
 pub mod config;
 pub(crate) mod control_loop;
+mod control_writer;
+pub(crate) mod drain;
 mod dry_run;
 pub(crate) mod event_log;
 pub mod haproxy;
+mod identity;
 mod lock;
 mod machine;
 pub mod model;
@@ -27,7 +30,9 @@ use crate::etcd::members::Members;
 use crate::etcd::reader;
 use crate::shutdown::Shutdown;
 use crate::systemd::Systemd;
+use control_loop::draining::{ControlKeys, Draining};
 use control_loop::{ControlLoop, DesiredState, Inputs};
+use control_writer::ControlWriter;
 use event_log::EventLog;
 use haproxy::api::ProxyError;
 use haproxy::config_file::ConfigFile;
@@ -48,7 +53,7 @@ use schedule::Schedule;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tracing::warn;
 
 /// How many updates wait for a pass to end; further ones wait in etcd.
@@ -82,18 +87,11 @@ pub async fn run(config: AgentConfig, mut shutdown: Shutdown) -> anyhow::Result<
     let (addresses_tx, addresses) = watch::channel(addresses);
     let (updates_tx, updates) = mpsc::channel(UPDATES_WAITING);
     let mut tasks = JoinSet::new();
-    tasks.spawn(reader::read(
-        members.clone(),
-        config.prefix.clone(),
-        updates_tx,
-        systemd.pulse("etcd"),
-    ));
-    tasks.spawn(resolve(
-        hosts,
-        addresses_tx,
-        config.allow.clone(),
-        systemd.pulse("names"),
-    ));
+    let (etcd, names) = (systemd.pulse("etcd"), systemd.pulse("names"));
+    let (prefix, allow) = (config.prefix.clone(), config.allow.clone());
+    tasks.spawn(reader::read(members.clone(), prefix, updates_tx, etcd));
+    tasks.spawn(resolve(hosts, addresses_tx, allow, names));
+    let (draining, mut writer) = control_keys(&config, &members, &mut systemd);
     let started = now();
     let mut agent = ControlLoop {
         schedule: Schedule::new(started, !served.is_empty(), ours),
@@ -111,6 +109,7 @@ pub async fn run(config: AgentConfig, mut shutdown: Shutdown) -> anyhow::Result<
         reconciler: Reconciler::new(haproxy, fixed_config, config.rules.clone(), text),
         report: PassReport::default(),
         health: HealthMonitor::default(),
+        draining,
         event_log: EventLog::default(),
         systemd,
         pulse,
@@ -123,10 +122,33 @@ pub async fn run(config: AgentConfig, mut shutdown: Shutdown) -> anyhow::Result<
         () = shutdown.requested() => {}
         () = agent.run() => {}
         Some(ended) = tasks.join_next() => anyhow::bail!("a task ended: {ended:?}"),
+        ended = &mut writer => anyhow::bail!("the writer of control keys ended: {ended:?}"),
     }
     agent.systemd.stopping();
     agent.reconciler.proxy.stop().await;
+    // Then no connection goes to an instance any more, and the agent's keys can go. The writer ends with its sender.
+    drop(agent);
+    let _ = writer.await;
     Ok(())
+}
+
+/// The drains, and the task that writes what they say.
+fn control_keys(
+    config: &AgentConfig,
+    members: &Arc<Members>,
+    systemd: &mut Systemd,
+) -> (Draining, JoinHandle<()>) {
+    let id = identity::agent_id(&config.file);
+    let (keys, desired) = watch::channel(ControlKeys::new());
+    let writer = ControlWriter {
+        members: members.clone(),
+        control: config.control.clone(),
+        id: id.clone(),
+        desired,
+        pulse: systemd.pulse("control keys"),
+    };
+    let draining = Draining::new(config.control.clone(), id, keys);
+    (draining, tokio::spawn(writer.run()))
 }
 
 /// Lets HAProxy check the base file, without any service; returns the text of the existing file.

@@ -5,6 +5,7 @@
 //! reload and the file have a backoff of their own each: while neither succeeds, the servers are updated all
 //! the same.
 
+mod look;
 mod plan;
 mod reload;
 mod reload_pause;

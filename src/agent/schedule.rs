@@ -75,7 +75,7 @@ impl Schedule {
     }
 
     /// Whether a pass is due; `wakes` are moments at which something changes without an event.
-    pub(crate) fn is_due(&mut self, wakes: [Option<Moment>; 2], now: Moment) -> bool {
+    pub(crate) fn is_due(&mut self, wakes: [Option<Moment>; 3], now: Moment) -> bool {
         let retry = self.retry.next();
         let is_over = |at: Option<Moment>| at.is_some_and(|at| at <= now);
         self.dirty |= is_over(retry) || wakes.into_iter().any(is_over);
@@ -83,7 +83,7 @@ impl Schedule {
     }
 
     /// When the next pass is due if nothing happens until then; not before a retry.
-    pub(crate) fn next_pass(&self, wakes: [Option<Moment>; 2], now: Moment) -> Option<Moment> {
+    pub(crate) fn next_pass(&self, wakes: [Option<Moment>; 3], now: Moment) -> Option<Moment> {
         if !self.has_begun(now) {
             return self.first_pass;
         }

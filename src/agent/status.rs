@@ -17,6 +17,7 @@ pub(crate) struct StatusCounts {
     pub(crate) held: usize,
     pub(crate) down: usize,
     pub(crate) leaving: usize,
+    pub(crate) draining: usize,
 }
 
 /// The line; each `…_since` is the start of an outage, `None` without one.
@@ -35,6 +36,7 @@ pub(crate) fn line(
         held,
         down,
         leaving,
+        draining,
     } = counts;
     let mut line = if heard || *listeners > 0 {
         format!("serving {listeners} services, {servers} instances")
@@ -44,6 +46,7 @@ pub(crate) fn line(
     for (count, word) in [
         (down, "down by HAProxy's checks"),
         (held, "held"),
+        (draining, "draining"),
         (leaving, "leaving"),
         (quarantined, "quarantined"),
         (refused, "refused"),
@@ -84,10 +87,11 @@ mod tests {
             held: 3,
             down: 2,
             leaving: 1,
+            draining: 4,
         };
         assert_eq!(
             line(&counts, true, Some(at(5)), None, at(17)),
-            "serving 2 services, 5 instances, 2 down by HAProxy's checks, 3 held, 1 leaving, 1 quarantined; etcd unreachable for 12 s, retrying"
+            "serving 2 services, 5 instances, 2 down by HAProxy's checks, 3 held, 4 draining, 1 leaving, 1 quarantined; etcd unreachable for 12 s, retrying"
         );
         assert_eq!(
             line(
@@ -95,6 +99,7 @@ mod tests {
                     held: 0,
                     down: 0,
                     leaving: 0,
+                    draining: 0,
                     ..counts
                 },
                 true,

@@ -1,6 +1,6 @@
 //! Services and their instances as etcd has them. Pure.
 
-use crate::endpoint::{Endpoint, Host, Status};
+use crate::endpoint::{Endpoint, Host, Since};
 use imbl::OrdMap;
 use std::num::NonZeroU16;
 
@@ -17,6 +17,8 @@ pub struct Instance {
     pub leaving: bool,
     /// The `create_revision` of its key: where there is no room for all, the oldest stay.
     pub create_revision: i64,
+    /// The start of its container, if the value says it. The agent's word that it is drained names it.
+    pub since: Option<Since>,
 }
 
 impl Instance {
@@ -24,11 +26,12 @@ impl Instance {
     #[must_use]
     pub fn new(endpoint: Endpoint, create_revision: i64) -> Self {
         Self {
+            draining: endpoint.is_draining(),
             host: endpoint.host,
             port: endpoint.port,
-            draining: endpoint.status == Some(Status::Draining),
             leaving: false,
             create_revision,
+            since: endpoint.since,
         }
     }
 }

@@ -2,10 +2,12 @@
 //! clock that leaps, and a HAProxy that fails, dies and is changed by others. The tests play
 //! `ControlLoop::run`, and only what wakes that wakes them.
 
+mod draining;
 mod etcd;
 mod leaving;
 mod settling;
 
+use crate::agent::control_loop::draining::{ControlKeys, Draining};
 use crate::agent::control_loop::{ControlLoop, DesiredState, Inputs};
 use crate::agent::event_log::EventLog;
 use crate::agent::haproxy::api::HaproxyApi;
@@ -20,6 +22,7 @@ use crate::agent::schedule::{MIN_PAUSE, POLL_INTERVAL, Schedule};
 use crate::catalog::Catalog;
 use crate::clock::Moment;
 use crate::endpoint::Host;
+use crate::endpoint::control::ControlPrefix;
 use crate::systemd::{Pulse, Systemd};
 use crate::testing::config_grammar::fixed_config;
 use crate::testing::fake_haproxy::{FakeHaproxy, FakeWorld, ListeningState, now_or_never};
@@ -46,6 +49,8 @@ struct AgentScene {
     agent: ControlLoop<FakeHaproxy>,
     etcd: FakeEtcd,
     addresses: watch::Sender<HostAddresses>,
+    /// What the agent wants its control keys to be.
+    control_keys: watch::Receiver<ControlKeys>,
     resolver: BTreeMap<String, [u8; 4]>,
     resolve_at: Moment,
     now: Moment,
@@ -74,6 +79,8 @@ struct Totals {
     stuck: usize,
     /// Keys that came back while their instance was leaving, at the same address.
     blinks: usize,
+    /// Words that were given.
+    words: usize,
     /// Runs of which the end was timed.
     timed: usize,
     /// From the end of all faults until HAProxy had what etcd said, in the worst case.
@@ -96,6 +103,8 @@ impl AgentScene {
         let mut own = HostAddresses::default();
         own.set_own(BTreeSet::from([[10, 0, 0, 3].into()]));
         let (addresses, seen) = watch::channel(own);
+        let (keys, control_keys) = watch::channel(ControlKeys::new());
+        let control = ControlPrefix::of("/services");
         let agent = ControlLoop {
             schedule: Schedule::new(now, false, true),
             inputs: Inputs {
@@ -117,6 +126,7 @@ impl AgentScene {
             ),
             report: PassReport::default(),
             health: HealthMonitor::default(),
+            draining: Draining::new(control, "agent".to_owned(), keys),
             event_log: EventLog::default(),
             systemd: Systemd::default(),
             pulse: Pulse::default(),
@@ -129,6 +139,7 @@ impl AgentScene {
                 undelivered: None,
             },
             addresses,
+            control_keys,
             resolver: BTreeMap::new(),
             resolve_at: now,
             now,
@@ -148,7 +159,7 @@ impl AgentScene {
     fn fault(&mut self, totals: &mut Totals) {
         let service = self.rng.u8(0..4);
         let key = format!("/services/s{service}/i@{}", self.rng.u8(0..4));
-        match self.rng.u8(0..44) {
+        match self.rng.u8(0..50) {
             0..12 => {
                 let host = ["10.0.0.1", "10.0.0.2", "db", "web", "nowhere"][self.rng.usize(0..5)];
                 let status = ["", "", "draining"][self.rng.usize(0..3)];
@@ -205,6 +216,8 @@ impl AgentScene {
             }
             42 => self.world().held ^= true,
             43 => self.world().older.clear(),
+            44..47 => self.world().a_client_comes(),
+            47 => self.world().sessions.answer_all(),
             35..38 => self.blink(),
             38 => self.a_check_changes(),
             _ => {
@@ -263,8 +276,11 @@ impl AgentScene {
             self.no_reload_evicts_who_serves(&before)?;
             self.no_instance_that_stays_is_cut()?;
         }
+        self.look(totals)?;
         self.poll_servers();
-        let next = self.agent.next_pass(self.now).unwrap_or(Moment::MAX);
+        let next = self.agent.next_pass(self.now).into_iter();
+        let next = next.chain(self.agent.draining.next_look(self.now));
+        let next = next.min().unwrap_or(Moment::MAX);
         let pause = next
             .saturating_sub(self.now)
             .clamp(MIN_PAUSE, POLL_INTERVAL);
@@ -392,6 +408,7 @@ fn whatever_happens_around_it_the_agent_comes_to_etcds_truth_and_empties_nothing
         totals.timed,
         totals.stuck,
         totals.blinks,
+        totals.words,
     ];
     assert!(
         runs < 100 || each.iter().all(|n| *n > runs / 20),

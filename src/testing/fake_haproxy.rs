@@ -1,22 +1,22 @@
 //! A fake HAProxy: its servers with as much of its rules as the commands depend on, and failures of every
 //! kind.
 
+pub(crate) use super::fake_servers::FakeServers;
+use super::fake_sessions::FakeSessions;
 use crate::agent::haproxy::api::{HaproxyApi, HaproxyEvent, ProxyError, ReloadOutcome, Worker};
 use crate::agent::haproxy::file_content::FileContent;
+use crate::agent::haproxy::last_speaker::LastSpeaker;
 use crate::agent::haproxy::parse::{fingerprint_of, parse};
-use crate::agent::haproxy::render::{CHECK, proxy_name};
 use crate::agent::haproxy::runtime::{ServerAction, ServerCommand, diff};
 use crate::agent::haproxy::server_defaults::ServerDefaults;
-use crate::agent::haproxy::server_state::{
-    CHECKED, DRAIN, RunningServers, ServerState, parse_state,
-};
+use crate::agent::haproxy::server_state::{RunningServers, parse_state};
+use crate::agent::haproxy::session_list::{Session, WorkerSessions};
 use crate::agent::model::bind::Bind;
 use crate::agent::model::listeners::Model;
 use crate::testing::config_grammar::tokenize_strictly;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
@@ -25,103 +25,6 @@ pub(crate) const HEADER: &str = "1\n# be_id be_name srv_id srv_name srv_addr srv
 /// The differences of all listeners.
 pub(crate) fn diff_all(model: &Model, running: &RunningServers) -> Vec<ServerCommand> {
     diff(model.listeners.iter(), running)
-}
-
-/// A HAProxy's servers, with as much of its rules as the commands depend on.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct FakeServers(pub(crate) RunningServers);
-
-impl FakeServers {
-    /// One line at the socket.
-    pub(crate) fn command(&mut self, line: &str) -> Result<(), String> {
-        let words: Vec<_> = line.split(' ').collect();
-        let target = match words.as_slice() {
-            ["add" | "del" | "set", "server", target, ..] => target,
-            ["enable", "health" | "server", target] => target,
-            ["shutdown", "sessions", "server", target] => target,
-            ["wait", "100ms", "srv-removable", target] => target,
-            _ => return Err(format!("Unknown command: {line}")),
-        };
-        let (backend, name) = target.split_once('/').ok_or("no target")?;
-        let servers = self.0.get_mut(backend).ok_or("No such backend.")?;
-        let address = |ip: &str, port: &str| {
-            Some(SocketAddr::new(ip.parse().unwrap(), port.parse().unwrap()))
-        };
-        if let ["add", _, _, at, rest @ ..] = words.as_slice() {
-            if servers.contains_key(name) {
-                return Err("Already exists a server with the same name in backend.".to_owned());
-            }
-            let weight = match rest.join(" ").strip_prefix(CHECK) {
-                Some("") => 1,
-                Some(" weight 0") => 0,
-                _ => return Err("unknown keyword".to_owned()),
-            };
-            servers.insert(
-                name.to_owned(),
-                ServerState {
-                    address: at.parse().ok(),
-                    admin: 1,
-                    weight,
-                    check: 2,
-                    down: false,
-                    since: 0,
-                },
-            );
-            return Ok(());
-        }
-        let live = servers.get_mut(name).ok_or("No such server.")?;
-        match words.as_slice() {
-            ["del", ..] if live.admin & 1 == 0 => {
-                return Err("Only servers in maintenance mode can be deleted.".to_owned());
-            }
-            ["del", ..] => drop(servers.remove(name)),
-            ["enable", "health", _] => live.check |= CHECKED,
-            ["enable", "server", _] | ["set", _, _, "state", "ready"] => live.admin = 0,
-            ["set", _, _, "state", "drain"] => live.admin |= DRAIN,
-            ["set", _, _, "state", "maint"] => live.admin = 1,
-            ["set", _, _, "weight", weight] => live.weight = weight.parse().unwrap(),
-            ["set", _, _, "addr", ip, "port", port] => live.address = address(ip, port),
-            ["set", _, _, "health", "up"] | ["shutdown", ..] | ["wait", ..] => {}
-            _ => return Err(format!("Unknown command: {line}")),
-        }
-        Ok(())
-    }
-
-    /// As HAProxy boots from the model's file.
-    pub(crate) fn boot(model: &Model) -> Self {
-        let listeners = model.listeners.iter().map(|(service, listener)| {
-            let servers = listener.servers.iter().map(|(name, server)| {
-                let weight = u32::from(!server.draining);
-                (
-                    proxy_name(name),
-                    ServerState {
-                        address: Some(server.address),
-                        admin: 0,
-                        weight,
-                        check: 6,
-                        down: false,
-                        since: 0,
-                    },
-                )
-            });
-            (proxy_name(service), servers.collect())
-        });
-        Self(listeners.collect())
-    }
-
-    /// `show servers state`.
-    pub(crate) fn state(&self) -> String {
-        let mut text = HEADER.to_owned();
-        for (backend, servers) in &self.0 {
-            for (name, live) in servers {
-                let at = live.address.unwrap();
-                let (admin, weight, check) = (live.admin, live.weight, live.check);
-                let (state, since) = (if live.down { 0 } else { 2 }, live.since);
-                text.push_str(&format!("2 {backend} 1 {name} {} {state} {admin} {weight} 1 {since} 1 0 3 {check} 0 0 0 - {} - 0 0 - - 0\n", at.ip(), at.port()));
-            }
-        }
-        text + "\n"
-    }
 }
 
 /// Every future of the fake is ready at once.
@@ -174,6 +77,7 @@ pub(crate) struct FakeWorld {
     pub(crate) held: bool,
     /// Workers of before a reload, and the servers to which they have connections.
     pub(crate) older: BTreeMap<u32, BTreeSet<String>>,
+    pub(crate) sessions: FakeSessions,
     pub(crate) saving: Option<FileContent>,
     /// Batches of commands that were cut off half-way, with or without an error.
     pub(crate) torn: u32,
@@ -182,6 +86,24 @@ pub(crate) struct FakeWorld {
 impl FakeWorld {
     fn fails(&mut self) -> bool {
         self.rng.u8(0..100) < self.failing
+    }
+
+    /// Runs one line at the socket.
+    fn run(&mut self, line: &str) {
+        let _ = self.servers.command(line);
+        let target = line.strip_prefix("shutdown sessions server ");
+        if let Some((target, (pid, _))) = target.zip(self.worker.as_ref()) {
+            self.sessions.end(*pid, |it| {
+                let server = it.server.as_deref().unwrap_or_default();
+                target == format!("{}/{server}", it.backend)
+            });
+        }
+    }
+
+    fn older_workers(&self, current: u32) -> Vec<u32> {
+        let workers = self.older.keys().copied().chain(self.sessions.workers());
+        let older: BTreeSet<_> = workers.filter(|pid| *pid != current).collect();
+        older.into_iter().collect()
     }
 
     /// Another process changes a server.
@@ -242,6 +164,7 @@ impl FakeWorld {
         }
         self.pids += 1;
         self.older.clear();
+        self.sessions.clear();
         self.worker = Some((self.pids, fingerprint_of(&self.file).unwrap().to_owned()));
         self.servers = FakeServers::boot(&model);
         let binds = model.binds();
@@ -292,7 +215,7 @@ impl HaproxyApi for FakeHaproxy {
             pid,
             fingerprint: Some(fingerprint),
             can_wait: false,
-            older: world.older.keys().copied().collect(),
+            older: world.older_workers(pid),
         })
     }
 
@@ -335,7 +258,7 @@ impl HaproxyApi for FakeHaproxy {
                 }
                 // Some lines are lost without an error.
                 if !world.fails() && !world.deaf {
-                    let _ = world.servers.command(&line);
+                    world.run(&line);
                 }
             }
         }
@@ -356,6 +279,10 @@ impl HaproxyApi for FakeHaproxy {
             if world.fails() {
                 return Err(ProxyError::Unreachable("no answer".to_owned()));
             }
+            world.sessions.end(*pid, |it| {
+                let server = it.server.as_deref().unwrap_or_default();
+                is_removed(&it.backend, server)
+            });
             let Some(all) = world.older.remove(pid) else {
                 continue;
             };
@@ -371,6 +298,27 @@ impl HaproxyApi for FakeHaproxy {
                 world.older.insert(*pid, left);
             }
         }
+        Ok(())
+    }
+
+    async fn sessions(&self, pid: u32) -> Result<WorkerSessions, ProxyError> {
+        let mut world = self.0.borrow_mut();
+        if world.fails() {
+            return Err(ProxyError::Unreachable("no answer".to_owned()));
+        }
+        Ok(world.sessions.of(pid))
+    }
+
+    fn last_speaker(&self, session: &Session) -> LastSpeaker {
+        FakeSessions::last_speaker(session)
+    }
+
+    async fn end_sessions(&self, pid: u32, pointers: &[String]) -> Result<(), ProxyError> {
+        let mut world = self.0.borrow_mut();
+        if world.fails() {
+            return Err(ProxyError::Unreachable("no answer".to_owned()));
+        }
+        world.sessions.end(pid, |it| pointers.contains(&it.pointer));
         Ok(())
     }
 
@@ -398,7 +346,10 @@ impl HaproxyApi for FakeHaproxy {
             older.insert(pid, world.targets());
         }
         older.retain(|_, targets| !targets.is_empty());
-        Ok(match world.boot() {
+        let sessions = std::mem::take(&mut world.sessions);
+        let booted = world.boot();
+        world.sessions = sessions;
+        Ok(match booted {
             Ok(()) => {
                 world.older = older;
                 ReloadOutcome::Done

@@ -160,13 +160,19 @@ async fn default_server_of_the_base_file_holds_for_servers_added_later() {
     let line = line.expect("a client's connection arrives").unwrap();
     let proxied = line.starts_with("PROXY TCP") && line.contains("127.0.0.1");
     assert!(proxied, "{line}");
-    // A server that no longer drains has its weight again.
+    // A server that no longer drains has its weight again. The last one that is up doesn't drain.
+    let b = Backend::start("b").await;
+    scene.put("redis", "redis@2", &b.value()).await;
     let draining = at(r#","status":"draining""#);
     scene.put("redis", "redis@1", &draining).await;
     let drains = format!("{port} drain");
-    scene.serves(&[("redis/redis::1", drains)]).await;
+    let other = ("redis/redis::2", b.port.to_string());
+    let drained = [("redis/redis::1", drains), other.clone()];
+    scene.serves(&drained).await;
     scene.put("redis", "redis@1", &at("")).await;
-    scene.serves(&[("redis/redis::1", port)]).await;
+    scene
+        .serves(&[("redis/redis::1", port.to_string()), other])
+        .await;
     assert_eq!(scene.stat("redis", "redis::1", "weight").await, "20");
 }
 

@@ -81,7 +81,7 @@ async fn columns_line_up_however_long_the_names_are_and_json_has_these_fields() 
     let (out, _, _) = list(&scene, &["-o", "json"]).await;
     let json: Vec<serde_json::Map<_, _>> = serde_json::from_str(&out).unwrap();
     assert_eq!(json.len(), 3);
-    let fields = "service instance host port container since status ttl protocol haproxy";
+    let fields = "service instance host port container since status ttl wish protocol haproxy";
     let fields: BTreeSet<_> = fields.split(' ').map(str::to_owned).collect();
     for row in json {
         assert_eq!(row.keys().cloned().collect::<BTreeSet<_>>(), fields);

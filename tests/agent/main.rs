@@ -32,6 +32,7 @@ mod burst;
 mod conversation;
 mod crash;
 mod drain;
+mod drain_word;
 mod dry_run;
 mod faults;
 mod flapping;

@@ -20,7 +20,12 @@ const FLOORS: &[&[&str]] = &[
         "agent::reconcile",
         "agent::resolver",
     ],
-    &["announce::status", "agent::schedule", "agent::status"],
+    &[
+        "announce::status",
+        "agent::drain",
+        "agent::schedule",
+        "agent::status",
+    ],
     &["announce::policy", "agent::machine"],
     &["agent::config"],
     &["agent::haproxy"],

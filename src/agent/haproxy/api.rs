@@ -1,8 +1,10 @@
 //! What a pass needs of HAProxy, as a trait: the executor implements it, and so does the tests' fake.
 
 use crate::agent::haproxy::file_content::FileContent;
+use crate::agent::haproxy::last_speaker::LastSpeaker;
 use crate::agent::haproxy::runtime::ServerCommand;
 use crate::agent::haproxy::server_state::{RunningServers, UnreadableState};
+use crate::agent::haproxy::session_list::{Session, UnreadableSessions, WorkerSessions};
 use crate::agent::model::bind::Bind;
 use std::collections::BTreeSet;
 
@@ -63,6 +65,9 @@ pub(crate) enum ProxyError {
     /// The state can't be read.
     #[error(transparent)]
     UnreadableState(#[from] UnreadableState),
+    /// The sessions can't be read.
+    #[error(transparent)]
+    UnreadableSessions(#[from] UnreadableSessions),
     /// So many servers still differ from the desired state after all commands; with HAProxy's first
     /// complaint.
     #[error("{}{}", out_of_sync(*.0), .1)]
@@ -114,6 +119,12 @@ pub(crate) trait HaproxyApi {
         pids: &[u32],
         is_removed: impl Fn(&str, &str) -> bool,
     ) -> Result<(), ProxyError>;
+    /// A worker's sessions; none of a worker that has exited.
+    async fn sessions(&self, pid: u32) -> Result<WorkerSessions, ProxyError>;
+    /// Who has spoken last on a session, as far as the kernel tells.
+    fn last_speaker(&self, session: &Session) -> LastSpeaker;
+    /// Ends sessions of a worker, by their pointers.
+    async fn end_sessions(&self, pid: u32, pointers: &[String]) -> Result<(), ProxyError>;
     /// Starts HAProxy, if the agent supervises it.
     async fn start(&mut self) -> Result<ReloadOutcome, ProxyError>;
     /// Reloads HAProxy.

@@ -4,13 +4,16 @@ use crate::agent::haproxy::api::{HaproxyApi, HaproxyEvent, ProxyError, ReloadOut
 use crate::agent::haproxy::bind_probe::bind_obstacle;
 use crate::agent::haproxy::config_file::{ConfigFile, WritePriority};
 use crate::agent::haproxy::file_content::FileContent;
+use crate::agent::haproxy::last_speaker::LastSpeaker;
 use crate::agent::haproxy::master_socket::{MasterSocket, RELOAD_TIMEOUT, SOCKET_RECREATED_WITHIN};
 use crate::agent::haproxy::process::{HaproxyProcess, STOP_TIMEOUT, terminate};
 use crate::agent::haproxy::render::FINGERPRINT_VARIABLE;
 use crate::agent::haproxy::runtime::ServerCommand;
 use crate::agent::haproxy::server_defaults::ServerDefaults;
 use crate::agent::haproxy::server_state::{RunningServers, parse_state};
+use crate::agent::haproxy::session_list::{Session, WorkerSessions};
 use crate::agent::haproxy::sessions::shutdown_commands;
+use crate::agent::haproxy::tcp_diagnosis::TcpDiagnosis;
 use crate::agent::model::bind::Bind;
 use crate::clock::now;
 use crate::log_throttle::{LogThrottle, Repeats};
@@ -50,6 +53,7 @@ pub(crate) struct HaproxyExecutor {
     exits: LogThrottle,
     /// Its alerts, for the log, from whichever of its processes.
     alerts: Arc<Mutex<Repeats>>,
+    diagnosis: TcpDiagnosis,
     /// Process ids of master and worker, and the worker's fingerprint, which never changes.
     fingerprint: RefCell<Option<(u32, u32, Option<String>)>>,
     saving: Option<PendingWrite>,
@@ -80,6 +84,7 @@ impl HaproxyExecutor {
             process: None,
             exits: LogThrottle::default(),
             alerts: Arc::default(),
+            diagnosis: TcpDiagnosis::default(),
             fingerprint: RefCell::new(None),
             saving: None,
             next: None,
@@ -273,6 +278,23 @@ impl HaproxyApi for HaproxyExecutor {
             self.master.send_commands(pid, commands.into_iter()).await?;
         }
         Ok(())
+    }
+
+    async fn sessions(&self, pid: u32) -> Result<WorkerSessions, ProxyError> {
+        self.pulse.beat();
+        match self.master.all_of_sessions(pid).await? {
+            Some(text) => Ok(WorkerSessions::parse(&text)?),
+            None => Ok(WorkerSessions::default()),
+        }
+    }
+
+    fn last_speaker(&self, session: &Session) -> LastSpeaker {
+        self.diagnosis.last_speaker(session)
+    }
+
+    async fn end_sessions(&self, pid: u32, pointers: &[String]) -> Result<(), ProxyError> {
+        let commands = pointers.iter().map(|it| format!("shutdown session {it}"));
+        self.master.send_commands(pid, commands).await.map(drop)
     }
 
     async fn start(&mut self) -> Result<ReloadOutcome, ProxyError> {

@@ -102,6 +102,13 @@ impl MasterSocket {
         self.ask(&line, 2).await
     }
 
+    /// A worker's `show sess all`, behind its fingerprint; `None` for a worker that has exited.
+    pub(crate) async fn all_of_sessions(&self, pid: u32) -> Result<Option<String>, ProxyError> {
+        let line = format!("@!{pid} show env {FINGERPRINT_VARIABLE}; @!{pid} show sess all");
+        let answer = self.ask(&line, 2).await?;
+        Ok((!answer.starts_with(NO_SUCH_WORKER)).then_some(answer))
+    }
+
     /// Sends many commands to one worker, in order. Returns the first complaint, empty without one.
     pub(crate) async fn send_commands(
         &self,

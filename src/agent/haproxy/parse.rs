@@ -87,6 +87,7 @@ fn instance(server: &Server) -> Option<Instance> {
         draining: server.draining,
         leaving: false,
         create_revision: 0,
+        since: None,
     })
 }
 

@@ -1,5 +1,9 @@
 //! Services with their servers: instances, and the addresses of their host names. Pure.
 
+mod last_server;
+
+pub use last_server::DrainingInstance;
+
 use crate::agent::model::allow::{AddressFilter, Allow};
 use crate::agent::model::bind::Bind;
 use crate::agent::model::host_addresses::HostAddresses;
@@ -30,6 +34,9 @@ pub struct Server {
 /// The servers of one service, by instance. Persistent, as [`Instances`] are.
 pub type Servers = OrdMap<String, Server>;
 
+/// Names of instances, by service.
+pub type InstanceNames = BTreeMap<String, BTreeSet<String>>;
+
 /// A service as it is to be served.
 #[derive(Debug, Clone, Default)]
 pub struct Backend {
@@ -45,6 +52,12 @@ pub struct Backend {
     /// Instances whose address is refused, and why.
     refused: OrdMap<String, String>,
     instances: Instances,
+    /// Instances whose values say that they drain, numbered in the order in which they began to.
+    draining: BTreeMap<String, u64>,
+    /// How many instances have begun to drain.
+    drains: u64,
+    /// The draining instance that goes on serving, for it is the last one that is up.
+    last_up: Option<String>,
 }
 
 /// All services with their servers.
@@ -55,6 +68,8 @@ pub struct Backends {
     hosts: OrdMap<String, usize>,
     address_filter: AddressFilter,
     unreported: Vec<RefusedInstance>,
+    /// Instances that HAProxy's checks have down, by service.
+    down: InstanceNames,
     /// `HostAddresses::version` at the last update.
     version: u64,
     listener_version: u64,
@@ -90,20 +105,29 @@ impl Backends {
         let listeners_changed = self.address_filter.take_listeners_changed();
         // Then an instance that is the same may have another server, or none.
         let afresh = hosts_moved || own_addresses_changed || listeners_changed;
-        let filter = &self.address_filter;
+        let (filter, no_name) = (&self.address_filter, BTreeSet::new());
+        let down = |service: &str| self.down.get(service).unwrap_or(&no_name);
         let (mut changed, mut new, mut gone) = (Vec::new(), Vec::new(), Vec::new());
         let both = desired.merge_join_by(self.services.iter_mut(), |(a, _), (b, _)| (*a).cmp(*b));
         for pair in both {
             match pair {
                 EitherOrBoth::Both((service, desired), (_, backend)) => {
-                    if afresh || !backend.follows(&desired) {
-                        let before = backend.follow(desired, afresh, addresses, filter);
+                    let follows = !afresh && backend.follows(&desired);
+                    if follows && !backend.has_draining() {
+                        continue;
+                    }
+                    let before = backend.clone();
+                    if !follows {
+                        backend.follow(desired, afresh, addresses, filter);
+                    }
+                    if backend.keep_last_up(down(service)) || !follows {
                         changed.push((service.clone(), before));
                     }
                 }
                 EitherOrBoth::Left((service, desired)) => {
                     let mut backend = Backend::default();
                     backend.follow(desired, afresh, addresses, filter);
+                    backend.keep_last_up(down(service));
                     new.push((service.clone(), backend));
                 }
                 EitherOrBoth::Right((service, _)) => gone.push(service.clone()),
@@ -221,16 +245,16 @@ impl Backend {
         self.port == desired.port && self.instances == desired.instances
     }
 
-    /// Follows `desired`; returns what it was before. `afresh`: an instance that is the same may have another
-    /// server. One whose host name has no address yet has none, nor has one that is refused.
+    /// Follows `desired`. `afresh`: an instance that is the same may have another server. One whose host name has
+    /// no address yet has none, nor has one that is refused.
     fn follow(
         &mut self,
         desired: DesiredService,
         afresh: bool,
         addresses: &HostAddresses,
         filter: &AddressFilter,
-    ) -> Self {
-        let before = self.clone();
+    ) {
+        let servers_before = self.servers.clone();
         if afresh {
             (self.servers, self.leaving) = (Servers::new(), 0);
             self.refused.clear();
@@ -251,13 +275,13 @@ impl Backend {
                 self.add(name, it, addresses, filter);
             }
         }
-        if afresh && self.servers == before.servers {
+        if afresh && self.servers == servers_before {
             // So that nothing is compared one by one again.
-            self.servers = before.servers.clone();
+            self.servers = servers_before;
         }
+        self.note_draining(&seen, &desired.instances);
         (self.port, self.instances) = (desired.port, desired.instances);
         self.forget_old_ports(filter);
-        before
     }
 
     fn add(

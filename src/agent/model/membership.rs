@@ -192,6 +192,13 @@ impl Membership {
         service.is_some_and(|service| service.end(name))
     }
 
+    /// That draining instance goes on serving at `now`, for no other one is up: its time to drain has not begun.
+    pub fn serves_alone(&mut self, service: &str, name: &str, now: Moment) {
+        if let Some(service) = self.services.get_mut(service) {
+            service.serves_alone(name, now);
+        }
+    }
+
     /// How long instances that disappeared together are held.
     #[must_use]
     pub const fn hold_time(&self) -> Duration {

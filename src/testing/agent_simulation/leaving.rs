@@ -13,6 +13,8 @@ use std::time::Duration;
 pub(super) struct LeavingServers {
     /// All instances that the agent knows, by HAProxy's names.
     there: BTreeMap<String, (Host, u16)>,
+    /// Those whose values say that they drain: their time has begun already.
+    draining: BTreeSet<String>,
     /// Instances whose keys are gone: where they were, and until when their servers must not be removed.
     until: BTreeMap<String, (Host, u16, Moment)>,
     /// Servers that a check has found down.
@@ -42,9 +44,15 @@ impl AgentScene {
             })
         });
         let there: BTreeMap<_, _> = there.collect();
+        let draining = services.iter().flat_map(|(service, all)| {
+            let draining = all.iter().filter(|(_, it)| it.draining);
+            draining.map(move |(name, _)| format!("{service}/{}", proxy_name(name)))
+        });
+        let draining = draining.collect();
+        let drained = std::mem::replace(&mut self.leaving.draining, draining);
         let until = self.now + RETENTION.drain;
         for (target, (host, port)) in std::mem::take(&mut self.leaving.there) {
-            if !there.contains_key(&target) {
+            if !there.contains_key(&target) && !drained.contains(&target) {
                 self.leaving.until.insert(target, (host, port, until));
             }
         }

@@ -40,6 +40,7 @@ impl AgentScene {
         backends.update(membership.desired(self.now), &self.addresses.borrow());
         backends.set_listeners(self.agent.reconciler.listeners());
         backends.update(membership.desired(self.now), &self.addresses.borrow());
+        backends.adopt_last_up(&self.agent.desired.backends);
         let mut services = backends.services().clone();
         // A service keeps its first port, and what it had on this machine, while it is known; and its
         // port is no other's while instances of it are held.
@@ -96,6 +97,7 @@ impl AgentScene {
     pub(super) fn must_settle(&mut self, totals: &mut Totals) -> Result<(), String> {
         (self.world().failing, self.world().busy) = (0, BTreeSet::new());
         (self.world().full, self.world().stuck) = (false, false);
+        self.world().sessions.answer_all();
         let limit = PROMISED + reload_pause(self.world().older.len());
         for name in ["db", "web", "nowhere"] {
             self.resolver
@@ -128,6 +130,7 @@ impl AgentScene {
             }
         }
         self.no_server_is_a_listener()?;
+        self.every_drain_is_over()?;
         let model = self.model();
         let text = render(&fixed_config(), &model);
         let reloads = self.world().reloads;

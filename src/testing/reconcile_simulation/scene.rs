@@ -96,6 +96,7 @@ impl ReconcileScene {
     pub(super) fn model(&self) -> Model {
         let mut backends = Backends::default();
         backends.update(self.list(), &self.addresses);
+        backends.adopt_last_up(&self.backends);
         let (nothing, listening) = (BTreeMap::new(), &self.reconciler.listening);
         assign_listeners(
             &ListenerRules::default(),

@@ -38,6 +38,8 @@ pub(super) struct ServiceHistory {
     /// Instances whose keys are gone since that moment: they get no new connections, and keep their old ones
     /// for a while.
     pub(super) leaving: BTreeMap<String, (Instance, Moment)>,
+    /// Since when present instances drain; without those that go on serving because no other one is up.
+    pub(super) draining_since: BTreeMap<String, Moment>,
 }
 
 /// An instance that departed, and when it was present.
@@ -61,6 +63,7 @@ impl ServiceHistory {
         self.forget_old_events(now.0);
         let before = std::mem::replace(&mut self.present, present.clone());
         for change in before.diff(&present) {
+            self.note_draining(&change, now.0);
             match change {
                 DiffItem::Add(name, instance) => self.arrive(name, instance, now, arrived),
                 DiffItem::Update { old, new } => {
@@ -101,8 +104,10 @@ impl ServiceHistory {
 
     fn depart(&mut self, name: &str, instance: &Instance, now: ObservedAt) {
         let arrived_at = self.arrived_at.remove(name).unwrap_or_default();
+        // The time that it has drained already counts.
+        let since = self.draining_since.remove(name).unwrap_or(now.0);
         self.leaving
-            .insert(name.to_owned(), (instance.clone(), now.0));
+            .insert(name.to_owned(), (instance.clone(), since));
         // An instance that was draining had announced its departure.
         if !instance.draining {
             let departure = Departure {
@@ -111,6 +116,27 @@ impl ServiceHistory {
                 departed: now,
             };
             self.departed.insert(name.to_owned(), departure);
+        }
+    }
+
+    fn note_draining(&mut self, change: &DiffItem<'_, '_, String, Instance>, now: Moment) {
+        if let DiffItem::Add(name, it)
+        | DiffItem::Update {
+            new: (name, it), ..
+        } = change
+        {
+            if it.draining {
+                self.draining_since.entry((*name).clone()).or_insert(now);
+            } else {
+                self.draining_since.remove(*name);
+            }
+        }
+    }
+
+    /// That draining instance serves: its time to drain begins when it no longer does.
+    pub(super) fn serves_alone(&mut self, name: &str, now: Moment) {
+        if let Some(since) = self.draining_since.get_mut(name) {
+            *since = now;
         }
     }
 

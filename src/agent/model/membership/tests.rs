@@ -289,12 +289,32 @@ fn a_key_that_blinks_ends_nothing() {
     p.observe(&catalog("redis:1,2"), at(1.2));
     assert_eq!(shows(&mut p, 1.2), "redis:1,2");
     assert_eq!((p.leaving().count(), p.next_change()), (0, None));
-    // So does a draining one; and it drains for its time, not for ever.
-    p.observe(&catalog("redis:1d,2"), at(2.0));
-    p.observe(&catalog("redis:2"), at(3.0));
-    assert_eq!(shows(&mut p, 32.9), "redis:1-,2");
-    assert_eq!(shows(&mut p, 33.0), "redis:2");
     assert_eq!(p.take_events(), []);
+}
+
+#[test]
+fn an_instance_that_drained_already_gets_no_second_time() {
+    let mut p = draining_for(30.0);
+    p.observe(&catalog("redis:1,2"), at(0.0));
+    p.observe(&catalog("redis:1d,2"), at(2.0));
+    p.observe(&catalog("redis:2"), at(12.0));
+    assert_eq!(shows(&mut p, 31.9), "redis:1-,2");
+    assert_eq!(shows(&mut p, 32.0), "redis:2");
+    // Longer than that: it is gone with its key.
+    p.observe(&catalog("redis:1d,2"), at(40.0));
+    p.observe(&catalog("redis:2"), at(80.0));
+    assert_eq!(shows(&mut p, 80.0), "redis:2");
+    // One that served again in between has all of it.
+    p.observe(&catalog("redis:1d,2"), at(90.0));
+    p.observe(&catalog("redis:1,2"), at(100.0));
+    p.observe(&catalog("redis:2"), at(110.0));
+    assert_eq!(shows(&mut p, 139.9), "redis:1-,2");
+    // And so has one that served until now, because no other one was up.
+    p.observe(&catalog("redis:3d"), at(200.0));
+    p.serves_alone("redis", "3", at(220.0));
+    p.observe(&catalog(""), at(220.0));
+    assert_eq!(shows(&mut p, 249.9), "redis:3-");
+    assert_eq!(shows(&mut p, 250.0), "redis:");
 }
 
 #[test]

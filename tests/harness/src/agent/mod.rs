@@ -1,5 +1,6 @@
 //! An etcd, a HAProxy, an agent and backends of a test's own. Everything ends with the test.
 
+mod answering;
 mod apart;
 mod client;
 mod disk;
@@ -8,9 +9,10 @@ mod load;
 mod scene;
 
 pub use crate::{
-    A_WHILE, Etcd, EtcdCluster, Footprint, Footprints, PATIENCE, Proxy, becomes, eventually,
-    free_port, measured, millis, never_for, notify::Notifications, secs, throughout,
+    A_WHILE, Etcd, EtcdCluster, Footprint, Footprints, Login, PATIENCE, Proxy, SOON, becomes,
+    eventually, free_port, measured, millis, never_for, notify::Notifications, secs, throughout,
 };
+pub use answering::{Answering, Asking};
 pub use apart::apart;
 pub use client::{Backend, Connection, elsewhere, host, listens, output_of, value_of};
 pub use disk::Disk;

@@ -84,6 +84,11 @@ impl AgentScene {
         (scene, a)
     }
 
+    /// A further argument of the agent's.
+    pub fn argument(&mut self, argument: &str) {
+        self.arguments.push(argument.to_owned());
+    }
+
     /// Starts what a scene from `new` or `around` has not.
     pub async fn begin(&mut self) {
         if self.mode == HaproxyMode::Attached {
