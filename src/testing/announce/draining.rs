@@ -100,11 +100,12 @@ impl AnnounceWorld {
         }
     }
 
-    /// It stops, at once or by a drain.
+    /// It stops, at once, by a drain, or by a hand-over.
     pub(crate) fn leave(&mut self, which: usize) {
-        if self.rng.u8(0..4) == 0 {
-            self.announcers[which].leave();
-            return;
+        match self.rng.u8(0..8) {
+            0 | 1 => return self.announcers[which].leave(),
+            2 | 3 => return self.announcers[which].hand_over(),
+            _ => {}
         }
         let longest = LONGEST.mul_f64(self.rng.f64());
         let words = match self.rng.u8(0..4) {
@@ -118,9 +119,8 @@ impl AnnounceWorld {
         self.announcers[which].drain(self.now, longest, words);
     }
 
-    /// Without any fault a process that drains keeps each of its keys, on its lease and as draining, until the drain
-    /// is over; then they are gone, and the next in rank has them.
-    pub(crate) fn one_leaves_by_a_drain(&mut self) -> Result<(), String> {
+    /// A process that announces something, and its keys.
+    pub(crate) fn holder(&self) -> Option<(usize, Vec<Key>)> {
         let holds = |a: &Announcer| {
             let statuses = a.registrar.statuses();
             let held = statuses.into_iter().filter_map(|(key, status)| {
@@ -128,15 +128,20 @@ impl AnnounceWorld {
             });
             held.collect::<Vec<_>>()
         };
-        let alive = |a: &&Announcer| a.alive && a.since.is_some();
-        let which = self
-            .announcers
-            .iter()
-            .position(|a| alive(&a) && !holds(a).is_empty());
-        let Some(which) = which else {
+        let alive = self.announcers.iter().enumerate();
+        let mut alive = alive.filter(|(_, a)| a.alive && a.since.is_some());
+        alive.find_map(|(which, a)| {
+            let keys = holds(a);
+            (!keys.is_empty()).then_some((which, keys))
+        })
+    }
+
+    /// Without any fault a process that drains keeps each of its keys, on its lease and as draining, until the drain
+    /// is over; then they are gone, and the next in rank has them.
+    pub(crate) fn one_leaves_by_a_drain(&mut self) -> Result<(), String> {
+        let Some((which, keys)) = self.holder() else {
             return Ok(());
         };
-        let keys = holds(&self.announcers[which]);
         let lease = self.announcers[which].registrar.lease();
         self.announcers[which].drain(self.now, LONGEST, None);
         // Confirmed within a second; over after LONGEST by a clock that is off by a tenth.

@@ -1,0 +1,46 @@
+//! A process that leaves its keys to the next one.
+
+use super::world::AnnounceWorld;
+use crate::announce::lease::protocol::KeyStatus;
+use std::time::Duration;
+
+/// What an exit without any fault takes at most, and what a start does.
+const ONE_STEP: Duration = Duration::from_secs(4);
+
+impl AnnounceWorld {
+    /// Without any fault no key is gone from one process to the next, and then each is on the next one's lease.
+    pub(crate) fn one_hands_over(&mut self) -> Result<(), String> {
+        let Some((which, keys)) = self.holder() else {
+            return Ok(());
+        };
+        let begun = self.store.history.len();
+        self.announcers[which].hand_over();
+        self.pass(self.now + ONE_STEP, true)?;
+        if self.announcers[which].alive {
+            return Err("a hand-over without end".to_owned());
+        }
+        self.announcers[which].alive = true;
+        self.crash(which);
+        self.pass(self.now + ONE_STEP, true)?;
+        let since = self.store.history[begun..].iter();
+        if let Some(gap) = since
+            .clone()
+            .find(|it| it.entry.is_none() && keys.contains(&it.key))
+        {
+            return Err(format!("{gap:?} in a hand-over"));
+        }
+        let statuses = self.announcers[which].registrar.statuses();
+        // Or another one announces the same life of the same container.
+        let has = |status: &KeyStatus| {
+            matches!(status, KeyStatus::Announced(_) | KeyStatus::StandingBy(_))
+        };
+        if let Some(key) = keys.iter().find(|key| !statuses.get(key).is_some_and(has)) {
+            return Err(format!(
+                "{key} is {:?} after a hand-over",
+                statuses.get(key)
+            ));
+        }
+        self.totals.hand_overs += 1;
+        self.must_settle()
+    }
+}
