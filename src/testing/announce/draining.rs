@@ -100,12 +100,11 @@ impl AnnounceWorld {
         }
     }
 
-    /// It stops, at once, by a drain, or by a hand-over.
+    /// It stops, at once or by a drain.
     pub(crate) fn leave(&mut self, which: usize) {
-        match self.rng.u8(0..8) {
-            0 | 1 => return self.announcers[which].leave(),
-            2 | 3 => return self.announcers[which].hand_over(),
-            _ => {}
+        if self.rng.u8(0..4) == 0 {
+            self.announcers[which].leave();
+            return;
         }
         let longest = LONGEST.mul_f64(self.rng.f64());
         let words = match self.rng.u8(0..4) {

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 /// What an exit without any fault takes at most, and what a start does.
 const ONE_STEP: Duration = Duration::from_secs(4);
+/// How long most of the requests come to harm, and until when some do.
+const HARM: Duration = Duration::from_secs(5);
+const TROUBLE: Duration = Duration::from_secs(20);
 
 impl AnnounceWorld {
     /// Without any fault no key is gone from one process to the next, and then each is on the next one's lease.
@@ -41,6 +44,20 @@ impl AnnounceWorld {
             ));
         }
         self.totals.hand_overs += 1;
+        self.must_settle()?;
+        self.one_hands_over_in_trouble()
+    }
+
+    /// Whatever becomes of its requests, no rule of ownership is broken, and the next process puts it right.
+    fn one_hands_over_in_trouble(&mut self) -> Result<(), String> {
+        let Some((which, _)) = self.holder() else {
+            return Ok(());
+        };
+        self.announcers[which].harm_until = self.now + HARM;
+        self.announcers[which].hand_over();
+        self.pass(self.now + TROUBLE, false)?;
+        self.announcers[which].alive = true;
+        self.crash(which);
         self.must_settle()
     }
 }
