@@ -2,6 +2,7 @@
 
 use super::clock::Clock;
 use super::draining::{AnnouncerView, DrainTotals, SimulatedDrain};
+use super::handover::must_be_gone;
 use super::network::{UnderWay, send};
 use super::sight::{Delays, Sight};
 use super::store::{Author, Event, Store};
@@ -9,7 +10,7 @@ use crate::announce::drain::overlay;
 use crate::announce::drain::shutdown_drain::DrainStep;
 use crate::announce::lease::ownership::Holder;
 use crate::announce::lease::protocol::{
-    DesiredKey, DesiredKeys, LeaseEvent, LeaseId, Request, Response, Step,
+    DesiredKey, DesiredKeys, KeyStatus, LeaseEvent, LeaseId, Request, Response, Step,
 };
 use crate::announce::lease::registrar::{LeaseSettings, Registrar};
 use crate::clock::Moment;
@@ -170,6 +171,18 @@ impl Announcer {
         self.desire();
     }
 
+    /// The keys that are announced.
+    pub(crate) fn held_keys(&self) -> impl Iterator<Item = Key> {
+        let statuses = self.registrar.statuses().into_iter();
+        statuses
+            .filter_map(|(key, status)| matches!(status, KeyStatus::Announced(_)).then_some(key))
+    }
+
+    /// Whether a key is announced.
+    pub(crate) fn holds_a_key(&self) -> bool {
+        self.held_keys().next().is_some()
+    }
+
     /// SIGTERM, with `--drain`; the agents' words come after `words`, or never.
     pub(crate) fn drain(&mut self, now: Moment, longest: Duration, words: Option<Duration>) {
         if self.alive && self.drain.is_none() && !self.hands_over {
@@ -215,17 +228,6 @@ impl Announcer {
             self.registrar.hand_over();
             self.idle_until = Moment::ZERO;
         }
-    }
-
-    /// Nothing is left of it, but the lease on which it leaves its keys.
-    fn must_be_gone(&self, store: &Store) -> Result<(), String> {
-        let mut leases = self.leases.clone();
-        if self.hands_over {
-            let short = self.registrar.lease();
-            let left_behind = self.registrar.has_left_behind();
-            leases.retain(|lease| Some(*lease) != short && !left_behind);
-        }
-        store.must_have_none_of(&leases)
     }
 
     /// The machine is suspended, and its clock shows it afterwards; or it is a virtual one that is
@@ -343,7 +345,7 @@ impl Announcer {
                 }
                 Step::Done => {
                     self.alive = false;
-                    self.must_be_gone(store)?;
+                    must_be_gone(&self.author(), &self.registrar, store)?;
                     break;
                 }
             }

@@ -100,8 +100,11 @@ impl AnnounceWorld {
         }
     }
 
-    /// It stops, at once or by a drain.
+    /// It stops, at once or by a drain; mostly one that has something to drain.
     pub(crate) fn leave(&mut self, which: usize) {
+        let mut all = 0..self.announcers.len();
+        let holder = all.find(|it| self.announcers[*it].holds_a_key());
+        let which = holder.filter(|_| self.rng.u8(0..4) > 0).unwrap_or(which);
         if self.rng.u8(0..4) == 0 {
             self.announcers[which].leave();
             return;
@@ -112,7 +115,7 @@ impl AnnounceWorld {
             _ => Some(longest.mul_f64(self.rng.f64() / 2.0)),
         };
         // An etcd that doesn't confirm.
-        if self.rng.u8(0..3) == 0 {
+        if self.rng.bool() {
             self.announcers[which].harm_until = self.now + Duration::from_secs(5);
         }
         self.announcers[which].drain(self.now, longest, words);
@@ -120,19 +123,12 @@ impl AnnounceWorld {
 
     /// A process that announces something, and its keys.
     pub(crate) fn holder(&self) -> Option<(usize, Vec<Key>)> {
-        let holds = |a: &Announcer| {
-            let statuses = a.registrar.statuses();
-            let held = statuses.into_iter().filter_map(|(key, status)| {
-                matches!(status, KeyStatus::Announced(_)).then_some(key)
-            });
-            held.collect::<Vec<_>>()
-        };
-        let alive = self.announcers.iter().enumerate();
-        let mut alive = alive.filter(|(_, a)| a.alive && a.since.is_some());
-        alive.find_map(|(which, a)| {
-            let keys = holds(a);
-            (!keys.is_empty()).then_some((which, keys))
-        })
+        let alive = |a: &&Announcer| a.alive && a.since.is_some();
+        let which = self
+            .announcers
+            .iter()
+            .position(|a| alive(&a) && a.holds_a_key())?;
+        Some((which, self.announcers[which].held_keys().collect()))
     }
 
     /// Without any fault a process that drains keeps each of its keys, on its lease and as draining, until the drain

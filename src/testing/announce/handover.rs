@@ -1,7 +1,9 @@
 //! A process that leaves its keys to the next one.
 
+use super::store::{Author, Store};
 use super::world::AnnounceWorld;
 use crate::announce::lease::protocol::KeyStatus;
+use crate::announce::lease::registrar::Registrar;
 use std::time::Duration;
 
 /// What an exit without any fault takes at most, and what a start does.
@@ -9,6 +11,20 @@ const ONE_STEP: Duration = Duration::from_secs(4);
 /// How long most of the requests come to harm, and until when some do.
 const HARM: Duration = Duration::from_secs(5);
 const TROUBLE: Duration = Duration::from_secs(20);
+
+/// Nothing is left of a process that has ended, but the lease on which it leaves its keys.
+pub(crate) fn must_be_gone(
+    author: &Author,
+    registrar: &Registrar,
+    store: &Store,
+) -> Result<(), String> {
+    let mut leases = author.leases.clone();
+    if author.hands_over {
+        let (short, left_behind) = (registrar.lease(), registrar.has_left_behind());
+        leases.retain(|lease| Some(*lease) != short && !left_behind);
+    }
+    store.must_have_none_of(&leases)
+}
 
 impl AnnounceWorld {
     /// Without any fault no key is gone from one process to the next, and then each is on the next one's lease.
