@@ -109,7 +109,9 @@ async fn run(job: Job) -> anyhow::Result<ExitCode> {
         }
         Job::Agent(config) => agent::run(config, shutdown::on_signals()?).await?,
         Job::List(config) => list::run(&config, shutdown::on_signals()?).await?,
-        Job::Announce(config) => announce::run(config, shutdown::on_signals()?).await?,
+        Job::Announce(config) => {
+            announce::run(config, shutdown::on_signals_and_hand_over()?).await?;
+        }
         Job::Explain(config) => {
             let explanation = explain::run(&config).await?;
             io::stdout().write_all(explanation.text.as_bytes())?;

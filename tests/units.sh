@@ -21,6 +21,7 @@ main() {
     takes_the_credentials_of_its_comments
     wrong_usage_ends_each_sidekick
     no_user_of_a_package
+    each_hands_over_only_for_a_restart_of_its_own
     fleet_refuses 'an option it does not know' 's/^MachineOf=/MachinesOf=/'
     fleet_refuses 'metadata of another form' 's/^MachineOf=.*/MachineMetadata=role/'
     fleet_refuses 'a unit that is not there' 's/^MachineOf=redis@/MachineOf=rides@/'
@@ -93,6 +94,41 @@ no_user_of_a_package() {
         [[ $user == *-* ]] || give_up "$unit runs as $user, which may be the user of a package"
         ((${#user} <= 31)) || give_up "$unit: systemd takes no user name of more than 31 characters: $user"
     done
+}
+
+# ExecStop= sends SIGUSR1 for a restart job of its unit, and for nothing else (docs/adr/0023-a-restart-hands-over.md).
+each_hands_over_only_for_a_restart_of_its_own() {
+    local one=redis-discovery@1.service other=redis@1.service
+    hands_over sidekick sidekick.service '637 sidekick.service restart running'
+    keeps_on sidekick sidekick.service '637 sidekick.service stop running'
+    keeps_on sidekick sidekick.service ''
+    hands_over redis-discovery@ $one "144 $one restart running"
+    keeps_on redis-discovery@ $one "144 $one stop running"
+    keeps_on redis-discovery@ $one "262 $one restart running" "203 $other           restart waiting"
+    keeps_on redis-discovery@ $one "322 $other           restart waiting" "323 $one restart running"
+    keeps_on redis-discovery@ $one "203 $other restart running"
+    keeps_on redis-discovery@ $one ''
+}
+
+hands_over() {
+    [[ $(exec_stop "$@") == 'kill -USR1 42' ]] || give_up "$2 does not hand over, with these jobs: ${*:3}"
+}
+
+keeps_on() {
+    [[ ! $(exec_stop "$@") ]] || give_up "$2 hands over, with these jobs: ${*:3}"
+}
+
+# The line of shell in ExecStop=, as systemd reads it, with those lines as the answer of systemctl list-jobs.
+exec_stop() {
+    local unit=$1 name=$2 line
+    line=$(sed -n "s,^ExecStop=-+/bin/sh -c '\(.*\)'\$,\1,p" "systemd/$unit.service")
+    [[ $line ]] || give_up "$unit.service has no ExecStop="
+    line=${line//%n/$name} line=${line//%i/1} line=${line//\$\$/\$}
+    shift 2
+    jobs=$(printf '%s\n' "$@") MAINPID=42 sh -c "
+        systemctl() { test -z \"\$jobs\" || echo \"\$jobs\"; }
+        kill() { echo \"kill \$*\"; }
+        $line" || true
 }
 
 refuses() {

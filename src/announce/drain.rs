@@ -93,6 +93,29 @@ pub struct DrainInputs {
     pub shutdown: Shutdown,
 }
 
+/// Waits until no stop of a container is under way, `longest` at most, or until a signal cuts it short: the next process
+/// would not know of it, and announce an instance as serving that is about to die.
+pub async fn until_no_stop(
+    mut stops: watch::Receiver<usize>,
+    mut shutdown: Shutdown,
+    longest: Duration,
+) {
+    let count = *stops.borrow_and_update();
+    if count == 0 || longest.is_zero() {
+        return;
+    }
+    let seconds = longest.as_secs_f32();
+    info!(
+        "{count} keys drain because their containers are being stopped: handing over when they are down, in {seconds} s at most"
+    );
+    // Cancel-safe: nothing is lost with any of them, for all three end the wait.
+    tokio::select! {
+        _ = stops.wait_for(|stops| *stops == 0) => {}
+        () = shutdown.cut_short() => {}
+        () = sleep(longest) => {}
+    }
+}
+
 /// Waits until the drain has ended, `longest` at most.
 pub async fn until_over(mut drain: ShutdownDrain, inputs: DrainInputs, longest: Duration) {
     let DrainInputs {

@@ -28,6 +28,7 @@ use drain::{AgentReader, DrainInputs};
 use lease::executor::{Executor, REVOKE_DEADLINE};
 use lease::protocol::{DesiredKeys, KeyStatuses};
 use lease::registrar::LeaseSettings;
+use lease::shutdown_report::ShutdownReport;
 use policy::claims::{Claim, Evaluation, Evaluator, Outranked, assign_keys};
 use policy::container::ContainerViews;
 use policy::eligibility::Verdict;
@@ -51,7 +52,8 @@ const KEY_EVENTS_WAITING: usize = 64;
 /// The interval at which the status line is updated while etcd or Docker is unreachable.
 const TICK_IN_TROUBLE: Duration = Duration::from_secs(1);
 
-/// Announces until `shutdown`, then drains for `--drain` at most, then revokes the lease.
+/// Announces until `shutdown`, then drains for `--drain` at most, then revokes the lease; or, where that is asked for,
+/// hands the keys over to the next process.
 ///
 /// # Errors
 /// A task ended that never should.
@@ -104,24 +106,32 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
     let mut stop = shutdown.clone();
     tasks.until(stop.requested(), announce_loop.run()).await?;
     let longest = announce_loop.config.drain;
-    if !longest.is_zero() {
+    let hands_over = shutdown.hands_over();
+    if hands_over {
+        let stops = announce_loop.desired.stops_under_way();
+        let no_stop = drain::until_no_stop(stops, shutdown, longest);
+        tasks.until(no_stop, announce_loop.run()).await?;
+    } else if !longest.is_zero() {
         let drain = announce_loop.leave(longest);
         let inputs = announce_loop.drain_inputs(members, shutdown);
         let drained = drain::until_over(drain, inputs, longest);
         tasks.until(drained, announce_loop.run()).await?;
     }
     announce_loop.systemd.stopping();
-    // The keys are about to be deleted: what Docker and the watch tell no longer matters.
+    // The keys are about to be deleted or left: what Docker and the watch tell no longer matters.
     tasks.watchers.abort_all();
-    stop_executor.send();
-    let report = tasks.executor.await?;
+    stop_executor.send(hands_over);
+    log_report(&tasks.executor.await?);
+    Ok(())
+}
+
+fn log_report(report: &ShutdownReport) {
     let line = report.line(REVOKE_DEADLINE);
     if report.revoked {
         info!("{line}");
     } else {
         warn!("{line}");
     }
-    Ok(())
 }
 
 /// Turns the watcher's views into desired keys, and reports the status to systemd.

@@ -68,13 +68,16 @@ fn announced(cluster: &Cluster, keys: &[&str]) {
     });
 }
 
-/// On the way down the sidekick goes before docker.service, and so the key before the container.
+/// On the way down the sidekick drains, and goes before docker.service, and so the key before the container.
 #[track_caller]
 fn gone_before_it_ended(cluster: &Cluster, machine: &Machine, from: i64) {
     let ended = machine.run(&["docker", "inspect", "--format={{.State.FinishedAt}}", "one"]);
     let ended = OffsetDateTime::parse(&ended, &Rfc3339).expect("FinishedAt is a time");
     let ended = (ended - OffsetDateTime::from(UNIX_EPOCH)).as_seconds_f64();
     let history = cluster.history_of(KEYS[0], from);
+    let first = history.first().and_then(|change| change.put.as_deref());
+    let drained = first.is_some_and(|value| value.contains("draining"));
+    assert!(drained, "a shutdown drains: {history:?}");
     let gone = history.iter().find(|change| change.put.is_none());
     let gone = gone.expect("the key was gone in between").unix_seconds();
     assert!(gone < ended, "key gone at {gone}, container at {ended}");

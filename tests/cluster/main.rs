@@ -17,6 +17,7 @@
 )]
 
 mod by_hand;
+mod handover;
 mod harness;
 mod host;
 mod login;
@@ -74,6 +75,11 @@ const SCENARIOS: &[Scenario] = scenarios![
     proxied::attached_with_debians_own_sections,
     proxied::supervised_by_its_own_unit,
     host::one_sidekick_for_a_whole_host,
+    handover::a_restart_of_the_hosts_sidekick_hands_over,
+    handover::a_stop_of_the_hosts_sidekick_drains,
+    handover::a_restart_into_a_broken_sidekick_lets_the_keys_go,
+    handover::a_restart_of_one_containers_sidekick_hands_over,
+    handover::a_restart_of_redis_itself_drains_first,
     login::every_unit_logs_in_with_a_password_that_only_root_may_read,
     swarm::swarm_moves_redis_and_its_key_follows,
 ];

@@ -49,6 +49,7 @@ const ROOMS: &[&str] = &[
     "announce/lease/ownership.rs",
     "announce/lease/protocol.rs",
     "announce/lease/registrar.rs",
+    "announce/lease/registrar/handover.rs",
     "announce/lease/shutdown_report.rs",
     "announce/policy/caveat.rs",
     "announce/policy/claims.rs",

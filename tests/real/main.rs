@@ -22,6 +22,7 @@ mod engine_outage;
 mod etcd_outage;
 mod explain;
 mod growth;
+mod handover;
 mod kernel;
 mod lifecycle;
 mod log;

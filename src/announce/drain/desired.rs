@@ -3,7 +3,7 @@
 
 use super::overlay::{KnownWishes, leaving, with_wishes};
 use super::shutdown_drain::ShutdownDrain;
-use crate::announce::lease::protocol::{DesiredKeys, KeyStatuses};
+use crate::announce::lease::protocol::{DesiredKey, DesiredKeys, KeyStatuses};
 use crate::clock::now;
 use crate::endpoint::{Endpoint, Key};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,8 @@ pub struct DrainedKeys {
     /// The instances that drain because sidekick leaves; `None` before.
     leaving: Option<BTreeMap<Key, Arc<Endpoint>>>,
     desired: watch::Sender<DesiredKeys>,
+    /// How many keys drain because a stop of their container is under way.
+    stops: watch::Sender<usize>,
 }
 
 impl DrainedKeys {
@@ -35,6 +37,7 @@ impl DrainedKeys {
             wishes: None,
             leaving: None,
             desired,
+            stops: watch::Sender::default(),
         }
     }
 
@@ -60,7 +63,21 @@ impl DrainedKeys {
             *old = claimed;
             changed
         });
+        // Policy itself lets an instance drain only for a stop.
+        let stops = self.assigned.values().filter(|desired| match desired {
+            DesiredKey::Announce(endpoint) => endpoint.is_draining(),
+            DesiredKey::Withdraw { .. } => false,
+        });
+        let stops = stops.count();
+        self.stops
+            .send_if_modified(|old| std::mem::replace(old, stops) != stops);
         self.publish();
+    }
+
+    /// How many keys drain because a stop of their container is under way.
+    #[must_use]
+    pub fn stops_under_way(&self) -> watch::Receiver<usize> {
+        self.stops.subscribe()
     }
 
     /// Returns after a wish changed, when the executor knows of it. Cancel-safe.

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-/// How long the revocation of the lease may take after a stop was requested. After that the keys remain until
+/// How long the revocation of the lease, or the hand-over of the keys, may take after a stop was requested. After that the keys remain until
 /// their TTL ends. The process exits within 5 s.
 pub const REVOKE_DEADLINE: Duration = Duration::from_millis(4_500);
 
@@ -45,12 +45,12 @@ pub struct Executor {
     pub statuses: watch::Sender<KeyStatuses>,
     /// The loop's heartbeat for the watchdog.
     pub pulse: Pulse,
-    /// When to revoke the lease and end.
+    /// When to revoke the lease, or to hand the keys over, and end.
     pub shutdown: Shutdown,
 }
 
 impl Executor {
-    /// Keeps the keys as desired until a stop is requested; then revokes the lease, within
+    /// Keeps the keys as desired until a stop is requested; then revokes the lease or hands the keys over, within
     /// [`REVOKE_DEADLINE`].
     pub async fn run(mut self, settings: LeaseSettings) -> ShutdownReport {
         // 64 bits of the operating system's randomness: two processes with one id would share a lease.
@@ -63,8 +63,13 @@ impl Executor {
             () = shutdown.requested() => {}
             () = self.keep(&mut registrar, &mut attempts) => {}
         }
-        registrar.shut_down();
         let statuses = registrar.statuses();
+        let handed_over = shutdown.hands_over();
+        if handed_over {
+            registrar.hand_over();
+        } else {
+            registrar.shut_down();
+        }
         let revoke = async {
             while let Step::Do(request) = registrar.poll(now()) {
                 self.pulse.beat();
@@ -72,8 +77,12 @@ impl Executor {
                     .await;
             }
         };
-        let revoked = tokio::time::timeout(REVOKE_DEADLINE, revoke).await.is_ok();
-        ShutdownReport { statuses, revoked }
+        let in_time = tokio::time::timeout(REVOKE_DEADLINE, revoke).await.is_ok();
+        ShutdownReport {
+            statuses,
+            revoked: in_time && !registrar.has_left_behind(),
+            handed_over,
+        }
     }
 
     async fn keep(&mut self, registrar: &mut Registrar, attempts: &mut WriteAttempts) {

@@ -310,6 +310,20 @@ impl KeyState {
         }
     }
 
+    /// The key moves to another lease of ours: the next write is no other writer's fault, and doesn't wait.
+    pub(super) const fn lease_moves(&mut self) {
+        self.settled = false;
+        self.healed = None;
+    }
+
+    /// Whether the key is to have a value of ours, and stands on this lease, or may: etcd rejected its last write.
+    pub(super) fn waits_on(&self, lease: LeaseId) -> bool {
+        let stands =
+            matches!(&self.belief.value, KnownValue::Present(entry) if entry.lease == lease);
+        let may_stand = self.rejected.is_some() && self.writes.claimed.is_some();
+        matches!(self.desired, DesiredKey::Announce(_)) && (stands || may_stand)
+    }
+
     /// Our lease is gone, and its keys with it: no other writer deleted them.
     pub(super) fn lease_lost(&mut self, lost: LeaseId) {
         if matches!(&self.belief.value, KnownValue::Present(entry) if entry.lease == lost) {

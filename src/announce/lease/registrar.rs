@@ -5,6 +5,10 @@
 //! What the registrar knows of etcd may be out of date; so every write carries the condition under which it
 //! is right, and a response to a failed condition replaces what was known.
 
+mod handover;
+
+pub use handover::HANDOVER_TTL;
+
 use super::audit::Audit;
 use super::batch::BatchSizes;
 use super::grant::{Grants, LeaseTerm};
@@ -60,6 +64,8 @@ pub struct Registrar {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Running,
+    /// The keys move from this lease to a short one, for the next process.
+    HandingOver(LeaseId),
     /// The only request left is to revoke the lease.
     Revoking,
     /// The lease is revoked.
@@ -194,6 +200,9 @@ impl Registrar {
         let observed = self.keys.values().map(|state| state.belief.as_of);
         self.history
             .request_sent(observed.max().unwrap_or_default());
+        if let Phase::HandingOver(former) = self.phase {
+            return self.poll_hand_over(now, former);
+        }
         if self.phase != Phase::Running {
             // Also a lease that was asked for and may have been granted.
             return match self.leases.current.or_else(|| self.term.grants.asked()) {

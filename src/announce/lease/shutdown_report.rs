@@ -1,6 +1,7 @@
 //! The keys at shutdown, in the last line of the log. Pure.
 
 use super::protocol::{KeyStatus, KeyStatuses};
+use super::registrar::HANDOVER_TTL;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -9,8 +10,10 @@ use std::time::Duration;
 pub struct ShutdownReport {
     /// The status of each key when the stop was requested.
     pub statuses: KeyStatuses,
-    /// The lease is revoked for certain, and its keys are deleted.
+    /// The lease is revoked for certain, and its keys are deleted or handed over.
     pub revoked: bool,
+    /// The keys were to be left to the next process.
+    pub handed_over: bool,
 }
 
 impl ShutdownReport {
@@ -24,6 +27,11 @@ impl ShutdownReport {
         let ours = names(|at| matches!(at, KeyStatus::Announced(_)));
         let open = names(|at| matches!(at, KeyStatus::Pending));
         let mut line = match (self.revoked, ours.is_empty(), open.is_empty()) {
+            (true, false, _) if self.handed_over => format!(
+                "stopped; handed over {}, gone after {} s unless the next process takes over",
+                counted(&ours),
+                HANDOVER_TTL.as_secs()
+            ),
             (true, false, _) => format!("stopped; withdrew {}", counted(&ours)),
             (true, true, false) => format!("stopped; withdrew {}, if it was put", counted(&open)),
             (true, true, true) => "stopped; no key was announced".to_owned(),
@@ -78,7 +86,12 @@ mod tests {
             let key = |i| format!("/services/redis/redis@{i}").parse().unwrap();
             let statuses = statuses.iter().enumerate();
             let statuses = statuses.map(|(i, at)| (key(i + 1), at.clone())).collect();
-            ShutdownReport { statuses, revoked }.line(Duration::from_millis(4500))
+            let report = ShutdownReport {
+                statuses,
+                revoked,
+                handed_over: false,
+            };
+            report.line(Duration::from_millis(4500))
         };
         let ours = KeyStatus::Announced(std::sync::Arc::new(endpoint()));
         let by = KeyStatus::StandingBy(Holder::from(&endpoint()));
@@ -101,13 +114,22 @@ mod tests {
                 "stopped; withdrew 2 keys; 2 keys are held by other containers",
             ),
             (
-                vec![ours],
+                vec![ours.clone()],
                 false,
                 "stopped; etcd didn't answer within 4.5 s: redis@1 can remain until the TTL ends",
             ),
         ] {
             assert_eq!(says(&statuses, revoked), line);
         }
+        let handed_over = ShutdownReport {
+            statuses: [("/services/redis/redis@1".parse().unwrap(), ours)].into(),
+            revoked: true,
+            handed_over: true,
+        };
+        assert_eq!(
+            handed_over.line(Duration::from_millis(4500)),
+            "stopped; handed over redis@1, gone after 10 s unless the next process takes over"
+        );
         let stood_by = says(std::slice::from_ref(&by), true);
         assert_eq!(stood_by, format!("stopped; no key was announced; {held}"));
         let mute = "stopped; etcd didn't answer within 4.5 s; no key was announced";

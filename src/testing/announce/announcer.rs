@@ -2,6 +2,7 @@
 
 use super::clock::Clock;
 use super::draining::{AnnouncerView, DrainTotals, SimulatedDrain};
+use super::handover::must_be_gone;
 use super::network::{UnderWay, send};
 use super::sight::{Delays, Sight};
 use super::store::{Author, Event, Store};
@@ -67,6 +68,8 @@ pub(crate) struct Announcer {
     /// An operator wishes that the instances drain.
     wish: bool,
     drain: Option<SimulatedDrain>,
+    /// It leaves its keys to the next process.
+    hands_over: bool,
     pub(crate) drains: DrainTotals,
 }
 
@@ -99,6 +102,7 @@ impl Announcer {
             desired: DesiredKeys::new(),
             wish: false,
             drain: None,
+            hands_over: false,
             drains: DrainTotals::default(),
         };
         new.desire();
@@ -181,7 +185,7 @@ impl Announcer {
 
     /// SIGTERM, with `--drain`; the agents' words come after `words`, or never.
     pub(crate) fn drain(&mut self, now: Moment, longest: Duration, words: Option<Duration>) {
-        if self.alive && self.drain.is_none() {
+        if self.alive && self.drain.is_none() && !self.hands_over {
             let shown = self.clock.at(now);
             self.drain = Some(SimulatedDrain::new(shown, longest, words, self));
             self.desire();
@@ -217,6 +221,15 @@ impl Announcer {
         self.idle_until = Moment::ZERO;
     }
 
+    /// SIGUSR1; without a lease it leaves as by SIGTERM.
+    pub(crate) fn hand_over(&mut self) {
+        if self.alive && self.drain.is_none() {
+            self.hands_over |= self.registrar.lease().is_some();
+            self.registrar.hand_over();
+            self.idle_until = Moment::ZERO;
+        }
+    }
+
     /// The machine is suspended, and its clock shows it afterwards; or it is a virtual one that is
     /// paused, and its clock doesn't.
     pub(crate) fn sleep(&mut self, now: Moment, time: Duration, clock_stands_still: bool) {
@@ -250,6 +263,7 @@ impl Announcer {
         }
         self.leases.clear();
         self.drain = None;
+        self.hands_over = false;
         self.break_watch(store, self.asleep_until);
         self.pending.clear();
         self.desire();
@@ -265,6 +279,7 @@ impl Announcer {
             container: self.container.clone(),
             last_since: self.last_since,
             leases: self.leases.clone(),
+            hands_over: self.hands_over,
         }
     }
 
@@ -330,7 +345,7 @@ impl Announcer {
                 }
                 Step::Done => {
                     self.alive = false;
-                    store.must_have_none_of(&self.leases)?;
+                    must_be_gone(&self.author(), &self.registrar, store)?;
                     break;
                 }
             }

@@ -121,18 +121,22 @@ impl AnnounceWorld {
         self.announcers[which].drain(self.now, longest, words);
     }
 
-    /// Without any fault a process that drains keeps each of its keys, on its lease and as draining, until the drain
-    /// is over; then they are gone, and the next in rank has them.
-    pub(crate) fn one_leaves_by_a_drain(&mut self) -> Result<(), String> {
+    /// A process that announces something, and its keys.
+    pub(crate) fn holder(&self) -> Option<(usize, Vec<Key>)> {
         let alive = |a: &&Announcer| a.alive && a.since.is_some();
         let which = self
             .announcers
             .iter()
-            .position(|a| alive(&a) && a.holds_a_key());
-        let Some(which) = which else {
+            .position(|a| alive(&a) && a.holds_a_key())?;
+        Some((which, self.announcers[which].held_keys().collect()))
+    }
+
+    /// Without any fault a process that drains keeps each of its keys, on its lease and as draining, until the drain
+    /// is over; then they are gone, and the next in rank has them.
+    pub(crate) fn one_leaves_by_a_drain(&mut self) -> Result<(), String> {
+        let Some((which, keys)) = self.holder() else {
             return Ok(());
         };
-        let keys: Vec<_> = self.announcers[which].held_keys().collect();
         let lease = self.announcers[which].registrar.lease();
         self.announcers[which].drain(self.now, LONGEST, None);
         // Confirmed within a second; over after LONGEST by a clock that is off by a tenth.

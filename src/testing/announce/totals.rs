@@ -29,6 +29,8 @@ pub(crate) struct AnnounceTotals {
     pub(crate) drains: DrainTotals,
     /// Drains without a fault.
     pub(crate) calm_drains: usize,
+    /// Hand-overs without a fault.
+    pub(crate) hand_overs: usize,
     /// Deaths that the kernel told while the engine still said Running, and that an event told first.
     pub(crate) by_kernel: usize,
     pub(crate) by_engine: usize,
@@ -61,6 +63,7 @@ impl AnnounceTotals {
         self.wishes += other.wishes;
         self.drains.join(&other.drains);
         self.calm_drains += other.calm_drains;
+        self.hand_overs += other.hand_overs;
         self.by_kernel += other.by_kernel;
         self.by_engine += other.by_engine;
         self.stops += other.stops;
@@ -85,6 +88,7 @@ impl AnnounceTotals {
             self.wishes,
             self.drains.least(),
             self.calm_drains,
+            self.hand_overs,
             self.by_kernel,
             self.by_engine,
             self.stops,

@@ -112,6 +112,7 @@ impl AnnounceWorld {
         }
         self.one_has_a_fast_clock()?;
         self.holders_with_fast_clocks_go()?;
+        self.one_hands_over()?;
         self.one_leaves_by_a_drain()?;
         self.check_notes()?;
         self.totals.granted_before = self.store.granted_before;
@@ -277,7 +278,7 @@ impl AnnounceWorld {
         self.announcers[which].sight.reconnects(delays);
     }
 
-    fn crash(&mut self, which: usize) {
+    pub(crate) fn crash(&mut self, which: usize) {
         let delays = &mut Delays {
             now: self.now,
             rng: &mut self.rng,

@@ -56,4 +56,5 @@ pub use wait::{
     A_WHILE, PATIENCE, SOON, becomes, blocking, eventually, millis, never_for, secs, throughout,
 };
 pub use warden::{Charge, Warden, program};
+pub use watch::WatchLog;
 pub use wire::{Wire, mirrored};

@@ -129,6 +129,11 @@ impl Sidekick {
         self.signal(Signal::SIGHUP);
     }
 
+    /// SIGUSR1.
+    pub fn hand_over(&self) {
+        self.signal(Signal::SIGUSR1);
+    }
+
     /// SIGKILL, and waits until it is gone.
     pub async fn kill9(&mut self) {
         self.signal(Signal::SIGKILL);
