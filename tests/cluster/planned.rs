@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Clients, Cluster, Habit, Machine, Outcome, SOON};
+use crate::harness::{Clients, Cluster, Habit, Machine, Outcome, SOON, unix_seconds};
 use sidekick_harness::blocking::eventually;
 use sidekick_harness::{measured, secs};
 
@@ -236,12 +236,11 @@ fn lost(
     let (median, longest) = (took[rounds / 2], took[rounds - 1]);
     println!("    {what}: {median:.1?}, {longest:.1?} at most, n {rounds}");
     let outcomes = HABITS.map(|it| clients.outcome(it));
-    for (habit, outcome) in [Habit::Anew, Habit::Slow, Habit::Pooled]
-        .iter()
-        .zip(&outcomes)
-    {
+    for (habit, outcome) in HABITS.iter().zip(&outcomes) {
         println!("        {habit}: {}", told(outcome, &begun));
     }
+    let failures = outcomes[..2].iter().flat_map(|it| &it.failures);
+    explain(cluster, failures.map(|(at, _)| *at).collect(), &begun);
     Loss {
         what,
         rounds,
@@ -249,25 +248,62 @@ fn lost(
     }
 }
 
-/// In a line: how many, why, and how long after the beginning of their rounds.
+/// In a line: how many, why, and in which rounds.
 fn told(outcome: &Outcome, begun: &[Instant]) -> String {
     let Outcome {
         requests,
         failures,
         cuts,
     } = outcome;
-    let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut reasons: BTreeMap<&str, BTreeMap<usize, Vec<Duration>>> = BTreeMap::new();
     for (at, why) in failures {
-        let round = begun.iter().rev().find(|begun| *begun <= at);
-        let after = round.map_or(0.0, |begun| (*at - *begun).as_secs_f32());
-        reasons.entry(why).or_default().push(format!("{after:.2}"));
+        let round = round_of(*at, begun);
+        let after = *at - begun[round];
+        let rounds = reasons.entry(why).or_default();
+        rounds.entry(round).or_default().push(after);
     }
     let mut text = format!("{} of {requests} failed, {cuts} idle ended", failures.len());
-    for (why, times) in reasons {
-        let first = times[..times.len().min(8)].join(" ");
-        text += &format!("; {} × {why}, after {first} s", times.len());
+    for (why, rounds) in reasons {
+        text += &format!("; {why}:");
+        for (round, times) in rounds {
+            let (n, [first, last]) = (times.len(), [times[0], times[times.len() - 1]]);
+            text += &format!(" {n} in round {round} after {first:.2?} to {last:.2?},");
+        }
     }
     text
+}
+
+/// The round that had begun last.
+fn round_of(at: Instant, begun: &[Instant]) -> usize {
+    let begun_before = begun.iter().filter(|begun| **begun <= at).count();
+    begun_before.saturating_sub(1)
+}
+
+/// What the agent and HAProxy said around the failures, for the first rounds that have some.
+fn explain(cluster: &Cluster, mut failures: Vec<Instant>, begun: &[Instant]) {
+    failures.sort_unstable();
+    let rounds = failures.chunk_by(|a, b| round_of(*a, begun) == round_of(*b, begun));
+    let unix = |at: Instant| unix_seconds() - at.elapsed().as_secs_f64();
+    for failures in rounds.take(3) {
+        let round = round_of(failures[0], begun);
+        let (from, first) = (unix(begun[round]), unix(failures[0]));
+        let (n, last) = (failures.len(), unix(failures[failures.len() - 1]));
+        println!("--- round {round} from {from:.3}: {n} failures from {first:.3} to {last:.3}");
+        let [since, until] = [from - 3.0, last + 1.0].map(|it| format!("@{it:.6}"));
+        let units = [
+            "--unit=haproxy",
+            "--unit=sidekick-agent",
+            "--unit=redis-discovery@1",
+        ];
+        let span = ["--output=short-unix", "--since", &since, "--until", &until];
+        let journal = [&["journalctl", "--no-pager"], &units[..], &span].concat();
+        for machine in [&cluster.haproxy, &cluster.worker1] {
+            println!(
+                "{}",
+                machine.try_run(&journal).unwrap_or_else(|error| error)
+            );
+        }
+    }
 }
 
 /// Waits until HAProxy has these instances up, and no others.
