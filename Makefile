@@ -103,7 +103,7 @@ cluster: build $(worker) ## three etcd machines, two workers, one with HAProxy; 
 	@scripts/install docker dockerd ip debootstrap redis-server redis-cli
 	@exec $(cluster_program) $(sidekick) $(worker) --stay
 
-cluster-test: build $(worker) ## what becomes of the key when machines, members and processes of that cluster fail; NAMES=docker_restart: one scenario
+cluster-test: build $(worker) ## what becomes of the key when machines, members and processes of that cluster fail; NAMES=docker_restart: one scenario; ROUNDS=100: so many stops on purpose
 	@scripts/install docker dockerd ip debootstrap redis-server redis-cli
 	@exec $(cluster_program) $(sidekick) $(worker) $(NAMES)
 

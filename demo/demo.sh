@@ -49,6 +49,7 @@ show() {
     happens kill die DELETE 'key gone' 'out of HAProxy' 'redis::1 redis::2(off)'
     list
     happens start start PUT 'key back' 'back in HAProxy' 'redis::1 redis::2'
+    stops 'redis::1 redis::2(off)'
 }
 
 # ------------------------------------------------------------------------------------------------ the parts
@@ -168,8 +169,8 @@ find_host() {
 announce() {
     local started=$EPOCHREALTIME
     key=/services/$2/$3
-    command_line "sidekick announce $1 --key $key --host $host"
-    run "sidekick-$3" "$sidekick" announce "$1" --key "$key" --host "$host" --etcd-endpoints "$ETCDCTL_ENDPOINTS"
+    command_line "sidekick announce $1 --key $key --host $host --drain 10s"
+    run "sidekick-$3" "$sidekick" announce "$1" --key "$key" --host "$host" --drain 10s --etcd-endpoints "$ETCDCTL_ENDPOINTS"
     announcer_log=$stage/sidekick-$3.log
     expect PUT "$key"
     timing 'key appeared' "$(milliseconds "$started" "$at")" "after sidekick's start"
@@ -227,14 +228,15 @@ worker_is_at() {
     (($(worker_lines) >= $1))
 }
 
-# worker_since LINE TIME: lets it go on for a while, and tells what it has printed since then.
+# worker_since LINE TIME: lets it go on for a while, and tells what it has printed since then; sets $errors.
 worker_since() {
     local printed elapsed
     within "$EVENT_SECONDS" worker_is_at $(($(worker_lines) + WORKER_LINES)) ||
         give_up 'the worker has stopped' "$stage/worker.log"
     within "$EVENT_SECONDS" worker_prints_bar 3 || give_up 'the worker no longer prints bar' "$stage/worker.log"
     printed=$(tail -n "+$(($1 + 1))" "$stage/worker.log") elapsed=$(milliseconds "$2" "$EPOCHREALTIME")
-    fact 'the worker' "goes on: $(grep -cx bar <<<"$printed") × bar, $(grep -cvx bar <<<"$printed") × an error, in ${elapsed%.*} ms"
+    errors=$(grep -cvx bar <<<"$printed") || true
+    fact 'the worker' "goes on: $(grep -cx bar <<<"$printed") × bar, $errors × an error, in ${elapsed%.*} ms"
     grep -vx bar <<<"$printed" | sed 's/^/        /;10q' || true
 }
 
@@ -253,14 +255,40 @@ happens() {
     command_line "docker $1 $container"
     docker "$1" "$container" >/dev/null
     expect "$3" "$key"
-    timing "$4" "$(since_engine_event "$2" "$typed")" "after the engine's $2 event"
+    beside_the_event "$4" "$2" "$typed" "the engine's $2 event"
     haproxy_expect "$6"
     haproxy_watch_ends
-    timing "$5" "$(since_engine_event "$2" "$typed")" "after it (seen in \`show servers state\`, at most $every ms late)"
+    beside_the_event "$5" "$2" "$typed" "it (seen in \`show servers state\`, at most $every ms late)"
     worker_since "$line" "$typed"
     [[ $(haproxy_processes) == "$processes" ]] ||
         give_up "HAProxy was reloaded: $processes before, $(haproxy_processes) now" "$stage/agent.log"
     fact 'no reload' "\`show proc\` says as before: $processes"
+}
+
+# stops SERVERS: the container is stopped as `systemctl stop redis@2` does it, its sidekick first. HAProxy's SERVERS meanwhile.
+stops() {
+    local typed line name=sidekick-${key##*/} errors
+    local pid=${running[$name]}
+    unset "running[$name]"
+    haproxy_watch redis
+    line=$(worker_lines) typed=$EPOCHREALTIME
+    command_line "kill $pid && wait $pid && docker stop $container    # as systemctl stop ${key##*/} does: its sidekick first"
+    kill -TERM "$pid"
+    expect PUT "$key"
+    [[ $value == *draining* ]] || give_up "sidekick leaves without draining: $value" "$announcer_log"
+    timing 'key says draining' "$(milliseconds "$typed" "$at")" 'after SIGTERM'
+    haproxy_expect "$1"
+    haproxy_watch_ends
+    timing 'out of HAProxy' "$(milliseconds "$typed" "$at")" "after it (at most $every ms late)"
+    expect DELETE "$key"
+    timing 'drained, key gone' "$(milliseconds "$typed" "$at")" 'after it: no connection is left; only now Redis gets its signal'
+    wait "$pid" || give_up "sidekick ended with status $?" "$announcer_log"
+    docker stop "$container" >/dev/null
+    worker_since "$line" "$typed"
+    [[ $errors == 0 ]] || give_up "a stop on purpose cost $errors requests" "$stage/agent.log"
+    command_line "docker start $container"
+    docker start "$container" >/dev/null
+    announce "$container" redis "${key##*/}"
 }
 
 stay() {
@@ -332,10 +360,18 @@ since_engine_event() {
     if [[ $nanoseconds ]]; then milliseconds "${nanoseconds:0:-9}.${nanoseconds: -9:6}" "$at"; else echo '?'; fi
 }
 
+# beside_the_event WORDS ACTION FROM EVENT: how long $at is after it; or before it, for a death is known from the kernel.
+beside_the_event() {
+    local after
+    after=$(since_engine_event "$2" "$3")
+    if [[ $after == -* ]]; then timing "$1" "${after#-}" "before $4"; else timing "$1" "$after" "after $4"; fi
+}
+
 # milliseconds FROM TO, both as seconds with six decimals
 milliseconds() {
-    local microseconds=$((${2/./} - ${1/./}))
-    printf '%d.%d' $((microseconds / 1000)) $((microseconds % 1000 / 100))
+    local microseconds=$((${2/./} - ${1/./})) sign=''
+    ((microseconds >= 0)) || { sign=- microseconds=$((-microseconds)); }
+    printf '%s%d.%d' "$sign" $((microseconds / 1000)) $((microseconds % 1000 / 100))
 }
 
 # ------------------------------------------------------------------------------------------------ the page
@@ -349,11 +385,11 @@ command_line() {
 }
 
 timing() {
-    printf '    %-16s %7s ms %s\n' "$@"
+    printf '    %-17s %7s ms %s\n' "$@"
 }
 
 fact() {
-    printf '    %-16s %s\n' "$@"
+    printf '    %-17s %s\n' "$@"
 }
 
 main "$@"

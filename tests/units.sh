@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The shipped units as systemd reads them: not a word of complaint, and an exposure of at most 1.5; and as fleet does.
+# The shipped units as systemd reads them: not a word of complaint, and an exposure of at most 1.5 (the
+# agent's: 1.6); and as fleet does.
 #
 #   tests/units.sh        needs systemd-analyze; no systemd has to run
 set -euo pipefail
@@ -7,7 +8,8 @@ cd "$(dirname -- "$0")/.."
 # shellcheck source=scripts/stage.sh
 source scripts/stage.sh
 
-readonly EXPOSURE=15 # in tenths
+# In tenths. The agent asks the kernel who has spoken last on a connection (docs/adr/0022), by netlink: a tenth more.
+readonly EXPOSURE=15 AGENTS_EXPOSURE=16
 
 main() {
     stage_open sidekick-units
@@ -29,8 +31,10 @@ main() {
     fleet_refuses 'a line of 2048 bytes' "s/^Description=.*/Description=$(printf '%02036d' 0)/"
     for unit in systemd/*.service; do
         reads_as_fleet "$unit" || give_up "fleet would not take $unit"
-        systemd-analyze security --offline=true --threshold="$EXPOSURE" "$unit" >"$stage/security" ||
-            give_up "$unit is exposed above $EXPOSURE tenths" "$stage/security"
+        local threshold=$EXPOSURE
+        [[ $unit != */sidekick-agent.service ]] || threshold=$AGENTS_EXPOSURE
+        systemd-analyze security --offline=true --threshold="$threshold" "$unit" >"$stage/security" ||
+            give_up "$unit is exposed above $threshold tenths" "$stage/security"
         echo "$unit: verified; fleet takes it;$(sed -n 's/.*exposure level for [^:]*: \([0-9.]*\).*/ exposure \1/p' "$stage/security")"
     done
 }

@@ -1,6 +1,6 @@
 //! `make bench BENCH=agent`: the agent beside the same commands by hand, and beside the article's
 //! way, a poll of etcd every five seconds and `haproxy -sf`. Prints; asserts nothing about speed.
-//! `cargo bench --features real --bench agent -- latency` (or `load`, or `sizes`) runs one part of it, `-- agrees` a change's own row alone.
+//! `cargo bench --features real --bench agent -- latency` (or `load`, `sizes`, `drain`) runs one part of it, `-- agrees` a change's own row alone.
 
 #![allow(
     clippy::expect_used,
@@ -14,6 +14,7 @@
 mod agrees;
 mod article;
 mod changes;
+mod drain;
 mod latency;
 mod load;
 mod log;
@@ -57,6 +58,10 @@ async fn main() {
     }
     if part.as_deref().is_none_or(|part| part == "sizes") {
         sizes::measure().await;
+    }
+    if part.as_deref().is_none_or(|part| part == "drain") {
+        println!("an instance drains\n{}", header());
+        drain::measure().await;
     }
     if part.as_deref().is_none_or(|part| part == "load") {
         under_load().await;

@@ -2,8 +2,8 @@
 //! pid namespace, by one that goes by events, and by the least that a client of each kind can do.
 //! `cargo bench --features real --bench announce -- kernel` runs this alone.
 
-use crate::death::first_process_of;
 use crate::floor::Floor;
+use crate::stage::first_process_of;
 use crate::{Bench, HOST, wall_clock};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};

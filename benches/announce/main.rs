@@ -6,7 +6,7 @@
 //! a watch of the bench's own sees the key change, by the same wall clock. A row that begins at a process's
 //! death counts from the kernel's word for it, which comes before the engine's.
 //! `cargo bench --features real --bench announce -- death` runs the starts and deaths alone, `-- kernel` the deaths by
-//! pidfd and by event.
+//! pidfd and by event, `-- stops` the stops on purpose.
 
 #![allow(
     clippy::expect_used,
@@ -19,6 +19,8 @@
 mod death;
 mod floor;
 mod kernel;
+mod stage;
+mod stops;
 
 use floor::Floor;
 use futures_util::StreamExt;
@@ -60,6 +62,9 @@ async fn main() {
     println!("{}", header());
     // Cargo's own `--bench` is among the arguments.
     let asked = |what: &str| std::env::args().any(|it| it == what);
+    if asked("stops") {
+        return stops::measure(&etcd).await;
+    }
     bench.deaths_by_the_kernel().await;
     if asked("kernel") {
         return;
@@ -69,6 +74,7 @@ async fn main() {
     if asked("death") {
         return;
     }
+    stops::measure(&etcd).await;
     bench.healing().await;
     bench.sigterm().await;
     bench.shell_loop().await;

@@ -45,6 +45,7 @@ impl FakeSessions {
         WorkerSessions {
             ours: true,
             sessions: self.all.get(&pid).cloned().unwrap_or_default(),
+            has_gap: false,
         }
     }
 

@@ -23,6 +23,7 @@ mod host;
 mod login;
 mod lost;
 mod members;
+mod planned;
 mod proxied;
 mod stay;
 mod swarm;
@@ -41,7 +42,7 @@ macro_rules! scenarios {
     ($($room:ident::$name:ident),* $(,)?) => { &[$((stringify!($name), $room::$name as fn(&Cluster))),*] };
 }
 
-/// In this order: one machine and its units, an operator's hands on them, a machine lost, a member lost, the agent, `announce --all`, a locked etcd.
+/// In this order: one machine and its units, an operator's hands on them, a machine lost, a member lost, the agent, stops on purpose, `announce --all`, a locked etcd.
 const SCENARIOS: &[Scenario] = scenarios![
     units::understands_the_units,
     units::sidekick_pulls_in_its_redis_and_nothing_else,
@@ -74,6 +75,12 @@ const SCENARIOS: &[Scenario] = scenarios![
     proxied::attached_to_debians_haproxy,
     proxied::attached_with_debians_own_sections,
     proxied::supervised_by_its_own_unit,
+    planned::a_sole_instance_restarts_as_fast_as_without_draining,
+    planned::stop_and_start_cost_no_request,
+    planned::restart_costs_no_request,
+    planned::reboot_costs_no_request,
+    planned::docker_stop_of_a_server_that_still_accepts_costs_no_request,
+    planned::docker_stop_of_a_server_that_is_gone_at_once,
     host::one_sidekick_for_a_whole_host,
     handover::a_restart_of_the_hosts_sidekick_hands_over,
     handover::a_stop_of_the_hosts_sidekick_drains,

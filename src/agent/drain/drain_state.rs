@@ -146,6 +146,8 @@ impl DrainState {
         self.looks += 1;
         self.last_took = took;
         let (mut to_end, mut events) = (SessionsToEnd::new(), Vec::new());
+        // What is missing may be an instance's: no word is given for it, and none taken back.
+        let has_gap = look.workers.values().any(|worker| worker.has_gap);
         for (name, drain) in &mut self.drains {
             if drain.target.word.alone {
                 continue;
@@ -165,7 +167,11 @@ impl DrainState {
                     }
                 }
             }
-            drain.clear = if clear { drain.clear + 1 } else { 0 };
+            drain.clear = if clear && !has_gap {
+                drain.clear + 1
+            } else {
+                0
+            };
             let given = drain.clear >= LOOKS || (clear && drain.given);
             if given != drain.given {
                 drain.given = given;

@@ -89,6 +89,7 @@ impl Stage {
         let sessions = WorkerSessions {
             ours: true,
             sessions: sessions.to_vec(),
+            has_gap: false,
         };
         self.look.workers.insert(worker, sessions);
     }
@@ -124,6 +125,32 @@ fn the_word_follows_two_looks_without_a_session() {
     assert!(!stage.has_word());
     stage.looks();
     assert!(stage.has_word());
+}
+
+#[test]
+fn a_list_with_a_gap_gives_no_word_and_takes_none_back() {
+    let mut stage = Stage::new(&[session(1, A)]);
+    let gap = |stage: &mut Stage, has_gap| {
+        let worker = stage.look.workers.get_mut(&10).unwrap();
+        worker.has_gap = has_gap;
+    };
+    gap(&mut stage, true);
+    stage.looks();
+    assert_eq!(stage.looks(), ["0x1"], "what it has is ended all the same");
+    for has_gap in [true, true, false, true, false] {
+        gap(&mut stage, has_gap);
+        stage.looks();
+        assert!(!stage.has_word());
+    }
+    stage.looks();
+    assert!(stage.has_word());
+    gap(&mut stage, true);
+    stage.looks();
+    assert!(stage.has_word());
+    stage.has(10, &[session(2, A)]);
+    gap(&mut stage, true);
+    stage.looks();
+    assert!(!stage.has_word());
 }
 
 #[test]

@@ -39,6 +39,9 @@ const MAX_WRITE_PAUSE: Duration = Duration::from_secs(1);
 /// Up to so many backends are asked for one by one; for more, all at once is faster.
 const MAX_SINGLE_BACKENDS: usize = 8;
 
+/// How often the sessions are listed at one look until the list has no gap.
+const LISTINGS: u32 = 3;
+
 /// HAProxy, through its master socket.
 #[derive(Debug)]
 pub(crate) struct HaproxyExecutor {
@@ -282,10 +285,17 @@ impl HaproxyApi for HaproxyExecutor {
 
     async fn sessions(&self, pid: u32) -> Result<WorkerSessions, ProxyError> {
         self.pulse.beat();
-        match self.master.all_of_sessions(pid).await? {
-            Some(text) => Ok(WorkerSessions::parse(&text)?),
-            None => Ok(WorkerSessions::default()),
+        let mut read = WorkerSessions::default();
+        for _ in 0..LISTINGS {
+            let Some(text) = self.master.all_of_sessions(pid).await? else {
+                return Ok(WorkerSessions::default());
+            };
+            read = WorkerSessions::parse(&text)?;
+            if !read.has_gap {
+                break;
+            }
         }
+        Ok(read)
     }
 
     fn last_speaker(&self, session: &Session) -> LastSpeaker {

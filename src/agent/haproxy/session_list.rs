@@ -41,7 +41,14 @@ pub struct WorkerSessions {
     pub ours: bool,
     /// All of them, but for those of the runtime API.
     pub sessions: Vec<Session>,
+    /// A session ended while HAProxy was listing it, and the one after it may be missing.
+    pub has_gap: bool,
 }
+
+/// HAProxy lists the sessions in pieces of a buffer's size (`tune.bufsize`, 16 KiB). Where the session that it was at ends
+/// between two pieces, it says this instead of the rest, and goes on behind the session that came next (2.6: stream.c,
+/// `stats_dump_full_strm_to_buffer` and `cli_io_handler_dump_sess`).
+const ENDED: &str = "*** session terminated while we were watching it ***";
 
 /// A worker's sessions can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +79,9 @@ impl WorkerSessions {
                 block.push(line);
             }
         }
+        let listed = blocks.len();
+        blocks.retain(|block| !block.iter().any(|line| line.trim() == ENDED));
+        let has_gap = blocks.len() < listed;
         let sessions = blocks.iter().filter(|block| !is_of_the_runtime_api(block));
         let sessions = sessions.map(|block| {
             session(block).ok_or_else(|| unreadable(&format!("there is {:?}", block[0])))
@@ -79,6 +89,7 @@ impl WorkerSessions {
         Ok(Self {
             ours,
             sessions: sessions.collect::<Result<_, _>>()?,
+            has_gap,
         })
     }
 }
@@ -199,6 +210,22 @@ mod tests {
             "Can't find the target PID\n\n",
         ] {
             assert!(WorkerSessions::parse(other).is_err(), "{other}");
+        }
+    }
+
+    /// With short sessions by the hundred this is one answer in a few, and it is no error: the whole look was lost.
+    #[test]
+    fn a_session_that_ended_while_it_was_listed_is_left_out_and_leaves_a_gap() {
+        let all = parsed();
+        assert!(!all.has_gap);
+        let (head, rest) = REAL.split_once("0x").unwrap();
+        for lines in [1, 4, 9] {
+            let (first, others) = rest.split_at(rest.find("\n0x").unwrap());
+            let kept: Vec<_> = first.lines().take(lines).collect();
+            let text = format!("{head}0x{}\n  {ENDED}{others}", kept.join("\n"));
+            let read = WorkerSessions::parse(&text).unwrap();
+            assert!(read.has_gap, "{lines}");
+            assert_eq!(read.sessions, all.sessions[1..], "{lines}");
         }
     }
 

@@ -233,10 +233,13 @@ impl Machine {
 
     /// The end of what these units said.
     pub fn journal(&self, units: &[&str], since: &str) -> String {
-        let mut command = vec!["journalctl", "--no-pager", "--lines=60"];
+        let mut command = vec!["journalctl", "--no-pager"];
         command.extend(["--output=short-precise", "--since", since]);
         command.extend(units.iter().flat_map(|unit| ["--unit", unit]));
-        self.try_run(&command).unwrap_or_else(|error| error)
+        let said = self.try_run(&command).unwrap_or_else(|error| error);
+        // With --since, --lines= would be the first ones.
+        let lines: Vec<_> = said.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
     }
 
     /// The engine's end of it: the peer of the machine's eth0.

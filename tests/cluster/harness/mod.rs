@@ -1,5 +1,6 @@
 //! The language in which the scenarios are written.
 
+mod clients;
 mod cluster;
 mod etcd_members;
 mod furniture;
@@ -10,6 +11,7 @@ mod machine;
 mod reader;
 mod worker;
 
+pub use clients::{Clients, Habit, Outcome};
 pub use cluster::Cluster;
 pub use furniture::TTL;
 pub use history::unix_seconds;
