@@ -224,6 +224,17 @@ fn one_member_of_three_is_no_reason_and_two_are() {
         .breaks(2);
 }
 
+/// Found by `SEED=5`.
+#[test]
+fn an_etcd_that_is_full_keeps_the_next_process_from_its_key() {
+    let killed = || quiet().trouble(What::Client(0), 10_000, 12_000);
+    let back = |history: History| history.deletes(16_000).puts(26_000, 0, EARLY, 2);
+    let full = |from, to| killed().trouble(What::NoSpace, from, to);
+    back(full(11_000, 25_000)).keeps_all();
+    back(full(15_000, 25_000)).breaks(2);
+    back(killed()).breaks(2);
+}
+
 /// etcd 3.4's own, and healed at once; found by the first run of `make chaos`.
 #[test]
 fn a_leader_that_wakes_up_may_revoke_what_another_renewed() {

@@ -87,6 +87,13 @@ impl<'r> Excuses<'r> {
     /// When a key may go although its container is up: the lease may be lost, or Docker's grace over.
     pub fn loss(&self, client: usize) -> Spans {
         let dead = self.spans(|what| what == What::Client(client), RECOVERY);
+        // Where etcd takes no puts, the next process can't have a lease before the last one's is over.
+        let full = self.spans(|what| what == What::NoSpace, RECOVERY);
+        let dead = dead.iter().map(|span| {
+            let meanwhile = full.iter().filter(|it| it.from < span.to && it.to > span.from);
+            Span::new(span.from, meanwhile.fold(span.to, |to, it| to.max(it.to)))
+        });
+        let dead = Spans::of(dead);
         let stalled = self.record.troubles.iter().filter(|t| {
             matches!(t.what, What::Stall | What::Login) && t.span.length() > TTL - INTERVAL - 2000
         });
