@@ -24,6 +24,7 @@ mod explain;
 mod growth;
 mod kernel;
 mod lifecycle;
+mod listen;
 mod log;
 mod login;
 mod many;
