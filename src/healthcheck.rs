@@ -145,7 +145,7 @@ pub async fn run(config: &HealthcheckConfig) -> anyhow::Result<HealthAnswer> {
     let seconds = config.timeout.as_secs_f32();
     let answer = timeout(config.timeout, ask(target)).await;
     let answer = answer.with_context(|| format!("no answer within {seconds} s"));
-    answer.flatten().with_context(what)
+    answer.and_then(|answer| answer).with_context(what)
 }
 
 async fn ask(target: &HealthTarget) -> anyhow::Result<HealthAnswer> {
