@@ -27,6 +27,7 @@ use crate::endpoint::control::ControlPrefix;
 use crate::systemd::{Pulse, Systemd};
 use crate::testing::config_grammar::fixed_config;
 use crate::testing::fake_haproxy::{FakeHaproxy, FakeWorld, ListeningState, now_or_never};
+use crate::testing::seeds::{must_be_none, run_all, seeds};
 use etcd::FakeEtcd;
 use leaving::LeavingServers;
 use std::collections::BTreeMap;
@@ -86,6 +87,21 @@ struct Totals {
     timed: usize,
     /// From the end of all faults until HAProxy had what etcd said, in the worst case.
     slowest: Duration,
+}
+
+impl Totals {
+    fn join(&mut self, other: &Self) {
+        self.passes += other.passes;
+        self.reloads += other.reloads;
+        self.held += other.held;
+        self.leaps += other.leaps;
+        self.torn += other.torn;
+        self.stuck += other.stuck;
+        self.blinks += other.blinks;
+        self.words += other.words;
+        self.timed += other.timed;
+        self.slowest = self.slowest.max(other.slowest);
+    }
 }
 
 impl AgentScene {
@@ -383,25 +399,14 @@ impl AgentScene {
 
 #[test]
 fn whatever_happens_around_it_the_agent_comes_to_etcds_truth_and_empties_nothing() {
-    let number = |name: &str| std::env::var(name).ok().map(|v| v.parse::<u64>().unwrap());
-    let seeds = match (number("SIDEKICK_SIM_SEED"), number("SIDEKICK_SIM_SEEDS")) {
-        (Some(seed), _) => seed..seed + 1,
-        (None, count) => 0..count.unwrap_or(500),
-    };
-    let (mut totals, mut wrong) = (Totals::default(), Vec::new());
-    for seed in seeds.clone() {
-        if let Err(why) = AgentScene::new(seed).run(&mut totals) {
-            wrong.push(format!("seed {seed}: {why}"));
-        }
+    let seeds = seeds(500);
+    let (shares, wrong) = run_all(&seeds, |seed, totals| AgentScene::new(seed).run(totals));
+    let mut totals = Totals::default();
+    for share in &shares {
+        totals.join(share);
     }
-    let runs = seeds.count();
-    let first = wrong.iter().take(3).collect::<Vec<_>>();
-    assert!(
-        wrong.is_empty(),
-        "{} of {runs} seeds: {first:#?} {totals:?}",
-        wrong.len()
-    );
-    eprintln!("{runs} runs, {totals:?}");
+    eprintln!("{totals:?}");
+    must_be_none(&wrong, &seeds);
     // The schedule really causes each of these.
     let each = [
         totals.held,
@@ -412,6 +417,7 @@ fn whatever_happens_around_it_the_agent_comes_to_etcds_truth_and_empties_nothing
         totals.blinks,
         totals.words,
     ];
+    let runs = seeds.count();
     assert!(
         runs < 100 || each.iter().all(|n| *n > runs / 20),
         "{totals:?}"

@@ -7,3 +7,4 @@ pub(crate) mod fake_haproxy;
 mod fake_servers;
 mod fake_sessions;
 mod reconcile_simulation;
+pub(crate) mod seeds;

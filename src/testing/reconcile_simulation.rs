@@ -7,6 +7,7 @@ use crate::agent::haproxy::render::render;
 use crate::agent::model::bind_backoff::FAILED_BIND_RETRY;
 use crate::agent::reconcile::{LONGEST_RELOAD_PAUSE, reload_pause};
 use crate::testing::config_grammar::fixed_config;
+use crate::testing::seeds::seeds;
 use scene::ReconcileScene;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -244,8 +245,7 @@ fn another_haproxy_is_put_right_too() {
 
 #[test]
 fn whatever_fails_it_converges_and_cuts_no_instance_that_stays() {
-    let seeds = std::env::var("SIDEKICK_SIM_SEEDS").map(|n| n.parse().unwrap());
-    for seed in 0..seeds.unwrap_or(3_000) {
+    for seed in seeds(3_000) {
         let mut scene = ReconcileScene::new(seed);
         let mut rng = fastrand::Rng::with_seed(seed);
         for _ in 0..rng.usize(1..25) {

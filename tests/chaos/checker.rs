@@ -1,5 +1,6 @@
 //! Holds a run's record against the promises. Pure.
 
+mod draining;
 mod serving;
 
 use crate::excuses::{Excuses, REACTION, RECOVERY};
@@ -34,6 +35,8 @@ pub fn check(record: &Record) -> Report {
     checker.calm();
     checker.agent();
     checker.cuts();
+    checker.drains();
+    checker.dials();
     checker.logs();
     checker.report.violations.sort();
     checker.report
@@ -56,6 +59,13 @@ struct Standing<'r> {
 }
 
 impl<'r> Standing<'r> {
+    /// Whether the instance drains, by its value.
+    fn drains(&self) -> bool {
+        let value = self.put.map(|put| serde_json::from_str(&put.value));
+        let value: Option<serde_json::Value> = value.and_then(Result::ok);
+        value.is_some_and(|value| value["status"] == "draining")
+    }
+
     /// The life that a sidekick put there.
     fn life(&self, record: &Record) -> Option<Life> {
         let by_hand = |event: &Event| record.by_hand.contains(&event.revision);

@@ -2,6 +2,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::expect_used)]
 
 mod checker;
+mod drain_checks;
 mod excuses;
 mod logs;
 mod record;

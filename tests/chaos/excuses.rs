@@ -165,7 +165,11 @@ impl<'r> Excuses<'r> {
         let hands = self.record.events.iter();
         let hands = hands.filter(|event| self.record.by_hand.contains(&event.revision));
         let hands = hands.map(|event| Span::new(event.at - 50, event.at + REACTION));
-        let motion = Spans::of(turns.chain(hands)).or(&self.spans(|_| true, RECOVERY));
+        let wishes = self.record.wishes.iter();
+        let wishes = wishes.flat_map(|(_, wish)| [wish.from, wish.to]);
+        let wishes = wishes.map(|at| Span::new(at - 50, at + REACTION));
+        let motion =
+            Spans::of(turns.chain(hands).chain(wishes)).or(&self.spans(|_| true, RECOVERY));
         (0..clients).fold(motion, |motion, client| motion.or(&self.orphaned(client)))
     }
 }

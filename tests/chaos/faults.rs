@@ -3,7 +3,7 @@
 use crate::agent::Agent;
 use crate::record::What;
 use crate::schedule::{AGENT, CONTAINERS, EVERY, Fault, MEMBERS, SIDEKICKS};
-use crate::spans::Ms;
+use crate::spans::{Ms, Span};
 use crate::stage::{Stage, name};
 use etcd_client::{
     AlarmAction, AlarmOptions, AlarmType, AuthClient, Client, Error, RoleRevokePermissionOptions,
@@ -50,7 +50,8 @@ impl Stage<'_> {
                     SidekickFrozen(_) => sidekick.freeze(),
                     _ => {
                         sidekick.term();
-                        let status = sidekick.wait_exit(secs(7)).await;
+                        // An etcd that doesn't confirm the drain is waited for, and so is one that doesn't answer the end.
+                        let status = sidekick.wait_exit(secs(12)).await;
                         assert_eq!(status.code(), Some(0), "a sidekick was asked to stop");
                     }
                 }
@@ -130,6 +131,10 @@ impl Stage<'_> {
                 self.containers[c].kill().await;
                 self.turned(c, from).await;
             }
+            ContainerStopped(c) => {
+                self.containers[c].stop().await;
+                self.turned(c, from).await;
+            }
             ContainerPaused(c) => {
                 self.containers[c].pause().await;
                 self.turned(c, from).await;
@@ -165,8 +170,8 @@ impl Stage<'_> {
                 }
                 self.tls.rotate();
             }
-            KeyDeleted(_) | KeyOverwritten(..) | Compacted | Defragmented(_) | NoSpace
-            | TokensRevoked | PasswordChanged | PasswordRotated | RightsRevoked => {
+            DrainWished(_) | KeyDeleted(_) | KeyOverwritten(..) | Compacted | Defragmented(_)
+            | NoSpace | TokensRevoked | PasswordChanged | PasswordRotated | RightsRevoked => {
                 self.touch_store(fault, &mut begun).await?;
             }
             HaproxyKilled | HaproxyFrozen => {
@@ -203,6 +208,12 @@ impl Stage<'_> {
                     return None;
                 }
                 self.record.by_hand.insert(deleted.header()?.revision());
+            }
+            DrainWished(k) => {
+                let key = key(k);
+                done(client.kv_client().put(wish_of(&key), "{}", None)).await;
+                let span = Span::new(from, Ms::MAX / 2);
+                self.record.wishes.push((key, span));
             }
             KeyOverwritten(k, text) => {
                 let put = done(client.kv_client().put(key(k), text, None)).await;
@@ -295,9 +306,10 @@ impl Stage<'_> {
                     self.turned(container, from).await;
                 }
             }
-            ContainerKilled(c) => self.containers[c].start().await,
+            ContainerKilled(c) | ContainerStopped(c) => self.containers[c].start().await,
             ContainerPaused(c) => self.containers[c].unpause().await,
             ContainerRenamed(c) => self.containers[c].rename(&name(c)).await,
+            DrainWished(_) => self.take_wish_back().await,
             NoSpace => {
                 let id = self.member_ids[0];
                 let mut members = self.cluster.members.iter().cycle();
@@ -326,7 +338,7 @@ impl Stage<'_> {
         }
         begun.troubles.iter().for_each(|it| self.seen.over(*it));
         match fault {
-            ContainerKilled(c) | ContainerPaused(c) | ContainerRenamed(c) => {
+            ContainerKilled(c) | ContainerStopped(c) | ContainerPaused(c) | ContainerRenamed(c) => {
                 self.turned(c, from).await
             }
             EngineRestarted | EngineKilled => {
@@ -340,6 +352,23 @@ impl Stage<'_> {
             }
             _ => {}
         }
+    }
+
+    /// The last wish is undone.
+    async fn take_wish_back(&mut self) {
+        let (key, span) = self.record.wishes.last_mut().expect("there was one");
+        // One of them may be cut off by now.
+        let mut members = self.cluster.members.iter().cycle();
+        eventually(secs(30), "the wish is taken back", async || {
+            let client = members.next().expect("it goes on for ever").client();
+            let taken_back = async {
+                client.refresh_token().await?;
+                client.kv_client().delete(wish_of(key), None).await
+            };
+            matches!(timeout(secs(2), taken_back).await, Ok(Ok(_)))
+        })
+        .await;
+        span.to = self.seen.now();
     }
 
     /// The wires between a member and the others are so from now on.
@@ -384,6 +413,11 @@ impl Stage<'_> {
         }
         None
     }
+}
+
+/// Where the wish stands that the key's instance drains.
+fn wish_of(key: &str) -> String {
+    key.replace("/services/", "/sidekick/services/drain/")
 }
 
 async fn restore(client: &Client, fault: Fault, password: &str) -> Result<(), Error> {

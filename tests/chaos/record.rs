@@ -24,10 +24,14 @@ pub struct Record {
     pub troubles: Vec<Trouble>,
     /// The containers' ups and downs, in order.
     pub turns: Vec<Turn>,
+    /// The keys of which an operator wished that the instance drains, and when.
+    pub wishes: Vec<(String, Span)>,
     /// The revisions that the run itself wrote.
     pub by_hand: BTreeSet<i64>,
     /// What HAProxy served.
     pub samples: Vec<Sample>,
+    /// Connections that clients made.
+    pub dials: Vec<Dial>,
     /// Client connections that broke.
     pub cuts: Vec<Cut>,
     /// Configurations that `haproxy -c` refused, and what it said.
@@ -173,6 +177,17 @@ pub struct Sample {
     pub at: Ms,
     /// `service/server` → port; nothing where it didn't answer.
     pub servers: Option<BTreeMap<String, String>>,
+}
+
+/// A client's new connection.
+#[derive(Clone, Debug)]
+pub struct Dial {
+    /// From the first attempt to the answer.
+    pub span: Span,
+    /// The service that was dialled.
+    pub service: String,
+    /// The container that answered.
+    pub container: usize,
 }
 
 /// A client's connection that broke.

@@ -24,6 +24,7 @@ pub const KEYS: usize = 6;
 pub enum Fault {
     SidekickKilled(usize),
     SidekickFrozen(usize),
+    /// It is asked to stop, and drains.
     SidekickStopped(usize),
     /// Its log's pipe is full, and nothing reads it.
     LogUnread(usize),
@@ -47,8 +48,12 @@ pub enum Fault {
     ContainerRenamed(usize),
     ContainerRecreated(usize),
     ContainerRestarted(usize),
+    /// By its stop signal.
+    ContainerStopped(usize),
     KeyDeleted(usize),
     KeyOverwritten(usize, &'static str),
+    /// An operator wishes that the key's instance drains, and takes it back.
+    DrainWished(usize),
     Compacted,
     Defragmented(usize),
     NoSpace,
@@ -114,10 +119,10 @@ pub const BY_HAND: [&str; 3] = [
 /// fault is forgotten.
 type Card = (usize, fn(&mut Rng) -> Fault);
 
-const FAULTS: [Card; 39] = [
+const FAULTS: [Card; 41] = [
     (3, |r| Fault::SidekickKilled(sidekick(r))),
     (2, |r| Fault::SidekickFrozen(sidekick(r))),
-    (1, |r| Fault::SidekickStopped(sidekick(r))),
+    (2, |r| Fault::SidekickStopped(sidekick(r))),
     (2, |r| Fault::LogUnread(sidekick(r))),
     (2, |r| Fault::DnsHangs(sidekick(r))),
     (2, |r| Fault::MemberKilled(member(r))),
@@ -137,6 +142,8 @@ const FAULTS: [Card; 39] = [
     (1, |r| Fault::ContainerRenamed(r.usize(1..3))),
     (1, |r| Fault::ContainerRecreated(r.usize(..CONTAINERS))),
     (1, |r| Fault::ContainerRestarted(r.usize(..CONTAINERS))),
+    (2, |r| Fault::ContainerStopped(r.usize(..CONTAINERS))),
+    (3, |r| Fault::DrainWished(r.usize(..KEYS))),
     (2, |r| Fault::KeyDeleted(r.usize(..KEYS))),
     (2, |r| {
         Fault::KeyOverwritten(r.usize(..KEYS), BY_HAND[r.usize(..BY_HAND.len())])
@@ -344,9 +351,12 @@ fn target(fault: Fault) -> Target {
         | ContainerPaused(c)
         | ContainerRenamed(c)
         | ContainerRecreated(c)
-        | ContainerRestarted(c) => Target::Container(c),
-        KeyDeleted(_) | KeyOverwritten(..) | Compacted | Defragmented(_) | NoSpace
-        | TokensRevoked | PasswordChanged | PasswordRotated | RightsRevoked => Target::Store,
+        | ContainerRestarted(c)
+        | ContainerStopped(c) => Target::Container(c),
+        DrainWished(_) | KeyDeleted(_) | KeyOverwritten(..) | Compacted | Defragmented(_)
+        | NoSpace | TokensRevoked | PasswordChanged | PasswordRotated | RightsRevoked => {
+            Target::Store
+        }
         ClockStepped(client, _) => Target::Clock(client),
         EngineClockStepped(_) => Target::EngineClock,
         CertificatesRotated => Target::Certificates,

@@ -9,6 +9,7 @@ use crate::schedule::{AGENT, CONTAINERS, EVERY, MEMBERS, SIDEKICKS};
 use crate::spans::{Ms, Span};
 use crate::tls::Tls;
 use crate::watchers::{Seen, client, history, serving, stalls};
+use etcd_client::{Permission, PermissionType};
 use sidekick_harness::{
     Container, Engine, EtcdCluster, Login, NameServer, Proxy, Sidekick, free_port,
 };
@@ -69,6 +70,10 @@ impl<'e> Stage<'e> {
     /// Sets everything up; all of it goes when the stage goes.
     pub async fn set(engine: &'e Engine) -> Stage<'e> {
         let cluster = EtcdCluster::start_with_wires_and_login(MEMBERS, TOKEN_LIFE).await;
+        let control = Permission::new(PermissionType::Readwrite, "/sidekick/services/");
+        let mut auth = cluster.members[0].client().auth_client();
+        let granted = auth.role_grant_permission(Login::ROLE, control.with_prefix());
+        granted.await.expect("root may grant");
         let mut member_ids = Vec::new();
         for member in &cluster.members {
             let status = member.client().maintenance_client().status().await;
@@ -212,6 +217,7 @@ impl<'e> Stage<'e> {
             .file("--etcd-password-file", &self.password_file())
             .option("--docker-host", &self.docker_wires[number].url())
             .host(&host.to_string_lossy())
+            .option("--drain", "2s")
             .times((TTL / 1000) as u32, (INTERVAL / 1000) as u32)
             .within(&surroundings)
             .spawn()
@@ -266,6 +272,7 @@ impl<'e> Stage<'e> {
                 .collect(),
             troubles: seen.troubles.clone(),
             samples: seen.samples.clone(),
+            dials: seen.dials.clone(),
             cuts: seen.cuts.clone(),
             refused: seen.refused.clone(),
             logs: self.everybodys_logs(),

@@ -1,8 +1,9 @@
 //! Those who only look: at etcd's history, at HAProxy, at the clients' connections, at the clock.
 
-use crate::record::{Cut, Event, Put, Sample, Trouble, What};
+use crate::record::{Cut, Dial, Event, Put, Sample, Trouble, What};
 use crate::spans::{Ms, Span};
 use etcd_client::{Client, EventType, WatchOptions};
+use sidekick_harness::Login;
 use sidekick_harness::agent::haproxy;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ pub struct Inner {
     pub events: BTreeMap<(i64, String), Event>,
     pub troubles: Vec<Trouble>,
     pub samples: Vec<Sample>,
+    pub dials: Vec<Dial>,
     pub cuts: Vec<Cut>,
     pub refused: Vec<(Ms, String)>,
     /// Answers that clients got by way of HAProxy.
@@ -72,16 +74,20 @@ impl Seen {
     }
 }
 
-/// Records every change of every key, by way of one member; again from there when that is back.
+/// Records every change of every key that readers know, by way of one member; again from there when that is back.
 pub async fn history(seen: Seen, client: Client) {
     let mut next = 1;
     loop {
         // A watch doesn't renew a token that has died; this does.
         let patience = Duration::from_secs(2);
         let _ = timeout(patience, client.kv_client().get("answers?", None)).await;
-        let options = WatchOptions::new().with_all_keys();
+        let options = WatchOptions::new().with_prefix();
         let options = options.with_start_revision(next);
-        if let Ok(mut stream) = client.watch_client().watch("", Some(options)).await {
+        if let Ok(mut stream) = client
+            .watch_client()
+            .watch(Login::PREFIX, Some(options))
+            .await
+        {
             while let Ok(Some(answer)) = stream.message().await {
                 if answer.canceled() {
                     next = next.max(answer.compact_revision());
@@ -183,9 +189,16 @@ async fn boots(text: &str, file: &Path) -> Result<(), String> {
 /// A client that dials a service, asks who answers, and holds on to the connection while it lasts.
 pub async fn client(seen: Seen, service: &'static str, port: u16) {
     loop {
+        let dialled_at = seen.now();
         let dialled = timeout(Duration::from_secs(2), dial(port)).await;
         if let Ok(Some((mut stream, container))) = dialled {
             let opened = seen.now();
+            let dial = Dial {
+                span: Span::new(dialled_at, opened),
+                service: service.to_owned(),
+                container,
+            };
+            seen.with(|seen| seen.dials.push(dial));
             let mut well = opened;
             while timeout(Duration::from_secs(3), ping(&mut stream)).await == Ok(Some(())) {
                 well = seen.now();

@@ -1,6 +1,7 @@
 //! What the agent says of the instances that drain, held against the fake HAProxy's sessions.
 
 use super::{AgentScene, Totals};
+use crate::agent::control_loop::draining::ControlKeys;
 use crate::agent::haproxy::server_state::{DRAIN, MAINTENANCE};
 use crate::agent::model::backends::DrainingInstance;
 use crate::endpoint::Host;
@@ -14,25 +15,29 @@ fn target(it: DrainingInstance<'_>) -> (InstanceName, Option<SocketAddr>) {
     (name, it.address)
 }
 
-impl AgentScene {
-    /// The words that the agent wants to be in etcd.
-    fn words(&self) -> BTreeMap<InstanceName, DrainWord> {
-        let control = ControlPrefix::of("/services");
-        let keys = self.control_keys.borrow();
-        let words = keys.iter().filter_map(|(key, value)| {
-            let Some(ControlKey::Word(_, name)) = control.parse(key.as_bytes()) else {
-                return None;
-            };
-            Some((name, DrainWord::decode(value.as_bytes())?))
-        });
-        words.collect()
-    }
+/// The words among the keys that the agent wants to be in etcd.
+fn words(keys: &ControlKeys) -> BTreeMap<InstanceName, DrainWord> {
+    let control = ControlPrefix::of("/services");
+    let words = keys.iter().filter_map(|(key, value)| {
+        let Some(ControlKey::Word(_, name)) = control.parse(key.as_bytes()) else {
+            return None;
+        };
+        Some((name, DrainWord::decode(value.as_bytes())?))
+    });
+    words.collect()
+}
 
+impl AgentScene {
     /// As `ControlLoop::run` does. A word that is given at a look is true at that moment.
     pub(super) fn look(&mut self, totals: &mut Totals) -> Result<(), String> {
-        let before = self.words();
+        let before = self.control_keys.borrow().clone();
         now_or_never(self.agent.look(self.now));
-        for (name, word) in self.words() {
+        let after = self.control_keys.borrow().clone();
+        if after == before {
+            return Ok(());
+        }
+        let before = words(&before);
+        for (name, word) in words(&after) {
             if before.get(&name) == Some(&word) || word.alone {
                 continue;
             }
@@ -75,7 +80,8 @@ impl AgentScene {
     /// In the end there is a word about each instance that drains and about no other; and of each service that has an
     /// instance that is up, a server takes connections.
     pub(super) fn every_drain_is_over(&mut self) -> Result<(), String> {
-        let words: BTreeSet<_> = self.words().into_keys().collect();
+        let words = words(&self.control_keys.borrow());
+        let words: BTreeSet<_> = words.into_keys().collect();
         let draining: Vec<_> = self.agent.desired.backends.draining().map(target).collect();
         // One of which the address is also another's, who takes connections, is never drained.
         let draining = draining.into_iter().filter(|(name, address)| {

@@ -3,7 +3,7 @@
 use super::etcd::item_of;
 use super::{AgentScene, RETENTION, Totals};
 use crate::agent::haproxy::render::{proxy_name, render};
-use crate::agent::haproxy::runtime::ServerAction;
+use crate::agent::haproxy::runtime::{ServerAction, Traffic};
 use crate::agent::model::backends::Backends;
 use crate::agent::model::backends::Servers;
 use crate::agent::model::bind_backoff::MAX_FAILED_BIND_RETRY;
@@ -62,14 +62,19 @@ impl AgentScene {
     /// Whether HAProxy has every server that stands in etcd, as it stands there.
     fn has_all(&mut self) -> bool {
         let model = self.model();
+        let holds = self.agent.desired.membership.held() > 0;
         let world = self.world();
         let servers = &world.servers.0;
         let mut listeners = model.listeners.keys();
         let mut commands = diff_all(&model, servers).into_iter();
-        // Held instances are there too.
+        // Held instances are there too, and beside one of them the only other instance is no service's last.
         world.worker.is_some()
             && listeners.all(|service| servers.contains_key(&proxy_name(service)))
-            && commands.all(|command| command.action == ServerAction::Remove)
+            && commands.all(|command| match command.action {
+                ServerAction::Remove => true,
+                ServerAction::SetTraffic(Traffic::Ready) => holds,
+                _ => false,
+            })
     }
 
     /// A port that was in use is tried again late, and a server that another process changed is seen by an

@@ -9,7 +9,7 @@ use crate::announce::drain::overlay;
 use crate::announce::drain::shutdown_drain::DrainStep;
 use crate::announce::lease::ownership::Holder;
 use crate::announce::lease::protocol::{
-    DesiredKey, DesiredKeys, LeaseEvent, LeaseId, Request, Response, Step,
+    DesiredKey, DesiredKeys, KeyStatus, LeaseEvent, LeaseId, Request, Response, Step,
 };
 use crate::announce::lease::registrar::{LeaseSettings, Registrar};
 use crate::clock::Moment;
@@ -165,6 +165,18 @@ impl Announcer {
     pub(crate) fn turn_wish(&mut self) {
         self.wish = !self.wish;
         self.desire();
+    }
+
+    /// The keys that are announced.
+    pub(crate) fn held_keys(&self) -> impl Iterator<Item = Key> {
+        let statuses = self.registrar.statuses().into_iter();
+        statuses
+            .filter_map(|(key, status)| matches!(status, KeyStatus::Announced(_)).then_some(key))
+    }
+
+    /// Whether a key is announced.
+    pub(crate) fn holds_a_key(&self) -> bool {
+        self.held_keys().next().is_some()
     }
 
     /// SIGTERM, with `--drain`; the agents' words come after `words`, or never.

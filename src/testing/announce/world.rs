@@ -297,7 +297,7 @@ impl AnnounceWorld {
         self.totals.faults += 1;
         let which = self.rng.usize(0..self.announcers.len());
         let back_at = self.now + Duration::from_millis(self.rng.u64(0..3000));
-        match self.rng.u32(0..40) {
+        match self.rng.u32(0..41) {
             roll @ (8..=13 | 21 | 22 | 25..=27 | 35) => self.etcd_fault(roll, which, back_at),
             roll => self.announcer_fault(roll, which, back_at),
         }
@@ -375,7 +375,7 @@ impl AnnounceWorld {
             }
             19 => self.leave(which),
             36 | 37 => self.turn_wish(&id),
-            20 if !self.announcers[which].alive => {
+            20 | 40 if !self.announcers[which].alive => {
                 self.announcers[which].alive = true;
                 self.crash(which);
             }

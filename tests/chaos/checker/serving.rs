@@ -14,25 +14,62 @@ const AGENT_REACTION: Ms = 1000;
 /// its recovery. Less than `--drain-timeout`, whose default the run's agent has.
 const MEMORY: Ms = 20_000;
 
+/// What etcd held at a moment: `service/server` → port.
+#[derive(Debug, Default)]
+struct Table {
+    /// What HAProxy is to serve.
+    serving: BTreeMap<String, String>,
+    /// What it is to drain, unless it is the last of its service.
+    draining: BTreeMap<String, String>,
+}
+
+impl Table {
+    fn allows(&self, servers: &BTreeMap<String, String>) -> bool {
+        let draining = |name: &String, port: &String| self.draining.get(name) == Some(port);
+        let is_serving = |name: &String, port: &String| self.serving.get(name) == Some(port);
+        let mut wanted = self.serving.iter();
+        let mut here = servers.iter();
+        wanted.all(|(name, port)| servers.get(name) == Some(port))
+            && here.all(|(name, port)| is_serving(name, port) || draining(name, port))
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.serving.iter().chain(&self.draining)
+    }
+}
+
 impl Checker<'_> {
-    /// What HAProxy is to serve by what etcd held at a moment.
-    fn table(&self, at: Ms) -> BTreeMap<String, String> {
+    fn table(&self, at: Ms) -> Table {
+        let mut table = Table::default();
         let keys = self.keys.iter().filter_map(|(key, standings)| {
             let name = key.strip_prefix("/services/")?.replace('@', "::");
             let standing = standings.iter().rfind(|it| it.span.from <= at)?;
             let json: serde_json::Value = serde_json::from_str(&standing.put?.value).ok()?;
             json["host"].as_str().filter(|host| *host != NOWHERE)?;
-            Some((name, json["port"].as_u64()?.to_string()))
+            Some((name, json["port"].as_u64()?.to_string(), standing.drains()))
         });
-        keys.collect()
+        for (name, port, drains) in keys {
+            match drains {
+                true => table.draining.insert(name, port),
+                false => table.serving.insert(name, port),
+            };
+        }
+        table
     }
 
     /// Every table that etcd held between two moments.
-    fn tables(&self, span: Span) -> Vec<BTreeMap<String, String>> {
+    fn tables(&self, span: Span) -> Vec<Table> {
         let changes = self.record.events.iter().map(|event| event.at);
         let within = changes.filter(|at| span.from < *at && *at <= span.to);
         let moments = [span.from].into_iter().chain(within);
         moments.map(|at| self.table(at)).collect()
+    }
+
+    /// Whether one of the tables that etcd held then allows HAProxy these servers.
+    fn allow(&self, window: Span, servers: &BTreeMap<String, String>) -> bool {
+        self.tables(window)
+            .iter()
+            .any(|table| table.allows(servers))
     }
 
     /// 7: no refused configuration, the table is etcd's, and no error empties a service.
@@ -47,7 +84,7 @@ impl Checker<'_> {
         for sample in &self.record.samples.clone() {
             let window = Span::new(sample.at - AGENT_REACTION, sample.at);
             let servers = sample.servers.as_ref();
-            let agrees = servers.is_some_and(|servers| self.tables(window).contains(servers));
+            let agrees = servers.is_some_and(|servers| self.allow(window, servers));
             if agrees {
                 in_step = sample.at;
             }
@@ -66,7 +103,8 @@ impl Checker<'_> {
             for service in SERVICES {
                 let its = |key: &String| key.split('/').next() == Some(service);
                 let has = |servers: &BTreeMap<String, String>| servers.keys().any(its);
-                if has(&last) && !has(servers) && tables.iter().all(has) {
+                let held = tables.iter().all(|table| has(&table.serving));
+                if has(&last) && !has(servers) && held {
                     let text = format!("{service} was emptied, and etcd never was");
                     self.violation(7, sample.at, text);
                 }
@@ -85,7 +123,7 @@ impl Checker<'_> {
             let agrees = |sample: &&Sample| {
                 let window = Span::new(sample.at - AGENT_REACTION, sample.at);
                 let servers = sample.servers.as_ref();
-                servers.is_some_and(|servers| self.tables(window).contains(servers))
+                servers.is_some_and(|servers| self.allow(window, servers))
             };
             let later = samples.skip_while(|sample| sample.at < end).find(agrees);
             // Where the next trouble came first nothing is told.
@@ -113,19 +151,24 @@ impl Checker<'_> {
             let then = self.tables(Span::new(cut.opened - MEMORY, cut.opened));
             let led_there =
                 |(name, at): &(&String, &String)| name.starts_with(&prefix) && **at == port;
-            let servers = then.iter().flat_map(|table| table.iter().filter(led_there));
+            let servers = then.iter().flat_map(|table| table.all().filter(led_there));
             let servers: BTreeSet<&String> = servers.map(|(name, _)| name).collect();
             let tables = self.tables(past);
             // An instance that was away for less than `--drain-timeout` finds its connections again.
             let unchanged = |name: &&String| {
-                let ports: BTreeSet<_> = tables.iter().filter_map(|it| it.get(*name)).collect();
+                let all = tables.iter().flat_map(Table::all);
+                let its = all.filter(|(other, _)| other == name);
+                let ports: BTreeSet<_> = its.map(|(_, port)| port).collect();
                 ports.len() == 1
             };
+            // The sessions of one that drains are ended while they are idle.
+            let mut drained = tables.iter().flat_map(|table| &table.draining);
+            let drained = drained.any(|it| led_there(&it));
             let steady = servers.iter().all(unchanged);
             self.number("client connections that broke, for a reason or not", 0);
             let excused = haproxy.or(&self.excuses.stalls());
             let excused = excused.and(&Spans::of([cut.span]));
-            if steady && !turned && excused.total() == 0 {
+            if steady && !turned && !drained && excused.total() == 0 {
                 let (container, service) = (cut.container, &cut.service);
                 let text = format!("a connection to container {container} by {service} was cut");
                 self.violation(7, cut.span.to, text);
