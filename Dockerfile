@@ -45,9 +45,12 @@ COPY --from=build /image/etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 # Docker lets everybody in a container listen below 1024 (20.10 and later), so nothing here needs root.
 USER haproxy
 STOPSIGNAL SIGTERM
+# Asks where SIDEKICK_LISTEN is set, and else is content: docs/observing.md.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["/usr/local/bin/sidekick", "healthcheck", "--if-listening"]
 ENTRYPOINT ["/usr/local/bin/sidekick", "agent"]
 
 # The last one, and so what is built if nothing is said.
 FROM scratch AS sidekick
 COPY --from=build /image/ /
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["/sidekick", "healthcheck", "--if-listening"]
 ENTRYPOINT ["/sidekick"]

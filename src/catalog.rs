@@ -91,6 +91,17 @@ impl Catalog {
         self.quarantine.len() + self.over_limits.len()
     }
 
+    /// The keys in quarantine, as text, and why.
+    pub fn quarantine(&self) -> impl Iterator<Item = (String, String)> {
+        let broken = self.quarantine.iter();
+        let broken = broken.map(|(key, reason)| (printable(key), reason.to_string()));
+        let surplus = self.over_limits.iter().map(|((service, instance), why)| {
+            let key = format!("{}/{service}/{instance}", self.prefix);
+            (key, QuarantineReason::Full(why).to_string())
+        });
+        broken.chain(surplus)
+    }
+
     /// The keys quarantined since the last call. A key is reported again only when its reason changes, or
     /// after it was valid in between.
     pub fn take_quarantined(&mut self) -> Vec<QuarantinedKey> {

@@ -10,6 +10,7 @@ use crate::agent::AgentArgs;
 use crate::announce::AnnounceArgs;
 use crate::drain::{DrainArgs, UndrainArgs};
 use crate::explain::ExplainArgs;
+use crate::healthcheck::HealthcheckArgs;
 use crate::list::ListArgs;
 use crate::telemetry::LogArgs;
 use crate::wait::WaitArgs;
@@ -53,6 +54,10 @@ pub enum CliCommand {
     ///
     /// Exit status: 0 once they are, 1 if not in time.
     Wait(WaitArgs),
+    /// Ask a sidekick that was started with --listen whether it is alive
+    ///
+    /// Exit status: 0 if it is, 1 if it is not, or does not answer.
+    Healthcheck(HealthcheckArgs),
 }
 
 impl Cli {
@@ -67,6 +72,7 @@ impl Cli {
             CliCommand::Drain(args) => &args.instance.log,
             CliCommand::Undrain(args) => &args.instance.log,
             CliCommand::Wait(args) => &args.log,
+            CliCommand::Healthcheck(args) => &args.log,
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::endpoint::check_part;
 use crate::endpoint::control::ControlPrefix;
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The default prefix of the keys.
@@ -73,6 +74,22 @@ pub(crate) fn duration(option: &'static str, text: &str) -> Checked<Duration> {
         return Err(too_long());
     }
     Ok(read)
+}
+
+/// `--listen`: `127.0.0.1:9469`, `[::1]:9469`, or `:9469` for all addresses, IPv4 and IPv6. `None`: not at all.
+pub(crate) fn listen(text: Option<&str>) -> Checked<Option<SocketAddr>> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let everywhere = text.strip_prefix(':').map(|port| format!("[::]:{port}"));
+    let address: Result<SocketAddr, _> = everywhere.as_deref().unwrap_or(text).parse();
+    let address = address.ok().filter(|address| address.port() > 0);
+    address.map(Some).ok_or_else(|| {
+        wrong(
+            "--listen",
+            format!("{text:?} is no address with a port; write 127.0.0.1:9469, [::1]:9469, or :9469 for all addresses"),
+        )
+    })
 }
 
 /// `/services` without a slash at its end.

@@ -179,7 +179,7 @@ impl AwaitedDrain<'_> {
                 self.progress = None;
                 all.into_iter().map(Change::Put).collect()
             }
-            Update::Changes(changes) => changes,
+            Update::Changes(changes, _) => changes,
         };
         let key = self.config.key.as_str().as_bytes();
         for change in changes {

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! main.rs, cli.rs       the subcommands, telemetry, signals, exit codes
-//! explain.rs, list.rs   what the operator asks; drain.rs (a wish) and wait.rs
+//! explain.rs, list.rs   what the operator asks; drain.rs (a wish), wait.rs and healthcheck.rs
 //! announce/             the job `sidekick announce`
 //!   drain/              operators' wishes, and a shutdown that waits for the agents
 //!   docker/             the Docker Engine: events, inspects, the watcher
@@ -22,6 +22,7 @@
 //!   drain/            P what is drained, and which sessions are idle
 //!   haproxy/            HAProxy: its file and its answers (P), its master socket and its processes
 //!   model/            P what HAProxy is to be: membership, backends, listeners
+//! http/                 --listen: metrics, health, the page (P)
 //! etcd/                 members and failover, watches, what an error means
 //! catalog.rs          P what stands in etcd: services, instances, the quarantine
 //! systemd.rs, watchdog.rs (P), shutdown.rs, telemetry.rs, log_writer.rs
@@ -55,6 +56,12 @@
 //! | the reader of HAProxy's stderr | the HAProxy that the agent started | the log | with HAProxy |
 //! | the control writer | a `watch` channel: the agent's control keys | **the only writer to etcd**, on a lease of its own | last: after the lease is revoked, or after 1 s |
 //! | `agent::run` | etcd's changes, the addresses | **the only one to speak to HAProxy**; systemd | on a signal, or when a task ended that never should |
+//!
+//! With `--listen`, in both jobs:
+//!
+//! | thread | reads | writes | ends |
+//! |---|---|---|---|
+//! | `http`, with a runtime of its own | `watch` channels of the loops' latest state; counters | answers to at most 64 connections, 5 s each (a stream of events: 5 min) | with the process |
 //!
 //! # Invariants
 //!
@@ -96,6 +103,8 @@ pub mod drain;
 pub mod endpoint;
 pub mod etcd;
 pub mod explain;
+pub mod healthcheck;
+pub mod http;
 pub mod list;
 pub mod log_throttle;
 pub mod log_writer;

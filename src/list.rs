@@ -74,7 +74,7 @@ pub async fn run(config: &ListConfig, mut shutdown: Shutdown) -> anyhow::Result<
 fn take(kvs: &mut BTreeMap<Vec<u8>, KeyValue>, update: Update) {
     match update {
         Update::Snapshot(all) => *kvs = all.into_iter().map(|kv| (kv.key().to_vec(), kv)).collect(),
-        Update::Changes(changes) => {
+        Update::Changes(changes, _) => {
             for change in changes {
                 match change {
                     Change::Put(kv) => drop(kvs.insert(kv.key().to_vec(), kv)),

@@ -6,6 +6,7 @@ use sidekick::cli::{Cli, CliCommand, ignored_variables, one_line};
 use sidekick::config::ConfigError;
 use sidekick::drain::{self, DrainConfig, InstanceConfig};
 use sidekick::explain::{self, ExplainConfig};
+use sidekick::healthcheck::{self, HealthcheckConfig};
 use sidekick::list::{self, ListConfig};
 use sidekick::wait::{self, WaitConfig};
 use sidekick::{log_writer, shutdown, telemetry};
@@ -81,6 +82,7 @@ enum Job {
     Drain(DrainConfig),
     Undrain(InstanceConfig),
     Wait(WaitConfig),
+    Healthcheck(HealthcheckConfig),
 }
 
 fn checked(command: CliCommand) -> Result<Job, ConfigError> {
@@ -92,6 +94,7 @@ fn checked(command: CliCommand) -> Result<Job, ConfigError> {
         CliCommand::Drain(args) => Job::Drain(DrainConfig::new(&args)?),
         CliCommand::Undrain(args) => Job::Undrain(InstanceConfig::new(&args.instance)?),
         CliCommand::Wait(args) => Job::Wait(WaitConfig::new(args)?),
+        CliCommand::Healthcheck(args) => Job::Healthcheck(HealthcheckConfig::new(&args)?),
     })
 }
 
@@ -125,6 +128,11 @@ async fn run(job: Job) -> anyhow::Result<ExitCode> {
         Job::Wait(config) => {
             let serve = wait::run(&config, shutdown::on_signals()?).await?;
             return Ok(ExitCode::from(u8::from(!serve)));
+        }
+        Job::Healthcheck(config) => {
+            let answer = healthcheck::run(&config).await?;
+            writeln!(io::stdout(), "{}", answer.line)?;
+            return Ok(ExitCode::from(u8::from(!answer.well)));
         }
     }
     Ok(ExitCode::SUCCESS)

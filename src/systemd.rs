@@ -12,7 +12,8 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 /// Between two tries to tell systemd what it did not take.
@@ -36,6 +37,16 @@ pub struct Systemd {
     stuck: LogThrottle,
     /// A socket that takes nothing, as far as the log is concerned.
     deaf: LogThrottle,
+    turns: watch::Sender<Option<LastTurn>>,
+}
+
+/// The last time that the loop which speaks to systemd came round.
+#[derive(Debug, Clone, Copy)]
+pub struct LastTurn {
+    /// By the monotonic clock, which stands still while the machine is suspended: so does the loop.
+    pub at: Instant,
+    /// The name of a loop that is stuck.
+    pub stuck: Option<&'static str>,
 }
 
 /// What systemd is to know, and does not yet.
@@ -73,6 +84,12 @@ impl Systemd {
         self.watchdog.pulse(name)
     }
 
+    /// When the loop that speaks to systemd came round last; `None`: not yet.
+    #[must_use]
+    pub fn turns(&self) -> watch::Receiver<Option<LastTurn>> {
+        self.turns.subscribe()
+    }
+
     /// The configuration holds and the loops run.
     pub fn ready(&mut self) {
         self.untold.ready = true;
@@ -99,7 +116,15 @@ impl Systemd {
     /// The loop that speaks to systemd came round at `now`. Feeds the watchdog when it is time, unless a
     /// loop is stuck. Returns within what time the loop has to come round again, 5 s at most.
     pub fn turn(&mut self, now: Moment) -> Duration {
-        match self.watchdog.turn(now) {
+        let feeding = self.watchdog.turn(now);
+        self.turns.send_replace(Some(LastTurn {
+            at: Instant::now(),
+            stuck: match feeding {
+                Feeding::Stuck(name) => Some(name),
+                Feeding::NotYet | Feeding::Due => None,
+            },
+        }));
+        match feeding {
             fed @ (Feeding::NotYet | Feeding::Due) => {
                 self.untold.alive |= fed == Feeding::Due;
                 self.stuck.recovered(now);

@@ -80,7 +80,7 @@ fn missing(config: &WaitConfig, serving: usize) -> String {
 fn apply(catalog: &mut Catalog, update: Update) {
     match update {
         Update::Snapshot(all) => catalog.replace(all.iter().map(item)),
-        Update::Changes(changes) => {
+        Update::Changes(changes, _) => {
             for change in changes {
                 match change {
                     Change::Put(kv) => catalog.put(item(&kv)),

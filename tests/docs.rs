@@ -10,8 +10,15 @@ use std::process::Command;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const README_WORDS: usize = 1_200;
-const COMMANDS: [&str; 7] = [
-    "announce", "explain", "agent", "list", "drain", "undrain", "wait",
+const COMMANDS: [&str; 8] = [
+    "announce",
+    "explain",
+    "agent",
+    "list",
+    "drain",
+    "undrain",
+    "wait",
+    "healthcheck",
 ];
 
 /// Below these folders a path in a page is one of this repository.
@@ -156,7 +163,10 @@ fn help(command: &str) -> BTreeSet<String> {
     let lines = text.lines().map(str::trim_start);
     let lines = lines.filter(|line| line.starts_with('-') || line.starts_with("[env: "));
     let help: BTreeSet<String> = lines.flat_map(options).collect();
-    assert!(help.contains("--etcd-endpoints") && help.contains("ETCDCTL_ENDPOINTS"));
+    // It asks a sidekick, and no etcd.
+    let asks_etcd = command != "healthcheck";
+    assert_eq!(help.contains("--etcd-endpoints"), asks_etcd);
+    assert_eq!(help.contains("ETCDCTL_ENDPOINTS"), asks_etcd);
     &help - &BTreeSet::from(["-h", "--help"].map(str::to_owned))
 }
 
@@ -207,4 +217,30 @@ fn every_file_that_a_page_names_exists() {
     }
     assert_eq!(missing, [""; 0]);
     assert_eq!(files("`src/none.rs`, `src/*.rs`, `etc/x`"), ["src/none.rs"]);
+}
+
+/// The names of metrics in a text, without the suffixes of a histogram's samples.
+fn metrics(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
+    let names = words.filter(|word| word.starts_with("sidekick_") && !word.ends_with('_'));
+    let bare = |name: &str| {
+        let suffixes = ["_bucket", "_sum", "_count"];
+        let mut bare = suffixes.iter().filter_map(|it| name.strip_suffix(it));
+        bare.next().unwrap_or(name).to_owned()
+    };
+    names.map(bare).collect()
+}
+
+#[test]
+fn alerts_and_dashboard_ask_for_metrics_that_are_described() {
+    let file = |name: &str| read(&Path::new(ROOT).join(name));
+    let described = metrics(&file("docs/observing.md"));
+    for name in ["deploy/alerts.yml", "deploy/grafana.json"] {
+        let asked = metrics(&file(name));
+        let unknown: Vec<_> = asked.difference(&described).collect();
+        assert_eq!(unknown, [""; 0], "{name}");
+        assert!(asked.len() > 10, "{name}: {asked:?}");
+    }
+    let dashboard: serde_json::Value = serde_json::from_str(&file("deploy/grafana.json")).unwrap();
+    assert!(dashboard["panels"].as_array().unwrap().len() > 10);
 }

@@ -8,7 +8,7 @@ use crate::agent::model::bind::Bind;
 use crate::agent::model::listeners;
 use crate::agent::model::membership;
 use crate::config::{
-    Checked, DEFAULT_PREFIX, control_prefix, duration, prefix, unusable_file, wrong,
+    Checked, DEFAULT_PREFIX, control_prefix, duration, listen, prefix, unusable_file, wrong,
 };
 use crate::endpoint::check_part;
 use crate::endpoint::control::ControlPrefix;
@@ -17,6 +17,7 @@ use crate::etcd::config::{EtcdArgs, etcd};
 use crate::telemetry::LogArgs;
 use clap::Args;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// How long instances are kept that disappear at once, by default.
@@ -144,6 +145,11 @@ pub struct AgentArgs {
     #[arg(long)]
     pub dry_run: bool,
 
+    /// Serve metrics, health, readiness and a page over HTTP there, like 127.0.0.1:9469, or :9469 for all addresses
+    /// [default: not at all]
+    #[arg(long, env = "SIDEKICK_LISTEN", value_name = "ADDRESS")]
+    pub listen: Option<String>,
+
     /// How etcd is reached.
     #[command(flatten)]
     pub etcd: EtcdArgs,
@@ -176,6 +182,8 @@ pub struct AgentConfig {
     pub retention: membership::Retention,
     /// Which addresses instances may have.
     pub allow: Allow,
+    /// Where metrics, health, readiness and the page are served; `None`: not at all.
+    pub listen: Option<SocketAddr>,
     /// Print, and that's it.
     pub dry_run: bool,
     /// How to reach etcd.
@@ -244,6 +252,7 @@ impl AgentConfig {
                 drain: duration("--drain-timeout", &args.drain_timeout)?,
             },
             allow: allow(&args.allow)?,
+            listen: listen(args.listen.as_deref())?,
             dry_run: args.dry_run,
             etcd: etcd(&args.etcd)?,
         })

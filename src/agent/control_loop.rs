@@ -3,6 +3,7 @@
 //! While a pass runs, whatever else happens waits in the channels, and the next pass takes all of it at once.
 
 pub(crate) mod draining;
+mod monitoring;
 
 use super::event_log::EventLog;
 use super::haproxy::api::{HaproxyApi, HaproxyEvent, ProxyError};
@@ -11,6 +12,7 @@ use super::haproxy::parse::original_name;
 use super::model::backends::{Backends, InstanceNames};
 use super::model::host_addresses::HostAddresses;
 use super::model::membership::Membership;
+use super::monitor::AgentMonitor;
 use super::reconcile::{PassReport, Reconciler};
 use super::schedule::{EXPECTED_RETRIES, MIN_PAUSE, POLL_INTERVAL, RESOLVE_WAIT, Schedule};
 use super::status;
@@ -61,6 +63,7 @@ pub(crate) struct ControlLoop<P> {
     pub(crate) health: HealthMonitor,
     pub(crate) draining: Draining,
     pub(crate) event_log: EventLog,
+    pub(crate) monitor: AgentMonitor,
     pub(crate) systemd: Systemd,
     /// Beats in every round, for systemd's watchdog.
     pub(crate) pulse: Pulse,
@@ -79,6 +82,7 @@ impl<P: HaproxyApi> ControlLoop<P> {
             if self.is_due(time)
                 && let Some(result) = self.pass(time).await
             {
+                self.monitor.page_changed();
                 self.passed(result, now());
             }
             self.look(now()).await;
@@ -95,6 +99,7 @@ impl<P: HaproxyApi> ControlLoop<P> {
                 .into_iter()
                 .chain([self.schedule.next_poll])
                 .chain(self.draining.next_look(time))
+                .chain(self.monitor.next_page())
                 .min();
             let pause = next.map_or(POLL_INTERVAL, |next| next.saturating_sub(time));
             let pause = pause.clamp(MIN_PAUSE, POLL_INTERVAL.min(turn).max(MIN_PAUSE));
@@ -131,14 +136,15 @@ impl<P: HaproxyApi> ControlLoop<P> {
 
     /// Takes in that update and all that wait behind it.
     pub(crate) fn hear(&mut self, first: Update) {
-        let mut next = Some(first);
+        let (mut next, mut came) = (Some(first), now());
         while let Some(update) = next {
             match update {
                 Update::Snapshot(kvs) => {
                     self.schedule.etcd_heard.get_or_insert_with(now);
                     self.desired.catalog.replace(kvs.iter().map(item));
                 }
-                Update::Changes(changes) => {
+                Update::Changes(changes, at) => {
+                    came = came.min(at);
                     for change in changes {
                         match change {
                             Change::Put(kv) => {
@@ -155,18 +161,23 @@ impl<P: HaproxyApi> ControlLoop<P> {
             }
             next = self.inputs.updates.try_recv().ok();
         }
-        self.observe(now());
+        if self.observe(now()) {
+            self.monitor.heard(came);
+        }
+        // Also what is no change for HAProxy may be one for the page: a key that breaks the contract.
+        self.monitor.page_changed();
     }
 
-    /// Compares the catalog with what was last seen. A key that is put again unchanged is no change.
-    pub(crate) fn observe(&mut self, time: Moment) {
+    /// Compares the catalog with what was last seen. Returns whether that changes anything; a key that is put again
+    /// unchanged does not.
+    pub(crate) fn observe(&mut self, time: Moment) -> bool {
         self.note_alone(time);
-        self.schedule.dirty |= self
-            .desired
-            .membership
-            .observe(&self.desired.catalog.services(), time);
+        let services = self.desired.catalog.services();
+        let changed = self.desired.membership.observe(&services, time);
+        self.schedule.dirty |= changed;
         self.event_log
             .quarantined(&self.desired.catalog.take_quarantined(), time);
+        changed
     }
 
     pub(crate) fn handle_event(&mut self, event: HaproxyEvent, time: Moment) {
@@ -229,6 +240,7 @@ impl<P: HaproxyApi> ControlLoop<P> {
             Err(error) => return self.failed(&error, time),
         };
         self.event_log.passed(&report, time);
+        self.monitor.passed(&report, time);
         let tries = self.schedule.retry.failures();
         if let Some(notice) = self.schedule.retry.succeeded(time)
             && tries > EXPECTED_RETRIES
@@ -281,6 +293,9 @@ impl<P: HaproxyApi> ControlLoop<P> {
                 }
             }
         }
+        if *self.desired.backends.down() != down {
+            self.monitor.page_changed();
+        }
         // Then a draining instance may be the last one that is up, or no longer.
         self.schedule.dirty |= self.desired.backends.set_down(down);
         true
@@ -308,6 +323,9 @@ impl<P: HaproxyApi> ControlLoop<P> {
             haproxy_lost.min(),
             now(),
         );
+        if self.monitor.is_on() {
+            self.tell_listener(counts, &line);
+        }
         self.systemd.status(line);
     }
 }

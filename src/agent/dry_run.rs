@@ -53,7 +53,7 @@ pub async fn dry_run(config: &AgentConfig) -> anyhow::Result<(String, Vec<String
         .filter(|host| addresses.get(host).is_none());
     let unknown = unknown.map(|host| format!("left out: cannot resolve {host}"));
     Ok((
-        render(&fixed_config(config), &model),
+        render(&fixed_config(config).await, &model),
         quarantined.chain(refused).chain(unknown).collect(),
     ))
 }

@@ -1,14 +1,19 @@
 //! The machine that the agent runs on: its addresses, and its limits as far as HAProxy's file depends on
 //! them.
 
-use super::config::AgentConfig;
+use super::config::{AgentConfig, HaproxyMode};
 use crate::agent::haproxy::base_config::listener_maxconn;
 use crate::agent::haproxy::render::FixedConfig;
 use crate::agent::model::host_addresses::HostAddresses;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 use tokio::net::TcpSocket;
+use tokio::process::Command;
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 /// proc_pid_net(5): a unit with `ProcSubset=pid` has no other.
@@ -87,14 +92,31 @@ fn local_ipv6(list: &str) -> impl Iterator<Item = Ipv6Addr> {
     })
 }
 
+/// How long `haproxy -vv` may take: it prints some lines.
+const VERSION_DEADLINE: Duration = Duration::from_secs(2);
+
 /// The part of HAProxy's file that never changes while the agent runs.
-pub(crate) fn fixed_config(config: &AgentConfig) -> FixedConfig {
+pub(crate) async fn fixed_config(config: &AgentConfig) -> FixedConfig {
     let socket = config.haproxy_mode.socket();
     FixedConfig {
         base: config.base.clone(),
         ipv6: has_ipv6(),
         idle: format!("{}.idle", socket.display()),
         listener_maxconn: listener_maxconn(&config.base, most_files()),
+        // Of a HAProxy that another service manager runs it is not certain which program that is.
+        exporter: matches!(config.haproxy_mode, HaproxyMode::Supervise(_))
+            && has_exporter(&config.haproxy).await,
+    }
+}
+
+/// Whether that HAProxy has the exporter for Prometheus built in; not, where it can't be run.
+async fn has_exporter(haproxy: &Path) -> bool {
+    let mut version = Command::new(haproxy);
+    let version = version.arg("-vv").stdin(Stdio::null()).kill_on_drop(true);
+    match timeout(VERSION_DEADLINE, version.output()).await {
+        // The line "Available services : prometheus-exporter".
+        Ok(Ok(told)) => String::from_utf8_lossy(&told.stdout).contains("prometheus-exporter"),
+        _ => false,
     }
 }
 

@@ -15,6 +15,8 @@ mod identity;
 mod lock;
 mod machine;
 pub mod model;
+pub(crate) mod monitor;
+mod page;
 pub(crate) mod reconcile;
 mod resolver;
 pub(crate) mod schedule;
@@ -47,6 +49,7 @@ use model::backends::Backends;
 use model::host_addresses::HostAddresses;
 use model::listeners::Model;
 use model::membership::{DesiredService, Membership};
+use monitor::AgentMonitor;
 use reconcile::{PassReport, Reconciler};
 use resolver::resolve;
 use schedule::Schedule;
@@ -65,7 +68,9 @@ const UPDATES_WAITING: usize = 1024;
 /// Another agent uses this file or this HAProxy, `haproxy -c` refuses the base file, or a task ended.
 pub async fn run(config: AgentConfig, mut shutdown: Shutdown) -> anyhow::Result<()> {
     let mut systemd = Systemd::from_environment();
-    let fixed_config = fixed_config(&config);
+    let members = Arc::new(Members::new(&config.etcd)?);
+    let monitor = AgentMonitor::new(config.listen, &members, &systemd)?;
+    let fixed_config = fixed_config(&config).await;
     let pulse = systemd.pulse("haproxy");
     let socket = config.haproxy_mode.socket().to_owned();
     let ours = matches!(config.haproxy_mode, HaproxyMode::Supervise(_));
@@ -81,7 +86,6 @@ pub async fn run(config: AgentConfig, mut shutdown: Shutdown) -> anyhow::Result<
         config.server_defaults.clone(),
         pulse.clone(),
     );
-    let members = Arc::new(Members::new(&config.etcd)?);
     let (served, addresses) = last_known(text.as_deref());
     let (hosts_tx, hosts) = watch::channel(BTreeSet::new());
     let (addresses_tx, addresses) = watch::channel(addresses);
@@ -111,6 +115,7 @@ pub async fn run(config: AgentConfig, mut shutdown: Shutdown) -> anyhow::Result<
         health: HealthMonitor::default(),
         draining,
         event_log: EventLog::default(),
+        monitor,
         systemd,
         pulse,
     };

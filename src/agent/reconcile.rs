@@ -14,7 +14,7 @@ mod servers;
 
 #[cfg(test)]
 pub(crate) use reload_pause::{LONGEST_RELOAD_PAUSE, RELOAD_PAUSE, reload_pause};
-pub(crate) use report::PassReport;
+pub(crate) use report::{PassReport, PassTotals};
 
 use crate::agent::haproxy::api::{HaproxyApi, HaproxyEvent, ProxyError, Worker};
 use crate::agent::haproxy::file_content::FileContent;
@@ -63,6 +63,7 @@ pub(crate) struct Reconciler<P> {
     pub(crate) saved: SavedFile,
     bind_backoff: BindBackoff,
     reloads: Reloads,
+    pub(crate) totals: PassTotals,
 }
 
 impl<P: HaproxyApi> Reconciler<P> {
@@ -95,6 +96,7 @@ impl<P: HaproxyApi> Reconciler<P> {
             },
             bind_backoff: BindBackoff::default(),
             reloads: Reloads::default(),
+            totals: PassTotals::default(),
             fixed_config,
         }
     }
@@ -199,6 +201,8 @@ impl<P: HaproxyApi> Reconciler<P> {
     ) -> Result<PassReport, ProxyError> {
         let result = self.run_pass(backends, now).await;
         self.proxy.close_connection();
+        self.totals.passes += 1;
+        self.totals.failed_passes += u64::from(result.is_err());
         result
     }
 
@@ -321,8 +325,11 @@ impl<P: HaproxyApi> Reconciler<P> {
             return Ok(0);
         };
         let (proxy, model) = (&self.proxy, &bound.model);
-        let adjusted = known.sync(proxy, model, backends, now).await?;
+        let adjusted = known
+            .sync(proxy, model, backends, now, &mut self.totals)
+            .await?;
         report.not_after(adjusted.confirm_at);
+        report.unconfirmed = adjusted.confirm_at.is_some();
         Ok(adjusted.changes)
     }
 

@@ -4,12 +4,13 @@ use super::docker::client::DockerHost;
 use super::policy::eligibility::AddressOptions;
 use super::policy::target::Target;
 use super::readiness::ReadyWhen;
-use crate::config::{Checked, check_url, control_prefix, duration, prefix, wrong};
+use crate::config::{Checked, check_url, control_prefix, duration, listen, prefix, wrong};
 use crate::endpoint::control::ControlPrefix;
 use crate::etcd::EtcdConfig;
 use crate::etcd::config::{EtcdArgs, etcd};
 use crate::telemetry::LogArgs;
 use clap::Args;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -89,6 +90,11 @@ pub struct AnnounceArgs {
     )]
     pub ready: ReadyWhen,
 
+    /// Serve metrics, health and readiness over HTTP there, like 127.0.0.1:9469, or :9469 for all addresses
+    /// [default: not at all]
+    #[arg(long, env = "SIDEKICK_LISTEN", value_name = "ADDRESS")]
+    pub listen: Option<String>,
+
     /// How etcd is reached.
     #[command(flatten)]
     pub etcd: EtcdArgs,
@@ -156,6 +162,8 @@ pub struct AnnounceConfig {
     pub control: ControlPrefix,
     /// When systemd is told that it is ready.
     pub ready: ReadyWhen,
+    /// Where metrics, health and readiness are served; `None`: not at all.
+    pub listen: Option<SocketAddr>,
     /// Where the Docker Engine listens.
     pub docker: DockerHost,
     /// How to reach etcd.
@@ -215,6 +223,7 @@ impl AnnounceConfig {
             drain: duration("--drain", &args.drain)?,
             control: control_prefix(args.control_prefix.as_deref(), below)?,
             ready: args.ready,
+            listen: listen(args.listen.as_deref())?,
             target,
             ttl,
             interval,

@@ -70,7 +70,7 @@ impl AgentReader {
                 *views = AgentViews::default();
                 all.into_iter().map(Change::Put).collect()
             }
-            Update::Changes(changes) => changes,
+            Update::Changes(changes, _) => changes,
         };
         for change in changes {
             match change {

@@ -1,9 +1,11 @@
 //! `sidekick announce`: wires the tasks together and holds no policy.
 
 pub mod config;
+pub mod counts;
 pub mod docker;
 pub mod drain;
 pub mod lease;
+mod monitor;
 pub mod policy;
 pub mod readiness;
 pub mod status;
@@ -22,6 +24,7 @@ use crate::etcd::watch::follow;
 use crate::log_throttle::LogThrottle;
 use crate::shutdown::{Shutdown, StopRequest};
 use crate::systemd::Systemd;
+use counts::InstanceCounts;
 use drain::desired::DrainedKeys;
 use drain::shutdown_drain::ShutdownDrain;
 use drain::{AgentReader, DrainInputs};
@@ -29,6 +32,7 @@ use lease::executor::{Executor, REVOKE_DEADLINE};
 use lease::protocol::{DesiredKeys, KeyStatuses};
 use lease::registrar::LeaseSettings;
 use lease::shutdown_report::ShutdownReport;
+use monitor::{AnnounceMonitor, readiness};
 use policy::claims::{Claim, Evaluation, Evaluator, Outranked, assign_keys};
 use policy::container::ContainerViews;
 use policy::eligibility::Verdict;
@@ -60,6 +64,7 @@ const TICK_IN_TROUBLE: Duration = Duration::from_secs(1);
 pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut systemd = Systemd::from_environment();
     let members = Arc::new(Members::new(&config.etcd)?);
+    let monitor = AnnounceMonitor::new(&config, &members, &systemd)?;
     let (views_tx, views) = watch::channel(config.target.unasked(now()));
     let (wish_tx, desired) = watch::channel(DesiredKeys::new());
     let (standings_tx, statuses) = watch::channel(KeyStatuses::new());
@@ -71,6 +76,7 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
         key_events,
         statuses: standings_tx,
         pulse: systemd.pulse("etcd"),
+        metrics: monitor.lease.clone(),
         shutdown: executor_stop,
     };
     let settings = LeaseSettings {
@@ -81,9 +87,9 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
         executor: tokio::spawn(executor.run(settings)),
         watchers: JoinSet::new(),
     };
-    let watch_keys = follow(members.clone(), desired, key_events_tx);
-    tasks.watchers.spawn(watch_keys);
-    tasks.watch_docker(&config, views_tx, systemd.pulse("docker"));
+    let watch = follow(members.clone(), desired, key_events_tx);
+    tasks.watchers.spawn(watch);
+    tasks.watch_docker(&config, views_tx, &monitor, systemd.pulse("docker"));
     let mut desired = DrainedKeys::new(wish_tx);
     if !config.drain.is_zero() {
         tasks.watch_wishes(&config, &members, &mut desired);
@@ -99,6 +105,7 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
         told: VerdictLog::default(),
         keeping: LogThrottle::default(),
         is_ready: false,
+        monitor,
         systemd,
     };
     announce_loop.tell_ready();
@@ -127,10 +134,9 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
 
 fn log_report(report: &ShutdownReport) {
     let line = report.line(REVOKE_DEADLINE);
-    if report.revoked {
-        info!("{line}");
-    } else {
-        warn!("{line}");
+    match report.revoked {
+        true => info!("{line}"),
+        false => warn!("{line}"),
     }
 }
 
@@ -148,6 +154,7 @@ struct AnnounceLoop {
     keeping: LogThrottle,
     /// systemd knows that it is ready.
     is_ready: bool,
+    monitor: AnnounceMonitor,
     systemd: Systemd,
 }
 
@@ -236,12 +243,13 @@ impl AnnounceLoop {
         for (id, view) in &views.containers {
             let before = self.evaluations.get(id);
             if !before.is_some_and(|evaluation| evaluation.stands(view, now)) {
-                changes.push((id.clone(), Some(judge.judge(id, view, before, now))));
+                let at = views.changed_at.get(id).copied().unwrap_or(now);
+                changes.push((id.clone(), at, Some(judge.judge(id, view, before, now))));
             }
         }
         let gone = self.evaluations.keys();
         let gone = gone.filter(|id| !views.containers.contains_key(*id));
-        changes.extend(gone.map(|id| (id.clone(), None)));
+        changes.extend(gone.map(|id| (id.clone(), now, None)));
         drop(views);
         // An engine may be lost after each container's inspect had failed, so that no view changes with it.
         let is_told = !engine_lost || self.keeping.since().is_some();
@@ -250,18 +258,22 @@ impl AnnounceLoop {
         }
         let before: Vec<_> = changes
             .into_iter()
-            .map(|(id, new)| {
+            .map(|(id, at, new)| {
                 let old = match new {
                     Some(new) => self.evaluations.insert(id.clone(), new),
                     None => self.evaluations.remove(&id),
                 };
-                (id, old)
+                (id, at, old)
             })
             .collect();
         let assignment = assign_keys(&self.evaluations);
         let outranked = std::mem::replace(&mut self.outranked, assignment.outranked);
-        for (id, old) in before {
+        for (id, at, old) in before {
             self.log(&id, old.as_ref(), now);
+            let sides = [old.as_ref(), self.evaluations.get(&id)];
+            let assigned = [self.desired.assigned(), &assignment.desired];
+            self.monitor
+                .begin_waits(at, sides, assigned, &self.statuses.borrow());
         }
         self.log_ranks(&outranked, now);
         self.log_kept(engine_lost, now);
@@ -366,6 +378,12 @@ impl AnnounceLoop {
         let mut line = status.line(&self.evaluations, &self.outranked);
         if let Some(wishes) = self.desired.wish_words() {
             line = format!("{line}; {wishes}");
+        }
+        if self.monitor.is_on() {
+            let counts = InstanceCounts::of(&self.evaluations, &self.outranked, &statuses);
+            let assigned = self.desired.assigned();
+            let readiness = readiness(&self.config, assigned, &statuses, etcd_lost, now, &line);
+            self.monitor.saw(counts, docker_lost.is_none(), readiness);
         }
         drop(statuses);
         self.systemd.status(line);

@@ -28,12 +28,53 @@ pub fn is_announced(all: bool, desired: &DesiredKeys, statuses: &KeyStatuses) ->
     (all || !desired.is_empty()) && wanted.all(|(key, _)| stands(statuses.get(key)))
 }
 
+/// Whether all keys stand that are to stand, or are another holder's whom we stand by for: what `/readyz` tells. A single
+/// container that is not to be announced is not; with `--all` there may be none.
+#[must_use]
+pub fn is_registered(all: bool, desired: &DesiredKeys, statuses: &KeyStatuses) -> bool {
+    let stands = |(key, desired): (_, &DesiredKey)| match (desired, statuses.get(key)) {
+        (DesiredKey::Announce(_), status) => matches!(
+            status,
+            Some(KeyStatus::Announced(_) | KeyStatus::StandingBy(_))
+        ),
+        (DesiredKey::Withdraw { .. }, _) => all,
+    };
+    (all || !desired.is_empty()) && desired.iter().all(stands)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::announce::lease::ownership::Holder;
     use crate::endpoint::Endpoint;
     use std::sync::Arc;
+
+    #[test]
+    fn standing_by_is_as_good_as_a_key_of_our_own_for_readyz() {
+        let endpoint = Arc::new(Endpoint::decode(br#"{"host":"a","port":1}"#).unwrap());
+        let announce = || Some(DesiredKey::Announce(endpoint.clone()));
+        let by = KeyStatus::StandingBy(Holder::from(&*endpoint));
+        let announced = KeyStatus::Announced(endpoint.clone());
+        let withdraw = Some(DesiredKey::Withdraw { down: None });
+        for (desired, status, one, all) in [
+            (None, None, false, true),
+            (withdraw, Some(KeyStatus::Withdrawn), false, true),
+            (announce(), None, false, false),
+            (announce(), Some(KeyStatus::Rejected), false, false),
+            (announce(), Some(by), true, true),
+            (announce(), Some(announced), true, true),
+        ] {
+            let key = || "/services/redis/redis@1".parse().unwrap();
+            let desired: DesiredKeys = desired.into_iter().map(|it| (key(), it)).collect();
+            let statuses: KeyStatuses = status.into_iter().map(|it| (key(), it)).collect();
+            let is = |all| is_registered(all, &desired, &statuses);
+            assert_eq!(
+                (is(false), is(true)),
+                (one, all),
+                "{desired:?} {statuses:?}"
+            );
+        }
+    }
 
     #[test]
     fn one_containers_key_has_to_be_its_own_and_of_many_each_that_can_be() {

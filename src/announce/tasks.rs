@@ -6,6 +6,7 @@ use super::docker::events::WatchScope;
 use super::drain::desired::DrainedKeys;
 use super::drain::wishes::WishReader;
 use super::lease::shutdown_report::ShutdownReport;
+use super::monitor::AnnounceMonitor;
 use super::policy::container::ContainerViews;
 use crate::etcd::members::Members;
 use crate::systemd::Pulse;
@@ -24,10 +25,12 @@ impl AnnounceTasks {
         &mut self,
         config: &AnnounceConfig,
         views: watch::Sender<ContainerViews>,
+        monitor: &AnnounceMonitor,
         pulse: Pulse,
     ) {
         let scope = WatchScope::from(&config.target);
-        let watcher = docker::watcher::watch(config.docker.clone(), scope, views, pulse);
+        let answers = monitor.engine_answers.clone();
+        let watcher = docker::watcher::watch(config.docker.clone(), scope, views, answers, pulse);
         self.watchers.spawn(watcher);
     }
 

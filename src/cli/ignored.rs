@@ -31,6 +31,8 @@ pub fn ignored_variables(
         CliCommand::Drain(args) => (&args.instance.etcd, None),
         CliCommand::Undrain(args) => (&args.instance.etcd, None),
         CliCommand::Wait(args) => (&args.etcd, None),
+        // It asks neither etcd nor Docker.
+        CliCommand::Healthcheck(_) => return Vec::new(),
     };
     let mut lines = of_etcdctl(etcd, &set);
     lines.extend(container.and_then(|container| of_docker(container, &set)));

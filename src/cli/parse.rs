@@ -72,8 +72,11 @@ fn empty_option(name: &str, job: &ArgMatches) -> Option<String> {
 }
 
 fn tells_password(job: &ArgMatches) -> bool {
+    // Not every subcommand asks etcd.
+    let Ok(user) = job.try_get_one::<Secret>("etcd_user") else {
+        return false;
+    };
     let typed = |id| job.value_source(id) == Some(ValueSource::CommandLine);
-    let user = job.get_one::<Secret>("etcd_user");
     (typed("etcd_user") && user.is_some_and(|user| user.0.contains(&b':')))
         || typed("etcd_password")
 }

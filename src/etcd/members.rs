@@ -6,7 +6,7 @@
 
 use super::credentials::Credentials;
 use super::{EtcdConfig, EtcdError};
-use crate::clock::{Moment, now};
+use crate::clock::{LastTime, Moment, now};
 use crate::log_throttle::LogThrottle;
 use anyhow::Context as _;
 use etcd_client::{Client, ConnectOptions, Error};
@@ -41,6 +41,8 @@ pub struct Members {
     generation: watch::Sender<u64>,
     outage: Mutex<LogThrottle>,
     unreachable_since: watch::Sender<Option<Moment>>,
+    /// Of each endpoint.
+    last_answers: Vec<LastTime>,
 }
 
 struct Connection {
@@ -81,6 +83,11 @@ impl Members {
             generation: watch::Sender::new(0),
             outage: Mutex::default(),
             unreachable_since: watch::Sender::new(None),
+            last_answers: config
+                .endpoints
+                .iter()
+                .map(|_| LastTime::default())
+                .collect(),
         })
     }
 
@@ -100,6 +107,18 @@ impl Members {
     #[must_use]
     pub fn unreachable_since(&self) -> watch::Receiver<Option<Moment>> {
         self.unreachable_since.subscribe()
+    }
+
+    /// How often a member failed, so that the next one was asked.
+    #[must_use]
+    pub fn failovers(&self) -> u64 {
+        *self.generation.borrow()
+    }
+
+    /// When each member answered a call last, as a Unix timestamp in seconds; 0: not yet.
+    pub fn last_answers(&self) -> impl Iterator<Item = (&str, f64)> {
+        let endpoints = self.endpoints.iter().map(String::as_str);
+        endpoints.zip(self.last_answers.iter().map(LastTime::unix_seconds))
     }
 
     /// One call, with a deadline. A stale token is renewed and the call repeated once; after a failure of the member
@@ -129,7 +148,7 @@ impl Members {
             .unwrap_or(Err(EtcdError::Timeout(CALL_DEADLINE)));
         match &result {
             Err(fault) if fault.is_the_members() => self.failed(generation, fault),
-            _ => self.answered(),
+            _ => self.answered(generation),
         }
         result
     }
@@ -194,8 +213,11 @@ impl Members {
     }
 
     fn endpoint(&self, generation: u64) -> &str {
-        let index = usize::try_from(generation).unwrap_or_default() % self.endpoints.len();
-        &self.endpoints[index]
+        &self.endpoints[self.index(generation)]
+    }
+
+    fn index(&self, generation: u64) -> usize {
+        usize::try_from(generation).unwrap_or_default() % self.endpoints.len()
     }
 
     async fn login(&self, client: &Client, why: String) -> Result<(), EtcdError> {
@@ -253,7 +275,8 @@ impl Members {
         });
     }
 
-    fn answered(&self) {
+    fn answered(&self, generation: u64) {
+        self.last_answers[self.index(generation)].is_now();
         let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(notice) = outage.recovered(now()) {
             let endpoint = self.endpoint(*self.generation.borrow());

@@ -9,7 +9,7 @@ pub use super::stream::Change;
 use super::EtcdError;
 use super::members::Members;
 use super::stream::{LARGEST_MESSAGE, cancelled, open, received};
-use crate::clock::now;
+use crate::clock::{Moment, now};
 use crate::log_throttle::LogThrottle;
 use crate::retry::{ETCD, Retry};
 use crate::systemd::Pulse;
@@ -25,8 +25,8 @@ use tracing::{debug, info, warn};
 pub enum Update {
     /// All keys below the prefix.
     Snapshot(Vec<KeyValue>),
-    /// The changes since, in etcd's order.
-    Changes(Vec<Change>),
+    /// The changes since, in etcd's order, and when they came.
+    Changes(Vec<Change>, Moment),
 }
 
 /// The most keys in one answer: 10,000 instances are some 2 MB in ten answers.
@@ -184,7 +184,7 @@ impl Reader {
                 message = stream.message() => match changes_of(message) {
                     Err(end) => return Ok(end),
                     Ok(changes) if changes.is_empty() => {}
-                    Ok(changes) => if !self.tell(Update::Changes(changes)).await {
+                    Ok(changes) => if !self.tell(Update::Changes(changes, now())).await {
                         return Ok(RoundEnd::Deaf);
                     },
                 },

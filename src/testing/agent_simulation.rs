@@ -17,6 +17,7 @@ use crate::agent::model::host_addresses::HostAddresses;
 use crate::agent::model::listeners::ListenerRules;
 use crate::agent::model::membership::Membership;
 use crate::agent::model::membership::Retention;
+use crate::agent::monitor::AgentMonitor;
 use crate::agent::reconcile::{PassReport, Reconciler};
 use crate::agent::schedule::{MIN_PAUSE, POLL_INTERVAL, Schedule};
 use crate::catalog::Catalog;
@@ -144,6 +145,7 @@ impl AgentScene {
             health: HealthMonitor::default(),
             draining: Draining::new(control, "agent".to_owned(), keys),
             event_log: EventLog::default(),
+            monitor: AgentMonitor::default(),
             systemd: Systemd::default(),
             pulse: Pulse::default(),
         };

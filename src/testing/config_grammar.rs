@@ -21,6 +21,7 @@ pub(crate) fn fixed_config() -> FixedConfig {
         ipv6: true,
         idle: "/run/idle".to_owned(),
         listener_maxconn: Some(25_000),
+        exporter: false,
     }
 }
 

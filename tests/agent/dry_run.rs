@@ -65,6 +65,7 @@ listen sidekick:stats
     mode http
     stats enable
     stats uri /
+    http-request use-service prometheus-exporter if {{ path /metrics }}
 
 # The services that stand in etcd.
 

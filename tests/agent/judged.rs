@@ -75,6 +75,7 @@ fn haproxy_takes_whatever_is_rendered() {
             ipv6: seed % 2 == 0,
             idle: "/tmp/idle".to_owned(),
             listener_maxconn: Some(25_000),
+            exporter: true,
         };
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), render(&frame, &model)).unwrap();

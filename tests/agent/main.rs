@@ -41,6 +41,7 @@ mod hold;
 mod hostile;
 mod judged;
 mod list;
+mod listen;
 mod listeners;
 mod load;
 mod names;

@@ -1,5 +1,6 @@
 //! The agent reads all keys and follows their changes, whatever becomes of the watch or of a member.
 
+use sidekick::clock::now;
 use sidekick::etcd::EtcdConfig;
 use sidekick::etcd::credentials::Files;
 use sidekick::etcd::members::Members;
@@ -83,7 +84,9 @@ async fn a_compaction_that_overtakes_the_watch_is_a_snapshot_again() {
     let members = Arc::new(Members::new(&config).unwrap());
     // With no room for its snapshot the reader waits, and opens no watch.
     let (updates, mut news) = mpsc::channel(1);
-    updates.try_send(Update::Changes(Vec::new())).unwrap();
+    updates
+        .try_send(Update::Changes(Vec::new(), now()))
+        .unwrap();
     let reads = etcd.reads().await;
     let prefix = "/services".to_owned();
     tokio::spawn(reader::read(members, prefix, updates, Pulse::default()));
@@ -93,13 +96,13 @@ async fn a_compaction_that_overtakes_the_watch_is_a_snapshot_again() {
         etcd.put("/services/redis/b", value).await;
     }
     etcd.compact().await;
-    assert!(matches!(news.recv().await, Some(Update::Changes(_))));
+    assert!(matches!(news.recv().await, Some(Update::Changes(..))));
     assert_eq!(keys(news.recv().await), ["/services/redis/a"]);
     let both = ["/services/redis/a", "/services/redis/b"];
     assert_eq!(keys(news.recv().await), both);
     // And it follows from there.
     etcd.put("/services/redis/c", "1").await;
-    assert!(matches!(news.recv().await, Some(Update::Changes(c)) if c.len() == 1));
+    assert!(matches!(news.recv().await, Some(Update::Changes(c, _)) if c.len() == 1));
 }
 
 /// A page is 1,000 keys, a message at most 16 MB, and etcd-client's own limit 4 MB.

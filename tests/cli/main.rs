@@ -48,6 +48,29 @@ fn a_ttl_has_two_seconds_at_least() {
 }
 
 #[test]
+fn an_address_to_listen_on_has_a_port() {
+    for address in [
+        "9469",
+        "localhost:9469",
+        "127.0.0.1",
+        "127.0.0.1:0",
+        ":",
+        "http://127.0.0.1:9469",
+    ] {
+        announce_refuses("--listen", address);
+    }
+}
+
+#[test]
+fn a_health_check_has_to_know_whom_to_ask() {
+    Usage::of(&["healthcheck"]).complains_of("SIDEKICK_LISTEN");
+    Usage::of(&["healthcheck", "9469"]).complains_of("ADDRESS");
+    Usage::of(&["healthcheck", "https://127.0.0.1:9469"]).complains_of("ADDRESS");
+    let hasty = Usage::of(&["healthcheck", "127.0.0.1:9469"]);
+    hasty.with("--timeout", "soon").complains_of("--timeout");
+}
+
+#[test]
 fn a_duration_must_be_one() {
     for duration in ["soon", "", "1 potato", "99999999999999999999s"] {
         for option in ["--ttl", "--interval", "--docker-grace"] {

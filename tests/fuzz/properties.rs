@@ -155,6 +155,7 @@ fn frame() -> FixedConfig {
         ipv6: true,
         idle: "/run/idle".to_owned(),
         listener_maxconn: Some(25_000),
+        exporter: false,
     }
 }
 

@@ -10,10 +10,11 @@ use syn::{Item, UseTree};
 const FLOORS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["drain", "explain", "list", "wait"],
+    &["drain", "explain", "healthcheck", "list", "wait"],
     &["announce", "agent"],
     &["agent::control_loop", "agent::dry_run"],
-    &["agent::event_log"],
+    &["agent::event_log", "agent::monitor"],
+    &["agent::page"],
     &[
         "announce::lease",
         "announce::docker",
@@ -34,6 +35,7 @@ const FLOORS: &[&[&str]] = &[
         "announce::lease::protocol",
         "agent::model",
     ],
+    &["http"],
     &["etcd"],
     &["catalog", "systemd"],
     &["config", "retry", "shutdown", "watchdog"],

@@ -18,6 +18,9 @@ pub fn files() -> BTreeMap<String, String> {
                 folders.push(path);
                 continue;
             }
+            if path.extension().is_none_or(|it| it != "rs") {
+                continue;
+            }
             let below = path
                 .strip_prefix(src())
                 .expect("below src")

@@ -25,6 +25,7 @@ mod growth;
 mod handover;
 mod kernel;
 mod lifecycle;
+mod listen;
 mod log;
 mod login;
 mod many;

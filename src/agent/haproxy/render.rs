@@ -34,6 +34,9 @@ pub(crate) const FORMER_CHECK: &str = "check inter 2s rise 3 fall 2";
 pub(crate) const REJECT_RULE: &str =
     "tcp-request connection reject if { nbsrv eq 0 } !{ stopping }";
 
+/// HAProxy's exporter on the statistics page (its README in addons/promex).
+const EXPORTER_RULE: &str = "http-request use-service prometheus-exporter if { path /metrics }";
+
 /// The length of a server's line, about.
 const BYTES_PER_SERVER: usize = 96;
 
@@ -76,6 +79,8 @@ pub struct FixedConfig {
     /// How many connections each service's listener takes at once, so that one service can't take all
     /// that HAProxy may have; `None`: the base file says how many.
     pub listener_maxconn: Option<u32>,
+    /// Whether HAProxy's own exporter for Prometheus is built in: then it answers at /metrics of the statistics page.
+    pub exporter: bool,
 }
 
 /// The name of a service or an instance in HAProxy, which allows `[A-Za-z0-9_.:-]` and so no `@`.
@@ -106,6 +111,9 @@ pub fn fingerprint(fixed_config: &FixedConfig, model: &Model) -> String {
         "{}{:?}{REJECT_RULE}{CHECK}",
         fixed_config.base, fixed_config.listener_maxconn
     );
+    if fixed_config.exporter && model.stats.is_some() {
+        let _ = hash.write_str(EXPORTER_RULE);
+    }
     for (name, bind) in model.binds() {
         let _ = writeln!(hash, "{name} {}", BindSyntax(fixed_config, bind));
     }
@@ -152,6 +160,9 @@ fn head(fixed_config: &FixedConfig, model: &Model) -> String {
             text,
             "\nlisten {STATS}\n    bind {bind}\n    mode http\n    stats enable\n    stats uri /\n"
         );
+        if fixed_config.exporter {
+            let _ = writeln!(text, "    {EXPORTER_RULE}");
+        }
     }
     if model.stats.is_none() && model.listeners.is_empty() {
         // HAProxy doesn't start without any listener. Not an abstract socket: those can't pause, and
@@ -267,6 +278,13 @@ listen redis
 "
         );
         assert_eq!(render(&fixed_config(), &model), expected);
+        let built_in = FixedConfig {
+            exporter: true,
+            ..fixed_config()
+        };
+        let rule = format!("    stats uri /\n    {EXPORTER_RULE}\n\n{SERVICES_LINE}\n");
+        assert!(render(&built_in, &model).contains(&rule));
+        assert_ne!(super::fingerprint(&built_in, &model), fingerprint);
     }
 
     proptest! {

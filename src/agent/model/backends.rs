@@ -232,6 +232,18 @@ impl Backend {
         self.servers.len() > self.leaving
     }
 
+    /// What it was made from: the instances that stand in etcd, or stood there if they are held or leaving.
+    #[must_use]
+    pub const fn instances(&self) -> &Instances {
+        &self.instances
+    }
+
+    /// Why the address of that instance is refused; `None` where it isn't.
+    #[must_use]
+    pub fn refusal(&self, name: &str) -> Option<&String> {
+        self.refused.get(name)
+    }
+
     /// The smallest `create_revision` among its instances that stay.
     #[must_use]
     pub fn oldest(&self) -> i64 {

@@ -14,7 +14,7 @@ use crate::clock::Moment;
 use imbl::ordmap::DiffItem;
 pub use service_history::{DesiredService, MASS_DEPARTURE_WINDOW};
 use service_history::{HostPorts, ObservedAt, ServiceHistory};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How long listeners, instances and connections outlast their keys.
@@ -203,6 +203,14 @@ impl Membership {
     #[must_use]
     pub const fn hold_time(&self) -> Duration {
         self.retention.hold
+    }
+
+    /// The instances that are held.
+    #[must_use]
+    pub fn held_names(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let services = self.services.iter().filter(|(_, it)| !it.held.is_empty());
+        let names = services.map(|(name, it)| (name.clone(), it.held.keys().cloned().collect()));
+        names.collect()
     }
 
     /// How many instances are held.

@@ -56,6 +56,7 @@ impl<P: HaproxyApi> Reconciler<P> {
         match self.apply_plan(plan, now).await {
             Ok(()) => {
                 (report.reloaded, report.behind) = (true, false);
+                self.totals.reloads += u64::from(running.is_some());
                 if let Some(notice) = self.reloads.retry.succeeded(now) {
                     let seconds = notice.lasted.as_secs();
                     info!("HAProxy reloaded after {seconds} s of failures");
@@ -63,6 +64,7 @@ impl<P: HaproxyApi> Reconciler<P> {
             }
             Err(error) if running.is_none() => return Err(error),
             Err(error) => {
+                self.totals.failed_reloads += 1;
                 if let Some(notice) = self.reloads.retry.failed(now, fastrand::f64()) {
                     warn!(
                         "{error} (try {}); instances of the services that HAProxy listens for are still updated, retrying the reload",

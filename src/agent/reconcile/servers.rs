@@ -1,6 +1,7 @@
 //! Updates the servers of the running worker, and ends connections to removed servers in workers of before
 //! the last reload. Takes no reload and no file.
 
+use super::report::PassTotals;
 use crate::agent::haproxy::api::{HaproxyApi, ProxyError, Worker};
 use crate::agent::haproxy::parse::original_name;
 use crate::agent::haproxy::render::proxy_name;
@@ -71,8 +72,9 @@ impl WorkerState {
         model: &Model,
         backends: &Backends,
         now: Moment,
+        totals: &mut PassTotals,
     ) -> Result<Adjusted, ProxyError> {
-        let adjusted = self.adjust(proxy, model, now).await;
+        let adjusted = self.adjust(proxy, model, now, totals).await;
         if matches!(adjusted, Ok(_) | Err(ProxyError::OutOfSync(..)))
             && self.old_connections_ended_at != Some(backends.removal_version())
         {
@@ -93,6 +95,7 @@ impl WorkerState {
         proxy: &P,
         model: &Model,
         now: Moment,
+        totals: &mut PassTotals,
     ) -> Result<Adjusted, ProxyError> {
         let commands = self.commands(model);
         let mut complaint = String::new();
@@ -102,6 +105,7 @@ impl WorkerState {
                 self.old_connections_ended_at = None;
             }
             complaint = proxy.run_commands(&self.worker, &commands).await?;
+            totals.commands += commands.len() as u64;
             let backends = commands.iter().filter_map(|it| it.target.split_once('/'));
             let services = backends.filter_map(|(backend, _)| original_name(backend));
             self.unconfirmed.extend(services);

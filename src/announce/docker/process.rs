@@ -7,6 +7,7 @@ use crate::announce::policy::life::Life;
 use crate::announce::policy::process::{
     DeathSource, FirstProcess, NoPidfd, WatchedProcess, is_container_init, is_in_our_namespace,
 };
+use crate::clock::now;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Resource, getrlimit, pidfd_open};
 use std::collections::BTreeMap;
@@ -169,10 +170,8 @@ impl ProcessWatcher {
 
 /// Publishes a death at once.
 pub(super) fn publish(views: &watch::Sender<ContainerViews>, (subject, life): &(String, Life)) {
-    views.send_if_modified(|views| {
-        let view = views.containers.get_mut(subject);
-        view.is_some_and(|view| view.process_died(life))
-    });
+    let now = now();
+    views.send_if_modified(|views| views.change(subject, now, |view| view.process_died(life)));
 }
 
 /// By which source `announce` would know of deaths, for `explain`: it holds a pidfd for each container that it was

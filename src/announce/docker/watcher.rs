@@ -9,7 +9,7 @@ use super::process::{ProcessWatcher, publish, shares_our_namespace};
 use super::relist::Relist;
 use crate::announce::policy::container::{ContainerView, ContainerViews, Observation};
 use crate::announce::policy::process::NoPidfd;
-use crate::clock::{Moment, now};
+use crate::clock::{LastTime, Moment, now};
 use crate::log_throttle::LogThrottle;
 use crate::retry::{DOCKER, Retry};
 use crate::systemd::Pulse;
@@ -43,10 +43,12 @@ pub async fn watch(
     host: DockerHost,
     scope: WatchScope,
     views: watch::Sender<ContainerViews>,
+    answers: LastTime,
     pulse: Pulse,
 ) {
     let mut attempts = EngineAttempts {
         host: &host,
+        answers,
         retry: Retry::new(DOCKER),
         inspects: LogThrottle::default(),
         lists: LogThrottle::default(),
@@ -84,6 +86,7 @@ pub async fn watch(
 /// Failures of requests, over all connections, and what the log said of them.
 struct EngineAttempts<'a> {
     host: &'a DockerHost,
+    answers: LastTime,
     retry: Retry,
     /// Inspects of single containers that failed.
     inspects: LogThrottle,
@@ -93,6 +96,7 @@ struct EngineAttempts<'a> {
 
 impl EngineAttempts<'_> {
     fn answered(&mut self) {
+        self.answers.is_now();
         if let Some(notice) = self.retry.succeeded(now()) {
             let ms = notice.lasted.as_millis();
             info!(docker = %self.host, "Docker answers again after {ms} ms");
@@ -116,6 +120,8 @@ struct EngineConnection<'a> {
     /// Ends with the connection.
     reader: JoinSet<anyhow::Error>,
     queue: InspectQueue,
+    /// The first event of each container that no inspect has answered yet.
+    heard: BTreeMap<String, Moment>,
     inspecting: FuturesUnordered<InspectCall>,
     relist: Relist,
     listing: Option<ListCall>,
@@ -153,6 +159,7 @@ impl<'a> EngineConnection<'a> {
             events,
             reader,
             queue: InspectQueue::default(),
+            heard: BTreeMap::new(),
             inspecting: FuturesUnordered::new(),
             relist: Relist::default(),
             listing: None,
@@ -227,18 +234,12 @@ impl<'a> EngineConnection<'a> {
             ContainerEvent::Inspect(subject) => subject,
             ContainerEvent::Died(subject, death) => {
                 // Published at once, and before an answer that may be older.
-                self.views.send_if_modified(|views| {
-                    let view = views.containers.get_mut(&subject);
-                    view.is_some_and(|view| view.died(&death))
-                });
+                self.change(&subject, |view| view.died(&death));
                 self.queue.died(&subject, death);
                 subject
             }
             ContainerEvent::Unpaused(subject) => {
-                self.views.send_if_modified(|views| {
-                    let view = views.containers.get_mut(&subject);
-                    view.is_some_and(ContainerView::unpaused)
-                });
+                self.change(&subject, ContainerView::unpaused);
                 subject
             }
             ContainerEvent::Signalled {
@@ -246,10 +247,7 @@ impl<'a> EngineConnection<'a> {
                 id,
                 signal,
             } => {
-                self.views.send_if_modified(|views| {
-                    let view = views.containers.get_mut(&subject);
-                    view.is_some_and(|view| view.signalled(&id, signal, now()))
-                });
+                self.change(&subject, |view| view.signalled(&id, signal, now()));
                 subject
             }
             ContainerEvent::Connected(container) => match self.watched_as(container) {
@@ -257,7 +255,15 @@ impl<'a> EngineConnection<'a> {
                 None => return,
             },
         };
+        self.heard.entry(subject.clone()).or_insert_with(now);
         self.queue.want(subject, InspectTrigger::Event);
+    }
+
+    /// Publishes at once what an event says of a container.
+    fn change(&self, subject: &str, change: impl FnOnce(&mut ContainerView) -> bool) {
+        let now = now();
+        self.views
+            .send_if_modified(|views| views.change(subject, now, change));
     }
 
     /// The name or id that the container with this id is watched by, if it may be a watched one.
@@ -296,6 +302,10 @@ impl<'a> EngineConnection<'a> {
         };
         attempts.answered();
         let inspect = self.queue.answered(&id);
+        let heard = self.heard.get(&id).copied().unwrap_or_else(now);
+        if !self.queue.concerns(&id) {
+            self.heard.remove(&id);
+        }
         if self.queue.is_well() {
             attempts.inspects.recovered(now());
         }
@@ -315,10 +325,12 @@ impl<'a> EngineConnection<'a> {
             changed = views.lost_since.take().is_some();
             changed |= match self.scope {
                 WatchScope::Labelled if view.observation == Observation::Absent => {
+                    views.changed_at.remove(&id);
                     views.containers.remove(&id).is_some()
                 }
                 _ if views.containers.get(&id) == Some(&view) => false,
                 _ => {
+                    views.changed_at.insert(id.clone(), heard);
                     views.containers.insert(id, view);
                     true
                 }
@@ -376,6 +388,7 @@ impl<'a> EngineConnection<'a> {
         let due = self.relist.due(&self.views.borrow(), &there);
         due.into_iter().for_each(|id| self.queue.want(id, trigger));
         self.queue.retain(|id| there.contains_key(id));
+        self.heard.retain(|id, _| self.queue.concerns(id));
         self.relist.done_once = true;
         self.views
             .send_if_modified(|views| views.lost_since.take().is_some());

@@ -1,6 +1,7 @@
 //! Sends the registrar's requests to etcd. The only writer to etcd; it makes no decisions.
 
 use super::event_log::LeaseEventLog;
+use super::metrics::LeaseMetrics;
 use super::protocol::{DesiredKeys, Entry, Header, KeyStatuses, Op, Request, Response, Step};
 use super::registrar::{LeaseSettings, Registrar};
 use super::shutdown_report::ShutdownReport;
@@ -45,6 +46,8 @@ pub struct Executor {
     pub statuses: watch::Sender<KeyStatuses>,
     /// The loop's heartbeat for the watchdog.
     pub pulse: Pulse,
+    /// What is counted for `/metrics`.
+    pub metrics: LeaseMetrics,
     /// When to revoke the lease, or to hand the keys over, and end.
     pub shutdown: Shutdown,
 }
@@ -125,6 +128,7 @@ impl Executor {
 
     fn publish(&self, registrar: &mut Registrar, log: &mut LeaseEventLog) {
         for event in registrar.take_events() {
+            self.metrics.happened(&event);
             log.log(&event, now());
         }
         log.retain(|key| registrar.knows(key));
@@ -151,6 +155,12 @@ impl Executor {
             Err(error @ EtcdError::Refused(_)) => (Response::Rejected, Some(error)),
             Err(error) => (Response::Failed, Some(error)),
         };
+        match (request, &response, &error) {
+            (_, _, Some(error)) => self.metrics.failed(error),
+            (Request::Renew(_), Response::Renewed, None) => self.metrics.renewed(),
+            (Request::Write(_, ops), Response::Written(_), None) => self.metrics.wrote(ops, now()),
+            _ => {}
+        }
         registrar.answer(request, response);
         let Some(error) = error else {
             attempts.succeeded(registrar.has_rejected_keys());

@@ -7,7 +7,12 @@ pub mod executor;
 mod grant;
 mod history;
 mod key_state;
+pub mod key_waits;
+mod metrics;
 pub mod ownership;
 pub mod protocol;
 pub mod registrar;
 pub mod shutdown_report;
+
+pub use key_waits::KeyWait;
+pub use metrics::LeaseMetrics;

@@ -245,13 +245,32 @@ pub struct ContainerView {
 }
 
 /// What the watcher knows of all containers that it watches.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ContainerViews {
     /// By the container's name where one is watched, by id where all with labels are.
     pub containers: BTreeMap<String, ContainerView>,
     /// Since when the engine doesn't answer; `None` while it does. The inspect of a single container may fail all
     /// the same.
     pub lost_since: Option<Moment>,
+    /// When what changed a view happened: the death or signal that it shows, or the first event that the inspect behind
+    /// it answers. Nothing is decided by it.
+    pub changed_at: BTreeMap<String, Moment>,
+}
+
+impl ContainerViews {
+    /// Changes the view of one container because of what happened at `at`. Returns whether that changes anything.
+    pub fn change(
+        &mut self,
+        subject: &str,
+        at: Moment,
+        change: impl FnOnce(&mut ContainerView) -> bool,
+    ) -> bool {
+        let changed = self.containers.get_mut(subject).is_some_and(change);
+        if changed {
+            self.changed_at.insert(subject.to_owned(), at);
+        }
+        changed
+    }
 }
 
 impl ContainerView {

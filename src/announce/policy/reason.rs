@@ -96,6 +96,41 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// The kinds of reasons, for `/metrics`: there are no others.
+    pub const KINDS: [&str; 9] = [
+        "engine",
+        "absent",
+        "down",
+        "paused",
+        "health",
+        "port",
+        "address",
+        "label",
+        "outranked",
+    ];
+
+    /// What kind of reason it is: one of [`Reason::KINDS`].
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::NeverAsked | Self::EngineLost(_) => "engine",
+            Self::Absent(_) => "absent",
+            Self::NotRunning {
+                state: ContainerState::Paused,
+                ..
+            } => "paused",
+            Self::NotRunning { .. } => "down",
+            Self::ContainerHealth(_) => "health",
+            Self::NotPublished { .. }
+            | Self::NothingPublished
+            | Self::SeveralPublished(_)
+            | Self::HostNetworkNeedsPort(_) => "port",
+            Self::LoopbackOnly { .. } | Self::NoHost | Self::UnusableHost { .. } => "address",
+            Self::BadLabel { .. } | Self::NoService | Self::BadKey { .. } => "label",
+            Self::Outranked { .. } => "outranked",
+        }
+    }
+
     /// Whether the engine is about to say more of the same.
     #[must_use]
     pub const fn is_passing(&self) -> bool {

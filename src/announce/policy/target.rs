@@ -36,6 +36,7 @@ impl Target {
         ContainerViews {
             containers: containers.into_iter().collect(),
             lost_since: Some(now),
+            ..ContainerViews::default()
         }
     }
 

@@ -17,6 +17,7 @@ mod engine_clock;
 mod etcd;
 mod etcd_cluster;
 mod footprint;
+pub mod http;
 mod init;
 pub mod measured;
 mod name_server;

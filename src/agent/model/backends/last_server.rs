@@ -35,6 +35,12 @@ impl Backends {
         self.services.values().any(Backend::has_draining)
     }
 
+    /// The instances that HAProxy's health checks have down, by service.
+    #[must_use]
+    pub const fn down(&self) -> &InstanceNames {
+        &self.down
+    }
+
     /// The instances whose values say that they drain, in the order of their names.
     pub fn draining(&self) -> impl Iterator<Item = DrainingInstance<'_>> {
         let services = self.services.iter();
@@ -78,6 +84,12 @@ impl Backends {
 }
 
 impl Backend {
+    /// The draining instance that goes on serving, for no other is up.
+    #[must_use]
+    pub fn last_up(&self) -> Option<&str> {
+        self.last_up.as_deref()
+    }
+
     /// Whether an instance of it drains.
     pub(super) fn has_draining(&self) -> bool {
         !self.draining.is_empty()
