@@ -9,6 +9,7 @@
 //! ```text
 //! main.rs, cli.rs       the subcommands, telemetry, signals, exit codes
 //! explain.rs, list.rs   what the operator asks; drain.rs (a wish) and wait.rs
+//! export/               the instances in other readers' formats (P), and the file that follows etcd
 //! announce/             the job `sidekick announce`
 //!   drain/              operators' wishes, and a shutdown that waits for the agents
 //!   docker/             the Docker Engine: events, inspects, the watcher
@@ -21,11 +22,12 @@
 //!   control_writer.rs   the agent's control keys in etcd; identity.rs: under which id
 //!   drain/            P what is drained, and which sessions are idle
 //!   haproxy/            HAProxy: its file and its answers (P), its master socket and its processes
-//!   model/            P what HAProxy is to be: membership, backends, listeners
+//!   model/            P what HAProxy is to be: backends, listeners
 //! etcd/                 members and failover, watches, what an error means
+//! membership.rs       P which instances count as present: the hold of a mass loss
 //! catalog.rs          P what stands in etcd: services, instances, the quarantine
 //! systemd.rs, watchdog.rs (P), shutdown.rs, telemetry.rs, log_writer.rs
-//! config.rs (P), retry.rs (P), log_throttle.rs (P), clock.rs
+//! config.rs (P), retry.rs (P), log_throttle.rs (P), clock.rs, file_replacement.rs
 //! endpoint/           P the contract: Key, Host, Since, Endpoint, their codec and limits
 //! testing/              fakes and simulations, for tests alone
 //! ```
@@ -96,9 +98,12 @@ pub mod drain;
 pub mod endpoint;
 pub mod etcd;
 pub mod explain;
+pub mod export;
+mod file_replacement;
 pub mod list;
 pub mod log_throttle;
 pub mod log_writer;
+pub mod membership;
 pub mod retry;
 pub mod shutdown;
 pub mod systemd;

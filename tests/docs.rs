@@ -10,8 +10,8 @@ use std::process::Command;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const README_WORDS: usize = 1_200;
-const COMMANDS: [&str; 7] = [
-    "announce", "explain", "agent", "list", "drain", "undrain", "wait",
+const COMMANDS: [&str; 8] = [
+    "announce", "explain", "agent", "list", "export", "drain", "undrain", "wait",
 ];
 
 /// Below these folders a path in a page is one of this repository.

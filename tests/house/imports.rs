@@ -10,7 +10,7 @@ use syn::{Item, UseTree};
 const FLOORS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["drain", "explain", "list", "wait"],
+    &["drain", "explain", "export", "list", "wait"],
     &["announce", "agent"],
     &["agent::control_loop", "agent::dry_run"],
     &["agent::event_log"],
@@ -34,11 +34,11 @@ const FLOORS: &[&[&str]] = &[
         "announce::lease::protocol",
         "agent::model",
     ],
-    &["etcd"],
+    &["etcd", "membership", "export::prometheus", "export::envoy"],
     &["catalog", "systemd"],
     &["config", "retry", "shutdown", "watchdog"],
     &["log_throttle", "telemetry"],
-    &["clock", "endpoint", "log_writer"],
+    &["clock", "endpoint", "file_replacement", "log_writer"],
 ];
 
 /// Where a file imports what.

@@ -21,6 +21,7 @@ mod engine_clock;
 mod engine_outage;
 mod etcd_outage;
 mod explain;
+mod export;
 mod growth;
 mod kernel;
 mod lifecycle;
