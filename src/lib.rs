@@ -62,6 +62,8 @@
 //!
 //! - The executor builds puts in one place, and hangs each on a lease. Beside it only `sidekick drain` puts: a wish,
 //!   which no reader of the keys sees.
+//! - A further key is put beside its primary, or on the condition that the primary's known write is still the latest; it
+//!   goes in the transaction that makes the primary drain.
 //! - What is read below the control prefix, or can't be read, changes when a key goes; never that it goes.
 //! - Every write to etcd carries the condition under which it is right; what the registrar believes of etcd
 //!   may be wrong, its writes can't be.

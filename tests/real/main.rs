@@ -13,6 +13,7 @@
 
 mod address;
 mod all;
+mod also;
 mod crash;
 mod docker_wire;
 mod drain;
