@@ -83,7 +83,7 @@ pub struct AnnounceArgs {
 
     /// Put each instance in another reader's layout too: skydns:DOMAIN, grpc:PREFIX, traefik-tcp, traefik-http,
     /// registrator:PREFIX, or a template KEY=VALUE with {service} {instance} {host} {port} {hostport} {container};
-    /// repeatable, in the variable separated by blanks
+    /// repeatable, or several with blanks between them
     #[arg(
         long,
         env = "SIDEKICK_ALSO",

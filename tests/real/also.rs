@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use sidekick_harness::{
-    A_WHILE, Announce, AnnouncerScene, Etcd, HOST, KEY, Login, SOON, becomes, eventually,
-    never_for, secs,
+    A_WHILE, Announce, AnnouncerScene, Etcd, HOST, KEY, SOON, becomes, eventually, never_for, secs,
 };
 
 const TRAEFIK: &str = "traefik/tcp/services/redis/loadBalancer/servers/redis@1/address";
@@ -28,7 +27,7 @@ async fn each_layout_stands_beside_the_key_and_goes_with_it() {
         "grpc:/grpc",
         "traefik-tcp",
         "traefik-http",
-        "/custom/{service}/{instance}={hostport} {container}",
+        "/custom/{service}/{instance}={hostport}|{container}",
     ])
     .await;
     let port = scene.value.port;
@@ -50,7 +49,7 @@ async fn each_layout_stands_beside_the_key_and_goes_with_it() {
         ),
         (
             "/custom/redis/redis@1",
-            format!("{HOST}:{port} {container}"),
+            format!("{HOST}:{port}|{container}"),
         ),
     ];
     for (key, value) in &expected {
@@ -63,10 +62,7 @@ async fn each_layout_stands_beside_the_key_and_goes_with_it() {
     }
     scene.redis.kill().await;
     scene.is_withdrawn().await;
-    becomes(SOON, "the keys", [""; 0].to_vec(), async || {
-        scene.etcd.keys().await
-    })
-    .await;
+    scene.etcd.has_keys(0).await;
     scene.redis.start().await;
     scene.is_announced().await;
     assert_eq!(scene.etcd.keys().await.len(), expected.len() + 1);

@@ -272,6 +272,7 @@ impl KeyState {
     ) -> Option<LeaseEvent> {
         let op = op.innermost();
         let event = self.event_of(op);
+        self.set_apart(self.is_apart() && !op.is_put());
         let seen = match op {
             Op::Create(_, value) | Op::Update(_, value) | Op::TakeOver(_, value, _) => {
                 self.writes.claimed = Some(revision);

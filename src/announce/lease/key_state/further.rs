@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub(in crate::announce::lease) struct FurtherState {
     /// The primary.
     of: Key,
-    /// etcd rejected a transaction with this key in it: it travels apart from its primary.
+    /// etcd rejected a transaction with this key in it: it travels apart from its primary until a put of it is accepted.
     apart: bool,
     /// The lease of the other writer that was reported last.
     told_lease: Option<LeaseId>,
@@ -75,10 +75,10 @@ impl KeyState {
         self.further.as_ref().is_some_and(|it| it.apart)
     }
 
-    /// From now on the further key travels apart.
-    pub(in crate::announce::lease) fn set_apart(&mut self) {
+    /// From now on the further key travels apart, or no longer.
+    pub(in crate::announce::lease) const fn set_apart(&mut self, apart: bool) {
         if let Some(further) = &mut self.further {
-            further.apart = true;
+            further.apart = apart;
         }
     }
 

@@ -153,7 +153,7 @@ impl Registrar {
         if primaries.len() == 1 {
             for key in keys {
                 if let Some(state) = self.keys.get_mut(key) {
-                    state.set_apart();
+                    state.set_apart(true);
                 }
             }
         }

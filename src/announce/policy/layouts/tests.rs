@@ -31,87 +31,58 @@ fn made(layout: &str, key: &str, endpoint: &Endpoint) -> Option<Result<(String, 
     Some(first.map(|(key, value)| (key.as_str().to_owned(), value)))
 }
 
-#[test]
-fn each_layout_has_its_keys_and_values() {
-    let rows: &[(&str, &Endpoint, &str, &str)] = &[
-        (
-            "skydns:example.local",
-            &four(),
-            "/skydns/local/example/redis/redis-1",
-            r#"{"host":"10.0.0.7","port":6379,"ttl":5}"#,
-        ),
-        (
-            "skydns:Example.Local.",
-            &six(),
-            "/skydns/local/example/redis/redis-1",
-            r#"{"host":"fd00::7","port":6379,"ttl":5}"#,
-        ),
-        (
-            "grpc:/grpc",
-            &four(),
-            "/grpc/redis/redis@1",
-            r#"{"Op":0,"Addr":"10.0.0.7:6379","Metadata":null}"#,
-        ),
-        (
-            "grpc:svc/",
-            &six(),
-            "svc/redis/redis@1",
-            r#"{"Op":0,"Addr":"[fd00::7]:6379","Metadata":null}"#,
-        ),
-        (
-            "traefik-tcp",
-            &four(),
-            "traefik/tcp/services/redis/loadBalancer/servers/redis@1/address",
-            "10.0.0.7:6379",
-        ),
-        (
-            "traefik-tcp",
-            &six(),
-            "traefik/tcp/services/redis/loadBalancer/servers/redis@1/address",
-            "[fd00::7]:6379",
-        ),
-        (
-            "traefik-http",
-            &four(),
-            "traefik/http/services/redis/loadBalancer/servers/redis@1/url",
-            "http://10.0.0.7:6379",
-        ),
-        (
-            "traefik-http",
-            &six(),
-            "traefik/http/services/redis/loadBalancer/servers/redis@1/url",
-            "http://[fd00::7]:6379",
-        ),
-        (
-            "registrator:/reg",
-            &four(),
-            "/reg/redis/worker1:593ee5d76755:6379",
-            "10.0.0.7:6379",
-        ),
-        (
-            "registrator:/reg",
-            &six(),
-            "/reg/redis/worker1:593ee5d76755:6379",
-            "[fd00::7]:6379",
-        ),
-        (
-            "/x/{service}/{instance}/{container}={host} {port} {hostport}",
-            &six(),
-            "/x/redis/redis@1/593ee5d76755",
-            "fd00::7 6379 [fd00::7]:6379",
-        ),
-        (
-            r#"/j/{hostport}={"a":{"h":"{host}"},"p":{port}}"#,
-            &four(),
-            "/j/10.0.0.7:6379",
-            r#"{"a":{"h":"10.0.0.7"},"p":6379}"#,
-        ),
-        ("x={}{ {A}{service}==", &four(), "x", "{}{ {A}redis=="),
-    ];
+fn all_are(rows: &[(&str, &Endpoint, &str, &str)]) {
     for (layout, endpoint, key, value) in rows {
         let expected = Some(Ok(((*key).to_owned(), (*value).to_owned())));
         assert_eq!(made(layout, REDIS, endpoint), expected, "{layout}");
     }
+}
+
+#[test]
+fn skydns_and_grpc_have_these_keys_and_values() {
+    let skydns = "/skydns/local/example/redis/redis-1";
+    let four_value = r#"{"host":"10.0.0.7","port":6379,"ttl":5}"#;
+    let six_value = r#"{"host":"fd00::7","port":6379,"ttl":5}"#;
+    let four_update = r#"{"Op":0,"Addr":"10.0.0.7:6379","Metadata":null}"#;
+    let six_update = r#"{"Op":0,"Addr":"[fd00::7]:6379","Metadata":null}"#;
+    all_are(&[
+        ("skydns:example.local", &four(), skydns, four_value),
+        ("skydns:Example.Local.", &six(), skydns, six_value),
+        ("grpc:/grpc", &four(), "/grpc/redis/redis@1", four_update),
+        ("grpc:svc/", &six(), "svc/redis/redis@1", six_update),
+    ]);
+}
+
+#[test]
+fn traefik_and_registrators_readers_have_these_keys_and_values() {
+    let tcp = "traefik/tcp/services/redis/loadBalancer/servers/redis@1/address";
+    let http = "traefik/http/services/redis/loadBalancer/servers/redis@1/url";
+    let reg = "/reg/redis/worker1:593ee5d76755:6379";
+    all_are(&[
+        ("traefik-tcp", &four(), tcp, "10.0.0.7:6379"),
+        ("traefik-tcp", &six(), tcp, "[fd00::7]:6379"),
+        ("traefik-http", &four(), http, "http://10.0.0.7:6379"),
+        ("traefik-http", &six(), http, "http://[fd00::7]:6379"),
+        ("registrator:/reg", &four(), reg, "10.0.0.7:6379"),
+        ("registrator:/reg/", &six(), reg, "[fd00::7]:6379"),
+    ]);
+}
+
+#[test]
+fn a_template_has_variables_and_all_else_is_text() {
+    let key = "/x/{service}/{instance}/{container}={host}|{port}|{hostport}";
+    let json = r#"/j/{hostport}={"a":{"h":"{host}"},"p":{port}}"#;
+    let json_value = r#"{"a":{"h":"10.0.0.7"},"p":6379}"#;
+    all_are(&[
+        (
+            key,
+            &six(),
+            "/x/redis/redis@1/593ee5d76755",
+            "fd00::7|6379|[fd00::7]:6379",
+        ),
+        (json, &four(), "/j/10.0.0.7:6379", json_value),
+        ("x={}{|{A}{service}==", &four(), "x", "{}{|{A}redis=="),
+    ]);
 }
 
 #[test]
