@@ -88,10 +88,12 @@ impl KeyState {
         Some(!std::mem::replace(&mut further.told_rejected, true))
     }
 
-    /// The write by which this primary is ours and serves.
+    /// The write by which this primary is ours, with the value that is desired: not one by which it still drains.
     fn standing(&self, leases: &Leases) -> Option<Version> {
         match &self.belief.value {
-            KnownValue::Present(entry) if leases.holds(entry) => Some(entry.version()),
+            KnownValue::Present(entry) if leases.holds(entry) && entry.value == self.encoded => {
+                Some(entry.version())
+            }
             _ => None,
         }
     }
