@@ -46,7 +46,7 @@ quick: check ## formatting, clippy, and the tests that take seconds: under 3 min
 	RUST_TEST_THREADS=8 $(cargo_as_root) test --locked --features real --test real --test agent -- $(quick_tests)
 
 test: check units build $(worker) ## everything that .ci/run runs: needs root or sudo, some 30 minutes on 2 cores
-	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat debootstrap promtool
+	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy prometheus socat debootstrap promtool
 	@rm -f $(CARGO_TARGET_DIR)/tmp/promises
 	SIDEKICK_SIM_SEEDS=5000 RUST_TEST_THREADS=8 $(cargo_as_root) test --locked --features real
 	RUST_TEST_THREADS=8 tests/matrix.sh $(cargo_as_root) -- newest
@@ -55,7 +55,7 @@ test: check units build $(worker) ## everything that .ci/run runs: needs root or
 	@sort -V $(CARGO_TARGET_DIR)/tmp/promises
 
 matrix: cargo ## tests/agent and tests/real on every version in reach, some 40 minutes; ROWS="haproxy-3.0 podman-4.3": those alone
-	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli haproxy debootstrap promtool
+	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli haproxy prometheus debootstrap promtool
 	RUST_TEST_THREADS=4 tests/matrix.sh $(cargo_as_root) -- $(or $(ROWS),all)
 
 chaos: cargo ## everything real, and everything wrong by a seed, for MINUTES=3; SEED=N plays that one again

@@ -10,6 +10,7 @@ use crate::agent::AgentArgs;
 use crate::announce::AnnounceArgs;
 use crate::drain::{DrainArgs, UndrainArgs};
 use crate::explain::ExplainArgs;
+use crate::export::ExportArgs;
 use crate::healthcheck::HealthcheckArgs;
 use crate::list::ListArgs;
 use crate::telemetry::LogArgs;
@@ -50,6 +51,11 @@ pub enum CliCommand {
     Drain(DrainArgs),
     /// Take back what `drain` wished
     Undrain(UndrainArgs),
+    /// Write what is registered in the format of another reader: Prometheus, Envoy
+    ///
+    /// Without --file it prints once, and exits with status 1 where etcd doesn't answer. With --file it goes on, keeps
+    /// the file in step with etcd, and waits for an etcd that is not there yet.
+    Export(ExportArgs),
     /// Wait until instances of a service are registered, and take connections
     ///
     /// Exit status: 0 once they are, 1 if not in time.
@@ -69,6 +75,7 @@ impl Cli {
             CliCommand::Announce(args) => &args.log,
             CliCommand::List(args) => &args.log,
             CliCommand::Explain(args) => &args.log,
+            CliCommand::Export(args) => &args.log,
             CliCommand::Drain(args) => &args.instance.log,
             CliCommand::Undrain(args) => &args.instance.log,
             CliCommand::Wait(args) => &args.log,

@@ -9,6 +9,7 @@
 //! ```text
 //! main.rs, cli.rs       the subcommands, telemetry, signals, exit codes
 //! explain.rs, list.rs   what the operator asks; drain.rs (a wish), wait.rs and healthcheck.rs
+//! export/               the instances in other readers' formats (P), and the file that follows etcd
 //! announce/             the job `sidekick announce`
 //!   drain/              operators' wishes, and a shutdown that waits for the agents
 //!   docker/             the Docker Engine: events, inspects, the watcher
@@ -21,12 +22,13 @@
 //!   control_writer.rs   the agent's control keys in etcd; identity.rs: under which id
 //!   drain/            P what is drained, and which sessions are idle
 //!   haproxy/            HAProxy: its file and its answers (P), its master socket and its processes
-//!   model/            P what HAProxy is to be: membership, backends, listeners
+//!   model/            P what HAProxy is to be: backends, listeners
 //! http/                 --listen: metrics, health, the page (P)
 //! etcd/                 members and failover, watches, what an error means
+//! membership.rs       P which instances count as present: the hold of a mass loss
 //! catalog.rs          P what stands in etcd: services, instances, the quarantine
 //! systemd.rs, watchdog.rs (P), shutdown.rs, telemetry.rs, log_writer.rs
-//! config.rs (P), retry.rs (P), log_throttle.rs (P), clock.rs
+//! config.rs (P), retry.rs (P), log_throttle.rs (P), clock.rs, file_replacement.rs
 //! endpoint/           P the contract: Key, Host, Since, Endpoint, their codec and limits
 //! testing/              fakes and simulations, for tests alone
 //! ```
@@ -67,6 +69,8 @@
 //!
 //! - The executor builds puts in one place, and hangs each on a lease. Beside it only `sidekick drain` puts: a wish,
 //!   which no reader of the keys sees.
+//! - A further key is put beside its primary, or on the condition that the primary's known write is still the latest; it
+//!   goes in the transaction that makes the primary drain.
 //! - What is read below the control prefix, or can't be read, changes when a key goes; never that it goes.
 //! - Every write to etcd carries the condition under which it is right; what the registrar believes of etcd
 //!   may be wrong, its writes can't be.
@@ -103,11 +107,14 @@ pub mod drain;
 pub mod endpoint;
 pub mod etcd;
 pub mod explain;
+pub mod export;
+mod file_replacement;
 pub mod healthcheck;
 pub mod http;
 pub mod list;
 pub mod log_throttle;
 pub mod log_writer;
+pub mod membership;
 pub mod retry;
 pub mod shutdown;
 pub mod systemd;

@@ -4,17 +4,18 @@ mod config;
 mod table;
 mod wishes;
 
-pub use config::{ListArgs, ListConfig};
+pub use config::{ListArgs, ListConfig, Output};
 
 use crate::agent::haproxy::health::{ServerHealth, server_health};
 use crate::agent::haproxy_on_this_machine;
 use crate::announce::drain::wishes::read_once;
-use crate::catalog::{Catalog, RawKeyValue};
+use crate::catalog::{Catalog, RawKeyValue, Services};
 use crate::endpoint::control::DrainWish;
 use crate::endpoint::{Endpoint, Protocol, Status};
 use crate::etcd::EtcdError;
 use crate::etcd::members::Members;
 use crate::etcd::reader::{self, Change, Update};
+use crate::export::prometheus::targets;
 use crate::log_writer::{flush, say};
 use crate::shutdown::Shutdown;
 use crate::systemd::Pulse;
@@ -153,14 +154,12 @@ async fn print(
         };
         say(format_args!("{what} is registered below {}", config.prefix));
     }
-    let mut text = if config.json {
-        json(&rows)?
-    } else {
-        table::columns(&rows)
+    let text = match config.output {
+        Output::Json => json(&rows)?,
+        Output::Table if config.watch => table::columns(&rows) + "\n",
+        Output::Table => table::columns(&rows),
+        Output::Prometheus => targets(&tcp_instances(config, kvs)),
     };
-    if config.watch && !config.json {
-        text.push('\n');
-    }
     // Messages precede the table, where both go to one terminal.
     flush();
     let mut out = std::io::stdout().lock();
@@ -168,6 +167,20 @@ async fn print(
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
         result => Ok(result.map(|()| true)?),
     }
+}
+
+/// The instances that Prometheus can connect to.
+fn tcp_instances(config: &ListConfig, kvs: &BTreeMap<Vec<u8>, KeyValue>) -> Services {
+    let mut catalog = Catalog::new(config.prefix.clone());
+    catalog.replace(kvs.values().map(item));
+    let services = catalog.services();
+    let only = config.service.as_ref();
+    let wanted = services
+        .iter()
+        .filter(|(name, _)| only.is_none_or(|only| only == *name));
+    wanted
+        .map(|(name, instances)| (name.clone(), instances.clone()))
+        .collect()
 }
 
 /// Tells which keys are not listed, and why; where one service is asked for, those of that service alone.

@@ -6,6 +6,7 @@ use sidekick::cli::{Cli, CliCommand, ignored_variables, one_line};
 use sidekick::config::ConfigError;
 use sidekick::drain::{self, DrainConfig, InstanceConfig};
 use sidekick::explain::{self, ExplainConfig};
+use sidekick::export::{self, ExportConfig};
 use sidekick::healthcheck::{self, HealthcheckConfig};
 use sidekick::list::{self, ListConfig};
 use sidekick::wait::{self, WaitConfig};
@@ -79,6 +80,7 @@ enum Job {
     Announce(AnnounceConfig),
     List(ListConfig),
     Explain(ExplainConfig),
+    Export(ExportConfig),
     Drain(DrainConfig),
     Undrain(InstanceConfig),
     Wait(WaitConfig),
@@ -91,6 +93,7 @@ fn checked(command: CliCommand) -> Result<Job, ConfigError> {
         CliCommand::List(args) => Job::List(ListConfig::new(args)?),
         CliCommand::Announce(args) => Job::Announce(AnnounceConfig::new(args)?),
         CliCommand::Explain(args) => Job::Explain(ExplainConfig::new(args)?),
+        CliCommand::Export(args) => Job::Export(ExportConfig::new(args)?),
         CliCommand::Drain(args) => Job::Drain(DrainConfig::new(&args)?),
         CliCommand::Undrain(args) => Job::Undrain(InstanceConfig::new(&args.instance)?),
         CliCommand::Wait(args) => Job::Wait(WaitConfig::new(args)?),
@@ -112,6 +115,7 @@ async fn run(job: Job) -> anyhow::Result<ExitCode> {
         }
         Job::Agent(config) => agent::run(config, shutdown::on_signals()?).await?,
         Job::List(config) => list::run(&config, shutdown::on_signals()?).await?,
+        Job::Export(config) => export::run(&config, shutdown::on_signals()?).await?,
         Job::Announce(config) => {
             announce::run(config, shutdown::on_signals_and_hand_over()?).await?;
         }

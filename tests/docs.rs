@@ -10,11 +10,12 @@ use std::process::Command;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const README_WORDS: usize = 1_200;
-const COMMANDS: [&str; 8] = [
+const COMMANDS: [&str; 9] = [
     "announce",
     "explain",
     "agent",
     "list",
+    "export",
     "drain",
     "undrain",
     "wait",

@@ -6,7 +6,6 @@ use crate::agent::haproxy::server_defaults::ServerDefaults;
 use crate::agent::model::allow::Allow;
 use crate::agent::model::bind::Bind;
 use crate::agent::model::listeners;
-use crate::agent::model::membership;
 use crate::config::{
     Checked, DEFAULT_PREFIX, control_prefix, duration, listen, prefix, unusable_file, wrong,
 };
@@ -14,6 +13,7 @@ use crate::endpoint::check_part;
 use crate::endpoint::control::ControlPrefix;
 use crate::etcd::EtcdConfig;
 use crate::etcd::config::{EtcdArgs, etcd};
+use crate::membership;
 use crate::telemetry::LogArgs;
 use clap::Args;
 use std::collections::BTreeMap;

@@ -8,11 +8,11 @@ use crate::agent::machine::{self, fixed_config};
 use crate::agent::model::backends::Backends;
 use crate::agent::model::host_addresses::HostAddresses;
 use crate::agent::model::listeners::assign_listeners;
-use crate::agent::model::membership::Membership;
 use crate::catalog::Catalog;
 use crate::clock::now;
 use crate::etcd::members::Members;
 use crate::etcd::reader;
+use crate::membership::Membership;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The file that `sidekick agent` would write now, and a line for each key, listener and host name that it

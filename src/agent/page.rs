@@ -3,12 +3,12 @@
 use crate::agent::model::backends::{Backend, Backends, InstanceNames};
 use crate::agent::model::bind::Bind;
 use crate::agent::model::listeners::RefusedListener;
-use crate::agent::model::membership::Membership;
 use crate::catalog::{Catalog, Instance};
 use crate::endpoint::Host;
 use crate::http::page::{
     InstanceState, InstanceView, MAX_QUARANTINED, PageSource, PageView, ServiceView,
 };
+use crate::membership::Membership;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 

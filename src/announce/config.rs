@@ -2,6 +2,7 @@
 
 use super::docker::client::DockerHost;
 use super::policy::eligibility::AddressOptions;
+use super::policy::layouts::Layouts;
 use super::policy::target::Target;
 use super::readiness::ReadyWhen;
 use crate::config::{Checked, check_url, control_prefix, duration, listen, prefix, wrong};
@@ -80,6 +81,17 @@ pub struct AnnounceArgs {
     /// What the drain wishes and the agents' words stand below [default: /sidekick and the prefix of the keys]
     #[arg(long, env = "SIDEKICK_CONTROL_PREFIX", value_name = "PREFIX")]
     pub control_prefix: Option<String>,
+
+    /// Put each instance in another reader's layout too: skydns:DOMAIN, grpc:PREFIX, traefik-tcp, traefik-http,
+    /// registrator:PREFIX, or a template KEY=VALUE with {service} {instance} {host} {port} {hostport} {container};
+    /// repeatable, or several with blanks between them
+    #[arg(
+        long,
+        env = "SIDEKICK_ALSO",
+        value_name = "LAYOUT",
+        value_delimiter = ' '
+    )]
+    pub also: Vec<String>,
 
     /// When systemd is told that it is ready: once it has started, or once the key stands
     #[arg(
@@ -160,6 +172,8 @@ pub struct AnnounceConfig {
     pub drain: Duration,
     /// Where the drain wishes and the agents' words stand.
     pub control: ControlPrefix,
+    /// The further keys of each instance.
+    pub layouts: Layouts,
     /// When systemd is told that it is ready.
     pub ready: ReadyWhen,
     /// Where metrics, health and readiness are served; `None`: not at all.
@@ -222,6 +236,7 @@ impl AnnounceConfig {
         Ok(Self {
             drain: duration("--drain", &args.drain)?,
             control: control_prefix(args.control_prefix.as_deref(), below)?,
+            layouts: Layouts::parse(&args.also, hostname()).map_err(|e| wrong("--also", e))?,
             ready: args.ready,
             listen: listen(args.listen.as_deref())?,
             target,

@@ -89,6 +89,8 @@ pub struct DrainInputs {
     pub desired: watch::Receiver<DesiredKeys>,
     /// The status of each key.
     pub statuses: watch::Receiver<KeyStatuses>,
+    /// How long readers of the further keys may take to let go, from when those are gone; zero: there are none.
+    pub linger: Duration,
     /// A second signal ends the drain.
     pub shutdown: Shutdown,
 }
@@ -122,6 +124,7 @@ pub async fn until_over(mut drain: ShutdownDrain, inputs: DrainInputs, longest: 
         reader,
         mut desired,
         mut statuses,
+        linger,
         mut shutdown,
     } = inputs;
     let (updates_tx, mut updates) = mpsc::channel(UPDATES_WAITING);
@@ -130,10 +133,17 @@ pub async fn until_over(mut drain: ShutdownDrain, inputs: DrainInputs, longest: 
     let mut denied = false;
     let began = now();
     let count = drain.leaving().len();
+    // The further keys go with the put of the draining value.
+    let mut confirmed_at = None;
     let end = loop {
         drain.set_desired(&desired.borrow_and_update());
         drain.set_statuses(&statuses.borrow_and_update());
+        if drain.is_confirmed() {
+            confirmed_at.get_or_insert(now());
+        }
+        let lingers_until = (confirmed_at.unwrap_or(began) + linger).min(began + longest);
         let until = match drain.poll(now()) {
+            DrainStep::Over(DrainEnd::Drained) if now() < lingers_until => lingers_until,
             DrainStep::Over(end) => break end,
             DrainStep::Wait(until) => until,
         };

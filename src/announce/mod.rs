@@ -73,6 +73,7 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
     let executor = Executor {
         members: members.clone(),
         desired: desired.clone(),
+        layouts: config.layouts.clone(),
         key_events,
         statuses: standings_tx,
         pulse: systemd.pulse("etcd"),
@@ -210,6 +211,7 @@ impl AnnounceLoop {
             reader: AgentReader { members, control },
             desired: self.desired.subscribe(),
             statuses: self.statuses.clone(),
+            linger: self.config.layouts.longest_ttl(),
             shutdown,
         }
     }

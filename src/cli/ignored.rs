@@ -28,6 +28,7 @@ pub fn ignored_variables(
         CliCommand::Explain(args) => (&args.etcd, Some(&args.container)),
         CliCommand::Agent(args) => (&args.etcd, None),
         CliCommand::List(args) => (&args.etcd, None),
+        CliCommand::Export(args) => (&args.etcd, None),
         CliCommand::Drain(args) => (&args.instance.etcd, None),
         CliCommand::Undrain(args) => (&args.instance.etcd, None),
         CliCommand::Wait(args) => (&args.etcd, None),

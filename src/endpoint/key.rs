@@ -63,6 +63,21 @@ pub fn check_part(part: &str) -> Result<(), KeyError> {
 }
 
 impl Key {
+    /// A key in another reader's layout: printable ASCII without blanks, with or without a slash at its beginning.
+    ///
+    /// # Errors
+    /// It is empty, has another character, or is longer than [`MAX_KEY`].
+    pub fn in_layout(text: &str) -> Result<Self, KeyError> {
+        if let Some(c) = text.chars().find(|c| !c.is_ascii_graphic()) {
+            return Err(KeyError::BadCharacter(c));
+        }
+        match text.len() {
+            0 => Err(KeyError::EmptyPart),
+            1..=MAX_KEY => Ok(Self(text.into())),
+            _ => Err(KeyError::TooLong),
+        }
+    }
+
     /// The whole key.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -23,6 +23,8 @@ pub enum Output {
     Table,
     /// One JSON array of objects.
     Json,
+    /// Prometheus' targets, as `sidekick export` writes them.
+    Prometheus,
 }
 
 /// `sidekick list`.
@@ -71,8 +73,8 @@ pub struct ListConfig {
     pub control: ControlPrefix,
     /// The only service to print; `None`: all of them.
     pub service: Option<String>,
-    /// Prints one JSON array instead of a table.
-    pub json: bool,
+    /// How it is printed.
+    pub output: Output,
     /// Prints again at every change.
     pub watch: bool,
     /// Master sockets of a HAProxy on this machine; the first that answers is asked.
@@ -95,7 +97,7 @@ impl ListConfig {
             control: control_prefix(args.control_prefix.as_deref(), &prefix)?,
             prefix,
             service: args.service,
-            json: args.output == Output::Json,
+            output: args.output,
             watch: args.watch,
             haproxy: match args.haproxy_master {
                 Some(socket) => vec![socket.into()],

@@ -7,10 +7,10 @@ use crate::agent::haproxy::render::{
 use crate::agent::model::backends::{Backends, Server};
 use crate::agent::model::host_addresses::HostAddresses;
 use crate::agent::model::listeners::{Listener, Model, assign_listeners};
-use crate::agent::model::membership::{Membership, Retention};
 use crate::catalog::{Catalog, RawKeyValue};
 use crate::clock::Moment;
 use crate::endpoint::{Host, check_part};
+use crate::membership::{Membership, Retention};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

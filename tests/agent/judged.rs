@@ -3,8 +3,8 @@
 use sidekick::agent::haproxy::render::{DEFAULT_BASE, FixedConfig, render};
 use sidekick::agent::model::backends::Backends;
 use sidekick::agent::model::listeners::{ListenerRules, assign_listeners};
-use sidekick::agent::model::membership::{Membership, Retention};
 use sidekick::catalog::{Catalog, RawKeyValue};
+use sidekick::membership::{Membership, Retention};
 use sidekick_harness::agent::haproxy;
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -10,6 +10,7 @@ mod empty;
 mod files;
 mod ignored;
 mod numbers;
+mod readers;
 mod usage;
 
 use files::Files;

@@ -10,12 +10,12 @@ use sidekick::agent::haproxy::server_state::{RunningServers, parse_state};
 use sidekick::agent::model::backends::Backends;
 use sidekick::agent::model::host_addresses::HostAddresses;
 use sidekick::agent::model::listeners::{ListenerRules, Model, assign_listeners};
-use sidekick::agent::model::membership::{Membership, Retention};
 use sidekick::announce::policy::labels::services;
 use sidekick::catalog::{Catalog, RawKeyValue};
 use sidekick::clock::Moment;
 use sidekick::endpoint::control::{AgentRecord, DrainWish, DrainWord};
 use sidekick::endpoint::{Endpoint, Key, check_part};
+use sidekick::membership::{Membership, Retention};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Signs by which a word could become two, or something else, in a file, on a socket or in a log.

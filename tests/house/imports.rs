@@ -10,7 +10,7 @@ use syn::{Item, UseTree};
 const FLOORS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["drain", "explain", "healthcheck", "list", "wait"],
+    &["drain", "explain", "export", "healthcheck", "list", "wait"],
     &["announce", "agent"],
     &["agent::control_loop", "agent::dry_run"],
     &["agent::event_log", "agent::monitor"],
@@ -36,11 +36,11 @@ const FLOORS: &[&[&str]] = &[
         "agent::model",
     ],
     &["http"],
-    &["etcd"],
+    &["etcd", "membership", "export::prometheus", "export::envoy"],
     &["catalog", "systemd"],
     &["config", "retry", "shutdown", "watchdog"],
     &["log_throttle", "telemetry"],
-    &["clock", "endpoint", "log_writer"],
+    &["clock", "endpoint", "file_replacement", "log_writer"],
 ];
 
 /// Where a file imports what.

@@ -13,6 +13,7 @@
 
 mod address;
 mod all;
+mod also;
 mod crash;
 mod docker_wire;
 mod drain;
@@ -21,6 +22,7 @@ mod engine_clock;
 mod engine_outage;
 mod etcd_outage;
 mod explain;
+mod export;
 mod growth;
 mod handover;
 mod kernel;

@@ -5,6 +5,7 @@ use crate::agent::haproxy::file_content::FileContent;
 use crate::agent::haproxy::master_socket::alerts;
 use crate::agent::haproxy::process::command;
 use crate::agent::haproxy::render::FIRST_LINE;
+use crate::file_replacement::replace;
 use rustix::process::{Pid, setpriority_process};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
@@ -251,12 +252,4 @@ fn write_new(new: &Path, path: &Path, content: &FileContent) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn replace(new: &Path, path: &Path) -> io::Result<()> {
-    File::open(new)?.sync_all()?;
-    fs::rename(new, path)?;
-    // The rename itself has to outlast a power cut too.
-    let directory = path.parent().filter(|d| !d.as_os_str().is_empty());
-    File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()
 }

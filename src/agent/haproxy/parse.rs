@@ -7,9 +7,9 @@ use crate::agent::model::backends::{Server, Servers};
 use crate::agent::model::bind::Bind;
 use crate::agent::model::host_addresses::HostAddresses;
 use crate::agent::model::listeners::{Listener, Listeners};
-use crate::agent::model::membership::DesiredService;
 use crate::catalog::Instance;
 use crate::endpoint::{Host, check_part};
+use crate::membership::DesiredService;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 

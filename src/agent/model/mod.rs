@@ -6,4 +6,3 @@ pub mod bind;
 pub mod bind_backoff;
 pub mod host_addresses;
 pub mod listeners;
-pub mod membership;

@@ -117,6 +117,12 @@ impl ShutdownDrain {
         }
     }
 
+    /// Whether etcd has each draining value, or another holder's.
+    #[must_use]
+    pub fn is_confirmed(&self) -> bool {
+        self.instances.values().all(|it| it.confirmed)
+    }
+
     /// What the agents say.
     pub fn set_agents(&mut self, views: &AgentViews) {
         for instance in self.instances.values_mut() {

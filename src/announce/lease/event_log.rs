@@ -71,6 +71,17 @@ impl LeaseEventLog {
             LeaseEvent::Cleared(key) => {
                 info!(%key, "removed the key that an earlier process of this sidekick had left");
             }
+            LeaseEvent::FurtherKeyRefused(key, why) => {
+                warn!(%key, "not put for another reader: {why}; the key itself is announced all the same");
+            }
+            LeaseEvent::FurtherKeyHeld(key, lease) => {
+                let lease = format!("{lease:x}");
+                warn!(
+                    %key,
+                    lease,
+                    "not put for another reader: another writer holds this further key; looking again at each interval"
+                );
+            }
             LeaseEvent::LeaseLost(id) => {
                 if self.lease_losses.happened(now).is_some() {
                     let lease = format!("{id:x}");

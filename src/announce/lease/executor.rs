@@ -2,9 +2,12 @@
 
 use super::event_log::LeaseEventLog;
 use super::metrics::LeaseMetrics;
-use super::protocol::{DesiredKeys, Entry, Header, KeyStatuses, Op, Request, Response, Step};
+use super::protocol::{
+    DesiredKeys, Entry, Header, KeyStatuses, Op, Request, Response, Step, Version,
+};
 use super::registrar::{LeaseSettings, Registrar};
 use super::shutdown_report::ShutdownReport;
+use crate::announce::policy::layouts::Layouts;
 use crate::clock::now;
 use crate::endpoint::Key;
 use crate::etcd::EtcdError;
@@ -19,6 +22,7 @@ use etcd_client::{
     Client, Compare, CompareOp, Error, KeyValue, LeaseGrantOptions, PutOptions, ResponseHeader,
     Txn, TxnOp, TxnOpResponse,
 };
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +44,8 @@ pub struct Executor {
     pub members: Arc<Members>,
     /// The desired keys.
     pub desired: watch::Receiver<DesiredKeys>,
+    /// The further keys of each instance.
+    pub layouts: Layouts,
     /// The events of etcd's watch.
     pub key_events: mpsc::Receiver<KeyEvent>,
     /// The status of each key.
@@ -58,7 +64,8 @@ impl Executor {
     pub async fn run(mut self, settings: LeaseSettings) -> ShutdownReport {
         // 64 bits of the operating system's randomness: two processes with one id would share a lease.
         let seed = RandomState::new().build_hasher().finish();
-        let mut registrar = Registrar::new(settings, seed);
+        let layouts = std::mem::take(&mut self.layouts);
+        let mut registrar = Registrar::new(settings, seed).with_layouts(layouts);
         let mut attempts = WriteAttempts::new();
         // Cancel-safe: what a dropped request may have done is settled by giving the lease up.
         let mut shutdown = self.shutdown.clone();
@@ -168,7 +175,7 @@ impl Executor {
         };
         if matches!(error, EtcdError::Refused(_)) && request.names_keys() {
             // Of several keys the registrar finds out which it is, and when to ask again.
-            attempts.rejected(request, &error);
+            attempts.rejected(registrar, request, &error);
             return;
         }
         attempts.failed_members += 1;
@@ -223,10 +230,15 @@ impl WriteAttempts {
         }
     }
 
-    fn rejected(&mut self, request: &Request, error: &EtcdError) {
-        if let Some(key) = request.only_key()
-            && let Some(notice) = self.rejections.failed(now())
-        {
+    fn rejected(&mut self, registrar: &mut Registrar, request: &Request, error: &EtcdError) {
+        let Some(key) = request.only_key() else {
+            return;
+        };
+        if let Some(is_news) = registrar.tell_further_rejected(key) {
+            if is_news {
+                warn!(%key, "not put for another reader: {error}; trying again at each interval");
+            }
+        } else if let Some(notice) = self.rejections.failed(now()) {
             warn!(%key, "{error} ({} times); retrying", notice.failures);
         }
     }
@@ -249,7 +261,7 @@ fn tell(registrar: &mut Registrar, event: KeyEvent) {
 }
 
 fn parse_key(key: &[u8]) -> Option<Key> {
-    std::str::from_utf8(key).ok()?.parse().ok()
+    Key::in_layout(std::str::from_utf8(key).ok()?).ok()
 }
 
 fn read(kv: &KeyValue) -> Option<(Key, Entry)> {
@@ -323,7 +335,10 @@ async fn read_keys(mut client: Client, keys: &[Key]) -> Result<Response, Error> 
 async fn write(mut client: Client, lease: i64, ops: &[Op]) -> Result<Response, Error> {
     let conditions: Vec<_> = ops.iter().flat_map(|op| conditions(op, lease)).collect();
     let effects: Vec<_> = ops.iter().map(|op| effect(op, lease)).collect();
-    let keys = || ops.iter().map(Op::key);
+    // What a condition is about is read where it fails.
+    let keys: BTreeSet<&Key> = ops.iter().flat_map(Op::primary).collect();
+    let keys: BTreeSet<&Key> = ops.iter().map(Op::key).chain(keys).collect();
+    let keys = || keys.iter().copied();
     let txn = Txn::new()
         .when(conditions)
         .and_then(effects)
@@ -342,13 +357,21 @@ async fn write(mut client: Client, lease: i64, ops: &[Op]) -> Result<Response, E
 
 fn conditions(op: &Op, lease: i64) -> Vec<Compare> {
     let key = op.key().as_str();
-    match op {
-        Op::Create(..) => vec![Compare::create_revision(key, CompareOp::Equal, 0)],
-        Op::Update(..) | Op::Delete(_) => vec![Compare::lease(key, CompareOp::Equal, lease)],
-        Op::TakeOver(_, _, version) | Op::Clear(_, version) => vec![
+    let is_latest = |key: &str, version: &Version| {
+        vec![
             Compare::mod_revision(key, CompareOp::Equal, version.mod_revision),
             Compare::lease(key, CompareOp::Equal, version.lease),
-        ],
+        ]
+    };
+    match op {
+        Op::IfStands(primary, version, op) => {
+            let mut all = is_latest(primary.as_str(), version);
+            all.extend(conditions(op, lease));
+            all
+        }
+        Op::Create(..) => vec![Compare::create_revision(key, CompareOp::Equal, 0)],
+        Op::Update(..) | Op::Delete(_) => vec![Compare::lease(key, CompareOp::Equal, lease)],
+        Op::TakeOver(_, _, version) | Op::Clear(_, version) => is_latest(key, version),
     }
 }
 
@@ -362,6 +385,7 @@ fn effect(op: &Op, lease: i64) -> TxnOp {
             Some(PutOptions::new().with_lease(lease)),
         ),
         Op::Delete(_) | Op::Clear(..) => TxnOp::delete(key, None),
+        Op::IfStands(_, _, op) => effect(op, lease),
     }
 }
 

@@ -1,10 +1,15 @@
 //! One key: its desired value, its value in etcd as far as it is known, and the operation that brings the
 //! second to the first. Pure.
 
+mod further;
+
+pub(super) use further::PrimaryOp;
+
 use super::ownership::{Holder, Precedence, precedence_of};
 use super::protocol::{DesiredKey, Entry, KeyStatus, LeaseEvent, LeaseId, Op, Revision};
 use crate::clock::Moment;
 use crate::endpoint::Key;
+use further::FurtherState;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -100,6 +105,8 @@ pub(super) struct KeyState {
     told_holder: Option<Holder>,
     /// The key is no longer desired, and is forgotten when nothing of ours is left at it.
     pub(super) retired: bool,
+    /// Present in a further key alone.
+    further: Option<FurtherState>,
 }
 
 impl KeyState {
@@ -117,6 +124,7 @@ impl KeyState {
             rejected: None,
             told_holder: None,
             retired: false,
+            further: None,
         }
     }
 
@@ -262,7 +270,9 @@ impl KeyState {
         revision: Revision,
         now: Moment,
     ) -> Option<LeaseEvent> {
+        let op = op.innermost();
         let event = self.event_of(op);
+        self.set_apart(self.is_apart() && !op.is_put());
         let seen = match op {
             Op::Create(_, value) | Op::Update(_, value) | Op::TakeOver(_, value, _) => {
                 self.writes.claimed = Some(revision);
@@ -275,7 +285,7 @@ impl KeyState {
                     mod_revision: revision,
                 })
             }
-            Op::Delete(_) | Op::Clear(..) => {
+            Op::Delete(_) | Op::Clear(..) | Op::IfStands(..) => {
                 self.writes.may_stand = false;
                 KnownValue::Absent
             }
@@ -353,6 +363,9 @@ impl KeyState {
     /// The event to report of an operation that was done; called before the new value is learnt.
     fn event_of(&self, op: &Op) -> Option<LeaseEvent> {
         let contested = self.settled && op.is_put();
+        if self.further.is_some() {
+            return None;
+        }
         match (op, &self.belief.value) {
             (Op::TakeOver(key, ..), KnownValue::Present(entry)) => {
                 Some(match Holder::of(&entry.value) {

@@ -135,9 +135,11 @@ impl LeaseMetrics {
             }
             LeaseEvent::Healed { .. } => &self.heals,
             LeaseEvent::LeaseLost(_) => &self.leases_lost,
-            LeaseEvent::StandingBy(..) | LeaseEvent::Cleared(_) | LeaseEvent::HistoryReset => {
-                return;
-            }
+            LeaseEvent::StandingBy(..)
+            | LeaseEvent::Cleared(_)
+            | LeaseEvent::HistoryReset
+            | LeaseEvent::FurtherKeyRefused(..)
+            | LeaseEvent::FurtherKeyHeld(..) => return,
         };
         counter.inc();
     }

@@ -106,26 +106,56 @@ pub enum Op {
     Delete(Key),
     /// Deletes the key if that write is still its latest.
     Clear(Key, Version),
+    /// Does the operation on a further key if that write is still the latest of the primary, the key named here.
+    IfStands(Key, Version, Box<Op>),
 }
 
 impl Op {
     /// The key of the operation.
     #[must_use]
-    pub const fn key(&self) -> &Key {
-        match self {
+    pub fn key(&self) -> &Key {
+        match self.innermost() {
             Self::Create(key, _)
             | Self::Update(key, _)
             | Self::TakeOver(key, _, _)
             | Self::Delete(key)
-            | Self::Clear(key, _) => key,
+            | Self::Clear(key, _)
+            | Self::IfStands(key, ..) => key,
+        }
+    }
+
+    /// The operation itself, without the condition on a primary.
+    #[must_use]
+    pub fn innermost(&self) -> &Self {
+        match self {
+            Self::IfStands(_, _, op) => op.innermost(),
+            op => op,
+        }
+    }
+
+    /// The primary on which the operation has a condition.
+    #[must_use]
+    pub const fn primary(&self) -> Option<&Key> {
+        match self {
+            Self::IfStands(primary, ..) => Some(primary),
+            _ => None,
+        }
+    }
+
+    /// What the operation takes of [`MAX_WRITES`]: it has at most twice as many conditions.
+    #[must_use]
+    pub const fn cost(&self) -> usize {
+        match self {
+            Self::IfStands(..) => 2,
+            _ => 1,
         }
     }
 
     /// Whether the operation is a put.
     #[must_use]
-    pub const fn is_put(&self) -> bool {
+    pub fn is_put(&self) -> bool {
         matches!(
-            self,
+            self.innermost(),
             Self::Create(..) | Self::Update(..) | Self::TakeOver(..)
         )
     }
@@ -252,6 +282,10 @@ pub enum LeaseEvent {
     },
     /// The value that an earlier process of ours had left was deleted.
     Cleared(Key),
+    /// The instance at that key lacks a further key, and why.
+    FurtherKeyRefused(Key, String),
+    /// Another writer has the further key, on that lease: it is left alone. Emitted once for every lease.
+    FurtherKeyHeld(Key, LeaseId),
     /// etcd has forgotten our lease.
     LeaseLost(LeaseId),
     /// etcd is another cluster, or its revision went back.

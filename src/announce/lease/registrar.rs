@@ -5,7 +5,9 @@
 //! What the registrar knows of etcd may be out of date; so every write carries the condition under which it
 //! is right, and a response to a failed condition replaces what was known.
 
+mod further;
 mod handover;
+mod next_ops;
 
 pub use handover::HANDOVER_TTL;
 
@@ -15,11 +17,12 @@ use super::grant::{Grants, LeaseTerm};
 use super::history::KnownHistory;
 use super::key_state::{KeyState, KnownValue, Leases};
 use super::protocol::{
-    DesiredKey, DesiredKeys, Entry, Header, KeyStatuses, LeaseEvent, LeaseId, Op, Request,
-    Response, Revision, Step,
+    DesiredKey, DesiredKeys, Entry, Header, KeyStatuses, LeaseEvent, LeaseId, Request, Response,
+    Revision, Step,
 };
 use crate::clock::Moment;
 use crate::endpoint::Key;
+use further::FurtherKeys;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -58,6 +61,7 @@ pub struct Registrar {
     /// When the latest request was asked for.
     asked_at: Moment,
     phase: Phase,
+    further: FurtherKeys,
     events: Vec<LeaseEvent>,
 }
 
@@ -92,6 +96,7 @@ impl Registrar {
             rejected_retry_at: Moment::ZERO,
             asked_at: Moment::ZERO,
             phase: Phase::Running,
+            further: FurtherKeys::default(),
             events: Vec::new(),
         }
     }
@@ -111,11 +116,12 @@ impl Registrar {
             }
         }
         for (key, state) in &mut self.keys {
-            if !desired.contains_key(key) {
+            if !desired.contains_key(key) && state.further_of().is_none() {
                 state.retired = true;
                 state.set_desired(&DesiredKey::Withdraw { down: None });
             }
         }
+        self.set_further(desired);
         self.forget();
     }
 
@@ -130,6 +136,7 @@ impl Registrar {
     pub fn observe(&mut self, key: &Key, entry: Option<Entry>, revision: Revision) {
         if let Some(state) = self.keys.get_mut(key) {
             state.observe(entry.into(), revision);
+            self.primary_changed(key);
         }
     }
 
@@ -140,6 +147,7 @@ impl Registrar {
 
     fn start_audit(&mut self) {
         let next = self.asked_at + self.settings.interval;
+        self.retry_further();
         self.audit.start(self.keys.keys(), next);
     }
 
@@ -180,7 +188,8 @@ impl Registrar {
     /// Whether there are keys that etcd rejects by themselves.
     #[must_use]
     pub fn has_rejected_keys(&self) -> bool {
-        self.keys.values().any(|state| state.rejected.is_some())
+        let mut primaries = self.keys.values().filter(|it| it.further_of().is_none());
+        primaries.any(|state| state.rejected.is_some())
     }
 
     /// The status of every desired key.
@@ -188,7 +197,7 @@ impl Registrar {
     pub fn statuses(&self) -> KeyStatuses {
         self.keys
             .iter()
-            .filter(|(_, state)| !state.retired)
+            .filter(|(_, state)| !state.retired && state.further_of().is_none())
             .map(|(key, state)| (key.clone(), state.status(&self.leases)))
             .collect()
     }
@@ -220,11 +229,7 @@ impl Registrar {
         if now >= self.audit.at {
             self.start_audit();
         }
-        for (key, state) in &mut self.keys {
-            let holder = state.new_holder(&self.leases);
-            self.events
-                .extend(holder.map(|h| LeaseEvent::StandingBy(key.clone(), h)));
-        }
+        self.tell_holders();
         let (ops, heal_at) = self.next_ops(now);
         if !ops.is_empty() {
             return Step::Do(Request::Write(lease, ops));
@@ -240,57 +245,6 @@ impl Registrar {
         };
         let times = [heal_at, retry_at].into_iter().flatten();
         Step::Wait(times.fold(self.term.renew_at.min(self.audit.at), Moment::min))
-    }
-
-    /// A request for one of the rejected keys, in turn.
-    fn retry_rejected(&mut self, now: Moment, lease: LeaseId) -> Option<Step> {
-        let rejected = self.keys.iter_mut();
-        let rejected = rejected.filter(|(_, state)| state.rejected.is_some());
-        let (key, state) = rejected.min_by_key(|(_, state)| state.rejected)?;
-        if now < self.rejected_retry_at {
-            return Some(Step::Wait(self.rejected_retry_at));
-        }
-        Some(Step::Do(match state.op(key, &self.leases) {
-            Some(op) => {
-                state.asked(&op, now);
-                Request::Write(lease, vec![op])
-            }
-            None => Request::Read(vec![key.clone()]),
-        }))
-    }
-
-    /// The operations of the next transaction; and the earliest time at which a key may be corrected that was
-    /// corrected less than [`HEAL_PAUSE`] ago.
-    fn next_ops(&mut self, now: Moment) -> (Vec<Op>, Option<Moment>) {
-        let (mut puts, mut deletes) = (Vec::new(), Vec::new());
-        let mut heal_at: Option<Moment> = None;
-        for (key, state) in self
-            .keys
-            .iter()
-            .filter(|(_, state)| state.rejected.is_none())
-        {
-            let Some(op) = state.op(key, &self.leases) else {
-                continue;
-            };
-            let ready_at = state.healed.map_or(Moment::ZERO, |at| at + HEAL_PAUSE);
-            if state.settled && now < ready_at {
-                heal_at = Some(heal_at.map_or(ready_at, |at| at.min(ready_at)));
-            } else if op.is_put() {
-                puts.push(op);
-            } else {
-                deletes.push(op);
-            }
-        }
-        // Puts and deletes travel apart, deletes first: an etcd without space refuses a transaction with a put
-        // in it, and takes one without.
-        let mut ops = if deletes.is_empty() { puts } else { deletes };
-        ops.truncate(self.sizes.writes);
-        for op in &ops {
-            if let Some(state) = self.keys.get_mut(op.key()) {
-                state.asked(op, now);
-            }
-        }
-        (ops, heal_at)
     }
 
     /// The response to `request`, which [`Registrar::poll`] asked for last.
@@ -358,11 +312,14 @@ impl Registrar {
 
     /// etcd rejected a request for these keys. Of several one may be the cause, or all: smaller batches find out.
     fn rejected(&mut self, keys: &[Key]) {
-        if let [key] = keys
-            && let Some(state) = self.keys.get_mut(key)
-        {
+        let [key] = keys else {
+            return self.split(keys);
+        };
+        if let Some(state) = self.keys.get_mut(key) {
             state.rejected = Some(self.asked_at);
-            self.rejected_retry_at = self.asked_at + REJECTED_PAUSE;
+            if state.further_of().is_none() {
+                self.rejected_retry_at = self.asked_at + REJECTED_PAUSE;
+            }
         }
     }
 
@@ -371,7 +328,7 @@ impl Registrar {
         if self
             .keys
             .get(key)
-            .is_some_and(|state| state.rejected.is_some())
+            .is_some_and(|it| it.rejected.is_some() && it.further_of().is_none())
         {
             for state in self.keys.values_mut() {
                 state.rejected = None;
@@ -382,6 +339,12 @@ impl Registrar {
     fn learn(&mut self, header: Header, entries: Vec<(Key, Option<Entry>)>) {
         for (key, _) in &entries {
             self.accepted(key);
+        }
+        for (key, entry) in &entries {
+            let known = self.keys.get(key).map(KeyState::holder_lease);
+            if known.is_some_and(|lease| lease != entry.as_ref().map(|it| it.lease)) {
+                self.primary_changed(key);
+            }
         }
         for (key, entry) in entries {
             self.audit.unread.remove(&key);

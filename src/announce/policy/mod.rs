@@ -6,6 +6,7 @@ pub mod container;
 pub mod eligibility;
 pub mod host_source;
 pub mod labels;
+pub mod layouts;
 pub mod life;
 pub mod process;
 pub mod reason;

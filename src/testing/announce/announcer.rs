@@ -13,6 +13,7 @@ use crate::announce::lease::protocol::{
     DesiredKey, DesiredKeys, KeyStatus, LeaseEvent, LeaseId, Request, Response, Step,
 };
 use crate::announce::lease::registrar::{LeaseSettings, Registrar};
+use crate::announce::policy::layouts::Layouts;
 use crate::clock::Moment;
 use crate::endpoint::{Endpoint, Key, Since, Status};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,6 +25,20 @@ pub(crate) const SETTINGS: LeaseSettings = LeaseSettings {
     ttl: Duration::from_secs(10),
     interval: Duration::from_secs(7),
 };
+
+/// Each instance has a further key: its own key below another prefix.
+pub(crate) const FURTHER: &str = "/read";
+
+fn registrar(rng: &mut fastrand::Rng) -> Registrar {
+    let template = format!("{FURTHER}/services/{{service}}/{{instance}}={{container}}");
+    let layouts = Layouts::parse(&[template], None).expect("a template");
+    Registrar::new(SETTINGS, rng.u64(..)).with_layouts(layouts)
+}
+
+/// The further key of an instance.
+pub(crate) fn further_key(key: &Key) -> Key {
+    Key::in_layout(&format!("{FURTHER}{key}")).expect("a key")
+}
 
 /// Writes within so long of each other are one wish's.
 const ONE_WISH: Duration = Duration::from_secs(5);
@@ -82,7 +97,7 @@ impl Announcer {
             stopping: false,
             blind: false,
             sight: Sight::new(rng),
-            registrar: Registrar::new(SETTINGS, rng.u64(..)),
+            registrar: registrar(rng),
             leases: Vec::new(),
             alive: true,
             events: Vec::new(),
@@ -256,7 +271,7 @@ impl Announcer {
         self.sight.crashes(delays);
         (self.since, self.last_since, self.stopping) = (None, None, false);
         let rng = &mut *delays.rng;
-        self.registrar = Registrar::new(SETTINGS, rng.u64(..));
+        self.registrar = registrar(rng);
         if let Some(lost) = self.under_way.take() {
             let late = lost.done_at.map(|at| (at, lost.request, lost.author));
             self.late.extend(late);
@@ -356,7 +371,7 @@ impl Announcer {
 
     fn run_late(&mut self, store: &mut Store, now: Moment) -> Result<(), String> {
         for (at, request, author) in self.late.extract_if(.., |(at, ..)| *at <= now) {
-            store.execute(&request, &author, at)?;
+            store.execute_late(&request, &author, at)?;
         }
         Ok(())
     }

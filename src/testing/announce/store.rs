@@ -1,5 +1,6 @@
 //! A model of etcd: revisions, leases, transactions, history. And the judge of every write.
 
+use super::announcer::{FURTHER, further_key};
 use crate::announce::lease::protocol::{Entry, Header, LeaseId, Op, Request, Response, Revision};
 use crate::clock::Moment;
 use crate::endpoint::{Endpoint, Key, Since};
@@ -44,6 +45,9 @@ pub(crate) struct Store {
     belated: BTreeSet<LeaseId>,
     /// The NOSPACE alarm: no put, no grant.
     pub(crate) full: bool,
+    /// Keys that a request put which came late.
+    late: BTreeSet<Key>,
+    is_late: bool,
     /// The keys that no announcer has a right to.
     pub(crate) denied: BTreeSet<Key>,
     ttl: Duration,
@@ -147,6 +151,19 @@ impl Store {
         self.leases.values().min().copied()
     }
 
+    /// The same for a request whose author has given it up.
+    pub(crate) fn execute_late(
+        &mut self,
+        request: &Request,
+        author: &Author,
+        now: Moment,
+    ) -> Result<Response, String> {
+        self.is_late = true;
+        let result = self.execute(request, author, now);
+        self.is_late = false;
+        result
+    }
+
     /// Does a request at `now`, and says so if it may not.
     pub(crate) fn execute(
         &mut self,
@@ -221,7 +238,11 @@ impl Store {
         if !ops.iter().all(|op| self.holds(op, lease)) {
             return Ok(Response::ConditionFailed(
                 self.header(),
-                self.read(ops.iter().map(Op::key)),
+                self.read(
+                    ops.iter()
+                        .map(Op::key)
+                        .chain(ops.iter().flat_map(Op::primary)),
+                ),
             ));
         }
         if ops.iter().any(Op::is_put) {
@@ -237,19 +258,52 @@ impl Store {
         self.revision += 1;
         for op in ops {
             self.judge(op, author)?;
-            match op {
+        }
+        for op in ops {
+            if self.is_late && op.is_put() {
+                self.late.insert(op.key().clone());
+            } else {
+                self.late.remove(op.key());
+            }
+            match op.innermost() {
                 Op::Create(key, value) | Op::Update(key, value) | Op::TakeOver(key, value, _) => {
                     self.put(key, value.clone(), lease);
                 }
                 Op::Delete(key) | Op::Clear(key, _) => self.delete(key),
+                Op::IfStands(..) => return Err("a condition within a condition".to_owned()),
             }
         }
+        self.no_further_key_drains(ops)?;
         Ok(Response::Written(self.header()))
+    }
+
+    /// A further key goes in the transaction that makes its primary drain, and comes in none beside one that drains.
+    fn no_further_key_drains(&self, ops: &[Op]) -> Result<(), String> {
+        for op in ops.iter().filter(|op| op.is_put()) {
+            let key = op.key().as_str();
+            let primary = key.strip_prefix(FURTHER).unwrap_or(key);
+            let primary: Key = primary.parse().map_err(|e| format!("{key}: {e}"))?;
+            let further = further_key(&primary);
+            let (Some(main), Some(other)) =
+                (self.entries.get(&primary), self.entries.get(&further))
+            else {
+                continue;
+            };
+            let draining = Endpoint::decode(&main.value).is_ok_and(|it| it.is_draining());
+            if draining && main.lease == other.lease && !self.late.contains(&further) {
+                return Err(format!("{primary} drains, and {further} stands: {ops:?}"));
+            }
+        }
+        Ok(())
     }
 
     fn holds(&self, op: &Op, lease: LeaseId) -> bool {
         let entry = self.entries.get(op.key());
         match op {
+            Op::IfStands(primary, version, op) => {
+                let primary = self.entries.get(primary);
+                primary.is_some_and(|e| e.version() == *version) && self.holds(op, lease)
+            }
             Op::Create(..) => entry.is_none(),
             Op::Update(..) | Op::Delete(_) => entry.is_some_and(|e| e.lease == lease),
             Op::TakeOver(_, _, version) | Op::Clear(_, version) => {
@@ -260,11 +314,25 @@ impl Store {
 
     /// The rules of ownership, written down a second time, from the design and not from the code.
     fn judge(&mut self, op: &Op, author: &Author) -> Result<(), String> {
+        let op = op.innermost();
         let Some(entry) = self.entries.get(op.key()) else {
             return Ok(());
         };
         if author.leases.contains(&entry.lease) {
             return Ok(());
+        }
+        if let Some(primary) = op.key().as_str().strip_prefix(FURTHER) {
+            let primary = primary
+                .parse()
+                .ok()
+                .and_then(|key: Key| self.entries.get(&key));
+            let came_together = primary.is_some_and(|it| it.lease == entry.lease);
+            return match op {
+                Op::TakeOver(..) if came_together => Ok(()),
+                _ => Err(format!(
+                    "{op:?} by {author:?} over {entry:?}, beside {primary:?}"
+                )),
+            };
         }
         let theirs = Endpoint::decode(&entry.value).ok();
         let theirs = theirs.map(|theirs| (theirs.since, theirs.container));
@@ -282,7 +350,7 @@ impl Store {
                 let ours = Endpoint::decode(value).map_err(|e| format!("put junk: {e}"))?;
                 theirs <= Some((ours.since, ours.container))
             }
-            Op::Create(..) | Op::Update(..) | Op::Delete(_) => false,
+            Op::Create(..) | Op::Update(..) | Op::Delete(_) | Op::IfStands(..) => false,
         };
         // A key without a lease has no announcer.
         let conditional = matches!(op, Op::Clear(..) | Op::TakeOver(..));

@@ -36,6 +36,8 @@ pub(crate) struct AnnounceTotals {
     pub(crate) by_engine: usize,
     /// Stops that a sidekick was told of when they began.
     pub(crate) stops: usize,
+    /// Further keys that another holder still had.
+    pub(crate) further_held: usize,
 }
 
 impl AnnounceTotals {
@@ -67,6 +69,7 @@ impl AnnounceTotals {
         self.by_kernel += other.by_kernel;
         self.by_engine += other.by_engine;
         self.stops += other.stops;
+        self.further_held += other.further_held;
     }
 
     pub(crate) fn is_thorough(&self) -> bool {
@@ -103,7 +106,9 @@ impl AnnounceTotals {
                 LeaseEvent::LeaseLost(_) => self.leases_lost += 1,
                 LeaseEvent::HistoryReset => self.resets += 1,
                 LeaseEvent::Healed { .. } => self.heals += 1,
-                LeaseEvent::TookOver { .. }
+                LeaseEvent::FurtherKeyHeld(..) => self.further_held += 1,
+                LeaseEvent::FurtherKeyRefused(..)
+                | LeaseEvent::TookOver { .. }
                 | LeaseEvent::Resumed(_)
                 | LeaseEvent::BadValue { .. }
                 | LeaseEvent::Cleared(_) => {}

@@ -103,6 +103,11 @@ impl Sidekick {
         Announce::of(&["list"])
     }
 
+    /// `sidekick export --format FORMAT …`
+    pub fn export(format: &str) -> Announce {
+        Announce::of(&["export", "--format", format])
+    }
+
     /// `sidekick agent …`
     pub fn agent() -> Announce {
         Announce::of(&["agent"])

@@ -162,7 +162,7 @@ mod tests {
     use super::super::tests::instance;
     use super::*;
     use crate::agent::model::host_addresses::HostAddresses;
-    use crate::agent::model::membership::DesiredService;
+    use crate::membership::DesiredService;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 

@@ -4,8 +4,8 @@ use super::*;
 use crate::agent::model::backends::Backends;
 use crate::agent::model::backends::tests::instance;
 use crate::agent::model::host_addresses::HostAddresses;
-use crate::agent::model::membership::DesiredService;
 use crate::catalog::Instances;
+use crate::membership::DesiredService;
 use proptest::prelude::*;
 
 fn bind(text: &str) -> Bind {

@@ -2,6 +2,7 @@
 //! when everything goes wrong at once is in registrar_simulation.rs.)
 
 mod batches;
+mod further;
 mod handover;
 mod keys;
 

@@ -1,9 +1,9 @@
 //! What must be true when it is calm.
 
-use super::super::announcer::Announcer;
+use super::super::announcer::{Announcer, further_key};
 use super::AnnounceWorld;
 use crate::announce::lease::protocol::KeyStatus;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Key};
 
 impl AnnounceWorld {
     /// Whoever sees its container knows whether it runs, and since when; and takes no other life for one that is stopped.
@@ -36,6 +36,7 @@ impl AnnounceWorld {
             let right = |a: &Announcer| (a.since, a.container.clone());
             let best = claimants.clone().max_by_key(|a| right(a));
             let entry = self.store.entries.get(key);
+            self.check_further(key)?;
             let Some(best) = best else {
                 match entry {
                     // It was put by hand, without a lease, and no announcer is there to take it over.
@@ -72,6 +73,22 @@ impl AnnounceWorld {
             }
         }
         Ok(())
+    }
+
+    /// A further key stands beside a key that serves, on its lease, and beside no other.
+    fn check_further(&self, key: &Key) -> Result<(), String> {
+        let serving = self.store.entries.get(key).filter(|entry| {
+            let value = Endpoint::decode(&entry.value);
+            entry.lease != 0 && value.is_ok_and(|it| !it.is_draining())
+        });
+        let further = self.store.entries.get(&further_key(key));
+        if serving.map(|it| it.lease) == further.map(|it| it.lease) {
+            Ok(())
+        } else {
+            Err(format!(
+                "{key} is {serving:?}, and its further key {further:?}"
+            ))
+        }
     }
 
     /// Standing by is told once for every holder, and a holder changes only by a fault.
