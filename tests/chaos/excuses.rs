@@ -90,7 +90,9 @@ impl<'r> Excuses<'r> {
         // Where etcd takes no puts, the next process can't have a lease before the last one's is over.
         let full = self.spans(|what| what == What::NoSpace, RECOVERY);
         let dead = dead.iter().map(|span| {
-            let meanwhile = full.iter().filter(|it| it.from < span.to && it.to > span.from);
+            let meanwhile = full
+                .iter()
+                .filter(|it| it.from < span.to && it.to > span.from);
             Span::new(span.from, meanwhile.fold(span.to, |to, it| to.max(it.to)))
         });
         let dead = Spans::of(dead);
