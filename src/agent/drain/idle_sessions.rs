@@ -10,8 +10,10 @@ use crate::clock::Moment;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A client that has said nothing yet gets so long to do so: it may just have connected.
-const FIRST_WORD: Duration = Duration::from_secs(1);
+/// A client of which the kernel has nothing yet gets so long to say something. It may just have connected, on a busy
+/// machine, or over a network that loses packets: one that is lost is sent again after 0.2, 0.6, 1.4 and 3 s. One that a
+/// pool has opened in advance delays the word by as much.
+const FIRST_WORD: Duration = Duration::from_secs(5);
 
 /// A session, by the process id of its worker and its own number.
 type SessionKey = (u32, u64);
@@ -70,10 +72,12 @@ impl IdleSessions {
             return false;
         }
         seen.look = look;
+        let speaker = ask(session);
         if from_client == 0 {
-            return seen.moved + FIRST_WORD <= now;
+            // HAProxy reads nothing of a client before the server has accepted: what it has said is in the kernel until then.
+            return speaker != LastSpeaker::Client && seen.moved + FIRST_WORD <= now;
         }
-        let speaker = match ask(session) {
+        let speaker = match speaker {
             LastSpeaker::Unknown => seen.speaker,
             known => known,
         };
@@ -127,9 +131,11 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_has_said_nothing_gets_a_second() {
-        let looks = idle(&[(0, 3, Server); 15]);
+    fn a_client_that_has_said_nothing_gets_five_seconds() {
+        let looks = idle(&[(0, 3, Server); 70]);
         let first = looks.iter().position(|idle| *idle);
-        assert_eq!(first, Some(13), "{looks:?}");
+        assert_eq!(first, Some(63), "{looks:?}");
+        let unheard = idle(&[(0, 0, Client); 90]);
+        assert_eq!(unheard, [false; 90], "its server hasn't accepted yet");
     }
 }

@@ -39,8 +39,17 @@ impl LastSpeaker {
     /// A doubt is never the server's: a session is ended where this says so.
     #[must_use]
     pub fn of(server: &ConnectionTimes, client: Option<&ConnectionTimes>) -> Self {
+        // A SYN is one, too: the server hasn't accepted, and HAProxy reads nothing of the client until it has.
         if server.unacknowledged > 0 {
             return Self::Client;
+        }
+        // Without any data there is no order among them: what is told are the moments at which the two connected.
+        let client_said = client.map_or(1, |it| it.segments_received) + server.segments_sent;
+        if client_said == 0 {
+            return match server.segments_received {
+                0 => Self::Unknown,
+                _ => Self::Server,
+            };
         }
         // On the connection to the server the client's bytes are sent; on the client's they come.
         let by_server = order(server.sent, server.received);
@@ -91,6 +100,29 @@ mod tests {
             segments_received: segments[0],
             segments_sent: segments[1],
         }
+    }
+
+    #[test]
+    fn a_server_that_has_not_accepted_is_waited_for_and_silence_is_nobodys_word() {
+        let silent = times([900, 950, 900], [0, 0]);
+        let connecting = ConnectionTimes {
+            unacknowledged: 1,
+            ..silent
+        };
+        let of = |server, client| LastSpeaker::of(&server, Some(&client));
+        let asked = times([2000, 900, 900], [1, 0]);
+        assert_eq!(of(connecting, silent), LastSpeaker::Client);
+        assert_eq!(of(connecting, asked), LastSpeaker::Client);
+        assert_eq!(of(silent, silent), LastSpeaker::Unknown);
+        assert_eq!(
+            of(times([800, 900, 900], [0, 1]), silent),
+            LastSpeaker::Client
+        );
+        let greeted = times([950, 900, 900], [1, 0]);
+        assert_eq!(
+            of(greeted, times([900, 950, 900], [0, 1])),
+            LastSpeaker::Server
+        );
     }
 
     /// As Linux 6.18 (250 ticks a second) had it of a HAProxy 2.6 with a server that answers each PING, and never a
