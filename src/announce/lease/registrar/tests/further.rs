@@ -244,3 +244,25 @@ fn a_transaction_has_no_more_operations_than_etcd_allows_and_tears_no_instance_a
     assert_eq!(written, 400);
     desk.waits();
 }
+
+#[test]
+fn a_hand_over_takes_the_further_keys_along() {
+    let mut desk = desk(LAYOUT, &[(1, announce(6379))]);
+    desk.written(5);
+    let former = desk.lease;
+    desk.registrar.hand_over();
+    let grant = desk.asks();
+    let Request::Grant(id, ttl) = grant else {
+        panic!("{grant:?} instead of a grant");
+    };
+    desk.lease = id;
+    desk.answer(&grant, Response::Granted(ttl));
+    let moved = desk.writes();
+    let [Op::TakeOver(primary, ..), Op::TakeOver(other, at, _)] = &moved[..] else {
+        panic!("{moved:?}");
+    };
+    assert_eq!((primary, other), (&key(1), &further(FIRST)));
+    assert_eq!(at, b"a:6379");
+    desk.written(6);
+    assert_eq!(desk.asks(), Request::Revoke(former));
+}
