@@ -22,7 +22,7 @@ use crate::agent::schedule::{MIN_PAUSE, POLL_INTERVAL, Schedule};
 use crate::catalog::Catalog;
 use crate::clock::Moment;
 use crate::endpoint::Host;
-use crate::endpoint::control::ControlPrefix;
+use crate::endpoint::control::{ControlPrefix, InstanceName};
 use crate::systemd::{Pulse, Systemd};
 use crate::testing::config_grammar::fixed_config;
 use crate::testing::fake_haproxy::{FakeHaproxy, FakeWorld, ListeningState, now_or_never};
@@ -31,6 +31,7 @@ use etcd::FakeEtcd;
 use leaving::LeavingServers;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -52,6 +53,8 @@ struct AgentScene {
     addresses: watch::Sender<HostAddresses>,
     /// What the agent wants its control keys to be.
     control_keys: watch::Receiver<ControlKeys>,
+    /// Where HAProxy dialled each instance when it drained last: its key, and its name's address, may be others by now.
+    drained_at: BTreeMap<InstanceName, SocketAddr>,
     resolver: BTreeMap<String, [u8; 4]>,
     resolve_at: Moment,
     now: Moment,
@@ -156,6 +159,7 @@ impl AgentScene {
             },
             addresses,
             control_keys,
+            drained_at: BTreeMap::new(),
             resolver: BTreeMap::new(),
             resolve_at: now,
             now,

@@ -4,7 +4,6 @@ use super::{AgentScene, Totals};
 use crate::agent::control_loop::draining::ControlKeys;
 use crate::agent::haproxy::server_state::{DRAIN, MAINTENANCE};
 use crate::agent::model::backends::DrainingInstance;
-use crate::endpoint::Host;
 use crate::endpoint::control::{ControlKey, ControlPrefix, DrainWord, InstanceName};
 use crate::testing::fake_haproxy::now_or_never;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +29,9 @@ fn words(keys: &ControlKeys) -> BTreeMap<InstanceName, DrainWord> {
 impl AgentScene {
     /// As `ControlLoop::run` does. A word that is given at a look is true at that moment.
     pub(super) fn look(&mut self, totals: &mut Totals) -> Result<(), String> {
+        let draining = self.agent.desired.backends.draining().map(target);
+        self.drained_at
+            .extend(draining.filter_map(|(name, at)| Some((name, at?))));
         let before = self.control_keys.borrow().clone();
         now_or_never(self.agent.look(self.now));
         let after = self.control_keys.borrow().clone();
@@ -42,7 +44,7 @@ impl AgentScene {
                 continue;
             }
             totals.words += 1;
-            let Some(address) = self.address(&word) else {
+            let Some(address) = self.drained_at.get(&name).copied() else {
                 continue;
             };
             let sessions = self.world().sessions.with(address);
@@ -56,15 +58,6 @@ impl AgentScene {
             }
         }
         Ok(())
-    }
-
-    /// The address that a word is about. That of its instance may be another by now: a younger container's.
-    fn address(&self, word: &DrainWord) -> Option<SocketAddr> {
-        let ip = match &word.host {
-            Host::Ip(ip) => *ip,
-            Host::Name(name) => self.addresses.borrow().get(name)?,
-        };
-        Some(SocketAddr::new(ip, word.port.get()))
     }
 
     /// Whether a server with that address takes connections, of that service or of any.
