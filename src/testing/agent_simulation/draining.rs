@@ -4,6 +4,7 @@ use super::{AgentScene, Totals};
 use crate::agent::control_loop::draining::ControlKeys;
 use crate::agent::haproxy::server_state::{DRAIN, MAINTENANCE};
 use crate::agent::model::backends::DrainingInstance;
+use crate::endpoint::Host;
 use crate::endpoint::control::{ControlKey, ControlPrefix, DrainWord, InstanceName};
 use crate::testing::fake_haproxy::now_or_never;
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,20 +45,39 @@ impl AgentScene {
                 continue;
             }
             totals.words += 1;
-            let Some(address) = self.drained_at.get(&name).copied() else {
+            let Some(now) = self.address(&word) else {
                 continue;
             };
-            let sessions = self.world().sessions.with(address);
-            if sessions > 0 {
-                return Err(format!(
-                    "{word:?} about {name}, and {sessions} sessions with {address}"
-                ));
-            }
-            if self.takes_connections(Some(&name.service), address) {
-                return Err(format!("a word about {name}, which takes connections"));
+            // A name may have another address by now than the one that was drained; a key, another name.
+            let then = self.drained_at.get(&name).copied();
+            let then = then.filter(|it| it.port() == word.port.get());
+            let addresses = [now].into_iter().chain(then);
+            let untrue: Vec<_> = addresses
+                .map(|address| self.untrue(&name, address))
+                .collect();
+            if untrue.iter().all(Option::is_some) {
+                return Err(format!("{word:?} about {name}, and {untrue:?}"));
             }
         }
         Ok(())
+    }
+
+    /// Why it isn't true that this instance is drained at that address.
+    fn untrue(&mut self, name: &InstanceName, address: SocketAddr) -> Option<String> {
+        let sessions = self.world().sessions.with(address);
+        let takes = self.takes_connections(Some(&name.service), address);
+        (sessions > 0 || takes).then(|| {
+            format!("{sessions} sessions with {address}, which takes connections: {takes}")
+        })
+    }
+
+    /// The address that a word is about. That of its instance may be another by now: a younger container's.
+    fn address(&self, word: &DrainWord) -> Option<SocketAddr> {
+        let ip = match &word.host {
+            Host::Ip(ip) => *ip,
+            Host::Name(name) => self.addresses.borrow().get(name)?,
+        };
+        Some(SocketAddr::new(ip, word.port.get()))
     }
 
     /// Whether a server with that address takes connections, of that service or of any.
