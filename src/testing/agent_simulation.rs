@@ -21,7 +21,7 @@ use crate::agent::schedule::{MIN_PAUSE, POLL_INTERVAL, Schedule};
 use crate::catalog::Catalog;
 use crate::clock::Moment;
 use crate::endpoint::Host;
-use crate::endpoint::control::ControlPrefix;
+use crate::endpoint::control::{ControlPrefix, InstanceName};
 use crate::membership::Membership;
 use crate::membership::Retention;
 use crate::systemd::{Pulse, Systemd};
@@ -32,6 +32,7 @@ use etcd::FakeEtcd;
 use leaving::LeavingServers;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -53,6 +54,8 @@ struct AgentScene {
     addresses: watch::Sender<HostAddresses>,
     /// What the agent wants its control keys to be.
     control_keys: watch::Receiver<ControlKeys>,
+    /// Where HAProxy dialled each instance when it drained last: its key, and its name's address, may be others by now.
+    drained_at: BTreeMap<InstanceName, SocketAddr>,
     resolver: BTreeMap<String, [u8; 4]>,
     resolve_at: Moment,
     now: Moment,
@@ -158,6 +161,7 @@ impl AgentScene {
             },
             addresses,
             control_keys,
+            drained_at: BTreeMap::new(),
             resolver: BTreeMap::new(),
             resolve_at: now,
             now,

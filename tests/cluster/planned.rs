@@ -1,6 +1,6 @@
 //! Stops on purpose, with another instance up and clients of three habits: what they cost.
 //!
-//! `ROUNDS` in the environment says how many of each, 10 unless it is set; reboots are a tenth of them.
+//! `ROUNDS` in the environment says how many of each, 5 unless it is set; reboots are a tenth of them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ const LOOKS_OFTEN: &str = "redis-server --protected-mode no --save \"\" --hz 500
 fn rounds() -> usize {
     let rounds = std::env::var("ROUNDS").unwrap_or_default();
     let number = || rounds.parse().expect("ROUNDS is a number");
-    if rounds.is_empty() { 10 } else { number() }
+    if rounds.is_empty() { 5 } else { number() }
 }
 
 /// Each agent says at once that it lets the last instance of a service alone.

@@ -62,9 +62,12 @@ pub fn stops_the_sidekick_first(cluster: &Cluster) {
     assert!(!active, "the sidekick outlived systemctl stop");
     let signalled = engine_event(worker, "kill", began);
     let history = cluster.history(from);
-    let [gone] = &history[..] else {
-        panic!("one change was to be: {history:?}")
+    let [drains, gone] = &history[..] else {
+        panic!("two changes were to be: {history:?}")
     };
+    let says_so = |value: &String| value.contains(r#""status":"draining""#);
+    assert!(drains.put.as_ref().is_some_and(says_so), "{drains:?}");
+    assert_eq!(gone.put, None);
     let ms = (signalled - gone.unix_seconds()) * 1e3;
     assert!(ms > 0.0, "key gone {ms} ms before Redis got its signal");
     println!("    key gone {ms:.0} ms before Redis got its signal");

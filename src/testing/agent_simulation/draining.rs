@@ -30,6 +30,9 @@ fn words(keys: &ControlKeys) -> BTreeMap<InstanceName, DrainWord> {
 impl AgentScene {
     /// As `ControlLoop::run` does. A word that is given at a look is true at that moment.
     pub(super) fn look(&mut self, totals: &mut Totals) -> Result<(), String> {
+        let draining = self.agent.desired.backends.draining().map(target);
+        self.drained_at
+            .extend(draining.filter_map(|(name, at)| Some((name, at?))));
         let before = self.control_keys.borrow().clone();
         now_or_never(self.agent.look(self.now));
         let after = self.control_keys.borrow().clone();
@@ -42,20 +45,30 @@ impl AgentScene {
                 continue;
             }
             totals.words += 1;
-            let Some(address) = self.address(&word) else {
+            let Some(now) = self.address(&word) else {
                 continue;
             };
-            let sessions = self.world().sessions.with(address);
-            if sessions > 0 {
-                return Err(format!(
-                    "{word:?} about {name}, and {sessions} sessions with {address}"
-                ));
-            }
-            if self.takes_connections(Some(&name.service), address) {
-                return Err(format!("a word about {name}, which takes connections"));
+            // A name may have another address by now than the one that was drained; a key, another name.
+            let then = self.drained_at.get(&name).copied();
+            let then = then.filter(|it| it.port() == word.port.get());
+            let addresses = [now].into_iter().chain(then);
+            let untrue: Vec<_> = addresses
+                .map(|address| self.untrue(&name, address))
+                .collect();
+            if untrue.iter().all(Option::is_some) {
+                return Err(format!("{word:?} about {name}, and {untrue:?}"));
             }
         }
         Ok(())
+    }
+
+    /// Why it isn't true that this instance is drained at that address.
+    fn untrue(&mut self, name: &InstanceName, address: SocketAddr) -> Option<String> {
+        let sessions = self.world().sessions.with(address);
+        let takes = self.takes_connections(Some(&name.service), address);
+        (sessions > 0 || takes).then(|| {
+            format!("{sessions} sessions with {address}, which takes connections: {takes}")
+        })
     }
 
     /// The address that a word is about. That of its instance may be another by now: a younger container's.

@@ -29,6 +29,13 @@ impl LeavingServers {
         let (host, port, until) = self.until.get(target)?;
         (*until > now && !self.down.contains(target)).then_some((host, *port))
     }
+
+    /// The key that disappeared for a moment comes back at that time.
+    pub(super) fn is_back_at(&mut self, time: Moment) {
+        if let Some((at, ..)) = &mut self.back {
+            *at = time;
+        }
+    }
 }
 
 impl AgentScene {

@@ -109,6 +109,9 @@ impl AgentScene {
                 .entry(name.to_owned())
                 .or_insert([10, 0, 1, 9]);
         }
+        // What disappeared for a moment comes back, were it as a value that is none.
+        self.leaving.is_back_at(self.now);
+        self.come_back(totals);
         self.read_again();
         let start = self.now;
         // Looked up every 30 s, which isn't what is timed here.

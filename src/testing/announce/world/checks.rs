@@ -6,7 +6,7 @@ use crate::announce::lease::protocol::KeyStatus;
 use crate::endpoint::{Endpoint, Key};
 
 impl AnnounceWorld {
-    /// Whoever sees its container knows whether it runs, and since when; and takes no other life for one that is stopped.
+    /// A sidekick that sees its container knows whether it runs, and since when; and takes no other life for one that is stopped.
     pub(super) fn check_beliefs(&self) -> Result<(), String> {
         for announcer in self.announcers.iter().filter(|a| a.alive && !a.blind) {
             let container = &self.containers[&announcer.container];
