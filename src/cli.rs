@@ -8,6 +8,7 @@ pub use parse::one_line;
 
 use crate::agent::AgentArgs;
 use crate::announce::AnnounceArgs;
+use crate::doctor::DoctorArgs;
 use crate::drain::{DrainArgs, UndrainArgs};
 use crate::explain::ExplainArgs;
 use crate::export::ExportArgs;
@@ -64,6 +65,11 @@ pub enum CliCommand {
     ///
     /// Exit status: 0 if it is, 1 if it is not, or does not answer.
     Healthcheck(HealthcheckArgs),
+    /// Look for what keeps announce or agent from working on this machine, and say what to do; write nothing
+    ///
+    /// Takes all options of both, and asks the Docker Engine, each member of etcd, HAProxy and systemd. Exit status: 0 if
+    /// nothing fails, 1 if something does.
+    Doctor(Box<DoctorArgs>),
 }
 
 impl Cli {
@@ -80,6 +86,7 @@ impl Cli {
             CliCommand::Undrain(args) => &args.instance.log,
             CliCommand::Wait(args) => &args.log,
             CliCommand::Healthcheck(args) => &args.log,
+            CliCommand::Doctor(args) => args.log(),
         }
     }
 }

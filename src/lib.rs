@@ -9,6 +9,7 @@
 //! ```text
 //! main.rs, cli.rs       the subcommands, telemetry, signals, exit codes
 //! explain.rs, list.rs   what the operator asks; drain.rs (a wish), wait.rs and healthcheck.rs
+//! doctor/               what is wrong with this machine: judgement (P), and thin probes
 //! export/               the instances in other readers' formats (P), and the file that follows etcd
 //! announce/             the job `sidekick announce`
 //!   drain/              operators' wishes, and a shutdown that waits for the agents
@@ -103,6 +104,7 @@ pub mod catalog;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 pub mod drain;
 pub mod endpoint;
 pub mod etcd;

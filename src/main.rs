@@ -4,6 +4,7 @@ use sidekick::agent::{self, AgentConfig};
 use sidekick::announce::{self, AnnounceConfig};
 use sidekick::cli::{Cli, CliCommand, ignored_variables, one_line};
 use sidekick::config::ConfigError;
+use sidekick::doctor::{self, DoctorConfig, DoctorFormat};
 use sidekick::drain::{self, DrainConfig, InstanceConfig};
 use sidekick::explain::{self, ExplainConfig};
 use sidekick::export::{self, ExportConfig};
@@ -59,7 +60,15 @@ fn start(command: CliCommand) -> ExitCode {
             return complain(&error.to_string(), status);
         }
         (Err(error), _) => Err(error.into()),
-        (Ok(runtime), Ok(job)) => {
+        (Ok(runtime), Ok(mut job)) => {
+            // The doctor's report has them.
+            let ignored = match &mut job {
+                Job::Doctor(config) => {
+                    config.ignored_variables = ignored;
+                    Vec::new()
+                }
+                _ => ignored,
+            };
             for line in ignored {
                 tracing::warn!("{line}");
             }
@@ -85,6 +94,7 @@ enum Job {
     Undrain(InstanceConfig),
     Wait(WaitConfig),
     Healthcheck(HealthcheckConfig),
+    Doctor(Box<DoctorConfig>),
 }
 
 fn checked(command: CliCommand) -> Result<Job, ConfigError> {
@@ -98,6 +108,7 @@ fn checked(command: CliCommand) -> Result<Job, ConfigError> {
         CliCommand::Undrain(args) => Job::Undrain(InstanceConfig::new(&args.instance)?),
         CliCommand::Wait(args) => Job::Wait(WaitConfig::new(args)?),
         CliCommand::Healthcheck(args) => Job::Healthcheck(HealthcheckConfig::new(&args)?),
+        CliCommand::Doctor(args) => Job::Doctor(Box::new(DoctorConfig::new(*args)?)),
     })
 }
 
@@ -137,6 +148,16 @@ async fn run(job: Job) -> anyhow::Result<ExitCode> {
             let answer = healthcheck::run(&config).await?;
             writeln!(io::stdout(), "{}", answer.line)?;
             return Ok(ExitCode::from(u8::from(!answer.well)));
+        }
+        Job::Doctor(config) => {
+            let report = doctor::run(&config).await?;
+            let text = match config.output {
+                DoctorFormat::Text => report.to_text(),
+                DoctorFormat::Json => report.to_json()?,
+            };
+            telemetry::flush();
+            io::stdout().write_all(text.as_bytes())?;
+            return Ok(ExitCode::from(u8::from(!report.is_well())));
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -31,7 +31,7 @@ pub const DEFAULT_FORGET: &str = "1h";
 const DEBIANS_FILE: &str = "/etc/haproxy/haproxy.cfg";
 
 /// Where ours is, unless systemd gives us a StateDirectory=.
-const OUR_DIRECTORY: &str = "/var/lib/sidekick";
+pub(crate) const OUR_DIRECTORY: &str = "/var/lib/sidekick";
 
 /// Where a HAProxy is looked for: Debian's package, and the official image.
 const PROGRAMS: [&str; 2] = ["/usr/sbin/haproxy", "/usr/local/sbin/haproxy"];

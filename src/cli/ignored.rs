@@ -26,6 +26,7 @@ pub fn ignored_variables(
     let (etcd, container) = match command {
         CliCommand::Announce(args) => (&args.etcd, Some(&args.container)),
         CliCommand::Explain(args) => (&args.etcd, Some(&args.container)),
+        CliCommand::Doctor(args) => (args.etcd(), Some(args.container())),
         CliCommand::Agent(args) => (&args.etcd, None),
         CliCommand::List(args) => (&args.etcd, None),
         CliCommand::Export(args) => (&args.etcd, None),

@@ -10,7 +10,15 @@ use syn::{Item, UseTree};
 const FLOORS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["drain", "explain", "export", "healthcheck", "list", "wait"],
+    &[
+        "doctor",
+        "drain",
+        "explain",
+        "export",
+        "healthcheck",
+        "list",
+        "wait",
+    ],
     &["announce", "agent"],
     &["agent::control_loop", "agent::dry_run"],
     &["agent::event_log", "agent::monitor"],

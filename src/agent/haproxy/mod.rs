@@ -3,7 +3,7 @@
 pub(crate) mod api;
 pub mod base_config;
 pub(crate) mod bind_errors;
-mod bind_probe;
+pub(crate) mod bind_probe;
 pub(crate) mod config_file;
 pub(crate) mod executor;
 pub mod file_content;

@@ -149,7 +149,7 @@ pub(super) async fn engine_info(docker: &Docker) -> EngineInfo {
     }
 }
 
-fn since_1970(date: &str) -> Option<Duration> {
+pub(super) fn since_1970(date: &str) -> Option<Duration> {
     let nanos = OffsetDateTime::parse(date, &Rfc3339).ok()?;
     let nanos = u64::try_from(nanos.unix_timestamp_nanos()).ok()?;
     Some(Duration::from_nanos(nanos))

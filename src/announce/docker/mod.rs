@@ -1,5 +1,6 @@
 //! What the Docker Engine says: asked with deadlines, watched for ever.
 
+pub mod calls;
 pub mod client;
 pub mod events;
 #[cfg(any(test, fuzzing))]
