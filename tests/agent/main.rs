@@ -31,6 +31,7 @@ mod both_ways;
 mod burst;
 mod conversation;
 mod crash;
+mod doctor;
 mod drain;
 mod drain_word;
 mod dry_run;

@@ -16,6 +16,7 @@ mod all;
 mod also;
 mod crash;
 mod docker_wire;
+mod doctor;
 mod drain;
 mod drain_commands;
 mod engine_clock;

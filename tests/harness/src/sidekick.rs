@@ -108,6 +108,11 @@ impl Sidekick {
         Announce::of(&["export", "--format", format])
     }
 
+    /// `sidekick doctor JOB -o json …`
+    pub fn doctor(job: &str) -> Announce {
+        Announce::of(&["doctor", job, "-o", "json"])
+    }
+
     /// `sidekick agent …`
     pub fn agent() -> Announce {
         Announce::of(&["agent"])
