@@ -1,18 +1,19 @@
 //! `sidekick list`: what is registered, for a person or for a program. Writes nothing to etcd.
 
 mod config;
+mod gather;
+mod screen;
 mod table;
+mod terminal;
+mod watch;
 mod wishes;
 
 pub use config::{ListArgs, ListConfig, Output};
 
-use crate::agent::haproxy::health::{ServerHealth, server_health};
-use crate::agent::haproxy_on_this_machine;
-use crate::announce::drain::wishes::read_once;
+use crate::agent::haproxy::health::ServerHealth;
 use crate::catalog::{Catalog, RawKeyValue, Services};
+use crate::endpoint::Protocol;
 use crate::endpoint::control::DrainWish;
-use crate::endpoint::{Endpoint, Protocol, Status};
-use crate::etcd::EtcdError;
 use crate::etcd::members::Members;
 use crate::etcd::reader::{self, Change, Update};
 use crate::export::prometheus::targets;
@@ -20,18 +21,23 @@ use crate::log_writer::{flush, say};
 use crate::shutdown::Shutdown;
 use crate::systemd::Pulse;
 use etcd_client::KeyValue;
-use futures_util::stream::{self, StreamExt};
+use gather::{Gathered, gather};
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{ErrorKind, Write};
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::Arc;
+use terminal::Terminal;
 use tokio::sync::mpsc;
-
-/// The most requests for a lease's TTL at once.
-const AT_ONCE: usize = 32;
 
 /// The most updates that wait while a table is printed.
 const UPDATES_WAITING: usize = 16;
+
+/// Whether the table is drawn on the terminal that the log goes to as well, where its lines would stand in the table.
+#[must_use]
+pub fn shares_terminal_with_log(args: &ListArgs) -> bool {
+    let draws = args.watch && args.output == Output::Table;
+    draws && Terminal::of_stdout().is_some() && std::io::stderr().is_terminal()
+}
 
 /// Prints, and with `--watch` goes on until `shutdown`.
 ///
@@ -51,7 +57,14 @@ pub async fn run(config: &ListConfig, mut shutdown: Shutdown) -> anyhow::Result<
         updates,
         Pulse::default(),
     );
+    let terminal = match config.output {
+        Output::Table => Terminal::of_stdout(),
+        Output::Json | Output::Prometheus => None,
+    };
     let follow = async {
+        if let Some(terminal) = terminal {
+            return watch::run(config, &members, news, terminal).await;
+        }
         let mut kvs = BTreeMap::new();
         while let Some(update) = news.recv().await {
             take(&mut kvs, update);
@@ -112,48 +125,8 @@ async fn print(
     members: &Members,
     kvs: &BTreeMap<Vec<u8>, KeyValue>,
 ) -> anyhow::Result<bool> {
-    let ttls = time_left(
-        members,
-        kvs.values()
-            .map(KeyValue::lease)
-            .filter(|lease| *lease != 0)
-            .collect(),
-    )
-    .await;
-    let mut catalog = Catalog::for_any_protocol(config.prefix.clone());
-    catalog.replace(kvs.values().map(item));
-    let services = catalog.services().clone();
-    say_quarantined(config, &mut catalog);
-    let checked = haproxy_on_this_machine(&config.haproxy).await;
-    let mut rows = Vec::new();
-    for (service, instances) in &services {
-        if config.service.as_ref().is_some_and(|only| only != service) {
-            continue;
-        }
-        for instance in instances.keys() {
-            let key = format!("{}/{service}/{instance}", config.prefix);
-            let kv = kvs.get(key.as_bytes());
-            // The table holds only keys whose value can be decoded.
-            let Some((kv, Ok(endpoint))) = kv.map(|kv| (kv, Endpoint::decode(kv.value()))) else {
-                continue;
-            };
-            let ttl = ttls.get(&kv.lease()).copied();
-            let mut row = row(service, instance, &endpoint, ttl);
-            row.haproxy = checked
-                .as_ref()
-                .and_then(|all| server_health(all, service, instance));
-            rows.push(row);
-        }
-    }
-    let wishes = read_once(members, &config.control).await;
-    wishes::add_to(&mut rows, config.service.as_ref(), wishes);
-    if rows.is_empty() {
-        let what = match &config.service {
-            Some(service) => format!("no instance of {service}"),
-            None => "nothing".to_owned(),
-        };
-        say(format_args!("{what} is registered below {}", config.prefix));
-    }
+    let Gathered { rows, messages } = gather(config, members, kvs).await;
+    messages.iter().for_each(say);
     let text = match config.output {
         Output::Json => json(&rows)?,
         Output::Table if config.watch => table::columns(&rows) + "\n",
@@ -183,63 +156,11 @@ fn tcp_instances(config: &ListConfig, kvs: &BTreeMap<Vec<u8>, KeyValue>) -> Serv
         .collect()
 }
 
-/// Tells which keys are not listed, and why; where one service is asked for, those of that service alone.
-fn say_quarantined(config: &ListConfig, catalog: &mut Catalog) {
-    let only = config.service.as_ref();
-    let below = only.map(|service| format!("{}/{service}/", config.prefix));
-    for quarantined in catalog.take_quarantined() {
-        if below
-            .as_ref()
-            .is_none_or(|below| quarantined.is_below(below))
-        {
-            say(format_args!(
-                "quarantined: {}: {}",
-                quarantined.key, quarantined.reason
-            ));
-        }
-    }
-}
-
 fn item(kv: &KeyValue) -> RawKeyValue<'_> {
     RawKeyValue {
         key: kv.key(),
         value: kv.value(),
         create_revision: kv.create_revision(),
-    }
-}
-
-/// The seconds that each lease has left, without leases that are just expiring or whose request failed.
-async fn time_left(members: &Members, leases: BTreeSet<i64>) -> BTreeMap<i64, i64> {
-    let ask = |lease| async move {
-        let answer = members
-            .call(|mut client| async move { client.lease_time_to_live(lease, None).await })
-            .await;
-        answer.map(|answer| (lease, answer.ttl()))
-    };
-    let answers = stream::iter(leases).map(ask).buffer_unordered(AT_ONCE);
-    let known = answers.filter_map(|answer: Result<_, EtcdError>| async {
-        answer.ok().filter(|(_, ttl)| *ttl >= 0)
-    });
-    known.collect().await
-}
-
-fn row(service: &str, instance: &str, endpoint: &Endpoint, ttl: Option<i64>) -> Row {
-    Row {
-        service: service.to_owned(),
-        instance: instance.to_owned(),
-        host: endpoint.host.to_string(),
-        port: endpoint.port.get(),
-        container: endpoint.container.clone(),
-        since: endpoint.since.map(|since| since.to_string()),
-        status: if endpoint.status == Some(Status::Draining) {
-            "draining"
-        } else {
-            "serving"
-        },
-        ttl,
-        protocol: endpoint.protocol,
-        haproxy: None,
-        wish: None,
     }
 }
 
@@ -249,7 +170,9 @@ fn json(rows: &[Row]) -> serde_json::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::gather::row;
     use super::*;
+    use crate::endpoint::Endpoint;
 
     fn rows() -> Vec<Row> {
         let full = Endpoint::decode(br#"{"host":"ip-172-31-24-253","port":6379,"container":"593ee5d76755","since":"2026-11-23T05:06:06.123456789Z"}"#).unwrap();

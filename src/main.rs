@@ -14,6 +14,7 @@ use sidekick::wait::{self, WaitConfig};
 use sidekick::{log_writer, shutdown, telemetry};
 use std::io::{self, Write};
 use std::process::ExitCode;
+use tracing::level_filters::LevelFilter;
 
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
@@ -29,7 +30,14 @@ fn main() -> ExitCode {
     }
     let status = match Cli::read() {
         Ok(cli) => {
-            telemetry::init(cli.log().log_level, cli.log().log_format);
+            let level = match &cli.command {
+                // The table says what the operator has to know; `2>FILE` keeps the log.
+                CliCommand::List(args) if list::shares_terminal_with_log(args) => {
+                    args.log.log_level.min(LevelFilter::ERROR)
+                }
+                _ => cli.log().log_level,
+            };
+            telemetry::init(level, cli.log().log_format);
             start(cli.command)
         }
         // --help and --version are no errors.

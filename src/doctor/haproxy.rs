@@ -165,7 +165,9 @@ fn no_socket(haproxy: &Subject, answers: &HaproxyAnswers, fault: &SocketFault) -
         SocketFault::Absent => format!("there is no {socket}"),
         SocketFault::NoRight => format!("this user may not open {socket}"),
         SocketFault::NotListening => format!("nothing listens at {socket}"),
-        SocketFault::NoMaster(why) => format!("{socket}: {why}"),
+        SocketFault::NoMaster(why) => {
+            format!("{socket} is no socket of a HAProxy master with a worker: {why}")
+        }
     };
     match (answers.is_supervised, fault) {
         (true, SocketFault::Absent | SocketFault::NotListening) => {

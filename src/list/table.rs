@@ -6,8 +6,14 @@ use crate::endpoint::Protocol;
 
 /// Everything but the last column is ASCII, so that a column is as wide as its longest text.
 pub(super) fn columns(rows: &[Row]) -> String {
+    let lines = lines(rows);
+    lines.into_iter().map(|line| line + "\n").collect()
+}
+
+/// The head, and a line for each row; nothing where there are no rows.
+pub(super) fn lines(rows: &[Row]) -> Vec<String> {
     if rows.is_empty() {
-        return String::new();
+        return Vec::new();
     }
     // A column that is empty in each row isn't there.
     let optional = Optional {
@@ -42,7 +48,7 @@ pub(super) fn columns(rows: &[Row]) -> String {
             .zip(&widths)
             .map(|(cell, width)| format!("{cell:<width$}"))
             .collect();
-        cells.join("  ").trim_end().to_owned() + "\n"
+        cells.join("  ").trim_end().to_owned()
     };
     lines.iter().map(line).collect()
 }

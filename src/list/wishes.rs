@@ -2,24 +2,21 @@
 
 use super::Row;
 use crate::endpoint::control::{DrainWish, InstanceName};
-use crate::log_writer::say;
 use std::collections::BTreeMap;
 
-/// Adds the wishes to the rows; says which are for instances that are not registered.
+/// Adds the wishes to the rows; returns a line for each that is for an instance that is not registered.
 pub(super) fn add_to(
     rows: &mut [Row],
     service: Option<&String>,
     mut wishes: BTreeMap<InstanceName, DrainWish>,
-) {
+) -> Vec<String> {
     for row in rows {
         let name = InstanceName::new(&row.service, &row.instance);
         row.wish = name.and_then(|name| wishes.remove(&name));
     }
-    for (name, wish) in wishes {
-        if service.is_none_or(|only| *only == name.service) {
-            say(format_args!(
-                "{name} is to drain, and is not registered{wish}"
-            ));
-        }
-    }
+    let others = wishes.into_iter();
+    others
+        .filter(|(name, _)| service.is_none_or(|only| *only == name.service))
+        .map(|(name, wish)| format!("{name} is to drain, and is not registered{wish}"))
+        .collect()
 }

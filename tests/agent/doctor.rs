@@ -75,7 +75,10 @@ async fn a_path_that_is_no_master_socket_is_told() {
     let directory = scene.dir.path().to_str().unwrap();
     let file = scene.file();
     // The second one is a listener of HAProxy's, and no master.
-    for (name, words) in [("nothing", "there is no "), ("other", "no worker")] {
+    for (name, words) in [
+        ("nothing", "there is no "),
+        ("other", "is no socket of a HAProxy master"),
+    ] {
         let socket = format!("{directory}/{name}");
         let options = [
             "--haproxy-master",

@@ -42,6 +42,7 @@ mod hold;
 mod hostile;
 mod judged;
 mod list;
+mod list_watch;
 mod listen;
 mod listeners;
 mod load;

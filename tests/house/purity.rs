@@ -95,6 +95,7 @@ const ROOMS: &[&str] = &[
     "http/exposition.rs",
     "http/page.rs",
     "http/page_changes.rs",
+    "list/screen.rs",
     "log_throttle.rs",
     "membership.rs",
     "membership/service_history.rs",

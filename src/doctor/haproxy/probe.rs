@@ -92,7 +92,11 @@ async fn running(socket: &Path) -> Result<RunningHaproxy, SocketFault> {
         _ => SocketFault::NoMaster(error.to_string()),
     })?;
     let processes = MasterSocket::new(socket.to_owned()).processes().await;
-    let processes = processes.map_err(|error| SocketFault::NoMaster(error.to_string()))?;
+    let processes = processes.map_err(|error| {
+        let text = error.to_string();
+        let why = text.rsplit(": ").next().unwrap_or_default();
+        SocketFault::NoMaster(why.to_owned())
+    })?;
     let mut sockets = sockets_of(processes.worker);
     if let (Some(all), Some(masters)) = (&mut sockets, sockets_of(processes.master)) {
         all.extend(masters);

@@ -484,7 +484,12 @@ impl Announce {
         }
     }
 
-    fn command(&self) -> Command {
+    /// Whether this environment variable is given.
+    pub(super) fn sets(&self, name: &str) -> bool {
+        self.environment.iter().any(|(given, _)| given == name)
+    }
+
+    pub(super) fn command(&self) -> Command {
         // The kernel kills it with the thread that started it, which is the test's own.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]);
