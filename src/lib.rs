@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! main.rs, cli.rs       the subcommands, telemetry, signals, exit codes
-//! explain.rs, list.rs   what the operator asks; drain.rs (a wish), wait.rs and healthcheck.rs
+//! explain.rs, list.rs   what the operator asks (a table, or a screen: P); drain.rs (a wish), wait.rs and healthcheck.rs
 //! doctor/               what is wrong with this machine: judgement (P), and thin probes
 //! export/               the instances in other readers' formats (P), and the file that follows etcd
 //! announce/             the job `sidekick announce`

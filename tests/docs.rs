@@ -10,7 +10,7 @@ use std::process::Command;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const README_WORDS: usize = 1_200;
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 10] = [
     "announce",
     "explain",
     "agent",
@@ -20,6 +20,7 @@ const COMMANDS: [&str; 9] = [
     "undrain",
     "wait",
     "healthcheck",
+    "doctor",
 ];
 
 /// Below these folders a path in a page is one of this repository.

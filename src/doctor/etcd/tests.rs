@@ -130,6 +130,13 @@ fn a_cluster_without_a_leader_fails_and_a_learner_is_warned_of() {
     };
     let leaderless = status(|it| it.has_leader = false);
     assert_eq!(bad(&[leaderless], true), [("leader", Grade::Fail)]);
+    let cut_off = || MemberAnswers {
+        status: Err(EtcdError::Unreachable("etcdserver: no leader".to_owned())),
+        ..dead("http://c:1")
+    };
+    assert_eq!(bad(&[cut_off()], true), [("leader", Grade::Fail)]);
+    let members = [cut_off(), member("http://a:1")];
+    assert_eq!(bad(&members, true), [("leader", Grade::Warn)]);
     let learner = status(|it| it.is_learner = true);
     assert_eq!(bad(&[learner], true), [("leader", Grade::Warn)]);
     let old = status(|it| it.version = "3.3.27".to_owned());
