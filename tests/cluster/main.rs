@@ -47,6 +47,7 @@ const SCENARIOS: &[Scenario] = scenarios![
     units::understands_the_units,
     units::sidekick_pulls_in_its_redis_and_nothing_else,
     units::starts_both,
+    units::the_doctor_judges_the_pair,
     units::stops_the_sidekick_first,
     units::comes_back_after_docker_kill,
     units::knows_a_death_under_a_frozen_engine,

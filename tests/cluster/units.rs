@@ -52,6 +52,62 @@ pub fn starts_both(cluster: &Cluster) {
     assert_eq!(changes, 1, "changes of the key from one start");
 }
 
+/// What `sidekick doctor` says on a machine where all is well, and once the pair has too little time to drain.
+pub fn the_doctor_judges_the_pair(cluster: &Cluster) {
+    let worker = &cluster.worker1;
+    let ask = || -> Vec<(String, String, String)> {
+        // As the units have it: the same variables.
+        let command =
+            "set -a; . /etc/default/sidekick; sidekick doctor announce --output json || true";
+        let found: serde_json::Value =
+            serde_json::from_str(&worker.run(&["sh", "-c", command])).expect("JSON");
+        let found = found.as_array().expect("an array").iter();
+        let word =
+            |it: &serde_json::Value, field: &str| it[field].as_str().unwrap_or_default().to_owned();
+        let found = found.map(|it| (word(it, "subject"), word(it, "check"), word(it, "grade")));
+        found.collect()
+    };
+    let bad = |found: Vec<(String, String, String)>| -> Vec<String> {
+        let bad = found.into_iter().filter(|(_, _, grade)| grade != "ok");
+        bad.map(|it| format!("{} {} {}", it.0, it.1, it.2))
+            .collect()
+    };
+    let unit = "unit redis-discovery@1.service";
+    let found = ask();
+    for check in ["BindsTo", "After", "TimeoutStopSec"] {
+        let ok = (unit.to_owned(), check.to_owned(), "ok".to_owned());
+        assert!(found.contains(&ok), "{check}: {found:?}");
+    }
+    let members = found
+        .iter()
+        .filter(|it| it.0.starts_with("etcd ") && it.1 == "write");
+    assert_eq!(members.count(), 3, "{found:?}");
+    assert_eq!(bad(found), [""; 0], "all is well");
+
+    // As docs/doctor.md has it: the rights of a user who is not root.
+    let as_the_unit = "systemd-run --pipe --quiet --property=DynamicUser=yes --property=SupplementaryGroups=docker \
+                       --property=EnvironmentFile=-/etc/default/sidekick /usr/local/bin/sidekick doctor announce";
+    let said = worker.run_words(as_the_unit);
+    println!("    {}", said.lines().last().unwrap_or_default());
+
+    let directory = "/etc/systemd/system/redis-discovery@.service.d";
+    worker.run(&["mkdir", directory]);
+    worker.write(
+        &format!("{directory}/hasty.conf"),
+        "[Service]\nTimeoutStopSec=5s\n",
+    );
+    assert_eq!(
+        bad(ask()),
+        [format!("{unit} file warn")],
+        "before daemon-reload"
+    );
+    worker.run(&["systemctl", "daemon-reload"]);
+    assert_eq!(bad(ask()), [format!("{unit} TimeoutStopSec fail")]);
+    worker.run(&["rm", "-r", directory]);
+    worker.run(&["systemctl", "daemon-reload"]);
+    assert_eq!(bad(ask()), [""; 0], "as before");
+}
+
 /// After= stops in reverse: the key is gone before Redis hears of it.
 pub fn stops_the_sidekick_first(cluster: &Cluster) {
     let worker = &cluster.worker1;
