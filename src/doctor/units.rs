@@ -97,8 +97,8 @@ impl Unit {
         let in_files = in_files
             .filter_map(|file| files.get(file))
             .find_map(|text| {
-                let values = text.lines().filter_map(assigned);
-                values.last()
+                let mut values = text.lines().filter_map(assigned);
+                values.next_back()
             });
         let words = self.lines("Environment").flat_map(str::split_whitespace);
         option
