@@ -107,7 +107,7 @@ async fn read(members: &Members, prefix: &str) -> Result<(), EtcdError> {
 
 /// A transaction that etcd carries out, and that changes nothing: `create_revision < 0` is true of no key, for one that is
 /// missing has 0, and so its delete is never done. etcd checks the rights of both branches and of the comparison before it
-/// compares anything (`checkTxnAuth` in etcd's `server/etcdserver/apply_auth.go`), and a delete takes the same right as a
+/// compares anything (`checkTxnAuth` in etcd 3.5's `server/etcdserver/apply_auth.go`), and a delete takes the same right as a
 /// put. Unlike a put it is taken while the alarm NOSPACE is raised, so that the right can be told then, too.
 async fn write(members: &Members, key: &str) -> Result<(), EtcdError> {
     let answer = members.call(|mut client| {
