@@ -27,8 +27,16 @@ impl AnnounceWorld {
         Ok(())
     }
 
-    /// The one with the best right holds each key, alone, on a living lease of its own.
+    /// Each key is as it ought to be, and its further key.
     pub(super) fn check_end(&self) -> Result<(), String> {
+        self.keys
+            .iter()
+            .try_for_each(|key| self.check_further(key))?;
+        self.check_holders()
+    }
+
+    /// The one with the best right holds each key, alone, on a living lease of its own.
+    pub(super) fn check_holders(&self) -> Result<(), String> {
         let up = |a: &&Announcer| a.alive && a.since.is_some();
         for key in &self.keys {
             let claimants = self.announcers.iter().filter(up);
@@ -36,7 +44,6 @@ impl AnnounceWorld {
             let right = |a: &Announcer| (a.since, a.container.clone());
             let best = claimants.clone().max_by_key(|a| right(a));
             let entry = self.store.entries.get(key);
-            self.check_further(key)?;
             let Some(best) = best else {
                 match entry {
                     // It was put by hand, without a lease, and no announcer is there to take it over.
