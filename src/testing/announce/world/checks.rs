@@ -1,6 +1,7 @@
 //! What must be true when it is calm.
 
-use super::super::announcer::{Announcer, further_key};
+use super::super::announcer::Announcer;
+use super::super::further::further_key;
 use super::AnnounceWorld;
 use crate::announce::lease::protocol::KeyStatus;
 use crate::endpoint::{Endpoint, Key};
