@@ -30,10 +30,11 @@ demo: build $(worker) ## the whole loop on real parts, one Redis killed; until C
 	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat
 	@exec demo/demo.sh $(sidekick) $(worker)
 
-picture: build $(worker) ## docs/demo.svg, from a run of the demo
-	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat
+picture: build $(worker) ## docs/demo.svg, from a run of the demo, and docs/page.png, from the test of the agent's page
+	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy socat chromium
 	demo/picture.sh $(sidekick) $(worker) >$(CARGO_TARGET_DIR)/demo.svg
-	mv $(CARGO_TARGET_DIR)/demo.svg docs/demo.svg
+	SIDEKICK_PAGE_PICTURE=$(abspath $(CARGO_TARGET_DIR))/page.png $(cargo_as_root) test --locked --features real --test agent a_picture_of_the_page
+	mv $(CARGO_TARGET_DIR)/demo.svg $(CARGO_TARGET_DIR)/page.png docs/
 
 # What needs no server, and of the tests with real parts those that a change breaks first and that take seconds. One set of features
 # for both, so that nothing is compiled twice. All the rest is for `make test`.
@@ -46,7 +47,7 @@ quick: check ## formatting, clippy, and the tests that take seconds: under 3 min
 	RUST_TEST_THREADS=8 $(cargo_as_root) test --locked --features real --test real --test agent -- $(quick_tests)
 
 test: check units build $(worker) ## everything that .ci/run runs: needs root or sudo, some 30 minutes on 2 cores
-	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy prometheus socat debootstrap promtool
+	@scripts/install docker dockerd ip etcd etcdctl redis-server redis-cli haproxy prometheus socat debootstrap promtool chromium
 	@rm -f $(CARGO_TARGET_DIR)/tmp/promises
 	SIDEKICK_SIM_SEEDS=5000 RUST_TEST_THREADS=8 $(cargo_as_root) test --locked --features real
 	RUST_TEST_THREADS=8 tests/matrix.sh $(cargo_as_root) -- newest
@@ -55,7 +56,7 @@ test: check units build $(worker) ## everything that .ci/run runs: needs root or
 	@sort -V $(CARGO_TARGET_DIR)/tmp/promises
 
 matrix: cargo ## tests/agent and tests/real on every version in reach, some 40 minutes; ROWS="haproxy-3.0 podman-4.3": those alone
-	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli haproxy prometheus debootstrap promtool
+	@scripts/install cc protoc docker dockerd ip etcd etcdctl redis-server redis-cli haproxy prometheus debootstrap promtool chromium
 	RUST_TEST_THREADS=4 tests/matrix.sh $(cargo_as_root) -- $(or $(ROWS),all)
 
 chaos: cargo ## everything real, and everything wrong by a seed, for MINUTES=3; SEED=N plays that one again

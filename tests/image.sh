@@ -17,6 +17,9 @@ source scripts/stage.sh
 readonly STEP_SECONDS=15
 readonly BUILD_SECONDS=1800 # 4 minutes on 2 idle cores
 readonly KEY=/services/redis/redis@1
+# The images' own health check, asked more often; of a sidekick that listens.
+readonly HEALTH=(--health-interval 1s --health-timeout 2s --health-retries 1)
+readonly LISTEN=(--env SIDEKICK_LISTEN=127.0.0.1:9469)
 
 main() {
     stage_open sidekick-image
@@ -75,8 +78,10 @@ start_etcd_and_redis() {
 # As docs/deploying.md has it, with etcd under a name that only DNS knows.
 finds_etcd_by_dns() {
     docker run --detach --name sidekick --network names --volume /var/run/docker.sock:/var/run/docker.sock \
+        "${HEALTH[@]}" "${LISTEN[@]}" \
         sidekick announce redis1 --key "$KEY" --host somewhere --etcd-endpoints http://etcd:2379 >/dev/null
     await 'key after start' key_is '"host":"somewhere","port":6379'
+    health_follows sidekick /sidekick
     docker stop redis1 >/dev/null
     await 'withdrawal after docker stop' key_is_gone
     docker start redis1 >/dev/null
@@ -87,7 +92,7 @@ finds_etcd_by_dns() {
     docker cp sidekick:/etc/ssl/certs/ca-certificates.crt "$stage/authorities" >/dev/null
     grep -q 'BEGIN CERTIFICATE' "$stage/authorities" || give_up 'no CA certificates'
     docker rm sidekick >/dev/null
-    echo 'ok  from scratch, with DNS: key there, gone with the container, back with it, gone with the sidekick'
+    echo 'ok  from scratch, with DNS: key there, gone with the container, back with it, gone with the sidekick; its health check'
 }
 
 # As little as it needs: no root, no capability, nothing to write to.
@@ -96,9 +101,11 @@ finds_etcd_in_hosts_file() {
     address=$(docker inspect --format '{{.NetworkSettings.Networks.names.IPAddress}}' etcd)
     docker run --detach --name sidekick --network names --add-host "only-in-hosts:$address" \
         --user "65534:$(stat -c %g "$stage/engine/docker.sock")" --read-only --cap-drop ALL --security-opt no-new-privileges \
+        "${HEALTH[@]}" \
         --volume /var/run/docker.sock:/var/run/docker.sock \
         sidekick announce redis1 --key "$KEY" --host somewhere --etcd-endpoints http://only-in-hosts:2379 >/dev/null
     await 'key after start' key_is '"host":"somewhere","port":6379'
+    await 'good health where nothing listens' health_is sidekick healthy
     docker stop sidekick >/dev/null
     key_is_gone || give_up 'the key outlived the sidekick'
     stopped_with_0 sidekick
@@ -120,7 +127,7 @@ the_whole_loop() {
     docker rm sidekick >/dev/null
     docker run --detach --name sidekick --network names --volume /var/run/docker.sock:/var/run/docker.sock \
         sidekick announce redis1 --key "$KEY" --host "$gateway" --etcd-endpoints http://etcd:2379 >/dev/null
-    docker run --detach --publish 80:80 --name discovery-agent --network names \
+    docker run --detach --publish 80:80 --name discovery-agent --network names "${HEALTH[@]}" "${LISTEN[@]}" \
         sidekick-agent --bind redis=:80 --stats :1936 --etcd-endpoints http://etcd:2379 >/dev/null
     await 'bar' worker_prints bar
     docker rm --force redis1 >/dev/null
@@ -128,6 +135,7 @@ the_whole_loop() {
     docker run --detach --name redis1 --publish 6380:6379 redis >/dev/null
     await 'bar from where Redis is now' worker_prints bar
     await 'statistics page' statistics
+    health_follows discovery-agent /usr/local/bin/sidekick
     # Another service costs a reload; the old worker and whatever else goes, and nothing stays behind as a zombie.
     docker exec etcd etcdctl put /services/web/web1 "{\"host\":\"$gateway\",\"port\":8080}" >/dev/null
     await 'reload' logged discovery-agent 'reloaded'
@@ -135,7 +143,7 @@ the_whole_loop() {
     await 'end of the old worker' processes discovery-agent 3
     agent_stops_with_0
     docker exec etcd etcdctl del /services/web/web1 >/dev/null
-    echo 'ok  the whole loop: bar, also after the instance moved and HAProxy was reloaded; gone with docker stop'
+    echo 'ok  the whole loop: bar, also after the instance moved and HAProxy was reloaded; its health check; gone with docker stop'
 }
 
 # Neither root (the image sees to that) nor capabilities, and nothing to write to but where the configuration lies. With
@@ -160,6 +168,23 @@ END
     await "connection in HAProxy's log" logged discovery-agent ' redis redis/redis::1 '
     agent_stops_with_0
     echo 'ok  the agent, neither root nor capabilities, nothing to write to'
+}
+
+# health_follows CONTAINER SIDEKICK: the image's HEALTHCHECK says that it is well; and no longer, while its sidekick does not answer
+health_follows() {
+    [[ $(docker inspect --format '{{json .Config.Healthcheck.Test}}' "$1") == "[\"CMD\",\"$2\",\"healthcheck\",\"--if-listening\"]" ]] ||
+        give_up "$1 has another HEALTHCHECK"
+    await "good health of $1" health_is "$1" healthy
+    docker exec "$1" "$2" healthcheck | grep -q 'the loop came round' || give_up "$1 does not answer its health check"
+    # A process that is stopped answers nothing, and health checks go on.
+    docker kill --signal STOP "$1" >/dev/null
+    await "bad health of $1" health_is "$1" unhealthy
+    docker kill --signal CONT "$1" >/dev/null
+    await "good health of $1 again" health_is "$1" healthy
+}
+
+health_is() {
+    [[ $(docker inspect --format '{{.State.Health.Status}}' "$1") == "$2" ]]
 }
 
 agent_stops_with_0() {

@@ -197,6 +197,7 @@ impl<P: HaproxyApi> ControlLoop<P> {
             .set_listeners(self.reconciler.listeners());
         let other_hosts = self.desired.backends.update(desired, &addresses);
         drop(addresses);
+        self.monitor.follows_etcd = self.schedule.etcd_heard.is_some();
         self.follow_draining(time);
         if other_hosts {
             self.inputs

@@ -32,6 +32,8 @@ pub(crate) struct AgentMonitor {
     page: watch::Sender<LatestPage>,
     page_is_old: bool,
     page_taken: Moment,
+    /// A pass has taken up what etcd told.
+    pub(super) follows_etcd: bool,
     line: String,
 }
 
@@ -58,6 +60,7 @@ impl Default for AgentMonitor {
             page: watch::Sender::new(Arc::new(AgentPage::default())),
             page_is_old: true,
             page_taken: Moment::ZERO,
+            follows_etcd: false,
             line: String::new(),
         }
     }

@@ -3,8 +3,9 @@
 use crate::agent::model::backends::{Backend, Backends, InstanceNames};
 use crate::agent::model::bind::Bind;
 use crate::agent::model::listeners::RefusedListener;
-use crate::catalog::{Catalog, Instance};
+use crate::catalog::{Catalog, Instance, Services};
 use crate::endpoint::Host;
+use crate::export::prometheus::targets;
 use crate::http::page::{
     InstanceState, InstanceView, MAX_QUARANTINED, PageSource, PageView, ServiceView,
 };
@@ -24,10 +25,12 @@ pub(crate) struct AgentPage {
     down: InstanceNames,
     quarantined: Vec<(String, String)>,
     quarantined_in_all: usize,
+    follows_etcd: bool,
 }
 
 impl AgentPage {
-    /// Takes the state. `status` is what systemd is told.
+    /// Takes the state. `status` is what systemd is told; `follows_etcd`: the backends are what etcd has told, and not
+    /// only what HAProxy's file was left with.
     pub(crate) fn new(
         status: &str,
         catalog: &Catalog,
@@ -35,6 +38,7 @@ impl AgentPage {
         backends: &Backends,
         listening: &BTreeMap<String, Bind>,
         refusals: &[RefusedListener],
+        follows_etcd: bool,
     ) -> Self {
         Self {
             status: status.to_owned(),
@@ -45,6 +49,7 @@ impl AgentPage {
             down: backends.down().clone(),
             quarantined: catalog.quarantine().take(MAX_QUARANTINED).collect(),
             quarantined_in_all: catalog.quarantined(),
+            follows_etcd,
         }
     }
 
@@ -122,5 +127,14 @@ impl PageSource for AgentPage {
             quarantined: self.quarantined.clone(),
             quarantined_in_all: self.quarantined_in_all,
         }
+    }
+
+    /// As `sidekick export --format prometheus`: also instances that HAProxy does not get.
+    fn targets(&self) -> Option<String> {
+        let services = self.services.iter();
+        let services: Services = services
+            .map(|(name, backend)| (name.clone(), backend.instances().clone()))
+            .collect();
+        self.follows_etcd.then(|| targets(&services))
     }
 }

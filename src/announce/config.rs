@@ -1,6 +1,7 @@
 //! What `announce` takes, and of it what `explain` takes too.
 
 use super::docker::client::DockerHost;
+use super::lease::registrar::LeaseSettings;
 use super::policy::eligibility::AddressOptions;
 use super::policy::layouts::Layouts;
 use super::policy::target::Target;
@@ -185,6 +186,14 @@ pub struct AnnounceConfig {
 }
 
 impl AnnounceConfig {
+    /// What the registrar is told of the lease.
+    pub(super) const fn lease_settings(&self) -> LeaseSettings {
+        LeaseSettings {
+            ttl: self.ttl,
+            interval: self.interval,
+        }
+    }
+
     /// Checks everything.
     ///
     /// # Errors

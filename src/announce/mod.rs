@@ -30,7 +30,6 @@ use drain::shutdown_drain::ShutdownDrain;
 use drain::{AgentReader, DrainInputs};
 use lease::executor::{Executor, REVOKE_DEADLINE};
 use lease::protocol::{DesiredKeys, KeyStatuses};
-use lease::registrar::LeaseSettings;
 use lease::shutdown_report::ShutdownReport;
 use monitor::{AnnounceMonitor, readiness};
 use policy::claims::{Claim, Evaluation, Evaluator, Outranked, assign_keys};
@@ -80,10 +79,7 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
         metrics: monitor.lease.clone(),
         shutdown: executor_stop,
     };
-    let settings = LeaseSettings {
-        ttl: config.ttl,
-        interval: config.interval,
-    };
+    let settings = config.lease_settings();
     let mut tasks = AnnounceTasks {
         executor: tokio::spawn(executor.run(settings)),
         watchers: JoinSet::new(),

@@ -17,6 +17,9 @@ pub const MAX_QUARANTINED: usize = 100;
 pub trait PageSource: Send + Sync {
     /// What is to be shown.
     fn view(&self) -> PageView;
+
+    /// The instances as Prometheus' list of targets; `None` before etcd has told what is registered.
+    fn targets(&self) -> Option<String>;
 }
 
 /// The latest state of a job, as the page's source.

@@ -26,7 +26,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant as StdInstant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -84,7 +84,7 @@ pub struct Site {
     pub turns: watch::Receiver<Option<LastTurn>>,
     /// What `/readyz` tells.
     pub readiness: watch::Receiver<Readiness>,
-    /// What `/` shows; `None`: there is no page.
+    /// What `/` and `/sd` show; `None`: there is neither.
     pub page: Option<watch::Receiver<LatestPage>>,
 }
 
@@ -188,12 +188,16 @@ impl Served {
                 let accept = request.headers().get(ACCEPT);
                 self.metrics(accept.and_then(|it| it.to_str().ok()).unwrap_or_default())
             }
-            ("/healthz", _) => self.health(),
+            ("/healthz", _) => {
+                let (well, line) = health(*self.site.turns.borrow(), StdInstant::now());
+                text(if_well(well), &line)
+            }
             ("/readyz", _) => {
                 let Readiness { ready, line } = self.site.readiness.borrow().clone();
                 text(if_well(ready), &line)
             }
             ("/", Some(_)) => self.page(),
+            ("/sd", Some(page)) => targets(page),
             // hyper sends no body to a HEAD, but would wait for the stream's end.
             ("/events", Some(_)) if *request.method() == Method::GET => self.follow(streams),
             ("/events", Some(_)) => answer(StatusCode::OK, "text/event-stream", Bytes::new()),
@@ -211,21 +215,6 @@ impl Served {
         } else {
             answer(StatusCode::OK, OPEN_METRICS, open_metrics.into())
         }
-    }
-
-    fn health(&self) -> Response<Body> {
-        let (well, line) = match *self.site.turns.borrow() {
-            None => (false, "the loop has not begun".to_owned()),
-            Some(LastTurn {
-                stuck: Some(name), ..
-            }) => (false, format!("the {name} loop is stuck")),
-            Some(LastTurn { at, .. }) => {
-                let ago = at.elapsed();
-                let seconds = ago.as_secs();
-                (ago < STUCK, format!("the loop came round {seconds} s ago"))
-            }
-        };
-        text(if_well(well), &line)
     }
 
     fn page(&self) -> Response<Body> {
@@ -254,11 +243,38 @@ impl Served {
     }
 }
 
+/// Whether the loops come round, and a line about it.
+fn health(turn: Option<LastTurn>, now: StdInstant) -> (bool, String) {
+    match turn {
+        None => (false, "the loop has not begun".to_owned()),
+        Some(LastTurn {
+            stuck: Some(name), ..
+        }) => (false, format!("the {name} loop is stuck")),
+        Some(LastTurn { at, .. }) => {
+            let ago = now.saturating_duration_since(at);
+            let seconds = ago.as_secs();
+            (ago < STUCK, format!("the loop came round {seconds} s ago"))
+        }
+    }
+}
+
 const fn if_well(well: bool) -> StatusCode {
     if well {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
+    }
+}
+
+/// For Prometheus' `http_sd_configs`, which keeps the targets that it has where the status is another than 200.
+fn targets(page: &watch::Receiver<LatestPage>) -> Response<Body> {
+    let latest = page.borrow().clone();
+    match latest.targets() {
+        Some(targets) => answer(StatusCode::OK, "application/json", targets.into()),
+        None => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "etcd has not told yet what is registered",
+        ),
     }
 }
 
@@ -283,4 +299,24 @@ fn respond(status: StatusCode, kind: &'static str, body: Body) -> Response<Body>
         HeaderValue::from_static("nosniff"),
     );
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_that_does_not_come_round_is_red_after_the_watchdogs_time_and_another_that_is_stuck_at_once()
+     {
+        let at = StdInstant::now();
+        let turn = |stuck| Some(LastTurn { at, stuck });
+        let short = STUCK - Duration::from_millis(1);
+        let well = (true, "the loop came round 29 s ago".to_owned());
+        assert_eq!(health(turn(None), at + short), well);
+        let late = (false, "the loop came round 30 s ago".to_owned());
+        assert_eq!(health(turn(None), at + STUCK), late);
+        let other = (false, "the etcd loop is stuck".to_owned());
+        assert_eq!(health(turn(Some("etcd")), at), other);
+        assert!(!health(None, at).0);
+    }
 }

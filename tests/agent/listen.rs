@@ -14,14 +14,14 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 /// An agent of that scene, not yet begun, that listens there.
-fn listening(mut scene: AgentScene) -> (AgentScene, SocketAddr) {
+pub(crate) fn listening(mut scene: AgentScene) -> (AgentScene, SocketAddr) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
     scene.argument(&format!("--listen={address}"));
     (scene, address)
 }
 
 /// With everything up, and the page answering.
-async fn started(mode: HaproxyMode) -> (AgentScene, SocketAddr) {
+pub(crate) async fn started(mode: HaproxyMode) -> (AgentScene, SocketAddr) {
     let (mut scene, address) = listening(AgentScene::new(mode, &[]).await);
     scene.begin().await;
     answers(address, "/readyz", 200).await;

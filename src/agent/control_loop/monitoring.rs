@@ -23,6 +23,7 @@ impl<P: HaproxyApi> ControlLoop<P> {
                 &self.desired.backends,
                 &self.reconciler.listening,
                 &self.report.refusals,
+                self.monitor.follows_etcd,
             );
             self.monitor.show(page, now);
         }

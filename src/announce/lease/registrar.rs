@@ -290,7 +290,7 @@ impl Registrar {
                 }
             }
             (_, Response::ConditionFailed(header, entries)) => {
-                self.sizes.write_failed();
+                self.sizes.condition_failed();
                 self.learn(header, entries);
             }
             (Request::Write(_, ops), failed) => {

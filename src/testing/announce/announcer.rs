@@ -2,6 +2,7 @@
 
 use super::clock::Clock;
 use super::draining::{AnnouncerView, DrainTotals, SimulatedDrain};
+use super::further::layouts;
 use super::handover::must_be_gone;
 use super::network::{UnderWay, send};
 use super::sight::{Delays, Sight};
@@ -13,7 +14,6 @@ use crate::announce::lease::protocol::{
     DesiredKey, DesiredKeys, KeyStatus, LeaseEvent, LeaseId, Request, Response, Step,
 };
 use crate::announce::lease::registrar::{LeaseSettings, Registrar};
-use crate::announce::policy::layouts::Layouts;
 use crate::clock::Moment;
 use crate::endpoint::{Endpoint, Key, Since, Status};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -25,20 +25,6 @@ pub(crate) const SETTINGS: LeaseSettings = LeaseSettings {
     ttl: Duration::from_secs(10),
     interval: Duration::from_secs(7),
 };
-
-/// Each instance has a further key: its own key below another prefix.
-pub(crate) const FURTHER: &str = "/read";
-
-fn registrar(rng: &mut fastrand::Rng) -> Registrar {
-    let template = format!("{FURTHER}/services/{{service}}/{{instance}}={{container}}");
-    let layouts = Layouts::parse(&[template], None).expect("a template");
-    Registrar::new(SETTINGS, rng.u64(..)).with_layouts(layouts)
-}
-
-/// The further key of an instance.
-pub(crate) fn further_key(key: &Key) -> Key {
-    Key::in_layout(&format!("{FURTHER}{key}")).expect("a key")
-}
 
 /// Writes within so long of each other are one wish's.
 const ONE_WISH: Duration = Duration::from_secs(5);
@@ -97,7 +83,7 @@ impl Announcer {
             stopping: false,
             blind: false,
             sight: Sight::new(rng),
-            registrar: registrar(rng),
+            registrar: Registrar::new(SETTINGS, rng.u64(..)).with_layouts(layouts()),
             leases: Vec::new(),
             alive: true,
             events: Vec::new(),
@@ -271,7 +257,7 @@ impl Announcer {
         self.sight.crashes(delays);
         (self.since, self.last_since, self.stopping) = (None, None, false);
         let rng = &mut *delays.rng;
-        self.registrar = registrar(rng);
+        self.registrar = Registrar::new(SETTINGS, rng.u64(..)).with_layouts(layouts());
         if let Some(lost) = self.under_way.take() {
             let late = lost.done_at.map(|at| (at, lost.request, lost.author));
             self.late.extend(late);

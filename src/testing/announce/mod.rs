@@ -5,6 +5,7 @@
 mod announcer;
 mod clock;
 mod draining;
+mod further;
 mod handover;
 mod network;
 mod sight;

@@ -1,6 +1,6 @@
 //! A model of etcd: revisions, leases, transactions, history. And the judge of every write.
 
-use super::announcer::{FURTHER, further_key};
+use super::further::{FURTHER, further_key};
 use crate::announce::lease::protocol::{Entry, Header, LeaseId, Op, Request, Response, Revision};
 use crate::clock::Moment;
 use crate::endpoint::{Endpoint, Key, Since};

@@ -11,12 +11,14 @@
 pub mod agent;
 mod authority;
 pub mod bench;
+mod browser;
 mod container;
 mod engine;
 mod engine_clock;
 mod etcd;
 mod etcd_cluster;
 mod footprint;
+mod held_thread;
 pub mod http;
 mod init;
 pub mod measured;
@@ -40,11 +42,13 @@ mod watch;
 mod wire;
 
 pub use authority::{Authority, Mounted};
+pub use browser::Browser;
 pub use container::{Container, Run};
 pub use engine::Engine;
 pub use etcd::{Etcd, Login};
 pub use etcd_cluster::EtcdCluster;
 pub use footprint::{Footprint, Footprints};
+pub use held_thread::HeldThread;
 pub use init::Idle;
 pub use name_server::NameServer;
 pub use ports::free as free_port;

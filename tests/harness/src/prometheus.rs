@@ -1,4 +1,4 @@
-//! A Prometheus of a test's own, which discovers its targets from a file.
+//! A Prometheus of a test's own, which discovers its targets from a file or by HTTP.
 
 use std::fs;
 use std::path::Path;
@@ -21,17 +21,26 @@ impl Prometheus {
     /// Reads its targets from `file` with `file_sd_configs`, and scrapes them as the job `services`; a target's labels
     /// `service` and `name` come from sidekick's.
     pub async fn start(file: &Path) -> Prometheus {
+        let from = format!("file_sd_configs: [{{files: ['{}']}}]", file.display());
+        Prometheus::that_discovers(&from).await
+    }
+
+    /// The same with `http_sd_configs`: it asks that URL each second.
+    pub async fn that_asks(url: &str) -> Prometheus {
+        let from = format!("http_sd_configs: [{{url: '{url}', refresh_interval: 1s}}]");
+        Prometheus::that_discovers(&from).await
+    }
+
+    async fn that_discovers(from: &str) -> Prometheus {
         let directory = Warden::directory_for("prometheus", &["prometheus", "setpriv"]);
         let config = directory.join("prometheus.yml");
         let text = format!(
             "scrape_configs:\n\
              - job_name: services\n\
-             \x20 file_sd_configs:\n\
-             \x20 - files: ['{}']\n\
+             \x20 {from}\n\
              \x20 relabel_configs:\n\
              \x20 - {{source_labels: [__meta_sidekick_service], target_label: service}}\n\
-             \x20 - {{source_labels: [__meta_sidekick_instance], target_label: name}}\n",
-            file.display()
+             \x20 - {{source_labels: [__meta_sidekick_instance], target_label: name}}\n"
         );
         fs::write(&config, text).expect("Prometheus' configuration cannot be written");
         let port = ports::free();

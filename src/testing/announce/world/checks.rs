@@ -1,6 +1,7 @@
 //! What must be true when it is calm.
 
-use super::super::announcer::{Announcer, further_key};
+use super::super::announcer::Announcer;
+use super::super::further::further_key;
 use super::AnnounceWorld;
 use crate::announce::lease::protocol::KeyStatus;
 use crate::endpoint::{Endpoint, Key};
@@ -27,8 +28,16 @@ impl AnnounceWorld {
         Ok(())
     }
 
-    /// The one with the best right holds each key, alone, on a living lease of its own.
+    /// Each key is as it ought to be, and its further key.
     pub(super) fn check_end(&self) -> Result<(), String> {
+        self.keys
+            .iter()
+            .try_for_each(|key| self.check_further(key))?;
+        self.check_holders()
+    }
+
+    /// The one with the best right holds each key, alone, on a living lease of its own.
+    pub(super) fn check_holders(&self) -> Result<(), String> {
         let up = |a: &&Announcer| a.alive && a.since.is_some();
         for key in &self.keys {
             let claimants = self.announcers.iter().filter(up);
@@ -36,7 +45,6 @@ impl AnnounceWorld {
             let right = |a: &Announcer| (a.since, a.container.clone());
             let best = claimants.clone().max_by_key(|a| right(a));
             let entry = self.store.entries.get(key);
-            self.check_further(key)?;
             let Some(best) = best else {
                 match entry {
                     // It was put by hand, without a lease, and no announcer is there to take it over.

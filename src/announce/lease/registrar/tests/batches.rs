@@ -63,6 +63,37 @@ fn a_thousand_keys_travel_in_batches_and_one_contested_key_does_not_hold_them_up
 }
 
 #[test]
+fn keys_that_another_has_taken_meanwhile_are_taken_over_as_many_at_a_time() {
+    let all: Vec<_> = (0..2 * MAX_WRITES).map(|i| (i, announce(1))).collect();
+    let mut desk = Desk::new(&all);
+    let older = r#"{"host":"b","port":1,"container":"bb","since":"2026-01-01T00:00:00Z"}"#;
+    let theirs = entry(older, 8, 2);
+    let (mut counts, mut revision) = (Vec::new(), 2);
+    while let Step::Do(request) = desk.registrar.poll(desk.now) {
+        let Request::Write(_, ops) = &request else {
+            panic!("{request:?}");
+        };
+        counts.push(ops.len());
+        // None is free, as the registrar believes of those that it has not tried yet.
+        let free = |op: &Op| matches!(op, Op::Create(..));
+        let answer = if ops.iter().any(free) {
+            let found = ops
+                .iter()
+                .map(|op| (op.key().clone(), Some(theirs.clone())));
+            Response::ConditionFailed(header(revision), found.collect())
+        } else {
+            revision += 1;
+            Response::Written(header(revision))
+        };
+        desk.answer(&request, answer);
+    }
+    assert_eq!(counts, [MAX_WRITES; 4]);
+    let statuses = desk.registrar.statuses();
+    let is_there = |s: &KeyStatus| matches!(s, KeyStatus::Announced(_));
+    assert!(statuses.values().all(is_there));
+}
+
+#[test]
 fn a_key_no_longer_wished_for_is_deleted_and_forgotten() {
     let mut desk = Desk::new(&[(1, announce(1)), (2, announce(2))]);
     desk.written(6);
