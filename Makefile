@@ -101,11 +101,11 @@ units: ## the shipped units: systemd-analyze verify and security
 	tests/units.sh
 
 cluster: build $(worker) ## three etcd machines, two workers, one with HAProxy; until Ctrl-C, or for CLUSTER_SECONDS=N; DEBIAN=13
-	@scripts/install docker dockerd ip debootstrap redis-server redis-cli
+	@scripts/install docker dockerd docker-compose ip debootstrap redis-server redis-cli socat
 	@exec $(cluster_program) $(sidekick) $(worker) --stay
 
 cluster-test: build $(worker) ## what becomes of the key when machines, members and processes of that cluster fail; NAMES=docker_restart: one scenario; ROUNDS=100: so many stops on purpose
-	@scripts/install docker dockerd ip debootstrap redis-server redis-cli
+	@scripts/install docker dockerd docker-compose ip debootstrap redis-server redis-cli socat
 	@exec $(cluster_program) $(sidekick) $(worker) $(NAMES)
 
 image: cargo $(worker) ## the Dockerfile: built offline, run, looked at

@@ -134,12 +134,9 @@ impl Explainer<'_> {
         for claim in claims {
             let winner = self.outranked.get(&(id.to_owned(), claim.key.clone()));
             let decision = match (&claim.verdict, winner) {
+                (_, Some(winner)) => Err(claim.why_outranked(winner)),
                 (Verdict::Announce(decision), None) => Ok(&**decision),
-                (Verdict::Announce(_), Some(winner)) => Err(Reason::Outranked {
-                    key: claim.key.clone(),
-                    winner: winner.clone(),
-                }),
-                (Verdict::Withdraw(reason), _) => Err(reason.clone()),
+                (Verdict::Withdraw(reason), None) => Err(reason.clone()),
             };
             all &= decision.is_ok();
             self.describe_claim(text, judged, claim, decision)?;

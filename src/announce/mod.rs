@@ -39,7 +39,7 @@ use policy::reason::Reason;
 use policy::target::Target;
 use readiness::{ReadyWhen, is_announced};
 use status::AnnounceStatus;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tasks::AnnounceTasks;
@@ -161,7 +161,7 @@ impl AnnounceLoop {
             let now = now();
             self.decide(now);
             for (at, verdict) in self.told.overdue(now) {
-                self.log_claim(at, verdict, now);
+                self.log_verdict(at, verdict, now);
             }
             let calm = self.tell_status(now);
             self.tell_ready();
@@ -294,35 +294,22 @@ impl AnnounceLoop {
         let claims: Vec<_> = new.claims.iter().flatten().cloned().collect();
         self.told
             .retain(id, |key| claims.iter().any(|claim| claim.key == *key));
-        for Claim { key, verdict } in claims {
-            let at = (id.to_owned(), key);
-            if !self.outranked.contains_key(&at) {
-                self.log_claim(at, verdict, now);
-            }
+        for claim in claims {
+            self.log_claim(id, claim, now);
         }
     }
 
     /// Logs which claims lost their key to another container, and which have it back.
     fn log_ranks(&mut self, before: &Outranked, now: Moment) {
-        for (at @ (id, key), winner) in &self.outranked {
-            if let Some(evaluations) = self.evaluations.get(id)
-                && before.get(at) != Some(winner)
-            {
-                let (key, winner) = (key.clone(), winner.clone());
-                let reason = Reason::Outranked { key, winner };
-                warn!(container = evaluations.name, "not announcing: {reason}");
-                self.told.forget(at);
-            }
-        }
-        for at @ (id, key) in before.keys() {
-            let claims = self.evaluations.get(id).map(|judged| &judged.claims);
-            let mut claims = claims.into_iter().flatten().flatten();
-            let claim = claims.find(|claim| claim.key == *key);
-            if let Some(verdict) = claim.map(|claim| claim.verdict.clone())
-                && !self.outranked.contains_key(at)
-            {
-                self.log_claim(at.clone(), verdict, now);
-            }
+        let at: BTreeSet<_> = before.keys().chain(self.outranked.keys()).collect();
+        let claims = at.into_iter().filter_map(|(id, key)| {
+            let claims = &self.evaluations.get(id)?.claims;
+            let claim = claims.iter().flatten().find(|claim| claim.key == *key)?;
+            Some((id.clone(), claim.clone()))
+        });
+        let claims: Vec<(String, Claim)> = claims.collect();
+        for (id, claim) in claims {
+            self.log_claim(&id, claim, now);
         }
     }
 
@@ -339,9 +326,19 @@ impl AnnounceLoop {
         }
     }
 
+    /// Logs what is new of a claim.
+    fn log_claim(&mut self, id: &str, claim: Claim, now: Moment) {
+        let at = (id.to_owned(), claim.key.clone());
+        let verdict = match self.outranked.get(&at) {
+            Some(winner) => Verdict::Withdraw(claim.why_outranked(winner)),
+            None => claim.verdict,
+        };
+        self.log_verdict(at, verdict, now);
+    }
+
     /// Logs a verdict that is new.
-    fn log_claim(&mut self, at: (String, Key), verdict: Verdict, now: Moment) {
-        let key = &at.1;
+    fn log_verdict(&mut self, at: (String, Key), verdict: Verdict, now: Moment) {
+        let (id, key) = &at;
         if !self.told.is_due(&at, &verdict, now) {
             return;
         }
@@ -357,6 +354,10 @@ impl AnnounceLoop {
                 if let Some(caveat) = &decision.caveat {
                     warn!(%key, container, "{caveat}");
                 }
+            }
+            Verdict::Withdraw(reason @ Reason::Outranked { .. }) => {
+                let container = self.evaluations.get(id).map(|it| &it.name);
+                warn!(container, "not announcing: {reason}");
             }
             Verdict::Withdraw(reason) => info!(%key, "not announcing: {reason}"),
         }

@@ -3,7 +3,6 @@
 use super::lease::protocol::{KeyStatus, KeyStatuses};
 use super::policy::claims::{Evaluation, Outranked};
 use super::policy::eligibility::Verdict;
-use super::policy::reason::Reason;
 use crate::clock::Moment;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -97,9 +96,11 @@ impl AnnounceStatus<'_> {
         claims.iter().find_map(|claim| {
             let (key, instance) = (&claim.key, claim.key.instance());
             if let Some(winner) = outranked.get(&(id.to_owned(), key.clone())) {
-                let (key, winner) = (key.clone(), winner.clone());
-                let words = Reason::Outranked { key, winner }.to_string();
-                return problem("standing by: ", words);
+                let words = claim.why_outranked(winner).to_string();
+                return match claim.verdict {
+                    Verdict::Announce(_) => problem("standing by: ", words),
+                    Verdict::Withdraw(_) => waiting(words),
+                };
             }
             match (&claim.verdict, self.statuses.get(key)) {
                 (_, Some(KeyStatus::Rejected)) => {

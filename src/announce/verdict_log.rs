@@ -63,12 +63,6 @@ impl VerdictLog {
         since.min().map(|since| since.saturating_add(PASSING))
     }
 
-    /// Another line was logged of that container and key.
-    pub(super) fn forget(&mut self, at: &At) {
-        self.told.remove(at);
-        self.waiting.remove(at);
-    }
-
     /// Forgets the keys that the container no longer claims.
     pub(super) fn retain(&mut self, id: &str, is_claimed: impl Fn(&Key) -> bool) {
         let stays = |(of, key): &At| of != id || is_claimed(key);

@@ -21,6 +21,7 @@ mod handover;
 mod harness;
 mod host;
 mod login;
+mod loss;
 mod lost;
 mod members;
 mod planned;
@@ -81,6 +82,7 @@ const SCENARIOS: &[Scenario] = scenarios![
     planned::restart_costs_no_request,
     planned::reboot_costs_no_request,
     planned::docker_stop_of_a_server_that_still_accepts_costs_no_request,
+    planned::compose_up_with_a_changed_image_costs_no_request,
     planned::docker_stop_of_a_server_that_is_gone_at_once,
     host::one_sidekick_for_a_whole_host,
     handover::a_restart_of_the_hosts_sidekick_hands_over,
@@ -90,6 +92,7 @@ const SCENARIOS: &[Scenario] = scenarios![
     handover::a_restart_of_redis_itself_drains_first,
     login::every_unit_logs_in_with_a_password_that_only_root_may_read,
     swarm::swarm_moves_redis_and_its_key_follows,
+    swarm::a_rolling_update_costs_no_request,
 ];
 
 fn main() -> ExitCode {

@@ -2,38 +2,43 @@
 //!
 //! `ROUNDS` in the environment says how many of each, 5 unless it is set; reboots are a tenth of them.
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
-use crate::harness::{Clients, Cluster, Habit, Machine, Outcome, SOON, unix_seconds};
-use sidekick_harness::blocking::eventually;
+use crate::harness::{Cluster, Machine, OpenEngine, finish};
+use crate::loss::{HABITS, Loss, PROMISE, Stops, serves};
 use sidekick_harness::{measured, secs};
-
-/// The promise in docs/guarantees.md.
-const PROMISE: u8 = 13;
 
 /// The instance on worker2.
 const OTHER: &str = "redis@2";
-
-/// Of 1,000 idle sessions that the agent ends so many clients may have asked something in the same moment: between the
-/// look that found a session idle and its end lie some ms, in which one in so many of the pool's connections has an
-/// end of its pause.
-const RACES_PER_1000_CUTS: usize = 60;
-
-const HABITS: [Habit; 3] = [Habit::Anew, Habit::Slow, Habit::Pooled];
-
-const HAPROXY_PORT: u16 = 80;
 
 /// The container of the scenarios without a unit of its own, on worker2.
 const BY_HAND: &str = "by-hand";
 const LABELS: &str = "--label=sidekick.service=redis --label=sidekick.instance=by-hand";
 
+/// The same container as compose's, which goes on accepting for a second after its signal.
+const COMPOSE_FILE: &str = r#"version: "3"
+services:
+  redis:
+    container_name: by-hand
+    image: ${IMAGE}
+    labels: {sidekick.service: redis, sidekick.instance: by-hand}
+    network_mode: bridge
+    ports: ["6379:6379"]
+    stop_signal: USR1
+    stop_grace_period: 1s
+"#;
+
+/// Requests a second of the clients that connect anew: where systemd stops, and where the engine is told to.
+const PER_SECOND: u32 = 200;
+pub const PER_SECOND_OF_ENGINES: u32 = 500;
+
 /// How fast Redis looks whether it has got a signal; 2 ms.
 const LOOKS_OFTEN: &str = "redis-server --protected-mode no --save \"\" --hz 500";
 
-fn rounds() -> usize {
+/// How many stops of each kind.
+pub fn rounds() -> usize {
     let rounds = std::env::var("ROUNDS").unwrap_or_default();
     let number = || rounds.parse().expect("ROUNDS is a number");
     if rounds.is_empty() { 5 } else { number() }
@@ -116,6 +121,42 @@ pub fn docker_stop_of_a_server_that_still_accepts_costs_no_request(cluster: &Clu
     by_hand(cluster, what, accepting, &restart).is_within_the_promise();
 }
 
+/// `docker-compose up --detach` with another image than before, each time: compose stops the container, and makes
+/// another one of the same name.
+pub fn compose_up_with_a_changed_image_costs_no_request(cluster: &Cluster) {
+    let machine = &cluster.worker2;
+    let images = ["redis", "redis:changed"];
+    machine.run_words("docker create --name source redis");
+    let label = ["--change", "LABEL changed=1"];
+    let commit = [
+        &["docker", "commit"],
+        &label[..],
+        &["source", "redis:changed"],
+    ];
+    machine.run(&commit.concat());
+    machine.run_words("docker rm source");
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("docker-compose.yml"), COMPOSE_FILE).expect("a file");
+    let engine = machine.open_engine();
+    compose(&engine, directory.path(), images[1]);
+    let rounds = Cell::new(0);
+    let what = "docker-compose up with a changed image, accepts for 1 s";
+    let lost = beside_redis_1(cluster, what, || {
+        let began = Instant::now();
+        let before = machine.container(BY_HAND);
+        compose(&engine, directory.path(), images[rounds.get() % 2]);
+        rounds.set(rounds.get() + 1);
+        assert_ne!(
+            machine.container(BY_HAND),
+            before,
+            "it is another container"
+        );
+        began.elapsed()
+    });
+    machine.run_words("docker image rm redis:changed");
+    lost.is_within_the_promise();
+}
+
 /// One that is gone within milliseconds: its backlog is reset, and nothing can ask again for its clients. Printed beside
 /// the same by the death alone: a stop whose signal is not the container's own, so that no event tells of it.
 pub fn docker_stop_of_a_server_that_is_gone_at_once(cluster: &Cluster) {
@@ -136,44 +177,6 @@ pub fn docker_stop_of_a_server_that_is_gone_at_once(cluster: &Cluster) {
     }
 }
 
-/// What the clients met with.
-struct Loss {
-    what: &'static str,
-    rounds: usize,
-    outcomes: [Outcome; 3],
-}
-
-impl Loss {
-    fn of(&self, habit: Habit) -> &Outcome {
-        &self.outcomes[habit as usize]
-    }
-
-    /// Whoever connects for each request loses none, and of the pool's connections some meet the end of an idle one.
-    #[track_caller]
-    fn is_within_the_promise(&self) {
-        for habit in [Habit::Anew, Habit::Slow] {
-            self.counts(habit, 0);
-        }
-        let cuts = self.of(Habit::Pooled).cuts;
-        self.counts(Habit::Pooled, (cuts * RACES_PER_1000_CUTS).div_ceil(1_000));
-    }
-
-    #[track_caller]
-    fn counts(&self, habit: Habit, limit: usize) {
-        let Loss { what, rounds, .. } = self;
-        let Outcome {
-            requests,
-            failures,
-            cuts,
-        } = self.of(habit);
-        let mut line = format!("{what}, {rounds} times: requests failed of {requests} of {habit}");
-        if *cuts > 0 {
-            line += &format!(", of whose idle connections {cuts} were ended");
-        }
-        measured::counted(PROMISE, line, failures.len(), limit);
-    }
-}
-
 /// redis@1 on worker1 is stopped so many times, while redis@2 on worker2 stays up. `stop` returns how long the stop took.
 fn with_two_units(
     cluster: &Cluster,
@@ -183,7 +186,13 @@ fn with_two_units(
 ) {
     cluster.worker2.start(OTHER);
     let both = ["redis@1", OTHER];
-    let lost = lost(cluster, what, rounds, &both, || stop(&cluster.worker1));
+    let stops = Stops {
+        cluster,
+        what,
+        rounds,
+        per_second: PER_SECOND,
+    };
+    let lost = stops.lost(|| serves(cluster, &both), || stop(&cluster.worker1));
     cluster.worker2.stop(OTHER);
     lost.is_within_the_promise();
 }
@@ -201,123 +210,38 @@ fn by_hand(
         "docker run --detach --name {BY_HAND} --publish 6379:6379 {LABELS} {options} redis {command}"
     );
     machine.run(&["sh", "-c", &run]);
-    machine.start("sidekick");
-    let lost = lost(cluster, what, rounds(), &["redis@1", BY_HAND], || {
+    beside_redis_1(cluster, what, || {
         let began = Instant::now();
         for command in commands {
             machine.run_words(command);
         }
         began.elapsed()
-    });
+    })
+}
+
+/// The container by-hand on worker2 is announced by `sidekick announce --all`, and stopped and started by `round`, while
+/// redis@1 on worker1 stays up. In the end it is removed.
+fn beside_redis_1(cluster: &Cluster, what: &'static str, round: impl Fn() -> Duration) -> Loss {
+    let machine = &cluster.worker2;
+    machine.start("sidekick");
+    let stops = Stops {
+        cluster,
+        what,
+        rounds: rounds(),
+        per_second: PER_SECOND_OF_ENGINES,
+    };
+    let lost = stops.lost(|| serves(cluster, &["redis@1", BY_HAND]), round);
     machine.run(&["docker", "rm", "--force", BY_HAND]);
     machine.stop("sidekick");
     lost
 }
 
-fn lost(
-    cluster: &Cluster,
-    what: &'static str,
-    rounds: usize,
-    instances: &[&str],
-    round: impl Fn() -> Duration,
-) -> Loss {
-    serves(cluster, instances);
-    let mut clients = Clients::of(&format!("{}:{HAPROXY_PORT}", cluster.haproxy.address));
-    let mut begun = Vec::new();
-    let mut took = Vec::new();
-    for _ in 0..rounds {
-        serves(cluster, instances);
-        begun.push(Instant::now());
-        took.push(round());
-    }
-    serves(cluster, instances);
-    clients.end();
-    took.sort_unstable();
-    let (median, longest) = (took[rounds / 2], took[rounds - 1]);
-    println!("    {what}: {median:.1?}, {longest:.1?} at most, n {rounds}");
-    let outcomes = HABITS.map(|it| clients.outcome(it));
-    for (habit, outcome) in HABITS.iter().zip(&outcomes) {
-        println!("        {habit}: {}", told(outcome, &begun));
-    }
-    let failures = outcomes[..2].iter().flat_map(|it| &it.failures);
-    explain(cluster, failures.map(|(at, _)| *at).collect(), &begun);
-    Loss {
-        what,
-        rounds,
-        outcomes,
-    }
-}
-
-/// In a line: how many, why, and in which rounds.
-fn told(outcome: &Outcome, begun: &[Instant]) -> String {
-    let Outcome {
-        requests,
-        failures,
-        cuts,
-    } = outcome;
-    let mut reasons: BTreeMap<&str, BTreeMap<usize, Vec<Duration>>> = BTreeMap::new();
-    for (at, why) in failures {
-        let round = round_of(*at, begun);
-        let after = *at - begun[round];
-        let rounds = reasons.entry(why).or_default();
-        rounds.entry(round).or_default().push(after);
-    }
-    let mut text = format!("{} of {requests} failed, {cuts} idle ended", failures.len());
-    for (why, rounds) in reasons {
-        text += &format!("; {why}:");
-        for (round, times) in rounds {
-            let (n, [first, last]) = (times.len(), [times[0], times[times.len() - 1]]);
-            text += &format!(" {n} in round {round} after {first:.2?} to {last:.2?},");
-        }
-    }
-    text
-}
-
-/// The round that had begun last.
-fn round_of(at: Instant, begun: &[Instant]) -> usize {
-    let begun_before = begun.iter().filter(|begun| **begun <= at).count();
-    begun_before.saturating_sub(1)
-}
-
-/// What the agent and HAProxy said around the failures, for the first rounds that have some.
-fn explain(cluster: &Cluster, mut failures: Vec<Instant>, begun: &[Instant]) {
-    failures.sort_unstable();
-    let rounds = failures.chunk_by(|a, b| round_of(*a, begun) == round_of(*b, begun));
-    let unix = |at: Instant| unix_seconds() - at.elapsed().as_secs_f64();
-    for failures in rounds.take(3) {
-        let round = round_of(failures[0], begun);
-        let (from, first) = (unix(begun[round]), unix(failures[0]));
-        let (n, last) = (failures.len(), unix(failures[failures.len() - 1]));
-        println!("--- round {round} from {from:.3}: {n} failures from {first:.3} to {last:.3}");
-        let [since, until] = [from - 3.0, last + 1.0].map(|it| format!("@{it:.6}"));
-        let units = [
-            "--unit=haproxy",
-            "--unit=sidekick-agent",
-            "--unit=redis-discovery@1",
-        ];
-        let span = ["--output=short-unix", "--since", &since, "--until", &until];
-        let journal = [&["journalctl", "--no-pager"], &units[..], &span].concat();
-        for machine in [&cluster.haproxy, &cluster.worker1] {
-            println!(
-                "{}",
-                machine.try_run(&journal).unwrap_or_else(|error| error)
-            );
-        }
-    }
-}
-
-/// Waits until HAProxy has these instances up, and no others.
-#[track_caller]
-fn serves(cluster: &Cluster, instances: &[&str]) {
-    let list =
-        ". /etc/default/sidekick; export ETCDCTL_ENDPOINTS; exec sidekick list redis --output json";
-    eventually(SOON, format!("HAProxy serves {instances:?}"), || {
-        let said = cluster.haproxy.try_run(&["sh", "-c", list])?;
-        let rows: Vec<Value> = serde_json::from_str(&said).unwrap_or_default();
-        let is_up = |row: &&Value| row["haproxy"]["state"] == "up" && row["status"] == "serving";
-        let mut up: Vec<_> = rows.iter().filter(is_up).collect();
-        up.retain(|row| instances.iter().any(|name| row["instance"] == *name));
-        let all = up.len() == instances.len() && rows.len() == instances.len();
-        if all { Ok(()) } else { Err(said) }
-    });
+/// `docker-compose up --detach` on this machine, of the file in the working directory, with that engine.
+fn compose(engine: &OpenEngine, directory: &std::path::Path, image: &str) {
+    let mut up = Command::new("docker-compose");
+    up.args(["--project-name=by-hand", "up", "--detach"])
+        .current_dir(directory)
+        .env("DOCKER_HOST", &engine.host)
+        .env("IMAGE", image);
+    finish("docker-compose up", &mut up).unwrap_or_else(|error| panic!("{error}"));
 }

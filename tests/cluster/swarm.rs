@@ -8,18 +8,35 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::harness::{Cluster, Machine, SOON};
+use crate::loss::{Stops, serves_so_many};
+use crate::planned::{PER_SECOND_OF_ENGINES, rounds};
 use sidekick_harness::blocking::eventually;
 use sidekick_harness::secs;
 
 /// Instances of redis, whoever announces them.
 const REDIS: &str = "/services/redis/";
 
+/// Beside deploy/swarm.yml: what a service has that can be updated without a loss. The delay is for the newcomer to be
+/// announced, and found by HAProxy's clients, before the other one goes.
+const ROLLING: &str = r#"
+services:
+  redis:
+    stop_signal: SIGUSR1
+    stop_grace_period: 1s
+    deploy:
+      replicas: 2
+      update_config:
+        order: stop-first
+        parallelism: 1
+        delay: 3s
+"#;
+
 /// deploy/swarm.yml on the two workers, etcd1 as the manager. The worker that runs Redis loses its power.
 pub fn swarm_moves_redis_and_its_key_follows(cluster: &Cluster) {
     cluster.worker1.stop("redis@1");
     let manager = &cluster.members[0];
     form_a_swarm(cluster, manager);
-    deploy(cluster, manager);
+    deploy(cluster, manager, "");
     let workers = [&cluster.worker1, &cluster.worker2];
     let (key, lost) = eventually(SOON, "one of the workers announces Redis", || {
         announced_by(cluster, &workers)
@@ -62,10 +79,38 @@ pub fn swarm_moves_redis_and_its_key_follows(cluster: &Cluster) {
 
     lost.power_on();
     disband(cluster, manager);
-    eventually(SOON, "no key is left", || {
-        cluster.etcd.keys(REDIS).is_empty()
-    });
     cluster.worker1.start("redis@1");
+}
+
+/// deploy/swarm.yml with two replicas, one on each worker, of a server that goes on accepting for a second after its
+/// signal. Swarm replaces one after the other.
+pub fn a_rolling_update_costs_no_request(cluster: &Cluster) {
+    cluster.worker1.stop("redis@1");
+    let manager = &cluster.members[0];
+    form_a_swarm(cluster, manager);
+    deploy(cluster, manager, ROLLING);
+    let stops = Stops {
+        cluster,
+        what: "a rolling update of two replicas by Swarm, accept for 1 s",
+        rounds: rounds(),
+        per_second: PER_SECOND_OF_ENGINES,
+    };
+    let lost = stops.lost(
+        || serves_so_many(cluster, 2),
+        || {
+            let began = Instant::now();
+            let keys = cluster.etcd.keys(REDIS);
+            manager.run_words("docker service update --quiet --force redis_redis");
+            eventually(SOON, "both are other containers", || {
+                let now = cluster.etcd.keys(REDIS);
+                now.len() == 2 && now.iter().all(|key| !keys.contains(key))
+            });
+            began.elapsed()
+        },
+    );
+    disband(cluster, manager);
+    cluster.worker1.start("redis@1");
+    lost.is_within_the_promise();
 }
 
 /// The heartbeat is Swarm's 5 s unless told otherwise; a node that missed three is down.
@@ -82,13 +127,15 @@ fn form_a_swarm(cluster: &Cluster, manager: &Machine) {
     }
 }
 
-/// As its comment says, with a TTL that no test has to wait a minute for.
-fn deploy(cluster: &Cluster, manager: &Machine) {
+/// As its comment says, and with what `further` says of its services, with a TTL that no test has to wait a minute for.
+fn deploy(cluster: &Cluster, manager: &Machine, further: &str) {
     manager.copy_in(Path::new("deploy/swarm.yml"), "/srv/swarm.yml");
     manager.copy_in(&cluster.swarm_settings(), "/srv/settings.yml");
     let endpoints = format!("ETCDCTL_ENDPOINTS={}", cluster.endpoints().join(","));
     let deploy = "docker stack deploy --resolve-image=never";
-    let files = "--compose-file=/srv/swarm.yml --compose-file=/srv/settings.yml";
+    manager.write("/srv/further.yml", &format!("version: \"3.8\"\n{further}"));
+    let files = ["swarm", "settings", "further"].map(|it| format!("--compose-file=/srv/{it}.yml"));
+    let files = files.join(" ");
     manager.run_words(&format!("env {endpoints} {deploy} {files} redis"));
 }
 
@@ -101,6 +148,9 @@ fn disband(cluster: &Cluster, manager: &Machine) {
         worker.run(&["docker", "swarm", "leave", "--force"]);
     }
     manager.run(&["docker", "swarm", "leave", "--force"]);
+    eventually(SOON, "no key is left", || {
+        cluster.etcd.keys(REDIS).is_empty()
+    });
 }
 
 /// A key of Redis, and the one of these machines that it names.

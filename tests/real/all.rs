@@ -243,6 +243,10 @@ async fn of_two_containers_with_one_key_the_later_has_it_and_the_earlier_after_i
     assert!(!log.has_a_gap().await, "whoever reads the key finds it");
     early.kill().await;
     host.etcd.loses(&key).await;
+    // Neither that is down says that the other has the key.
+    let log = host.sidekick.log();
+    let told = log.iter().filter(|line| line.contains(" has the key "));
+    assert_eq!(told.count(), 1, "{log:?}");
 }
 
 #[tokio::test]

@@ -40,7 +40,8 @@ const LONGEST_LINE: usize = 8 << 10;
 /// failed, a socket that isn't a master's `> `.
 const PROMPTS: [&str; 3] = ["master> ", "master[ReloadFailed]> ", "\n> "];
 
-/// What the master answers in the place of a worker that it can't reach.
+/// What the master answers in the place of a worker that has exited. The rest of the line is never executed: HAProxy 2.6
+/// closes the connection, 3.2 keeps it open, with one prompt.
 const NO_SUCH_WORKER: &str = "Can't find the target";
 
 /// The master's socket.
@@ -185,8 +186,8 @@ impl MasterSocket {
         )))
     }
 
-    /// Sends a line of so many commands on the shared connection. If a worker has exited, the master says so
-    /// and closes the connection.
+    /// Sends a line of so many commands on the shared connection. If a worker has exited, the master's word about it is
+    /// the last of the answer.
     async fn ask(&self, line: &str, commands: usize) -> Result<String, ProxyError> {
         let kept = self.line.take();
         let talk = async {
@@ -256,6 +257,10 @@ async fn converse(
                 if found >= prompts {
                     return Ok((text, Some(stream)));
                 }
+                // The prompts of the commands after it never come.
+                if text.lines().any(|line| line.starts_with(NO_SUCH_WORKER)) {
+                    return Ok((text, None));
+                }
             }
             Err(error) => return Err(error),
         }
@@ -294,4 +299,38 @@ pub(crate) fn alerts<'a>(lines: impl Iterator<Item = &'a str>) -> String {
     let alerts = lines.filter(|line| line.contains("[ALERT]"));
     let words = alerts.map(|line| line.split_once(" : ").map_or(line, |(_, rest)| rest));
     words.collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A master that answers with `words`, and then neither says anything nor closes the connection.
+    async fn answer_of(words: &str, line: &str, commands: usize) -> (String, bool) {
+        let (ours, mut masters) = UnixStream::pair().unwrap();
+        masters.write_all(words.as_bytes()).await.unwrap();
+        let talk = converse(ours, line, commands);
+        let (text, kept) = timeout(Duration::from_secs(1), talk)
+            .await
+            .expect("it waits for prompts that never come")
+            .unwrap();
+        (text, kept.is_some())
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_has_exited_ends_a_line_although_the_connection_stays_open() {
+        // HAProxy 3.2.26, word by word.
+        let gone = "Can't find the target PID matching the prefix '@!99'\nmaster> ";
+        let line = "@!99 show env X; @!99 show sess";
+        let text = "Can't find the target PID matching the prefix '@!99'\n";
+        assert_eq!(answer_of(gone, line, 2).await, (text.to_owned(), false));
+        // It exited after the first command.
+        let words = format!("X=1\n\nmaster> {gone}");
+        let text = format!("X=1\n\n{text}");
+        assert_eq!(answer_of(&words, line, 3).await, (text, false));
+        assert_eq!(
+            answer_of("X=1\n\nmaster> ", "@!9 show env X", 1).await,
+            ("X=1\n\n".to_owned(), true)
+        );
+    }
 }

@@ -28,6 +28,20 @@ pub struct Claim {
     pub verdict: Verdict,
 }
 
+impl Claim {
+    /// Why it is not announced where `winner` has the key: the container's own reason, where it has one.
+    #[must_use]
+    pub fn why_outranked(&self, winner: &str) -> Reason {
+        match &self.verdict {
+            Verdict::Withdraw(reason) => reason.clone(),
+            Verdict::Announce(_) => Reason::Outranked {
+                key: self.key.clone(),
+                winner: winner.to_owned(),
+            },
+        }
+    }
+}
+
 /// The result of evaluating a container.
 #[derive(Debug, Clone)]
 pub struct Evaluation {

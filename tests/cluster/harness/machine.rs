@@ -1,6 +1,7 @@
 //! One machine: a container that boots its own systemd.
 
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::sync::Arc;
 
 use super::SOON;
@@ -231,6 +232,23 @@ impl Machine {
         self.run(&["docker", "load", "--quiet", "--input", "/var/tmp/image.tar"]);
     }
 
+    /// Its Docker Engine, for clients outside of it.
+    pub fn open_engine(&self) -> OpenEngine {
+        let socket = self.engine.directory().join(format!("{}.sock", self.name));
+        let listen = format!("UNIX-LISTEN:{},fork", socket.display());
+        let dial = format!(
+            "EXEC:docker exec --interactive {} docker system dial-stdio",
+            self.name
+        );
+        let socat = self.engine.command(&["socat", &listen, &dial]).spawn();
+        let engine = OpenEngine {
+            host: format!("unix://{}", socket.display()),
+            socat: socat.expect("socat can be started"),
+        };
+        eventually(SOON, "its engine's socket is there", || socket.exists());
+        engine
+    }
+
     /// The end of what these units said.
     pub fn journal(&self, units: &[&str], since: &str) -> String {
         let mut command = vec!["journalctl", "--no-pager"];
@@ -252,5 +270,20 @@ impl Machine {
         });
         end.unwrap_or_else(|| panic!("no cable leads to {}", self.name))
             .to_owned()
+    }
+}
+
+/// A machine's Docker Engine for clients outside of it, until this value is dropped.
+pub struct OpenEngine {
+    /// As `DOCKER_HOST`.
+    pub host: String,
+    socat: Child,
+}
+
+impl Drop for OpenEngine {
+    /// What it forked ends with its client.
+    fn drop(&mut self) {
+        let _ = self.socat.kill();
+        let _ = self.socat.wait();
     }
 }

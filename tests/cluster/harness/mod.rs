@@ -15,9 +15,9 @@ pub use clients::{Clients, Habit, Outcome};
 pub use cluster::Cluster;
 pub use furniture::TTL;
 pub use history::unix_seconds;
-pub use host_engine::enter_own_network;
+pub use host_engine::{enter_own_network, finish};
 pub use images::{Parts, debian_root};
-pub use machine::Machine;
+pub use machine::{Machine, OpenEngine};
 
 use sidekick_harness::secs;
 use std::time::Duration;

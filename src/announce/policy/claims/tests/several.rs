@@ -65,6 +65,36 @@ fn one_that_is_up_has_the_key_before_one_that_is_down() {
     );
 }
 
+/// As `docker compose up` has it: the old container is down, and the new one is there and has not started.
+#[test]
+fn who_is_down_says_so_and_not_that_another_has_the_key() {
+    let named = |id: &str, state| {
+        let labels = [
+            ("sidekick.service", "web"),
+            ("sidekick.instance", "x"),
+            ("sidekick.port", "80"),
+        ];
+        let mut container = web(&labels);
+        container.id = id.repeat(64);
+        if state == ContainerState::Created {
+            container.started_at = None;
+        }
+        container.state = state;
+        (id.to_owned(), judged(container))
+    };
+    let both = |a, b| BTreeMap::from([named("a", a), named("b", b)]);
+    let told = |all: &BTreeMap<String, Evaluation>| {
+        let outranked = assign_keys(all).outranked;
+        let ((id, _), winner) = outranked.first_key_value().expect("one has lost");
+        claims(&all[id])[0].why_outranked(winner).to_string()
+    };
+    let (up, down) = (ContainerState::Running, ContainerState::Exited(137));
+    let created = ContainerState::Created;
+    assert!(told(&both(down.clone(), created)).ends_with("was never started"));
+    assert!(told(&both(up.clone(), down)).ends_with("has exited with status 137"));
+    assert!(told(&both(up.clone(), up)).contains(" has the key "));
+}
+
 #[test]
 fn while_the_engine_is_lost_claims_stay_for_the_grace_and_no_longer() {
     let view = seen(web(&[("sidekick.service", "web"), ("sidekick.port", "80")]));
