@@ -88,6 +88,9 @@ pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
             text,
             "{count} containers with sidekick labels, {announceable} announceable; {unlabelled} without"
         )?;
+        for name in inspected.ignored {
+            writeln!(text, "{name} asks to be ignored (SERVICE_IGNORE)")?;
+        }
     }
     Ok(Explanation {
         announceable: refused == 0,

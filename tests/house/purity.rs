@@ -66,6 +66,8 @@ const ROOMS: &[&str] = &[
     "announce/policy/mod.rs",
     "announce/policy/process.rs",
     "announce/policy/reason.rs",
+    "announce/policy/refusal.rs",
+    "announce/policy/registrator.rs",
     "announce/policy/stop.rs",
     "announce/readiness.rs",
     "announce/policy/target.rs",

@@ -102,6 +102,13 @@ pub fn services(labels: &BTreeMap<String, String>) -> Result<Vec<RequestedServic
     Ok(services)
 }
 
+/// Whether a label names a service.
+#[must_use]
+pub fn name_a_service(labels: &BTreeMap<String, String>) -> bool {
+    let mut names = labels.keys().filter_map(|label| label.strip_prefix(PREFIX));
+    names.any(|name| name == SERVICE || of_a_port(name).is_some_and(|(_, rest)| rest == SERVICE))
+}
+
 impl Group {
     /// Takes a label, if it is one of those that a container and a port can have.
     fn take(

@@ -10,5 +10,7 @@ pub mod layouts;
 pub mod life;
 pub mod process;
 pub mod reason;
+pub mod refusal;
+pub mod registrator;
 pub mod stop;
 pub mod target;

@@ -63,6 +63,14 @@ pub enum Reason {
         /// What is wrong with the value.
         problem: String,
     },
+    /// What the container tells registrator can't be done.
+    #[error("{metadata} {problem}")]
+    BadMetadata {
+        /// The label or variable: `label SERVICE_NAME`.
+        metadata: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// There are sidekick labels, but none that names a service.
     #[error("no label names a service: sidekick.service=NAME, or sidekick.PORT.service=NAME")]
     NoService,
@@ -126,7 +134,10 @@ impl Reason {
             | Self::SeveralPublished(_)
             | Self::HostNetworkNeedsPort(_) => "port",
             Self::LoopbackOnly { .. } | Self::NoHost | Self::UnusableHost { .. } => "address",
-            Self::BadLabel { .. } | Self::NoService | Self::BadKey { .. } => "label",
+            Self::BadLabel { .. }
+            | Self::BadMetadata { .. }
+            | Self::NoService
+            | Self::BadKey { .. } => "label",
             Self::Outranked { .. } => "outranked",
         }
     }

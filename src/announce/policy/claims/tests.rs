@@ -44,6 +44,7 @@ fn web(given: &[(&str, &str)]) -> ContainerSnapshot {
             ("443".parse().expect("a port"), all("8443")),
         ]),
         labels: labels(given),
+        refusal: None,
     }
 }
 
@@ -58,6 +59,7 @@ fn seen(container: ContainerSnapshot) -> ContainerView {
 
 fn judged_after(view: &ContainerView, before: Option<&Evaluation>, now: Moment) -> Evaluation {
     let target = Target::All {
+        registrator: false,
         prefix: "/services".to_owned(),
     };
     let judge = Evaluator {

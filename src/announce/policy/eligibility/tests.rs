@@ -46,6 +46,7 @@ fn redis(published: &[(&str, &str)]) -> ContainerSnapshot {
         host_network: false,
         ports,
         labels: BTreeMap::new(),
+        refusal: None,
     }
 }
 
