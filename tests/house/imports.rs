@@ -18,6 +18,7 @@ const FLOORS: &[&[&str]] = &[
     &[
         "announce::lease",
         "announce::docker",
+        "announce::health",
         "agent::reconcile",
         "agent::resolver",
     ],

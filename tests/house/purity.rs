@@ -56,6 +56,8 @@ const ROOMS: &[&str] = &[
     "announce/lease/registrar/next_ops.rs",
     "announce/lease/shutdown_report.rs",
     "announce/policy/caveat.rs",
+    "announce/policy/check.rs",
+    "announce/policy/check_settings.rs",
     "announce/policy/claims.rs",
     "announce/policy/container.rs",
     "announce/policy/eligibility.rs",

@@ -12,6 +12,7 @@ mod mutation;
 
 use super::events::{ContainerEvent, WatchScope, decode_event};
 use super::inspect::{listed, listed_leniently, observation};
+use crate::announce::policy::check::CheckResults;
 use crate::announce::policy::claims::Evaluator;
 use crate::announce::policy::container::{ContainerView, Observation};
 use crate::announce::policy::eligibility::{AddressOptions, Verdict};
@@ -47,6 +48,7 @@ pub fn docker_inspect(input: &[u8]) {
             target,
             rules: &rules,
             grace: None,
+            checks: &CheckResults::new(),
         };
         let Some(observation) = observation(&answer, subject, &WatchScope::from(target)) else {
             return;

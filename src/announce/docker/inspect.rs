@@ -14,6 +14,7 @@ use crate::endpoint::Since;
 use bollard::models::ContainerSummary;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::num::NonZeroI32;
 use std::sync::Arc;
 
@@ -135,6 +136,7 @@ fn snapshot(answer: &Value, scope: &WatchScope) -> Option<ContainerSnapshot> {
         ),
         host_network: answer["HostConfig"]["NetworkMode"] == "host",
         ports: published(&answer["NetworkSettings"]["Ports"]),
+        addresses: addresses(&answer["NetworkSettings"]["Networks"]),
         labels,
         refusal,
     })
@@ -214,6 +216,15 @@ fn health(health: &Value, retries: u32) -> ContainerHealth {
         // Podman has `reset` and `stopped` too, while there is no result.
         _ => ContainerHealth::Starting { failed, retries },
     }
+}
+
+/// IPv4 before IPv6 in each network.
+fn addresses(networks: &Value) -> Vec<IpAddr> {
+    let networks = networks.as_object().into_iter().flatten();
+    let addresses = networks.flat_map(|(_, network)| {
+        ["IPAddress", "GlobalIPv6Address"].map(|field| network[field].as_str()?.parse().ok())
+    });
+    addresses.flatten().collect()
 }
 
 fn published(ports: &Value) -> BTreeMap<ContainerPort, Vec<Binding>> {

@@ -87,3 +87,41 @@ impl Relist {
         ids
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::announce::docker::inspect::observation;
+
+    #[test]
+    fn a_container_that_asks_for_nothing_is_a_stranger_until_it_is_gone() {
+        let mut relist = Relist::default();
+        let scope = WatchScope::Registrator;
+        let mut seen = |id: &str, environment: &str| {
+            let answer = serde_json::json!({
+                "Id": id, "Name": "/web", "Config": {"Env": [environment]},
+                "HostConfig": {"PortBindings": {"80/tcp": []}},
+            });
+            let answer = observation(&answer, "web", &scope).unwrap();
+            let seen = relist.without_strangers(answer, &scope);
+            (seen.present().is_some(), relist.is_stranger(id))
+        };
+        assert_eq!(seen("aa", "SERVICE_NAME=web"), (true, false));
+        assert_eq!(seen("bb", "SERVICE_TAGS=web"), (false, true));
+        assert_eq!(
+            seen("cc", "SERVICE_NAME=a/b"),
+            (true, false),
+            "wrong, and told"
+        );
+        let listed = |id: &str| ListedContainer {
+            id: id.to_owned(),
+            name: "web".to_owned(),
+            state: "running".to_owned(),
+            labelled: false,
+        };
+        relist.keep_strangers(&[listed("aa"), listed("bb")]);
+        assert!(relist.is_stranger("bb"));
+        relist.keep_strangers(&[listed("aa")]);
+        assert!(!relist.is_stranger("bb"));
+    }
+}

@@ -1,6 +1,8 @@
 //! Which container is announced at which key, and why not. Pure.
 
 pub mod caveat;
+pub mod check;
+pub mod check_settings;
 pub mod claims;
 pub mod container;
 pub mod eligibility;

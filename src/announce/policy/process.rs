@@ -186,6 +186,7 @@ mod tests {
             ports: BTreeMap::new(),
             labels: BTreeMap::new(),
             refusal: None,
+            addresses: Vec::new(),
         };
         let observation = Observation::Present(Arc::new(snapshot));
         ContainerView::seen(observation, None, None, Moment::ZERO)

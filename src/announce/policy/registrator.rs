@@ -7,6 +7,7 @@
 //!
 //! Of the environment only the variables that are understood here are read, and nothing of it is kept.
 
+use super::check_settings::{CheckKind, CheckTime};
 use super::container::ContainerPort;
 use super::labels::{MAX_META, PREFIX};
 use super::refusal::MetadataRefusal;
@@ -23,7 +24,7 @@ const NAME: &str = "name";
 /// How much of a wrong value is told, in characters.
 const MAX_TOLD: usize = 64;
 
-/// Consul's kinds of checks, the one first that counts where there are several; and whether sidekick has it.
+/// Consul's kinds of checks, the one first that counts where there are several.
 const CHECKS: [&str; 7] = [
     "check_http",
     "check_https",
@@ -33,6 +34,21 @@ const CHECKS: [&str; 7] = [
     "check_tcp",
     "check_grpc",
 ];
+
+/// The other fields that are understood.
+const FIELDS: [&str; 8] = [
+    NAME,
+    "ignore",
+    "tags",
+    "id",
+    "check_interval",
+    "check_timeout",
+    "check_http_method",
+    "check_initial_status",
+];
+
+/// Consul's interval and timeout of a check that says none.
+const CONSULS_TIME: &str = "10s";
 
 /// A label, or a variable of the environment.
 #[derive(Debug, Clone, Copy)]
@@ -167,32 +183,66 @@ impl<'a> Metadata<'a> {
         {
             say("meta.tags", tags);
         }
-        self.refuse_checks(number)?;
+        for (label, text) in self.check(number)? {
+            say(label, text);
+        }
         say("service", service);
         Ok(labels)
     }
 
-    fn refuse_checks(&self, port: u16) -> Result<(), MetadataRefusal> {
-        let mut checks = CHECKS.iter().filter_map(|kind| self.of(port, kind));
-        match checks.next() {
-            Some(check) => Err(check.refused(
-                "asks for a check, and sidekick makes none; give the container a HEALTHCHECK instead"
-                    .to_owned(),
-            )),
-            None => Ok(()),
+    /// The labels of the port's check, as Consul would make it.
+    fn check(&self, port: u16) -> Result<Vec<(&'static str, String)>, MetadataRefusal> {
+        let mut checks = CHECKS
+            .iter()
+            .filter_map(|kind| Some((*kind, self.of(port, kind)?)));
+        let Some((kind, check)) = checks.next() else {
+            return Ok(Vec::new());
+        };
+        let asked = match kind {
+            "check_http" => format!("http:{}", check.text),
+            "check_tcp" => "tcp".to_owned(),
+            _ => {
+                let why = "asks for a check that sidekick doesn't make; give the container a HEALTHCHECK instead";
+                return Err(check.refused(why.to_owned()));
+            }
+        };
+        let not_that = |why: String| check.refused(format!("{} {why}", Told(check.text)));
+        asked.parse::<CheckKind>().map_err(not_that)?;
+        let method = self
+            .of(port, "check_http_method")
+            .filter(|_| kind == "check_http");
+        if let Some(method) = method.filter(|it| !it.text.eq_ignore_ascii_case("get")) {
+            let told = Told(method.text);
+            return Err(method.refused(format!("is {told}, and a check of sidekick is a GET")));
         }
+        let initial = self.of(port, "check_initial_status");
+        if let Some(initial) = initial.filter(|it| it.text != "critical") {
+            let told = Told(initial.text);
+            let why = "and sidekick announces nothing before its check has passed; leave it out";
+            return Err(initial.refused(format!("is {told}, {why}")));
+        }
+        let mut labels = vec![("check", asked)];
+        for (field, label) in [
+            ("check_interval", "check-interval"),
+            ("check_timeout", "check-timeout"),
+        ] {
+            let time = self.of(port, field);
+            if let Some(time) = time {
+                let told = |why: String| time.refused(format!("{} {why}", Told(time.text)));
+                time.text.parse::<CheckTime>().map_err(told)?;
+            }
+            let text = time.map_or(CONSULS_TIME, |time| time.text);
+            labels.push((label, text.to_owned()));
+        }
+        Ok(labels)
     }
 }
 
 impl Variable<'_> {
     fn refused(self, problem: String) -> MetadataRefusal {
         let kind = if self.is_label { "label" } else { "variable" };
-        let plain = self.name.bytes().all(|b| b.is_ascii_graphic()) && self.name.len() <= MAX_TOLD;
         MetadataRefusal::Refused {
-            metadata: match plain {
-                true => format!("{kind} {}", self.name),
-                false => format!("{kind} {}", Told(self.name)),
-            },
+            metadata: format!("{kind} {}", self.name),
             problem,
         }
     }
@@ -213,7 +263,7 @@ fn field(name: &str) -> Option<(Option<u16>, String)> {
         }
         _ => (None, name.as_str()),
     };
-    let known = [NAME, "ignore", "tags", "id"].contains(&field) || field.starts_with("check_");
+    let known = FIELDS.contains(&field) || CHECKS.contains(&field);
     known.then(|| (port, field.to_owned()))
 }
 

@@ -78,6 +78,7 @@ impl Target {
                 port,
                 ..EndpointOverrides::default()
             },
+            check: None,
         }])
     }
 

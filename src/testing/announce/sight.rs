@@ -259,5 +259,6 @@ fn running(id: &str, since: Since) -> ContainerSnapshot {
         ports: BTreeMap::new(),
         labels: BTreeMap::new(),
         refusal: None,
+        addresses: Vec::new(),
     }
 }

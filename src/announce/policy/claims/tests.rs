@@ -3,6 +3,7 @@
 mod several;
 
 use crate::announce::lease::protocol::{DesiredKey, KeyStatus};
+use crate::announce::policy::check::CheckResults;
 use crate::announce::policy::claims::{Claim, Evaluation, Evaluator, assign_keys};
 use crate::announce::policy::container::{
     ContainerHealth, ContainerSnapshot, ContainerState, ContainerView, Observation,
@@ -45,6 +46,7 @@ fn web(given: &[(&str, &str)]) -> ContainerSnapshot {
         ]),
         labels: labels(given),
         refusal: None,
+        addresses: Vec::new(),
     }
 }
 
@@ -66,6 +68,7 @@ fn judged_after(view: &ContainerView, before: Option<&Evaluation>, now: Moment) 
         target: &target,
         rules: &AddressOptions::default(),
         grace: Some(Duration::from_secs(60)),
+        checks: &CheckResults::new(),
     };
     judge.judge("the-id", view, before, now)
 }

@@ -43,6 +43,7 @@ fn seen(second: i128, state: ContainerState) -> Observation {
         ports: BTreeMap::new(),
         labels: BTreeMap::new(),
         refusal: None,
+        addresses: Vec::new(),
     }))
 }
 

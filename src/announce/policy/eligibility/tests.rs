@@ -4,6 +4,7 @@
 mod ended;
 mod properties;
 
+use crate::announce::policy::check::CheckResults;
 use crate::announce::policy::claims::{Evaluation, Evaluator};
 use crate::announce::policy::container::{
     Binding, ContainerHealth, ContainerPort, ContainerSnapshot, ContainerState, ContainerView,
@@ -47,6 +48,7 @@ fn redis(published: &[(&str, &str)]) -> ContainerSnapshot {
         ports,
         labels: BTreeMap::new(),
         refusal: None,
+        addresses: Vec::new(),
     }
 }
 
@@ -81,6 +83,7 @@ fn judge(
         target: &target,
         rules,
         grace,
+        checks: &CheckResults::new(),
     };
     evaluator.judge("redis1", view, before, now)
 }

@@ -31,10 +31,16 @@ fn outcome(published: &[&str], labels: &[(&str, &str)], environment: &[&str]) ->
         let port = service.wanted.port.unwrap();
         let instance = service.instance.map(|instance| format!("/{instance}"));
         let suffix = service.suffix.unwrap_or_default();
+        let check = service.check.map(|check| {
+            let [interval, timeout] =
+                [check.interval, check.timeout].map(humantime::format_duration);
+            format!(" {} every {interval} within {timeout}", check.kind)
+        });
+        let check = check.unwrap_or_default();
         let meta = service.wanted.meta.iter();
         let meta: String = meta.map(|(key, text)| format!(" {key}={text}")).collect();
         let instance = instance.unwrap_or_default();
-        format!("{}{instance}{suffix} {port}{meta}", service.name)
+        format!("{}{instance}{suffix} {port}{meta}{check}", service.name)
     });
     lines.collect()
 }
@@ -214,6 +220,128 @@ fn what_can_not_be_done_is_refused_with_a_reason() {
         outcome(&["80"], &[], &["SERVICE_8080_NAME=x"]).join("; "),
         "variable SERVICE_8080_NAME names none of the published ports: 80/tcp"
     );
+}
+
+#[test]
+fn checks_are_those_that_consul_would_make_or_refused() {
+    let checked = |fields: &[(&str, &str)]| {
+        let named = fields
+            .iter()
+            .map(|(field, text)| (format!("SERVICE_{field}"), *text));
+        let labels: Vec<_> = named.collect();
+        let mut labels: Vec<_> = labels.iter().map(|(k, v)| (k.as_str(), *v)).collect();
+        labels.push(("SERVICE_NAME", "web"));
+        let told = outcome(&["80"], &labels, &[]).join("; ");
+        told.strip_prefix("web 80/tcp ").unwrap_or(&told).to_owned()
+    };
+    let (http, tcp, script) = (
+        ("80_CHECK_HTTP", "/health/endpoint/path"),
+        ("CHECK_TCP", "true"),
+        ("CHECK_SCRIPT", "curl localhost"),
+    );
+    for (fields, expected) in [
+        (
+            &[
+                http,
+                ("80_CHECK_INTERVAL", "15s"),
+                ("80_CHECK_TIMEOUT", "1s"),
+            ][..],
+            "http:/health/endpoint/path every 15s within 1s",
+        ),
+        (&[http], "http:/health/endpoint/path every 10s within 10s"),
+        (
+            &[tcp, ("CHECK_INTERVAL", "1m30s")],
+            "tcp every 1m 30s within 10s",
+        ),
+        (&[("CHECK_TCP", "false")], "tcp every 10s within 10s"),
+        // The first of its kinds counts, whatever else is there.
+        (
+            &[tcp, http, script],
+            "http:/health/endpoint/path every 10s within 10s",
+        ),
+        (
+            &[("80_CHECK_HTTP", ""), ("CHECK_HTTP", "/"), tcp],
+            "tcp every 10s within 10s",
+        ),
+        (
+            &[http, ("CHECK_HTTP_METHOD", "get")],
+            "http:/health/endpoint/path every 10s within 10s",
+        ),
+        (
+            &[
+                tcp,
+                ("CHECK_INITIAL_STATUS", "critical"),
+                ("CHECK_DEREGISTER_AFTER", "5m"),
+            ],
+            "tcp every 10s within 10s",
+        ),
+        (&[("CHECK_INTERVAL", "nonsense")], "web 80/tcp"),
+    ] {
+        assert_eq!(checked(fields), expected, "{fields:?}");
+    }
+    for (fields, wrong, why) in [
+        (
+            &[script, tcp][..],
+            "CHECK_SCRIPT",
+            "asks for a check that sidekick doesn't make; ",
+        ),
+        (
+            &[("CHECK_CMD", "/check"), tcp],
+            "CHECK_CMD",
+            "asks for a check that ",
+        ),
+        (
+            &[("CHECK_TTL", "30s"), tcp],
+            "CHECK_TTL",
+            "asks for a check that ",
+        ),
+        (
+            &[("CHECK_HTTPS", "/health"), tcp],
+            "CHECK_HTTPS",
+            "asks for a check that ",
+        ),
+        (
+            &[("80_CHECK_GRPC", "true")],
+            "80_CHECK_GRPC",
+            "asks for a check that ",
+        ),
+        (
+            &[("CHECK_HTTP", "health")],
+            "CHECK_HTTP",
+            "\"health\" is no check: write ",
+        ),
+        (
+            &[("CHECK_HTTP", "/ HTTP/1.1\r\nX: y")],
+            "CHECK_HTTP",
+            "\"/ HTTP/1.1\\r\\nX: y\" is ",
+        ),
+        (
+            &[http, ("CHECK_HTTP_METHOD", "HEAD")],
+            "CHECK_HTTP_METHOD",
+            "is \"HEAD\", and a check ",
+        ),
+        (
+            &[tcp, ("CHECK_INTERVAL", "1.5s")],
+            "CHECK_INTERVAL",
+            "\"1.5s\" is no duration like ",
+        ),
+        (
+            &[tcp, ("CHECK_TIMEOUT", "2h")],
+            "CHECK_TIMEOUT",
+            "\"2h\" is no duration like ",
+        ),
+        (
+            &[tcp, ("CHECK_INITIAL_STATUS", "passing")],
+            "CHECK_INITIAL_STATUS",
+            "is \"passing\", and sidekick announces nothing before its check has passed; ",
+        ),
+    ] {
+        let told = checked(fields);
+        assert!(
+            told.starts_with(&format!("label SERVICE_{wrong} {why}")),
+            "{told}"
+        );
+    }
 }
 
 #[test]

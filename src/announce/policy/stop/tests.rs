@@ -25,6 +25,7 @@ fn snapshot(second: i128, state: ContainerState) -> ContainerSnapshot {
         ports: BTreeMap::new(),
         labels: BTreeMap::new(),
         refusal: None,
+        addresses: Vec::new(),
     }
 }
 
