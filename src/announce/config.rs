@@ -11,6 +11,7 @@ use crate::etcd::EtcdConfig;
 use crate::etcd::config::{EtcdArgs, etcd};
 use crate::telemetry::LogArgs;
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -133,7 +134,11 @@ pub struct ContainerArgs {
 
     /// With --all: also every running container with a label or an environment variable of registrator that gives a
     /// name, SERVICE_NAME or SERVICE_PORT_NAME
-    #[arg(long, requires = "all")]
+    #[arg(
+        long,
+        env = "SIDEKICK_REGISTRATOR_LABELS",
+        value_parser = BoolishValueParser::new()
+    )]
     pub registrator_labels: bool,
 
     /// The address to announce: an IP or a name [default: the label sidekick.host, else the address

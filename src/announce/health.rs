@@ -1,6 +1,8 @@
 //! Runs the checks that services ask for: connections, and GETs.
 
-use super::policy::check::{CheckProgress, CheckResults, CheckSubject, CheckTarget, WantedChecks};
+use super::policy::check::{
+    CheckAddress, CheckProgress, CheckResults, CheckSubject, CheckTarget, WantedChecks,
+};
 use super::policy::check_settings::CheckKind;
 use http_body_util::Empty;
 use hyper::Request;
@@ -10,7 +12,7 @@ use hyper::header::{HOST, USER_AGENT};
 use hyper_util::rt::TokioIo;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -47,7 +49,7 @@ impl Checks {
 
 /// One task for each check; ends where one of them panics.
 async fn run(mut targets: watch::Receiver<WantedChecks>, results: watch::Sender<CheckResults>) {
-    let mut running: BTreeMap<CheckSubject, (Vec<SocketAddr>, AbortHandle)> = BTreeMap::new();
+    let mut running: BTreeMap<CheckSubject, (Vec<CheckAddress>, AbortHandle)> = BTreeMap::new();
     let mut tasks = JoinSet::new();
     loop {
         let wanted = targets.borrow_and_update().clone();
@@ -103,7 +105,7 @@ pub(crate) async fn ask(
 ) -> Result<(), String> {
     let addresses = match reached {
         Some(address) => vec![*address],
-        None => target.addresses.clone(),
+        None => reachable(&target.addresses),
     };
     let mut problem = "there is no address to ask".to_owned();
     for address in addresses {
@@ -139,6 +141,13 @@ pub(crate) async fn ask(
     Err(problem)
 }
 
+/// A container's own address counts where its network's gateway is an address of this machine, which binds a socket.
+fn reachable(addresses: &[CheckAddress]) -> Vec<SocketAddr> {
+    let is_here = |gateway| UdpSocket::bind(SocketAddr::new(gateway, 0)).is_ok();
+    let reachable = addresses.iter().filter(|it| it.gateway.is_none_or(is_here));
+    reachable.map(|it| it.address).collect()
+}
+
 /// Redirections are not followed; the answer's body isn't read.
 async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Result<(), String> {
     let wrong = |error: hyper::Error| format!("{address}: {error}");
@@ -150,11 +159,14 @@ async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Result<(), S
         .header(USER_AGENT, "sidekick")
         .body(Empty::<Bytes>::new());
     let request = request.map_err(|error| error.to_string())?;
-    // The connection ends with the answer's head.
+    let mut answer = std::pin::pin!(sender.send_request(request));
+    // Cancel-safe: what is given up is the connection. It may end with the answer's head, which is there then.
     let response = tokio::select! {
-        response = sender.send_request(request) => response.map_err(wrong)?,
-        ended = connection => return Err(ended.err().map_or_else(|| format!("{address} closed the connection"), wrong)),
+        biased;
+        response = &mut answer => response,
+        _ = connection => answer.await,
     };
+    let response = response.map_err(wrong)?;
     let status = response.status();
     match status.is_success() || status.is_redirection() {
         true => Ok(()),

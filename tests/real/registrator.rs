@@ -154,38 +154,42 @@ async fn what_is_ignored_or_can_not_be_done_has_its_reason_in_log_and_explanatio
     assert!(!explained.text.contains(good.name()), "{}", explained.text);
 }
 
+/// The test's engine has a network namespace of its own, as where sidekick is in a container. So checks ask at the
+/// published port on this machine, where the test stands in for Docker's proxy.
 #[tokio::test]
 async fn a_check_keeps_a_container_from_etcd_until_it_passes_and_while_it_fails() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
-    let service = engine.name("svc");
-    let redis = redis(engine).label(&format!("SERVICE_NAME={service}"));
+    let (service, port) = (engine.name("svc"), free_port());
+    let redis = engine.container(&engine.name("redis"));
+    let redis = redis.publish(&format!("{port}:6379"));
+    let redis = redis.label(&format!("SERVICE_NAME={service}"));
     let redis = redis.option("--env=SERVICE_6379_CHECK_TCP=true");
-    let redis = redis.label("SERVICE_CHECK_INTERVAL=200ms");
-    // Nothing listens on the port that is published, but for Docker's proxy.
-    let redis = redis.redis_arguments(&["--port", "6380"]).run().await;
-    let sidekick = announce(engine, &etcd).spawn();
+    let redis = redis.label("SERVICE_CHECK_INTERVAL=200ms").run().await;
+    let mut sidekick = announce(engine, &etcd).spawn();
     let key = format!("/services/{service}/{}@{HOST}", redis.name());
-    sidekick.logs("not announcing: its check tcp fails: ").await;
+    let why = format!("not announcing: its check tcp fails: 127.0.0.1:{port}: Connection refused");
+    sidekick.logs(&why).await;
     let explain = Sidekick::explain_all().flag("--registrator-labels");
     let explain = explain.docker(engine).host(HOST).etcd(&etcd);
     let explained = explain.run().await;
-    let why = format!("{key}: no: its check tcp fails: ");
+    let why = format!("{key}: no: its check tcp fails: 127.0.0.1:{port}: ");
     assert!(explained.text.contains(&why), "{}", explained.text);
     assert_eq!(etcd.get(&key).await, None);
 
-    redis.listens_on(6380, 6379).await;
+    let listen = || std::net::TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
+    let listener = listen();
     shows(&etcd, &key, &redis, "").await;
     let log = etcd.watch(&key).await;
     // A sidekick that starts leaves the key alone until its first check is over.
-    drop(sidekick);
-    let sidekick = announce(engine, &etcd).spawn();
+    sidekick.kill9().await;
+    sidekick = announce(engine, &etcd).spawn();
     sidekick.logs("took the key over").await;
     shows(&etcd, &key, &redis, "").await;
     assert!(!log.has_a_gap().await);
 
-    redis.listens_on(6379, 6380).await;
+    drop(listener);
     etcd.loses(&key).await;
-    redis.listens_on(6380, 6379).await;
+    let _listener = listen();
     shows(&etcd, &key, &redis, "").await;
     redis.kill().await;
     etcd.loses(&key).await;
@@ -194,19 +198,18 @@ async fn a_check_keeps_a_container_from_etcd_until_it_passes_and_while_it_fails(
 #[tokio::test]
 async fn a_check_by_http_tells_what_was_wrong_with_the_answer() {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
-    // Redis speaks no HTTP.
-    let redis = engine.redis().label("sidekick.check=http:/health");
+    let port = free_port();
+    let redis = engine.container(&engine.name("redis"));
+    let redis = redis.publish(&format!("{port}:6379"));
     let redis = redis.label(&format!("sidekick.service={}", engine.name("svc")));
+    let redis = redis.label("sidekick.check=http:/health");
     let redis = redis.label("sidekick.check-interval=200ms").run().await;
     let sidekick = engine.announce_all(&etcd).spawn();
-    sidekick
-        .logs("not announcing: its check http:/health fails: ")
-        .await;
-    assert_eq!(
-        etcd.keys()
-            .await
-            .iter()
-            .find(|key| key.contains(redis.name())),
-        None
+    let why = format!("not announcing: its check http:/health fails: 127.0.0.1:{port}: ");
+    sidekick.logs(&why).await;
+    let keys = etcd.keys().await;
+    assert!(
+        !keys.iter().any(|key| key.contains(redis.name())),
+        "{keys:?}"
     );
 }

@@ -218,11 +218,15 @@ fn health(health: &Value, retries: u32) -> ContainerHealth {
     }
 }
 
-/// IPv4 before IPv6 in each network.
-fn addresses(networks: &Value) -> Vec<IpAddr> {
+/// Each with its network's gateway; IPv4 before IPv6.
+fn addresses(networks: &Value) -> Vec<(IpAddr, IpAddr)> {
     let networks = networks.as_object().into_iter().flatten();
     let addresses = networks.flat_map(|(_, network)| {
-        ["IPAddress", "GlobalIPv6Address"].map(|field| network[field].as_str()?.parse().ok())
+        let ip = |field: &str| network[field].as_str()?.parse().ok();
+        [
+            ip("IPAddress").zip(ip("Gateway")),
+            ip("GlobalIPv6Address").zip(ip("IPv6Gateway")),
+        ]
     });
     addresses.flatten().collect()
 }

@@ -27,6 +27,13 @@ async fn server(answer: &'static str) -> (SocketAddr, JoinSet<()>) {
     (address, tasks)
 }
 
+fn published(address: &SocketAddr) -> CheckAddress {
+    CheckAddress {
+        address: *address,
+        gateway: None,
+    }
+}
+
 fn target(addresses: &[SocketAddr], kind: &str) -> CheckTarget {
     let settings = CheckSettings {
         kind: kind.parse().unwrap(),
@@ -39,7 +46,7 @@ fn target(addresses: &[SocketAddr], kind: &str) -> CheckTarget {
             port: "80".parse().unwrap(),
             settings,
         },
-        addresses: addresses.to_vec(),
+        addresses: addresses.iter().map(published).collect(),
     }
 }
 
@@ -85,12 +92,19 @@ async fn an_address_that_has_answered_or_refused_is_the_one_that_counts() {
     let (other, _server) = server("").await;
     let refuses = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let refuses = refuses.local_addr().unwrap();
-    // RFC 5737: nowhere.
-    let nowhere: SocketAddr = "192.0.2.1:9".parse().unwrap();
+    // Multicast: no connection leads there.
+    let nowhere: SocketAddr = "224.0.0.1:9".parse().unwrap();
 
     assert_eq!(asked(&[nowhere, other], "tcp").await, Ok(()));
     let refused = asked(&[refuses, other], "tcp").await.unwrap_err();
     assert!(refused.contains("refused"), "{refused}");
+
+    // An own address whose network is not of this machine is another machine's.
+    let mut elsewhere = target(&[refuses, other], "tcp");
+    elsewhere.addresses[0].gateway = Some("224.0.0.1".parse().unwrap());
+    assert_eq!(ask(&elsewhere, &mut None).await, Ok(()));
+    elsewhere.addresses[0].gateway = Some("127.0.0.1".parse().unwrap());
+    assert!(ask(&elsewhere, &mut None).await.is_err());
 
     // A container that was reached at its own address is not looked for at another one.
     let (own, its_server) = server("").await;

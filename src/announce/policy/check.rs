@@ -33,7 +33,17 @@ pub struct CheckTarget {
     /// What is checked. Its result outlives a change of addresses.
     pub subject: CheckSubject,
     /// Where the port is asked: at the first of these that can be reached.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<CheckAddress>,
+}
+
+/// Where a check may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckAddress {
+    /// The address.
+    pub address: SocketAddr,
+    /// The gateway of the container's network, whose own address it is. Where that isn't an address of this machine, the
+    /// same address may belong to another machine. `None` for the published address.
+    pub gateway: Option<IpAddr>,
 }
 
 impl CheckTarget {
@@ -52,7 +62,10 @@ impl CheckTarget {
             return Err(Reason::Uncheckable(port));
         }
         let own = container.addresses.iter();
-        let own = own.map(|ip| SocketAddr::new(*ip, port.number.get()));
+        let own = own.map(|(ip, gateway)| CheckAddress {
+            address: SocketAddr::new(*ip, port.number.get()),
+            gateway: Some(*gateway),
+        });
         let ip = match (
             decision.binding.map(|binding| binding.ip),
             &decision.endpoint.host,
@@ -62,7 +75,10 @@ impl CheckTarget {
             (Some(IpAddr::V6(_)), Host::Name(_)) => Ipv6Addr::LOCALHOST.into(),
             (_, Host::Name(_)) => Ipv4Addr::LOCALHOST.into(),
         };
-        let published = SocketAddr::new(ip, decision.endpoint.port.get());
+        let published = CheckAddress {
+            address: SocketAddr::new(ip, decision.endpoint.port.get()),
+            gateway: None,
+        };
         let subject = CheckSubject {
             life: container.life(),
             port,
@@ -88,7 +104,7 @@ pub enum CheckResult {
 pub type CheckResults = BTreeMap<CheckSubject, CheckResult>;
 
 /// The checks that are to run, and where each asks.
-pub type WantedChecks = BTreeMap<CheckSubject, Vec<SocketAddr>>;
+pub type WantedChecks = BTreeMap<CheckSubject, Vec<CheckAddress>>;
 
 /// The answers to one check so far.
 #[derive(Debug, Default)]

@@ -111,7 +111,7 @@ mod tests {
         let time = |text: &str| text.parse().ok().map(|CheckTime(time)| time);
         assert_eq!(time("1m30s"), Some(Duration::from_secs(90)));
         assert_eq!(time("100ms"), Some(LEAST_TIME));
-        for text in ["", "99ms", "0s", "61m", "10", "1.5s", "-1s"] {
+        for text in ["", "99ms", "0s", "61m", "10", "-1s"] {
             assert_eq!(time(text), None, "{text}");
         }
     }

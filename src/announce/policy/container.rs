@@ -35,8 +35,8 @@ pub struct ContainerSnapshot {
     pub host_network: bool,
     /// The published container ports and where each is bound on the host.
     pub ports: BTreeMap<ContainerPort, Vec<Binding>>,
-    /// Its own addresses in its networks.
-    pub addresses: Vec<IpAddr>,
+    /// Its own addresses in its networks, each with the network's gateway.
+    pub addresses: Vec<(IpAddr, IpAddr)>,
     /// The container's `sidekick.*` labels, and those that say what its metadata for registrator asks for.
     pub labels: BTreeMap<String, String>,
     /// Why that metadata could not be translated; `None` where it was, or isn't read.

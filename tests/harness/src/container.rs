@@ -234,13 +234,6 @@ impl Container<'_> {
         self.exec_fatal(&["redis-cli", "shutdown", "nosave"]).await;
     }
 
-    /// Makes its Redis listen on another port of the container.
-    pub async fn listens_on(&self, now: u16, then: u16) {
-        let (now, then) = (now.to_string(), then.to_string());
-        self.exec(&["redis-cli", "-p", &now, "config", "set", "port", &then])
-            .await;
-    }
-
     /// Fills it with more than it may have, so that the kernel kills it.
     pub async fn eat(&self, bytes: u64) {
         self.exec_fatal(&["redis-cli", "setrange", "fat", &bytes.to_string(), "x"])

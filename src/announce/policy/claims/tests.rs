@@ -1,5 +1,6 @@
 //! Labels → keys, or why not: the grammar, whose key it is, and what a lost engine does to many.
 
+mod checked;
 mod several;
 
 use crate::announce::lease::protocol::{DesiredKey, KeyStatus};

@@ -45,90 +45,95 @@ fn outcome(published: &[&str], labels: &[(&str, &str)], environment: &[&str]) ->
     lines.collect()
 }
 
+/// What is published, the environment, and what is announced.
+type Example = (
+    &'static [&'static str],
+    &'static [&'static str],
+    &'static [&'static str],
+);
+
+const EXAMPLES: &[Example] = &[
+    (&["6379"], &["SERVICE_NAME=db"], &["db 6379/tcp"]),
+    (
+        &["6379"],
+        &[
+            "SERVICE_NAME=db",
+            "SERVICE_TAGS=master,backups",
+            "SERVICE_REGION=us2",
+        ],
+        &["db 6379/tcp tags=master,backups"],
+    ),
+    (&["6379"], &[], &["asks for nothing"]),
+    (&["443", "80"], &["SERVICE_TAGS=www"], &["asks for nothing"]),
+    (
+        &["443", "80"],
+        &[
+            "SERVICE_443_NAME=https",
+            "SERVICE_443_ID=https.12345",
+            "SERVICE_443_SNI=enabled",
+            "SERVICE_80_NAME=http",
+            "SERVICE_TAGS=www",
+        ],
+        &["http 80/tcp tags=www", "https/https.12345 443/tcp tags=www"],
+    ),
+    // A name for all ports gets the port at its end.
+    (
+        &["80", "443"],
+        &["SERVICE_NAME=web"],
+        &["web-80 80/tcp", "web-443 443/tcp"],
+    ),
+    (
+        &["80", "443"],
+        &["SERVICE_NAME=web", "SERVICE_443_NAME=tls"],
+        &["web-80 80/tcp", "tls 443/tcp"],
+    ),
+    // The container is ignored, or one port of it; any value does.
+    (
+        &["80"],
+        &["SERVICE_NAME=web", "SERVICE_IGNORE=true"],
+        &["ignored"],
+    ),
+    (
+        &["80"],
+        &["SERVICE_NAME=web", "SERVICE_IGNORE=false"],
+        &["ignored"],
+    ),
+    (
+        &["80"],
+        &["SERVICE_NAME=web", "SERVICE_IGNORE="],
+        &["web 80/tcp"],
+    ),
+    (
+        &["80", "443"],
+        &["SERVICE_NAME=web", "SERVICE_443_IGNORE=true"],
+        &["web-80 80/tcp"],
+    ),
+    (
+        &["80"],
+        &["SERVICE_NAME=web", "SERVICE_80_IGNORE=1"],
+        &["ignored"],
+    ),
+    (&[], &["SERVICE_NAME=web", "SERVICE_IGNORE=1"], &["ignored"]),
+    (
+        &["6379"],
+        &["SERVICE_NAME=redis", "SERVICE_ID=redis-1"],
+        &["redis/redis-1 6379/tcp"],
+    ),
+    // As with -explicit, a port without a name isn't announced.
+    (&["80", "443"], &["SERVICE_80_NAME=web"], &["web 80/tcp"]),
+    (
+        &["53", "53/udp"],
+        &["SERVICE_53_NAME=dns"],
+        &["dns:53 53/tcp", "dns:53.udp 53/udp"],
+    ),
+];
+
 #[test]
 fn the_examples_of_its_documentation() {
-    for (published, environment, expected) in [
-        (
-            &["6379"][..],
-            &["SERVICE_NAME=db"][..],
-            &["db 6379/tcp"][..],
-        ),
-        (
-            &["6379"],
-            &[
-                "SERVICE_NAME=db",
-                "SERVICE_TAGS=master,backups",
-                "SERVICE_REGION=us2",
-            ],
-            &["db 6379/tcp tags=master,backups"],
-        ),
-        (&["6379"], &[], &["asks for nothing"]),
-        (&["443", "80"], &["SERVICE_TAGS=www"], &["asks for nothing"]),
-        (
-            &["443", "80"],
-            &[
-                "SERVICE_443_NAME=https",
-                "SERVICE_443_ID=https.12345",
-                "SERVICE_443_SNI=enabled",
-                "SERVICE_80_NAME=http",
-                "SERVICE_TAGS=www",
-            ],
-            &["http 80/tcp tags=www", "https/https.12345 443/tcp tags=www"],
-        ),
-        // A name for all ports gets the port at its end.
-        (
-            &["80", "443"],
-            &["SERVICE_NAME=web"],
-            &["web-80 80/tcp", "web-443 443/tcp"],
-        ),
-        (
-            &["80", "443"],
-            &["SERVICE_NAME=web", "SERVICE_443_NAME=tls"],
-            &["web-80 80/tcp", "tls 443/tcp"],
-        ),
-        // The container is ignored, or one port of it; any value does.
-        (
-            &["80"],
-            &["SERVICE_NAME=web", "SERVICE_IGNORE=true"],
-            &["ignored"],
-        ),
-        (
-            &["80"],
-            &["SERVICE_NAME=web", "SERVICE_IGNORE=false"],
-            &["ignored"],
-        ),
-        (
-            &["80"],
-            &["SERVICE_NAME=web", "SERVICE_IGNORE="],
-            &["web 80/tcp"],
-        ),
-        (
-            &["80", "443"],
-            &["SERVICE_NAME=web", "SERVICE_443_IGNORE=true"],
-            &["web-80 80/tcp"],
-        ),
-        (
-            &["80"],
-            &["SERVICE_NAME=web", "SERVICE_80_IGNORE=1"],
-            &["ignored"],
-        ),
-        (&[], &["SERVICE_NAME=web", "SERVICE_IGNORE=1"], &["ignored"]),
-        (
-            &["6379"],
-            &["SERVICE_NAME=redis", "SERVICE_ID=redis-1"],
-            &["redis/redis-1 6379/tcp"],
-        ),
-        // As with -explicit, a port without a name isn't announced.
-        (&["80", "443"], &["SERVICE_80_NAME=web"], &["web 80/tcp"]),
-        (
-            &["53", "53/udp"],
-            &["SERVICE_53_NAME=dns"],
-            &["dns:53 53/tcp", "dns:53.udp 53/udp"],
-        ),
-    ] {
+    for (published, environment, expected) in EXAMPLES {
         assert_eq!(
             outcome(published, &[], environment),
-            expected,
+            *expected,
             "{environment:?}"
         );
         // Labels say the same.
@@ -136,7 +141,7 @@ fn the_examples_of_its_documentation() {
             .iter()
             .filter_map(|it| it.split_once('='))
             .collect();
-        assert_eq!(outcome(published, &labels, &[]), expected, "{labels:?}");
+        assert_eq!(outcome(published, &labels, &[]), *expected, "{labels:?}");
     }
 }
 
@@ -222,6 +227,110 @@ fn what_can_not_be_done_is_refused_with_a_reason() {
     );
 }
 
+type Fields = &'static [(&'static str, &'static str)];
+
+const HTTP: (&str, &str) = ("80_CHECK_HTTP", "/health/endpoint/path");
+const TCP: (&str, &str) = ("CHECK_TCP", "true");
+const SCRIPT: (&str, &str) = ("CHECK_SCRIPT", "curl localhost");
+
+const CHECKED: &[(Fields, &str)] = &[
+    (
+        &[
+            HTTP,
+            ("80_CHECK_INTERVAL", "15s"),
+            ("80_CHECK_TIMEOUT", "1s"),
+        ],
+        "http:/health/endpoint/path every 15s within 1s",
+    ),
+    (&[HTTP], "http:/health/endpoint/path every 10s within 10s"),
+    (
+        &[TCP, ("CHECK_INTERVAL", "1m30s")],
+        "tcp every 1m 30s within 10s",
+    ),
+    (&[("CHECK_TCP", "false")], "tcp every 10s within 10s"),
+    // The first of its kinds counts, whatever else is there.
+    (
+        &[TCP, HTTP, SCRIPT],
+        "http:/health/endpoint/path every 10s within 10s",
+    ),
+    (
+        &[("80_CHECK_HTTP", ""), ("CHECK_HTTP", "/"), TCP],
+        "tcp every 10s within 10s",
+    ),
+    (
+        &[HTTP, ("CHECK_HTTP_METHOD", "get")],
+        "http:/health/endpoint/path every 10s within 10s",
+    ),
+    (
+        &[
+            TCP,
+            ("CHECK_INITIAL_STATUS", "critical"),
+            ("CHECK_DEREGISTER_AFTER", "5m"),
+        ],
+        "tcp every 10s within 10s",
+    ),
+    (&[("CHECK_INTERVAL", "nonsense")], "web 80/tcp"),
+];
+
+/// The label that is refused, and the first words of why.
+const REFUSED: &[(Fields, &str, &str)] = &[
+    (
+        &[SCRIPT, TCP],
+        "CHECK_SCRIPT",
+        "asks for a check that sidekick doesn't make; ",
+    ),
+    (
+        &[("CHECK_CMD", "/check"), TCP],
+        "CHECK_CMD",
+        "asks for a check that ",
+    ),
+    (
+        &[("CHECK_TTL", "30s"), TCP],
+        "CHECK_TTL",
+        "asks for a check that ",
+    ),
+    (
+        &[("CHECK_HTTPS", "/health"), TCP],
+        "CHECK_HTTPS",
+        "asks for a check that ",
+    ),
+    (
+        &[("80_CHECK_GRPC", "true")],
+        "80_CHECK_GRPC",
+        "asks for a check that ",
+    ),
+    (
+        &[("CHECK_HTTP", "health")],
+        "CHECK_HTTP",
+        "\"health\" is no check: write ",
+    ),
+    (
+        &[("CHECK_HTTP", "/ HTTP/1.1\r\nX: y")],
+        "CHECK_HTTP",
+        "\"/ HTTP/1.1\\r\\nX: y\" is ",
+    ),
+    (
+        &[HTTP, ("CHECK_HTTP_METHOD", "HEAD")],
+        "CHECK_HTTP_METHOD",
+        "is \"HEAD\", and a check ",
+    ),
+    (
+        &[TCP, ("CHECK_INTERVAL", "1x")],
+        "CHECK_INTERVAL",
+        "\"1x\" is no duration like ",
+    ),
+    (
+        &[TCP, ("CHECK_TIMEOUT", "2h")],
+        "CHECK_TIMEOUT",
+        "\"2h\" is no duration like ",
+    ),
+    (
+        &[TCP, ("CHECK_INITIAL_STATUS", "passing")],
+        "CHECK_INITIAL_STATUS",
+        "is \"passing\", and sidekick announces nothing before its check has passed; ",
+    ),
+];
+
 #[test]
 fn checks_are_those_that_consul_would_make_or_refused() {
     let checked = |fields: &[(&str, &str)]| {
@@ -234,108 +343,10 @@ fn checks_are_those_that_consul_would_make_or_refused() {
         let told = outcome(&["80"], &labels, &[]).join("; ");
         told.strip_prefix("web 80/tcp ").unwrap_or(&told).to_owned()
     };
-    let (http, tcp, script) = (
-        ("80_CHECK_HTTP", "/health/endpoint/path"),
-        ("CHECK_TCP", "true"),
-        ("CHECK_SCRIPT", "curl localhost"),
-    );
-    for (fields, expected) in [
-        (
-            &[
-                http,
-                ("80_CHECK_INTERVAL", "15s"),
-                ("80_CHECK_TIMEOUT", "1s"),
-            ][..],
-            "http:/health/endpoint/path every 15s within 1s",
-        ),
-        (&[http], "http:/health/endpoint/path every 10s within 10s"),
-        (
-            &[tcp, ("CHECK_INTERVAL", "1m30s")],
-            "tcp every 1m 30s within 10s",
-        ),
-        (&[("CHECK_TCP", "false")], "tcp every 10s within 10s"),
-        // The first of its kinds counts, whatever else is there.
-        (
-            &[tcp, http, script],
-            "http:/health/endpoint/path every 10s within 10s",
-        ),
-        (
-            &[("80_CHECK_HTTP", ""), ("CHECK_HTTP", "/"), tcp],
-            "tcp every 10s within 10s",
-        ),
-        (
-            &[http, ("CHECK_HTTP_METHOD", "get")],
-            "http:/health/endpoint/path every 10s within 10s",
-        ),
-        (
-            &[
-                tcp,
-                ("CHECK_INITIAL_STATUS", "critical"),
-                ("CHECK_DEREGISTER_AFTER", "5m"),
-            ],
-            "tcp every 10s within 10s",
-        ),
-        (&[("CHECK_INTERVAL", "nonsense")], "web 80/tcp"),
-    ] {
-        assert_eq!(checked(fields), expected, "{fields:?}");
+    for (fields, expected) in CHECKED {
+        assert_eq!(checked(fields), *expected, "{fields:?}");
     }
-    for (fields, wrong, why) in [
-        (
-            &[script, tcp][..],
-            "CHECK_SCRIPT",
-            "asks for a check that sidekick doesn't make; ",
-        ),
-        (
-            &[("CHECK_CMD", "/check"), tcp],
-            "CHECK_CMD",
-            "asks for a check that ",
-        ),
-        (
-            &[("CHECK_TTL", "30s"), tcp],
-            "CHECK_TTL",
-            "asks for a check that ",
-        ),
-        (
-            &[("CHECK_HTTPS", "/health"), tcp],
-            "CHECK_HTTPS",
-            "asks for a check that ",
-        ),
-        (
-            &[("80_CHECK_GRPC", "true")],
-            "80_CHECK_GRPC",
-            "asks for a check that ",
-        ),
-        (
-            &[("CHECK_HTTP", "health")],
-            "CHECK_HTTP",
-            "\"health\" is no check: write ",
-        ),
-        (
-            &[("CHECK_HTTP", "/ HTTP/1.1\r\nX: y")],
-            "CHECK_HTTP",
-            "\"/ HTTP/1.1\\r\\nX: y\" is ",
-        ),
-        (
-            &[http, ("CHECK_HTTP_METHOD", "HEAD")],
-            "CHECK_HTTP_METHOD",
-            "is \"HEAD\", and a check ",
-        ),
-        (
-            &[tcp, ("CHECK_INTERVAL", "1.5s")],
-            "CHECK_INTERVAL",
-            "\"1.5s\" is no duration like ",
-        ),
-        (
-            &[tcp, ("CHECK_TIMEOUT", "2h")],
-            "CHECK_TIMEOUT",
-            "\"2h\" is no duration like ",
-        ),
-        (
-            &[tcp, ("CHECK_INITIAL_STATUS", "passing")],
-            "CHECK_INITIAL_STATUS",
-            "is \"passing\", and sidekick announces nothing before its check has passed; ",
-        ),
-    ] {
+    for (fields, wrong, why) in REFUSED {
         let told = checked(fields);
         assert!(
             told.starts_with(&format!("label SERVICE_{wrong} {why}")),
