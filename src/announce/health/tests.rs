@@ -90,8 +90,9 @@ async fn a_get_passes_by_its_status_alone_and_a_connection_by_being_accepted() {
 #[tokio::test]
 async fn an_address_that_has_answered_or_refused_is_the_one_that_counts() {
     let (other, _server) = server("").await;
-    let refuses = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let refuses = refuses.local_addr().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let refuses = listener.local_addr().unwrap();
+    drop(listener);
     // Multicast: no connection leads there.
     let nowhere: SocketAddr = "224.0.0.1:9".parse().unwrap();
 
