@@ -8,9 +8,11 @@ pub use config::{ExplainArgs, ExplainConfig};
 use crate::announce::docker::client;
 use crate::announce::docker::events::WatchScope;
 use crate::announce::docker::process::PidfdProbe;
+use crate::announce::health::ask;
 use crate::announce::lease::ownership::{Holder, Precedence, precedence_of};
+use crate::announce::policy::check::{CheckResult, CheckResults};
 use crate::announce::policy::claims::{Claim, Evaluation, Evaluator, Outranked, assign_keys};
-use crate::announce::policy::container::ContainerSnapshot;
+use crate::announce::policy::container::{ContainerSnapshot, ContainerView};
 use crate::announce::policy::eligibility::{Decision, Verdict};
 use crate::announce::policy::reason::{Reason, health_words};
 use crate::announce::policy::target::Target;
@@ -19,9 +21,13 @@ use crate::endpoint::Key;
 use crate::etcd::members::Members;
 use crate::etcd::reader;
 use etcd_client::{Client, KeyValue};
+use futures_util::StreamExt as _;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use wishes::ReadWishes;
+
+/// Checks under way at a time.
+const CHECKS_AT_A_TIME: usize = 64;
 
 /// The text to print, and whether the container is announceable.
 #[derive(Debug)]
@@ -38,11 +44,14 @@ pub struct Explanation {
 /// Docker doesn't answer. (An etcd that doesn't answer is a line of the explanation.)
 pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     let inspected = client::look(&config.docker, &WatchScope::from(&config.target)).await?;
-    let evaluator = Evaluator {
+    let mut evaluator = Evaluator {
         target: &config.target,
         rules: &config.rules,
         grace: None,
+        checks: &CheckResults::new(),
     };
+    let checks = ask_checks(&evaluator, &inspected.views).await;
+    evaluator.checks = &checks;
     let count = inspected.views.len();
     let (mut text, mut refused) = (String::new(), 0);
     let mut processes = PidfdProbe::new(&config.docker).await;
@@ -84,15 +93,49 @@ pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     }
     if let Some(unlabelled) = inspected.unlabelled {
         let announceable = count - refused;
+        let labels = match config.target {
+            Target::All {
+                registrator: true, ..
+            } => "labels of sidekick or registrator",
+            _ => "sidekick labels",
+        };
         writeln!(
             text,
-            "{count} containers with sidekick labels, {announceable} announceable; {unlabelled} without"
+            "{count} containers with {labels}, {announceable} announceable; {unlabelled} without"
         )?;
+        for name in inspected.ignored {
+            writeln!(text, "{name} asks to be ignored (SERVICE_IGNORE)")?;
+        }
     }
     Ok(Explanation {
         announceable: refused == 0,
         text,
     })
+}
+
+/// Asks each check once.
+async fn ask_checks(
+    evaluator: &Evaluator<'_>,
+    views: &[(String, anyhow::Result<ContainerView>)],
+) -> CheckResults {
+    let views = views
+        .iter()
+        .filter_map(|(id, view)| Some((id, view.as_ref().ok()?)));
+    let judged = views.map(|(id, view)| evaluator.judge(id, view, None, now()));
+    let targets: Vec<_> = judged
+        .flat_map(|it| it.checks().cloned().collect::<Vec<_>>())
+        .collect();
+    let asked = targets.into_iter().map(|target| async move {
+        let result = match ask(&target, &mut None).await {
+            Ok(()) => CheckResult::Passing,
+            Err(why) => CheckResult::Failing(why),
+        };
+        (target.subject, result)
+    });
+    futures_util::stream::iter(asked)
+        .buffered(CHECKS_AT_A_TIME)
+        .collect()
+        .await
 }
 
 /// What the explanation of each container needs.

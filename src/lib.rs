@@ -14,6 +14,7 @@
 //! announce/             the job `sidekick announce`
 //!   drain/              operators' wishes, and a shutdown that waits for the agents
 //!   docker/             the Docker Engine: events, inspects, the watcher
+//!   health.rs           the checks of services
 //!   lease/              etcd: what to ask of it next (P), and the executor, the only writer to etcd
 //!   policy/           P when a container is announced, as what, and which container has a key
 //! agent/                the job `sidekick agent`
@@ -44,6 +45,7 @@
 //! |---|---|---|---|
 //! | the container watcher | Docker's API; which containers to inspect again; a pidfd on each one's first process, and a task that waits for its end | a `watch` channel: the latest state of each container | aborted at shutdown |
 //! | the event reader | Docker's /events | `mpsc`, 1024 deep: "inspect again", deaths, networks; when it is full, all containers are inspected again | with its connection |
+//! | the checks, a task each | the ports of containers that ask for a check | a `watch` channel: their results | aborted at shutdown |
 //! | the wish reader (with `--drain`) | the operators' wishes for the claimed keys | a `watch` channel: the wishes | aborted at shutdown |
 //! | the etcd watcher | etcd's watches on the keys that are wished for | `mpsc`, 64 deep; further changes wait in etcd | aborted at shutdown |
 //! | the executor | the wishes; the etcd watcher's changes | **the only writer to etcd**; a `watch` channel: the state of each key | last: after the lease is revoked, or after 4.5 s |

@@ -12,6 +12,7 @@ use crate::etcd::EtcdConfig;
 use crate::etcd::config::{EtcdArgs, etcd};
 use crate::telemetry::LogArgs;
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -132,6 +133,15 @@ pub struct ContainerArgs {
     #[arg(long)]
     pub all: bool,
 
+    /// With --all: also every running container with a label or an environment variable of registrator that gives a
+    /// name, SERVICE_NAME or SERVICE_PORT_NAME
+    #[arg(
+        long,
+        env = "SIDEKICK_REGISTRATOR_LABELS",
+        value_parser = BoolishValueParser::new()
+    )]
+    pub registrator_labels: bool,
+
     /// The address to announce: an IP or a name [default: the label sidekick.host, else the address
     /// the port is bound on, else the Docker host's name, else this machine's]
     #[arg(long, env = "SIDEKICK_HOST")]
@@ -240,7 +250,7 @@ impl AnnounceConfig {
         let target = target(&args.container, args.key.as_deref(), &args.prefix)?;
         let below = match &target {
             Target::One { key, .. } => key.prefix(),
-            Target::All { prefix } => prefix,
+            Target::All { prefix, .. } => prefix,
         };
         Ok(Self {
             drain: duration("--drain", &args.drain)?,
@@ -263,7 +273,10 @@ impl AnnounceConfig {
 pub(crate) fn target(args: &ContainerArgs, key: Option<&str>, all_below: &str) -> Checked<Target> {
     let prefix = prefix(all_below)?;
     if args.all {
-        return Ok(Target::All { prefix });
+        return Ok(Target::All {
+            prefix,
+            registrator: args.registrator_labels,
+        });
     }
     let key = key.unwrap_or_default();
     Ok(Target::One {

@@ -4,6 +4,7 @@ pub mod config;
 pub mod counts;
 pub mod docker;
 pub mod drain;
+pub mod health;
 pub mod lease;
 mod monitor;
 pub mod policy;
@@ -28,6 +29,7 @@ use counts::InstanceCounts;
 use drain::desired::DrainedKeys;
 use drain::shutdown_drain::ShutdownDrain;
 use drain::{AgentReader, DrainInputs};
+use health::Checks;
 use lease::executor::{Executor, REVOKE_DEADLINE};
 use lease::protocol::{DesiredKeys, KeyStatuses};
 use lease::shutdown_report::ShutdownReport;
@@ -44,7 +46,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tasks::AnnounceTasks;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{info, warn};
 use verdict_log::VerdictLog;
@@ -79,11 +80,7 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
         metrics: monitor.lease.clone(),
         shutdown: executor_stop,
     };
-    let settings = config.lease_settings();
-    let mut tasks = AnnounceTasks {
-        executor: tokio::spawn(executor.run(settings)),
-        watchers: JoinSet::new(),
-    };
+    let mut tasks = AnnounceTasks::with(executor.run(config.lease_settings()));
     let watch = follow(members.clone(), desired, key_events_tx);
     tasks.watchers.spawn(watch);
     tasks.watch_docker(&config, views_tx, &monitor, systemd.pulse("docker"));
@@ -92,6 +89,7 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
         tasks.watch_wishes(&config, &members, &mut desired);
     }
     let mut announce_loop = AnnounceLoop {
+        checks: Checks::run_in(&mut tasks.watchers),
         lost: members.unreachable_since(),
         config,
         views,
@@ -141,6 +139,7 @@ fn log_report(report: &ShutdownReport) {
 struct AnnounceLoop {
     config: AnnounceConfig,
     views: watch::Receiver<ContainerViews>,
+    checks: Checks,
     desired: DrainedKeys,
     statuses: watch::Receiver<KeyStatuses>,
     lost: watch::Receiver<Option<Moment>>,
@@ -181,6 +180,7 @@ impl AnnounceLoop {
             tokio::select! {
                 Ok(()) = self.views.changed() => {}
                 Ok(()) = self.statuses.changed() => {}
+                Ok(()) = self.checks.results.changed() => {}
                 () = self.desired.wishes_changed() => {}
                 Ok(()) = self.lost.changed() => {}
                 () = sleep(pause) => {}
@@ -230,17 +230,19 @@ impl AnnounceLoop {
 
     /// Evaluates the views that have changed, and publishes the desired keys.
     fn decide(&mut self, now: Moment) {
+        let checks = self.checks.results.borrow_and_update();
         let judge = Evaluator {
             target: &self.config.target,
             rules: &self.config.rules,
             grace: self.config.docker_grace,
+            checks: &checks,
         };
         let mut changes = Vec::new();
         let views = self.views.borrow_and_update();
         let engine_lost = views.lost_since.is_some();
         for (id, view) in &views.containers {
             let before = self.evaluations.get(id);
-            if !before.is_some_and(|evaluation| evaluation.stands(view, now)) {
+            if !before.is_some_and(|evaluation| evaluation.stands(view, &checks, now)) {
                 let at = views.changed_at.get(id).copied().unwrap_or(now);
                 changes.push((id.clone(), at, Some(judge.judge(id, view, before, now))));
             }
@@ -248,7 +250,7 @@ impl AnnounceLoop {
         let gone = self.evaluations.keys();
         let gone = gone.filter(|id| !views.containers.contains_key(*id));
         changes.extend(gone.map(|id| (id.clone(), now, None)));
-        drop(views);
+        drop((views, checks));
         // An engine may be lost after each container's inspect had failed, so that no view changes with it.
         let is_told = !engine_lost || self.keeping.since().is_some();
         if changes.is_empty() && is_told {
@@ -264,6 +266,8 @@ impl AnnounceLoop {
                 (id, at, old)
             })
             .collect();
+        let checks = self.evaluations.values().flat_map(Evaluation::checks);
+        self.checks.want(checks);
         let assignment = assign_keys(&self.evaluations);
         let outranked = std::mem::replace(&mut self.outranked, assignment.outranked);
         for (id, at, old) in before {

@@ -21,6 +21,14 @@ pub(super) struct AnnounceTasks {
 }
 
 impl AnnounceTasks {
+    /// No watcher is started yet.
+    pub(super) fn with(executor: impl Future<Output = ShutdownReport> + Send + 'static) -> Self {
+        Self {
+            executor: tokio::spawn(executor),
+            watchers: JoinSet::new(),
+        }
+    }
+
     pub(super) fn watch_docker(
         &mut self,
         config: &AnnounceConfig,

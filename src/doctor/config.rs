@@ -242,6 +242,7 @@ mod tests {
         let target = |words: &[&str]| config(words).announce.unwrap().target;
         let all = Target::All {
             prefix: "/services".to_owned(),
+            registrator: false,
         };
         assert_eq!(target(&[]), all);
         assert_eq!(target(&["announce", "--all"]), all);

@@ -68,7 +68,7 @@ pub(super) fn rights(config: &DoctorConfig) -> Vec<Right> {
 fn announcers(config: &AnnounceConfig) -> Vec<Right> {
     let key = match &config.target {
         Target::One { key, .. } => Some(key.clone()),
-        Target::All { prefix } => format!("{prefix}/{DRY_KEY}").parse().ok(),
+        Target::All { prefix, .. } => format!("{prefix}/{DRY_KEY}").parse().ok(),
     };
     let mut rights = Vec::new();
     if let Some(key) = &key {

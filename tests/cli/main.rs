@@ -123,6 +123,22 @@ fn all_goes_with_no_container_no_key_and_no_port() {
 }
 
 #[test]
+fn registrators_labels_are_for_all() {
+    let (labels, variable) = ("--registrator-labels", "SIDEKICK_REGISTRATOR_LABELS");
+    for usage in [Usage::announce_all, Usage::explain_all] {
+        usage().word(labels).goes_to_work();
+        for truth in ["true", "1", "false", "0"] {
+            usage().environment(variable, truth).goes_to_work();
+        }
+        usage().environment(variable, "some").complains_of(labels);
+    }
+    // The variable may be set for all units of a machine.
+    Usage::announce()
+        .environment(variable, "true")
+        .goes_to_work();
+}
+
+#[test]
 fn a_container_is_needed_unless_all_are_meant() {
     let usage = Usage::of(&["announce", "--key", "/services/redis/redis@1"]);
     usage.complains_of("CONTAINER");

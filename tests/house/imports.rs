@@ -26,6 +26,7 @@ const FLOORS: &[&[&str]] = &[
     &[
         "announce::lease",
         "announce::docker",
+        "announce::health",
         "agent::reconcile",
         "agent::resolver",
     ],

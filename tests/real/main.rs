@@ -36,6 +36,7 @@ mod members;
 mod networks;
 mod ownership;
 mod privilege;
+mod registrator;
 mod secrets;
 mod shutdown;
 mod steady;

@@ -128,7 +128,7 @@ pub async fn ask_each(
     );
     let (list, candidates) = match scope {
         WatchScope::One(name) => (None, vec![name.clone()]),
-        WatchScope::Labelled => match list(&docker).await {
+        WatchScope::Labelled | WatchScope::Registrator => match list(&docker).await {
             Ok(mut all) => {
                 all.sort_by_key(|it| (it.state != "running", !it.labelled));
                 let labelled = all.iter().filter(|it| it.labelled).count();
@@ -140,7 +140,9 @@ pub async fn ask_each(
         },
     };
     let asked = candidates.first().map_or(no_container, String::as_str);
-    let inspected = inspect(&docker, asked).await.map_err(EngineFault::from);
+    let inspected = inspect(&docker, asked, scope)
+        .await
+        .map_err(EngineFault::from);
     let inspected = inspected.map(|seen| seen != Observation::Absent);
     Ok(EngineAnswers {
         version: version.map(named),
@@ -148,7 +150,7 @@ pub async fn ask_each(
         events,
         list,
         inspect: (asked.to_owned(), inspected),
-        deaths: deaths(host, &docker, &candidates).await,
+        deaths: deaths(host, &docker, scope, &candidates).await,
     })
 }
 
@@ -214,11 +216,16 @@ async fn past_events(docker: &Docker) -> Result<(), EngineFault> {
     }
 }
 
-async fn deaths(host: &DockerHost, docker: &Docker, candidates: &[String]) -> DeathProbe {
+async fn deaths(
+    host: &DockerHost,
+    docker: &Docker,
+    scope: &WatchScope,
+    candidates: &[String],
+) -> DeathProbe {
     let mut pidfds = PidfdProbe::new(host).await;
     let mut last = None;
     for id in candidates {
-        let Ok(seen) = inspect(docker, id).await else {
+        let Ok(seen) = inspect(docker, id, scope).await else {
             continue;
         };
         let before = seen.first_process();
@@ -226,7 +233,7 @@ async fn deaths(host: &DockerHost, docker: &Docker, candidates: &[String]) -> De
         let view = ContainerView::seen(seen, None, None, now());
         match pidfds.source(&view) {
             Some(DeathSource::Kernel(pid)) => {
-                let after = inspect(docker, id).await.ok();
+                let after = inspect(docker, id, scope).await.ok();
                 if after.and_then(|after| after.first_process()) == before {
                     return DeathProbe::Kernel(name, pid);
                 }

@@ -8,6 +8,7 @@ use super::events::WatchScope;
 use super::inspect::{ListedContainer, listed, listed_leniently, observation};
 use super::inspect_queue::AT_A_TIME;
 use crate::announce::policy::container::{ContainerView, Observation};
+use crate::announce::policy::refusal::MetadataRefusal;
 use crate::clock::now;
 use anyhow::Context as _;
 use bollard::errors::Error;
@@ -50,8 +51,10 @@ impl std::fmt::Display for DockerHost {
 pub struct InspectedContainers {
     /// By name where one is asked for, by id where all with sidekick labels are; or why the inspect failed.
     pub views: Vec<(String, anyhow::Result<ContainerView>)>,
-    /// The number of containers without sidekick labels; `None` where one container is asked for.
+    /// The number of containers that don't ask to be announced; `None` where one container is asked for.
     pub unlabelled: Option<usize>,
+    /// The names of those of them that ask registrator to be ignored.
+    pub ignored: Vec<String>,
 }
 
 /// Inspects one container, or all with sidekick labels, once.
@@ -61,19 +64,19 @@ pub struct InspectedContainers {
 pub async fn look(host: &DockerHost, scope: &WatchScope) -> anyhow::Result<InspectedContainers> {
     let docker = reach(host).await?;
     let engine_name = engine_info(&docker).await.name;
-    let (ids, unlabelled) = match scope {
+    let (ids, mut unlabelled) = match scope {
         WatchScope::One(name) => (vec![name.clone()], None),
-        WatchScope::Labelled => {
-            let (labelled, others): (Vec<_>, Vec<_>) =
-                list(&docker).await?.into_iter().partition(|c| c.labelled);
-            let ids = labelled.into_iter().map(|listed| listed.id);
+        WatchScope::Labelled | WatchScope::Registrator => {
+            let all = list(&docker).await?.into_iter();
+            let (asked, others): (Vec<_>, Vec<_>) = all.partition(|c| c.may_ask(scope));
+            let ids = asked.into_iter().map(|listed| listed.id);
             (ids.collect(), Some(others.len()))
         }
     };
     let (docker, engine_name) = (&docker, &engine_name);
     let looks = ids.into_iter().map(|id| async move {
         let seen = |seen| ContainerView::seen(seen, engine_name.clone(), None, now());
-        let view = inspect(docker, &id).await.map(seen);
+        let view = inspect(docker, &id, scope).await.map(seen);
         (id, view)
     });
     let looks = futures_util::stream::iter(looks).buffered(AT_A_TIME);
@@ -81,7 +84,26 @@ pub async fn look(host: &DockerHost, scope: &WatchScope) -> anyhow::Result<Inspe
     // A listed container may have been removed since.
     let is_absent = |view: &ContainerView| view.observation == Observation::Absent;
     views.retain(|(_, view)| unlabelled.is_none() || !view.as_ref().is_ok_and(is_absent));
-    Ok(InspectedContainers { views, unlabelled })
+    let mut ignored = Vec::new();
+    if let Some(unlabelled) = &mut unlabelled {
+        let asks = |(_, view): &(_, anyhow::Result<ContainerView>)| {
+            let container = view
+                .as_ref()
+                .ok()
+                .and_then(|view| view.observation.present());
+            let stranger = container.filter(|container| !container.asks());
+            *unlabelled += usize::from(stranger.is_some());
+            let asks_to_be = stranger.filter(|it| it.refusal == Some(MetadataRefusal::Ignored));
+            ignored.extend(asks_to_be.map(|container| container.name.clone()));
+            stranger.is_none()
+        };
+        views.retain(asks);
+    }
+    Ok(InspectedContainers {
+        views,
+        unlabelled,
+        ignored,
+    })
 }
 
 async fn within<T>(
@@ -172,7 +194,11 @@ pub(super) async fn list(docker: &Docker) -> anyhow::Result<Vec<ListedContainer>
 
 /// # Errors
 /// The engine does not answer, or refuses.
-pub(super) async fn inspect(docker: &Docker, name: &str) -> anyhow::Result<Observation> {
+pub(super) async fn inspect(
+    docker: &Docker,
+    name: &str,
+    scope: &WatchScope,
+) -> anyhow::Result<Observation> {
     let what = format!("inspecting {name}");
     let call = docker.inspect_container(name, None::<InspectContainerOptions>);
     let answer = match within(&what, call).await? {
@@ -186,6 +212,6 @@ pub(super) async fn inspect(docker: &Docker, name: &str) -> anyhow::Result<Obser
         }) => return Ok(Observation::Absent),
         Err(error) => return Err(about(&what)(error)),
     };
-    observation(&answer, name)
+    observation(&answer, name, scope)
         .with_context(|| format!("{what}: the answer is about no container: it has no Id or Name"))
 }

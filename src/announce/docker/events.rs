@@ -25,12 +25,17 @@ pub enum WatchScope {
     One(String),
     /// All containers with sidekick labels.
     Labelled,
+    /// These, and all with labels or environment variables of registrator.
+    Registrator,
 }
 
 impl From<&Target> for WatchScope {
     fn from(target: &Target) -> Self {
         match target {
             Target::One { container, .. } => Self::One(container.clone()),
+            Target::All {
+                registrator: true, ..
+            } => Self::Registrator,
             Target::All { .. } => Self::Labelled,
         }
     }
@@ -151,6 +156,8 @@ fn subject(event: &EventMessage, scope: &WatchScope) -> Option<String> {
             let ours = attributes?.keys().any(|key| key.starts_with(PREFIX));
             id.filter(|_| ours).cloned()
         }
+        // No event carries the environment.
+        WatchScope::Registrator => id.cloned(),
     }
 }
 

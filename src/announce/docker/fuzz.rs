@@ -12,9 +12,11 @@ mod mutation;
 
 use super::events::{ContainerEvent, WatchScope, decode_event};
 use super::inspect::{listed, listed_leniently, observation};
+use crate::announce::policy::check::CheckResults;
 use crate::announce::policy::claims::Evaluator;
 use crate::announce::policy::container::{ContainerView, Observation};
 use crate::announce::policy::eligibility::{AddressOptions, Verdict};
+use crate::announce::policy::labels::PREFIX;
 use crate::announce::policy::target::Target;
 use crate::clock::Moment;
 use crate::endpoint::Endpoint;
@@ -31,6 +33,7 @@ pub fn docker_inspect(input: &[u8]) {
     };
     let all = Target::All {
         prefix: "/services".to_owned(),
+        registrator: true,
     };
     let rules = AddressOptions {
         hostname: Some("worker-1".to_owned()),
@@ -45,11 +48,20 @@ pub fn docker_inspect(input: &[u8]) {
             target,
             rules: &rules,
             grace: None,
+            checks: &CheckResults::new(),
         };
-        let Some(observation) = observation(&answer, subject) else {
+        let Some(observation) = observation(&answer, subject, &WatchScope::from(target)) else {
             return;
         };
         let view = ContainerView::seen(observation, None, None, Moment::ZERO);
+        if let Observation::Present(container) = &view.observation {
+            assert!(
+                container
+                    .labels
+                    .keys()
+                    .all(|label| label.starts_with(PREFIX))
+            );
+        }
         let judged = judge.judge(subject, &view, None, Moment::ZERO);
         for claim in judged.claims.iter().flatten() {
             assert_eq!(claim.key.as_str().parse().as_ref(), Ok(&claim.key));
@@ -82,7 +94,9 @@ pub fn docker_event(input: &[u8]) {
     };
     let running = include_bytes!("../../../tests/corpus/docker_inspect/running.json");
     let running = serde_json::from_slice(running).unwrap();
-    let Some(Observation::Present(before)) = observation(&running, NAME) else {
+    let Some(Observation::Present(before)) =
+        observation(&running, NAME, &WatchScope::One(NAME.to_owned()))
+    else {
         panic!("it runs");
     };
     for scope in [WatchScope::One(NAME.to_owned()), WatchScope::Labelled] {

@@ -1,16 +1,20 @@
 //! Decodes the engine's answers: an inspect into our own snapshot, and a list.
 
+use super::events::WatchScope;
 use crate::announce::policy::container::{
     Binding, ContainerHealth, ContainerPort, ContainerSnapshot, ContainerState, ContainerView,
     Observation,
 };
 use crate::announce::policy::eligibility::parse_binding;
-use crate::announce::policy::labels::PREFIX;
+use crate::announce::policy::labels::{PREFIX, name_a_service};
+use crate::announce::policy::refusal::MetadataRefusal;
+use crate::announce::policy::registrator;
 use crate::announce::policy::stop::StopSettings;
 use crate::endpoint::Since;
 use bollard::models::ContainerSummary;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::num::NonZeroI32;
 use std::sync::Arc;
 
@@ -25,6 +29,13 @@ pub(super) struct ListedContainer {
     pub(super) state: String,
     /// Whether the container has a sidekick label.
     pub(super) labelled: bool,
+}
+
+impl ListedContainer {
+    /// Whether an inspect may find that it asks to be announced; a list shows no environment.
+    pub(super) fn may_ask(&self, scope: &WatchScope) -> bool {
+        self.labelled || *scope == WatchScope::Registrator
+    }
 }
 
 /// `None` for an entry without an id.
@@ -90,8 +101,8 @@ const STOPPED: &str = "stopped";
 ///
 /// The engine also takes any prefix of an id for a name, so that `db` might find another container whose id
 /// begins with db. Only the name itself, or 12 digits of the id and more, means the container.
-pub(super) fn observation(answer: &Value, wanted: &str) -> Option<Observation> {
-    let snapshot = snapshot(answer)?;
+pub(super) fn observation(answer: &Value, wanted: &str, scope: &WatchScope) -> Option<Observation> {
+    let snapshot = snapshot(answer, scope)?;
     let by_id = wanted.len() >= 12 && snapshot.id.starts_with(wanted);
     Some(if snapshot.name == wanted || by_id {
         Observation::Present(Arc::new(snapshot))
@@ -100,7 +111,7 @@ pub(super) fn observation(answer: &Value, wanted: &str) -> Option<Observation> {
     })
 }
 
-fn snapshot(answer: &Value) -> Option<ContainerSnapshot> {
+fn snapshot(answer: &Value, scope: &WatchScope) -> Option<ContainerSnapshot> {
     let (state, config) = (&answer["State"], &answer["Config"]);
     let retries = config["Healthcheck"]["Retries"].as_u64();
     let retries = retries
@@ -108,7 +119,7 @@ fn snapshot(answer: &Value) -> Option<ContainerSnapshot> {
         // Docker's default.
         .filter(|n| *n > 0)
         .unwrap_or(3);
-    let labels = config["Labels"].as_object().into_iter().flatten();
+    let (labels, refusal) = labels_of(answer, scope);
     Some(ContainerSnapshot {
         id: answer["Id"].as_str()?.to_owned(),
         name: answer["Name"].as_str()?.trim_start_matches('/').to_owned(),
@@ -125,11 +136,50 @@ fn snapshot(answer: &Value) -> Option<ContainerSnapshot> {
         ),
         host_network: answer["HostConfig"]["NetworkMode"] == "host",
         ports: published(&answer["NetworkSettings"]["Ports"]),
-        labels: labels
-            .filter(|(label, _)| label.starts_with(PREFIX))
-            .filter_map(|(label, text)| Some((label.clone(), text.as_str()?.to_owned())))
-            .collect(),
+        addresses: addresses(&answer["NetworkSettings"]["Networks"]),
+        labels,
+        refusal,
     })
+}
+
+/// Sidekick's labels; and those that say what registrator's metadata asks for, where that counts, or why none do. Of
+/// all other labels, and of the environment, nothing is kept.
+fn labels_of(
+    answer: &Value,
+    scope: &WatchScope,
+) -> (BTreeMap<String, String>, Option<MetadataRefusal>) {
+    let config = &answer["Config"];
+    let labels = || {
+        let labels = config["Labels"].as_object().into_iter().flatten();
+        labels.filter_map(|(label, text)| Some((label.as_str(), text.as_str()?)))
+    };
+    let own = labels().filter(|(label, _)| label.starts_with(PREFIX));
+    let own: BTreeMap<_, _> = own
+        .map(|(label, text)| (label.to_owned(), text.to_owned()))
+        .collect();
+    if *scope != WatchScope::Registrator || name_a_service(&own) {
+        return (own, None);
+    }
+    let environment = config["Env"].as_array().into_iter().flatten();
+    let environment = environment.filter_map(Value::as_str);
+    match registrator::as_labels(labels(), environment, &ports_to_publish(answer)) {
+        Ok(mut translated) => {
+            translated.extend(own);
+            (translated, None)
+        }
+        Err(refusal) => (own, Some(refusal)),
+    }
+}
+
+/// The ports that the container publishes whenever it runs: what `NetworkSettings.Ports` shows, but also while it
+/// doesn't run. On the host's network those that it exposes, for there `docker run -p` exposes them, no more.
+fn ports_to_publish(answer: &Value) -> BTreeSet<ContainerPort> {
+    let host = &answer["HostConfig"];
+    let exposed = host["PublishAllPorts"] == true || host["NetworkMode"] == "host";
+    let exposed = exposed.then(|| answer["Config"]["ExposedPorts"].as_object());
+    let bound = host["PortBindings"].as_object();
+    let ports = bound.into_iter().chain(exposed.flatten()).flatten();
+    ports.filter_map(|(port, _)| port.parse().ok()).collect()
 }
 
 fn state_of(state: &Value) -> ContainerState {
@@ -166,6 +216,19 @@ fn health(health: &Value, retries: u32) -> ContainerHealth {
         // Podman has `reset` and `stopped` too, while there is no result.
         _ => ContainerHealth::Starting { failed, retries },
     }
+}
+
+/// Each with its network's gateway; IPv4 before IPv6.
+fn addresses(networks: &Value) -> Vec<(IpAddr, IpAddr)> {
+    let networks = networks.as_object().into_iter().flatten();
+    let addresses = networks.flat_map(|(_, network)| {
+        let ip = |field: &str| network[field].as_str()?.parse().ok();
+        [
+            ip("IPAddress").zip(ip("Gateway")),
+            ip("GlobalIPv6Address").zip(ip("IPv6Gateway")),
+        ]
+    });
+    addresses.flatten().collect()
 }
 
 fn published(ports: &Value) -> BTreeMap<ContainerPort, Vec<Binding>> {
@@ -214,21 +277,25 @@ mod tests {
         serde_json::from_str(json).unwrap()
     }
 
+    fn seen(answer: &Value, name: &str) -> Option<Observation> {
+        observation(answer, name, &WatchScope::One(name.to_owned()))
+    }
+
     #[test]
     fn a_stranger_whose_id_begins_with_the_name_is_not_taken() {
         let id = format!("db{}", "0".repeat(62));
         let answer = inspected(&format!(r#"{{"Id":"{id}","Name":"/other"}}"#));
-        assert_eq!(observation(&answer, "db"), Some(Observation::Absent));
+        assert_eq!(seen(&answer, "db"), Some(Observation::Absent));
         assert!(matches!(
-            observation(&answer, &id[..12]),
+            seen(&answer, &id[..12]),
             Some(Observation::Present(_))
         ));
         assert!(matches!(
-            observation(&answer, "other"),
+            seen(&answer, "other"),
             Some(Observation::Present(_))
         ));
         for nonsense in ["{}", "[]", r#"{"Id":"aa","Name":7}"#] {
-            assert_eq!(observation(&inspected(nonsense), "db"), None, "not gone");
+            assert_eq!(seen(&inspected(nonsense), "db"), None, "not gone");
         }
     }
 
@@ -238,7 +305,7 @@ mod tests {
             let json = format!(
                 r#"{{"Id":"aa","Name":"/db","State":{state},"Mounts":[{{"Type":"ethereal"}}]}}"#
             );
-            match observation(&inspected(&json), "db") {
+            match seen(&inspected(&json), "db") {
                 Some(Observation::Present(container)) => {
                     (container.state.clone(), container.health)
                 }

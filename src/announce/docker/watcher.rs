@@ -211,7 +211,7 @@ impl<'a> EngineConnection<'a> {
                 self.queue.want(name.clone(), self.relist.trigger());
                 self.relist.done_once = true;
             }
-            WatchScope::Labelled => {
+            WatchScope::Labelled | WatchScope::Registrator => {
                 let docker = self.docker.clone();
                 self.listing
                     .get_or_insert_with(|| Box::pin(async move { list(&docker).await }));
@@ -221,9 +221,9 @@ impl<'a> EngineConnection<'a> {
 
     fn begin_looks(&mut self) {
         for id in self.queue.begin(now()) {
-            let docker = self.docker.clone();
+            let (docker, scope) = (self.docker.clone(), self.scope.clone());
             self.inspecting.push(Box::pin(async move {
-                let answer = inspect(&docker, &id).await;
+                let answer = inspect(&docker, &id, &scope).await;
                 (id, answer)
             }));
         }
@@ -255,6 +255,9 @@ impl<'a> EngineConnection<'a> {
                 None => return,
             },
         };
+        if self.relist.is_stranger(&subject) {
+            return;
+        }
         self.heard.entry(subject.clone()).or_insert_with(now);
         self.queue.want(subject, InspectTrigger::Event);
     }
@@ -277,7 +280,7 @@ impl<'a> EngineConnection<'a> {
                     matches!(seen, Some(Observation::Present(seen)) if seen.id != container);
                 (name.clone(), !other)
             }
-            WatchScope::Labelled => {
+            WatchScope::Labelled | WatchScope::Registrator => {
                 let known = view(&container).is_some();
                 (container, known)
             }
@@ -295,7 +298,7 @@ impl<'a> EngineConnection<'a> {
         let observation = match (answer, self.scope) {
             (Ok(observation), _) => observation,
             (Err(error), WatchScope::One(_)) => return Err(error),
-            (Err(error), WatchScope::Labelled) => {
+            (Err(error), WatchScope::Labelled | WatchScope::Registrator) => {
                 self.inspect_failed(id, &error, &mut attempts.inspects);
                 return Ok(());
             }
@@ -309,6 +312,7 @@ impl<'a> EngineConnection<'a> {
         if self.queue.is_well() {
             attempts.inspects.recovered(now());
         }
+        let observation = self.relist.without_strangers(observation, self.scope);
         let observation = observation.after(&inspect.deaths);
         let before = self.views.borrow().containers.get(&id).cloned();
         let engine_name = self.engine_name.clone();
@@ -324,7 +328,9 @@ impl<'a> EngineConnection<'a> {
         self.views.send_if_modified(|views| {
             changed = views.lost_since.take().is_some();
             changed |= match self.scope {
-                WatchScope::Labelled if view.observation == Observation::Absent => {
+                WatchScope::Labelled | WatchScope::Registrator
+                    if view.observation == Observation::Absent =>
+                {
                     views.changed_at.remove(&id);
                     views.containers.remove(&id).is_some()
                 }
@@ -380,9 +386,10 @@ impl<'a> EngineConnection<'a> {
             all => all?,
         };
         attempts.answered();
+        self.relist.keep_strangers(&all);
         let there: BTreeMap<_, _> = all
             .iter()
-            .filter(|listed| listed.labelled)
+            .filter(|listed| listed.may_ask(self.scope) && !self.relist.is_stranger(&listed.id))
             .map(|listed| (&listed.id, listed))
             .collect();
         let due = self.relist.due(&self.views.borrow(), &there);

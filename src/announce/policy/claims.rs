@@ -2,10 +2,12 @@
 //!
 //! `announce CONTAINER --key` is the case of one container and one claim.
 
+use super::check::{CheckResult, CheckResults, CheckTarget};
+use super::check_settings::CheckSettings;
 use super::container::{ContainerSnapshot, ContainerState, ContainerView, Observation};
 use super::eligibility::{
-    AddressOptions, EngineOutage, Verdict, configured_host, decide, default_host, engine_outage,
-    pause_effective_at, with_effective_state,
+    AddressOptions, Decision, EngineOutage, Verdict, configured_host, decide, default_host,
+    engine_outage, pause_effective_at, with_effective_state,
 };
 use super::labels::RequestedService;
 use super::reason::Reason;
@@ -26,6 +28,50 @@ pub struct Claim {
     pub key: Key,
     /// Whether the container is announced there.
     pub verdict: Verdict,
+    /// The check that this depends on; `None` where it depends on none, or there is another reason against it.
+    pub check: Option<ClaimCheck>,
+}
+
+/// A check that decides whether a claim is announced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimCheck {
+    /// What is asked, and where.
+    pub target: CheckTarget,
+    /// The result that the claim was decided by.
+    result: Option<CheckResult>,
+    /// What is announced while it passes.
+    decision: Box<Decision>,
+}
+
+impl ClaimCheck {
+    fn verdict(&self) -> Verdict {
+        let kind = || self.target.subject.settings.kind.clone();
+        match &self.result {
+            Some(CheckResult::Passing) => Verdict::Announce(self.decision.clone()),
+            Some(CheckResult::Failing(why)) => Verdict::Withdraw(Reason::CheckFailing {
+                kind: kind(),
+                why: why.clone(),
+            }),
+            None => Verdict::Withdraw(Reason::CheckPending(kind())),
+        }
+    }
+}
+
+impl Claim {
+    /// The claim, as its check's result is now.
+    fn rechecked(&self, results: &CheckResults) -> Self {
+        let mut claim = self.clone();
+        if let Some(check) = &mut claim.check {
+            check.result = results.get(&check.target.subject).cloned();
+            claim.verdict = check.verdict();
+        }
+        claim
+    }
+
+    fn stands(&self, results: &CheckResults) -> bool {
+        let check = self.check.as_ref();
+        check.is_none_or(|check| results.get(&check.target.subject) == check.result.as_ref())
+    }
 }
 
 impl Claim {
@@ -66,6 +112,8 @@ pub struct Evaluator<'a> {
     pub rules: &'a AddressOptions,
     /// How long a key is kept while Docker doesn't answer; `None`: for ever.
     pub grace: Option<Duration>,
+    /// What the checks of services have come to.
+    pub checks: &'a CheckResults,
 }
 
 impl Evaluator<'_> {
@@ -85,7 +133,12 @@ impl Evaluator<'_> {
             // The claims are the same as before.
             (Some(EngineOutage::Keep(_)), _) => {
                 let unknown = || self.refuse(Reason::NeverAsked);
-                known.cloned().unwrap_or_else(unknown)
+                let rechecked = |claim: &Claim| claim.rechecked(self.checks);
+                match known {
+                    Some(Ok(claims)) => Ok(claims.iter().map(rechecked).collect()),
+                    Some(Err(reason)) => Err(reason.clone()),
+                    None => unknown(),
+                }
             }
             (Some(EngineOutage::Withdraw(reason)), _) => match known {
                 Some(Ok(claims)) => Ok(withdrawn(claims, reason)),
@@ -138,6 +191,7 @@ impl Evaluator<'_> {
             Target::One { key, .. } => Ok(vec![Claim {
                 key: key.clone(),
                 verdict: Verdict::Withdraw(reason),
+                check: None,
             }]),
         }
     }
@@ -165,11 +219,35 @@ impl Evaluator<'_> {
                 format!("{}@{host}", container.name)
             }
         };
+        let key = self.target.key(service, &instance)?;
+        let decision = decision.map(|decision| Box::new(decision.stopping(stop)));
+        let check = match (&decision, &service.check) {
+            (Ok(decision), Some(settings)) => Some(self.check(container, decision, settings)),
+            _ => None,
+        };
+        let (verdict, check) = match (decision, check) {
+            (_, Some(Ok(check))) => (check.verdict(), Some(check)),
+            (_, Some(Err(reason))) | (Err(reason), None) => (Verdict::Withdraw(reason), None),
+            (Ok(decision), None) => (Verdict::Announce(decision), None),
+        };
         Ok(Claim {
-            key: self.target.key(service, &instance)?,
-            verdict: decision.map_or_else(Verdict::Withdraw, |decision| {
-                Verdict::Announce(Box::new(decision.stopping(stop)))
-            }),
+            key,
+            verdict,
+            check,
+        })
+    }
+
+    fn check(
+        &self,
+        container: &ContainerSnapshot,
+        decision: &Decision,
+        settings: &CheckSettings,
+    ) -> Result<ClaimCheck, Reason> {
+        let target = CheckTarget::of(container, decision, settings.clone())?;
+        Ok(ClaimCheck {
+            result: self.checks.get(&target.subject).cloned(),
+            target,
+            decision: Box::new(decision.clone()),
         })
     }
 }
@@ -178,6 +256,7 @@ fn withdrawn(claims: &[Claim], reason: &Reason) -> Vec<Claim> {
     let withdrawn = |claim: &Claim| Claim {
         key: claim.key.clone(),
         verdict: Verdict::Withdraw(reason.clone()),
+        check: None,
     };
     claims.iter().map(withdrawn).collect()
 }
@@ -185,8 +264,17 @@ fn withdrawn(claims: &[Claim], reason: &Reason) -> Vec<Claim> {
 impl Evaluation {
     /// Whether evaluating the view again would give the same.
     #[must_use]
-    pub fn stands(&self, view: &ContainerView, now: Moment) -> bool {
-        self.view == *view && self.ends.is_none_or(|end| now < end)
+    pub fn stands(&self, view: &ContainerView, checks: &CheckResults, now: Moment) -> bool {
+        let mut claims = self.claims.iter().flatten();
+        self.view == *view
+            && self.ends.is_none_or(|end| now < end)
+            && claims.all(|claim| claim.stands(checks))
+    }
+
+    /// The checks that its claims depend on.
+    pub fn checks(&self) -> impl Iterator<Item = &CheckTarget> {
+        let claims = self.claims.iter().flatten();
+        claims.filter_map(|claim| Some(&claim.check.as_ref()?.target))
     }
 
     /// The container, as the engine described it last.

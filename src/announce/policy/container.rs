@@ -3,6 +3,7 @@
 pub use crate::endpoint::Protocol;
 
 use super::life::Life;
+use super::refusal::MetadataRefusal;
 use super::stop::{StopProgress, StopSettings, StopUnderWay};
 use crate::clock::Moment;
 use crate::endpoint::Since;
@@ -34,8 +35,12 @@ pub struct ContainerSnapshot {
     pub host_network: bool,
     /// The published container ports and where each is bound on the host.
     pub ports: BTreeMap<ContainerPort, Vec<Binding>>,
-    /// The container's `sidekick.*` labels.
+    /// Its own addresses in its networks, each with the network's gateway.
+    pub addresses: Vec<(IpAddr, IpAddr)>,
+    /// The container's `sidekick.*` labels, and those that say what its metadata for registrator asks for.
     pub labels: BTreeMap<String, String>,
+    /// Why that metadata could not be translated; `None` where it was, or isn't read.
+    pub refusal: Option<MetadataRefusal>,
 }
 
 impl ContainerSnapshot {
@@ -46,6 +51,13 @@ impl ContainerSnapshot {
             container: self.id.clone(),
             started_at: self.started_at?,
         })
+    }
+
+    /// Whether it asks to be announced, however wrongly.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        let refused = matches!(self.refusal, Some(MetadataRefusal::Refused { .. }));
+        refused || !self.labels.is_empty()
     }
 
     /// Whether its processes exist: it runs, or is paused.

@@ -7,12 +7,15 @@
 //! sidekick.instance=NAME        the key's last part; else NAME-OF-CONTAINER@HOST
 //! sidekick.host=HOST            the address
 //! sidekick.meta.KEY=VALUE       a key-value pair for readers of the key
+//! sidekick.check=tcp            or http:/PATH: the port is asked, and announced while it answers
+//! sidekick.check-interval=2s    how often; sidekick.check-timeout=1s: how long an answer may take
 //! ```
 //!
-//! `sidekick.PORT.instance`, `.host` and `.meta.KEY` hold for that port; where they are missing the labels without a
+//! `sidekick.PORT.instance`, `.host`, `.meta.KEY` and `.check` hold for that port; where they are missing the labels without a
 //! port hold. A label that can't be parsed, or is unknown, refuses the whole container: announcing half of what
 //! was meant is worse than a line in the log.
 
+use super::check_settings::{CheckKind, CheckSettings, CheckTime};
 use super::container::{ContainerPort, Protocol};
 use super::eligibility::{EndpointOverrides, PORT_LABEL, read_label};
 use super::reason::Reason;
@@ -26,6 +29,9 @@ const SERVICE: &str = "service";
 const INSTANCE: &str = "instance";
 const HOST: &str = "host";
 const META: &str = "meta.";
+const CHECK: &str = "check";
+const CHECK_INTERVAL: &str = "check-interval";
+const CHECK_TIMEOUT: &str = "check-timeout";
 
 /// The most that the meta labels of one service may hold, in bytes. 64 values of this size and their
 /// keys fit in one request to etcd (1.5 MiB).
@@ -42,6 +48,8 @@ pub struct RequestedService {
     pub suffix: Option<String>,
     /// Address, port and key-value pairs.
     pub wanted: EndpointOverrides,
+    /// What has to pass before it is announced.
+    pub check: Option<CheckSettings>,
 }
 
 /// The labels by what they are about: the whole container, or one port.
@@ -51,6 +59,9 @@ struct Group {
     instance: Option<String>,
     host: Option<Host>,
     meta: BTreeMap<String, String>,
+    check: Option<CheckKind>,
+    interval: Option<CheckTime>,
+    timeout: Option<CheckTime>,
 }
 
 /// Parses the labels that begin with [`PREFIX`], and ignores all others.
@@ -102,6 +113,13 @@ pub fn services(labels: &BTreeMap<String, String>) -> Result<Vec<RequestedServic
     Ok(services)
 }
 
+/// Whether a label names a service.
+#[must_use]
+pub fn name_a_service(labels: &BTreeMap<String, String>) -> bool {
+    let mut names = labels.keys().filter_map(|label| label.strip_prefix(PREFIX));
+    names.any(|name| name == SERVICE || of_a_port(name).is_some_and(|(_, rest)| rest == SERVICE))
+}
+
 impl Group {
     /// Takes a label, if it is one of those that a container and a port can have.
     fn take(
@@ -115,6 +133,9 @@ impl Group {
             SERVICE => self.service = Some(part(label, text())?),
             INSTANCE => self.instance = Some(part(label, text())?),
             HOST => self.host = read_label(labels, label)?,
+            CHECK => self.check = read_label(labels, label)?,
+            CHECK_INTERVAL => self.interval = read_label(labels, label)?,
+            CHECK_TIMEOUT => self.timeout = read_label(labels, label)?,
             _ => match name.strip_prefix(META) {
                 Some("") => return Err(bad(label, "names no key")),
                 Some(key) => {
@@ -153,6 +174,18 @@ impl Group {
                 port,
                 meta,
             },
+            check: self.check(whole),
+        })
+    }
+
+    fn check(&self, whole: Option<&Self>) -> Option<CheckSettings> {
+        let kind = self.check.clone().or_else(|| whole?.check.clone())?;
+        let interval = self.interval.or_else(|| whole?.interval);
+        let timeout = self.timeout.or_else(|| whole?.timeout);
+        Some(CheckSettings {
+            kind,
+            interval: interval.map_or(CheckSettings::INTERVAL, |time| time.0),
+            timeout: timeout.map_or(CheckSettings::TIMEOUT, |time| time.0),
         })
     }
 }
@@ -203,7 +236,7 @@ fn part(label: &str, text: String) -> Result<String, Reason> {
 }
 
 fn unknown(label: &str) -> Reason {
-    let why = "is none that sidekick knows (service, port, instance, host, meta.KEY, or PORT.service and so on)";
+    let why = "is none that sidekick knows (service, port, instance, host, check, meta.KEY, or PORT.service and so on)";
     bad(label, why)
 }
 

@@ -3,7 +3,7 @@
 use crate::endpoint::Since;
 
 /// One life of a container: from a start to its death.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Life {
     /// The container's full id.
     pub container: String,

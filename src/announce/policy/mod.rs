@@ -1,6 +1,8 @@
 //! Which container is announced at which key, and why not. Pure.
 
 pub mod caveat;
+pub mod check;
+pub mod check_settings;
 pub mod claims;
 pub mod container;
 pub mod eligibility;
@@ -10,5 +12,7 @@ pub mod layouts;
 pub mod life;
 pub mod process;
 pub mod reason;
+pub mod refusal;
+pub mod registrator;
 pub mod stop;
 pub mod target;

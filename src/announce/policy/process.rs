@@ -185,6 +185,8 @@ mod tests {
             host_network: false,
             ports: BTreeMap::new(),
             labels: BTreeMap::new(),
+            refusal: None,
+            addresses: Vec::new(),
         };
         let observation = Observation::Present(Arc::new(snapshot));
         ContainerView::seen(observation, None, None, Moment::ZERO)

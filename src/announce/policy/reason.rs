@@ -1,5 +1,6 @@
 //! Why a container is not announced, in words for a person. Pure.
 
+use super::check_settings::CheckKind;
 use super::container::{Binding, ContainerHealth, ContainerPort, ContainerState};
 use super::host_source::HostSource;
 use crate::endpoint::{HostError, Key, KeyError};
@@ -63,6 +64,28 @@ pub enum Reason {
         /// What is wrong with the value.
         problem: String,
     },
+    /// What the container tells registrator can't be done.
+    #[error("{metadata} {problem}")]
+    BadMetadata {
+        /// The label or variable: `label SERVICE_NAME`.
+        metadata: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A check is asked for of a port that can't be checked.
+    #[error("a check asks a TCP port, and {0} is none")]
+    Uncheckable(ContainerPort),
+    /// The service's check has no result yet.
+    #[error("its check {0} has not passed yet")]
+    CheckPending(CheckKind),
+    /// The service's check fails.
+    #[error("its check {kind} fails: {why}")]
+    CheckFailing {
+        /// What is asked.
+        kind: CheckKind,
+        /// What was wrong with the answer.
+        why: String,
+    },
     /// There are sidekick labels, but none that names a service.
     #[error("no label names a service: sidekick.service=NAME, or sidekick.PORT.service=NAME")]
     NoService,
@@ -97,12 +120,13 @@ pub enum Reason {
 
 impl Reason {
     /// The kinds of reasons, for `/metrics`: there are no others.
-    pub const KINDS: [&str; 9] = [
+    pub const KINDS: [&str; 10] = [
         "engine",
         "absent",
         "down",
         "paused",
         "health",
+        "check",
         "port",
         "address",
         "label",
@@ -121,12 +145,17 @@ impl Reason {
             } => "paused",
             Self::NotRunning { .. } => "down",
             Self::ContainerHealth(_) => "health",
+            Self::CheckPending(_) | Self::CheckFailing { .. } => "check",
             Self::NotPublished { .. }
             | Self::NothingPublished
             | Self::SeveralPublished(_)
             | Self::HostNetworkNeedsPort(_) => "port",
             Self::LoopbackOnly { .. } | Self::NoHost | Self::UnusableHost { .. } => "address",
-            Self::BadLabel { .. } | Self::NoService | Self::BadKey { .. } => "label",
+            Self::BadLabel { .. }
+            | Self::BadMetadata { .. }
+            | Self::Uncheckable(_)
+            | Self::NoService
+            | Self::BadKey { .. } => "label",
             Self::Outranked { .. } => "outranked",
         }
     }
@@ -147,7 +176,10 @@ impl Reason {
     /// that an earlier process of ours left behind.
     #[must_use]
     pub const fn container_is_down(&self) -> bool {
-        matches!(self, Self::NotRunning { .. } | Self::ContainerHealth(_))
+        matches!(
+            self,
+            Self::NotRunning { .. } | Self::ContainerHealth(_) | Self::CheckFailing { .. }
+        )
     }
 }
 

@@ -5,6 +5,7 @@ use super::container::{ContainerSnapshot, ContainerView, ContainerViews};
 use super::eligibility::{AddressOptions, EndpointOverrides, HOST_LABEL, PORT_LABEL, read_label};
 use super::labels::{RequestedService, services};
 use super::reason::Reason;
+use super::refusal::MetadataRefusal;
 use crate::clock::Moment;
 use crate::endpoint::Key;
 
@@ -22,6 +23,8 @@ pub enum Target {
     All {
         /// The prefix of the keys; no slash at its end.
         prefix: String,
+        /// Registrator's labels and environment variables count as well.
+        registrator: bool,
     },
 }
 
@@ -43,7 +46,7 @@ impl Target {
     /// The services that the container asks for.
     ///
     /// # Errors
-    /// [`Reason::BadLabel`] for the first label that is wrong, or [`Reason::NoService`].
+    /// [`Reason::BadLabel`] for the first label that is wrong, [`Reason::BadMetadata`] or [`Reason::NoService`].
     pub fn services(
         &self,
         container: &ContainerSnapshot,
@@ -51,6 +54,10 @@ impl Target {
     ) -> Result<Vec<RequestedService>, Reason> {
         let labels = &container.labels;
         let Self::One { key, .. } = self else {
+            if let Some(MetadataRefusal::Refused { metadata, problem }) = &container.refusal {
+                let (metadata, problem) = (metadata.clone(), problem.clone());
+                return Err(Reason::BadMetadata { metadata, problem });
+            }
             return services(labels);
         };
         // A label that an option overrides may hold anything.
@@ -71,6 +78,7 @@ impl Target {
                 port,
                 ..EndpointOverrides::default()
             },
+            check: None,
         }])
     }
 
@@ -81,7 +89,7 @@ impl Target {
     pub fn key(&self, service: &RequestedService, instance: &str) -> Result<Key, Reason> {
         let prefix = match self {
             Self::One { key, .. } => key.prefix(),
-            Self::All { prefix } => prefix,
+            Self::All { prefix, .. } => prefix,
         };
         let suffix = service.suffix.as_deref().unwrap_or_default();
         let key = format!("{prefix}/{}/{instance}{suffix}", service.name);

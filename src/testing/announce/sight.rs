@@ -258,5 +258,7 @@ fn running(id: &str, since: Since) -> ContainerSnapshot {
         host_network: false,
         ports: BTreeMap::new(),
         labels: BTreeMap::new(),
+        refusal: None,
+        addresses: Vec::new(),
     }
 }

@@ -1,8 +1,10 @@
 //! Labels → keys, or why not: the grammar, whose key it is, and what a lost engine does to many.
 
+mod checked;
 mod several;
 
 use crate::announce::lease::protocol::{DesiredKey, KeyStatus};
+use crate::announce::policy::check::CheckResults;
 use crate::announce::policy::claims::{Claim, Evaluation, Evaluator, assign_keys};
 use crate::announce::policy::container::{
     ContainerHealth, ContainerSnapshot, ContainerState, ContainerView, Observation,
@@ -44,6 +46,8 @@ fn web(given: &[(&str, &str)]) -> ContainerSnapshot {
             ("443".parse().expect("a port"), all("8443")),
         ]),
         labels: labels(given),
+        refusal: None,
+        addresses: Vec::new(),
     }
 }
 
@@ -58,12 +62,14 @@ fn seen(container: ContainerSnapshot) -> ContainerView {
 
 fn judged_after(view: &ContainerView, before: Option<&Evaluation>, now: Moment) -> Evaluation {
     let target = Target::All {
+        registrator: false,
         prefix: "/services".to_owned(),
     };
     let judge = Evaluator {
         target: &target,
         rules: &AddressOptions::default(),
         grace: Some(Duration::from_secs(60)),
+        checks: &CheckResults::new(),
     };
     judge.judge("the-id", view, before, now)
 }

@@ -42,6 +42,8 @@ fn seen(second: i128, state: ContainerState) -> Observation {
         host_network: false,
         ports: BTreeMap::new(),
         labels: BTreeMap::new(),
+        refusal: None,
+        addresses: Vec::new(),
     }))
 }
 

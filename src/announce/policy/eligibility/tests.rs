@@ -4,6 +4,7 @@
 mod ended;
 mod properties;
 
+use crate::announce::policy::check::CheckResults;
 use crate::announce::policy::claims::{Evaluation, Evaluator};
 use crate::announce::policy::container::{
     Binding, ContainerHealth, ContainerPort, ContainerSnapshot, ContainerState, ContainerView,
@@ -46,6 +47,8 @@ fn redis(published: &[(&str, &str)]) -> ContainerSnapshot {
         host_network: false,
         ports,
         labels: BTreeMap::new(),
+        refusal: None,
+        addresses: Vec::new(),
     }
 }
 
@@ -80,6 +83,7 @@ fn judge(
         target: &target,
         rules,
         grace,
+        checks: &CheckResults::new(),
     };
     evaluator.judge("redis1", view, before, now)
 }

@@ -24,6 +24,8 @@ fn snapshot(second: i128, state: ContainerState) -> ContainerSnapshot {
         host_network: false,
         ports: BTreeMap::new(),
         labels: BTreeMap::new(),
+        refusal: None,
+        addresses: Vec::new(),
     }
 }
 

@@ -107,10 +107,10 @@ fn while_the_engine_is_lost_claims_stay_for_the_grace_and_no_longer() {
     let kept = judged_after(&lost, Some(&before), end - Duration::from_millis(1));
     assert_eq!(kept.claims, before.claims);
     assert_eq!(kept.ends, Some(end));
-    assert!(kept.stands(&lost, end - Duration::from_millis(1)));
-    assert!(!kept.stands(&lost, end));
+    assert!(kept.stands(&lost, &CheckResults::new(), end - Duration::from_millis(1)));
+    assert!(!kept.stands(&lost, &CheckResults::new(), end));
     assert!(
-        !kept.stands(&view, NOW),
+        !kept.stands(&view, &CheckResults::new(), NOW),
         "an engine that is back is judged by"
     );
     let over = judged_after(&lost, Some(&kept), end);

@@ -1,0 +1,156 @@
+//! Checks of servers on this machine.
+
+use super::*;
+use crate::announce::policy::check::CheckResult;
+use crate::announce::policy::check_settings::CheckSettings;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+/// A server that answers each request with this text, or not at all; it ends with its task.
+async fn server(answer: &'static str) -> (SocketAddr, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut held = Vec::new();
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            if !answer.is_empty() {
+                let _ = client.read(&mut [0; 1_024]).await;
+                let _ = client.write_all(answer.as_bytes()).await;
+            }
+            held.push(client);
+        }
+    });
+    (address, tasks)
+}
+
+fn published(address: &SocketAddr) -> CheckAddress {
+    CheckAddress {
+        address: *address,
+        gateway: None,
+    }
+}
+
+fn target(addresses: &[SocketAddr], kind: &str) -> CheckTarget {
+    let settings = CheckSettings {
+        kind: kind.parse().unwrap(),
+        interval: Duration::from_millis(100),
+        timeout: Duration::from_millis(500),
+    };
+    CheckTarget {
+        subject: CheckSubject {
+            life: None,
+            port: "80".parse().unwrap(),
+            settings,
+        },
+        addresses: addresses.iter().map(published).collect(),
+    }
+}
+
+async fn asked(addresses: &[SocketAddr], kind: &str) -> Result<(), String> {
+    ask(&target(addresses, kind), &mut None).await
+}
+
+#[tokio::test]
+async fn a_get_passes_by_its_status_alone_and_a_connection_by_being_accepted() {
+    for (answer, expected) in [
+        ("HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n", Ok(())),
+        ("HTTP/1.0 204 No Content\r\n\r\n", Ok(())),
+        ("HTTP/1.1 302 Found\r\nlocation: /login\r\n\r\n", Ok(())),
+        (
+            "HTTP/1.1 404 Not Found\r\n\r\n",
+            Err("answers 404 Not Found"),
+        ),
+        (
+            "HTTP/1.1 503 Service Unavailable\r\n\r\n",
+            Err("answers 503 Service Unavailable"),
+        ),
+        (
+            "-ERR unknown command\r\n",
+            Err("invalid HTTP version parsed"),
+        ),
+        ("", Err("did not answer within 500ms")),
+    ] {
+        let (address, _server) = server(answer).await;
+        let told = asked(&[address], "http:/health").await;
+        match (&told, expected) {
+            (Err(told), Err(words)) => assert!(
+                told.starts_with(&address.to_string()) && told.ends_with(words),
+                "{told}"
+            ),
+            (told, expected) => assert_eq!(told.is_ok(), expected.is_ok(), "{told:?}"),
+        }
+        assert_eq!(asked(&[address], "tcp").await, Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_has_answered_or_refused_is_the_one_that_counts() {
+    let (other, _server) = server("").await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let refuses = listener.local_addr().unwrap();
+    drop(listener);
+    // Multicast: no connection leads there.
+    let nowhere: SocketAddr = "224.0.0.1:9".parse().unwrap();
+
+    assert_eq!(asked(&[nowhere, other], "tcp").await, Ok(()));
+    let refused = asked(&[refuses, other], "tcp").await.unwrap_err();
+    assert!(refused.contains("refused"), "{refused}");
+
+    // An own address whose network is not of this machine is another machine's.
+    let mut elsewhere = target(&[refuses, other], "tcp");
+    elsewhere.addresses[0].gateway = Some("224.0.0.1".parse().unwrap());
+    assert_eq!(ask(&elsewhere, &mut None).await, Ok(()));
+    elsewhere.addresses[0].gateway = Some("127.0.0.1".parse().unwrap());
+    assert!(ask(&elsewhere, &mut None).await.is_err());
+
+    // A container that was reached at its own address is not looked for at another one.
+    let (own, its_server) = server("").await;
+    let (target, mut reached) = (target(&[own, other], "tcp"), None);
+    assert_eq!(ask(&target, &mut reached).await, Ok(()));
+    drop(its_server);
+    let refused = async || ask(&target, &mut reached.clone()).await.is_err();
+    until(refused).await;
+}
+
+async fn until(mut happens: impl AsyncFnMut() -> bool) {
+    let happened = async {
+        while !happens().await {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), happened).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_check_runs_while_it_is_wanted_and_its_result_outlives_another_address() {
+    let mut tasks = JoinSet::new();
+    let mut checks = Checks::run_in(&mut tasks);
+    let (address, its_server) = server("").await;
+    let first = target(&[address], "tcp");
+    checks.want([&first].into_iter());
+    checks.results.changed().await.unwrap();
+    let result = |checks: &Checks| checks.results.borrow().get(&first.subject).cloned();
+    assert_eq!(result(&checks), Some(CheckResult::Passing));
+
+    let (address, its_other_server) = server("").await;
+    checks.want([&target(&[address], "tcp")].into_iter());
+    drop(its_server);
+    let passes = async || {
+        while result(&checks) == Some(CheckResult::Passing) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(1), passes()).await.unwrap_err();
+
+    drop(its_other_server);
+    checks.results.changed().await.unwrap();
+    let failing = matches!(result(&checks), Some(CheckResult::Failing(_)));
+    assert!(failing, "{:?}", result(&checks));
+
+    checks.want([].into_iter());
+    until(async || result(&checks).is_none()).await;
+}
