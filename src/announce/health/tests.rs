@@ -100,9 +100,9 @@ async fn an_address_that_has_answered_or_refused_is_the_one_that_counts() {
     let refused = asked(&[refuses, other], "tcp").await.unwrap_err();
     assert!(refused.contains("refused"), "{refused}");
 
-    // An own address whose network is not of this machine is another machine's.
+    // An own address whose network is not of this machine is another machine's. (TEST-NET-2, RFC 5737.)
     let mut elsewhere = target(&[refuses, other], "tcp");
-    elsewhere.addresses[0].gateway = Some("224.0.0.1".parse().unwrap());
+    elsewhere.addresses[0].gateway = Some("198.51.100.7".parse().unwrap());
     assert_eq!(ask(&elsewhere, &mut None).await, Ok(()));
     elsewhere.addresses[0].gateway = Some("127.0.0.1".parse().unwrap());
     assert!(ask(&elsewhere, &mut None).await.is_err());
