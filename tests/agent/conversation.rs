@@ -48,6 +48,14 @@ async fn a_change_is_asked_told_and_read_back_on_one_connection() {
     let master = scene.dir.path().join("master.sock");
     std::fs::rename(scene.socket(), &master).unwrap();
     let said = overhear(&scene.socket(), &master);
+    // A conversation that was under way is not overheard; it is over when the next one begins.
+    eventually(PATIENCE, "the agent asks HAProxy who is up", async || {
+        said.lock()
+            .unwrap()
+            .iter()
+            .any(|it| it.starts_with("prompt"))
+    })
+    .await;
 
     scene.put("redis", "redis@2", &a.value()).await;
     scene.serves_redis(&[&a, &a]).await;
