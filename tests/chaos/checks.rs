@@ -357,6 +357,14 @@ fn a_key_that_blinks_is_no_reason_to_cut() {
     assert!(!cut_is_told(&away.cut(41_000)));
 }
 
+/// Found by `SEED=535835`: a value whose host has no address moves the instance all the same.
+#[test]
+fn a_connection_goes_with_an_instance_that_moved_nowhere() {
+    let nowhere = format!(r#"{{"host":"{NOWHERE}","port":7000}}"#);
+    let moved = quiet().event(29_900, Some((nowhere, 1))).by_hand();
+    assert!(!cut_is_told(&moved.puts(29_950, 0, EARLY, 1).cut(30_000)));
+}
+
 fn cut_is_told(history: &History) -> bool {
     let violations = check(&history.0).violations;
     violations.iter().any(|(promise, ..)| *promise == 7)

@@ -55,6 +55,13 @@ fn whoever_drains_was_asked_to() {
         .drains(20_000)
         .deletes(20_500)
         .keeps_all();
+    // A restart: it was stopped as well.
+    quiet()
+        .turns(0, 19_950, Some(LATE))
+        .drains(20_000)
+        .deletes(20_020)
+        .puts(20_080, 0, LATE, 2)
+        .keeps_all();
     quiet()
         .trouble(What::Client(0), 19_990, 22_000)
         .drains(20_000)

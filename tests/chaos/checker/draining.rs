@@ -10,9 +10,14 @@ impl Checker<'_> {
     fn may_drain(&self, key: &str, container: usize) -> Spans {
         let wishes = self.record.wishes.iter().filter(|(of, _)| of == key);
         let wishes = wishes.map(|(_, span)| span.and(RECOVERY));
-        let stops = self.turns(container).into_iter();
-        let stops = stops.filter(|turn| turn.up.is_none());
-        let stops = stops.map(|turn| turn.span.and(RECOVERY));
+        let turns = self.turns(container);
+        let before = turns.iter().map(|turn| turn.up.as_ref());
+        let stops = turns.iter().zip([None].into_iter().chain(before));
+        // A restart ends a life as well.
+        let stops = stops.filter(|(turn, before)| {
+            turn.up.is_none() || (before.is_some() && turn.up.as_ref() != *before)
+        });
+        let stops = stops.map(|(turn, _)| turn.span.and(RECOVERY));
         let mut may = Spans::of(wishes.chain(stops));
         for client in self.claimants(key, container) {
             may = may.or(&self.excuses.absence(client, RECOVERY));

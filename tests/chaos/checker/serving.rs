@@ -21,6 +21,8 @@ struct Table {
     serving: BTreeMap<String, String>,
     /// What it is to drain, unless it is the last of its service.
     draining: BTreeMap<String, String>,
+    /// What has a host without an address.
+    unresolved: BTreeSet<String>,
 }
 
 impl Table {
@@ -40,21 +42,29 @@ impl Table {
 
 impl Checker<'_> {
     fn table(&self, at: Ms) -> Table {
-        let mut table = Table::default();
+        let mut unresolved = BTreeSet::new();
         let keys = self.keys.iter().filter_map(|(key, standings)| {
             let name = key.strip_prefix("/services/")?.replace('@', "::");
             let standing = standings.iter().rfind(|it| it.span.from <= at)?;
             let json: serde_json::Value = serde_json::from_str(&standing.put?.value).ok()?;
-            json["host"].as_str().filter(|host| *host != NOWHERE)?;
+            if json["host"].as_str()? == NOWHERE {
+                unresolved.insert(name);
+                return None;
+            }
             Some((name, json["port"].as_u64()?.to_string(), standing.drains()))
         });
+        let (mut serving, mut draining) = (BTreeMap::new(), BTreeMap::new());
         for (name, port, drains) in keys {
             match drains {
-                true => table.draining.insert(name, port),
-                false => table.serving.insert(name, port),
+                true => draining.insert(name, port),
+                false => serving.insert(name, port),
             };
         }
-        table
+        Table {
+            serving,
+            draining,
+            unresolved,
+        }
     }
 
     /// Every table that etcd held between two moments.
@@ -159,7 +169,9 @@ impl Checker<'_> {
                 let all = tables.iter().flat_map(Table::all);
                 let its = all.filter(|(other, _)| other == name);
                 let ports: BTreeSet<_> = its.map(|(_, port)| port).collect();
-                ports.len() == 1
+                // One that is somewhere else now takes them along, wherever that is.
+                let moved = tables.iter().any(|table| table.unresolved.contains(*name));
+                ports.len() == 1 && !moved
             };
             // The sessions of one that drains are ended while they are idle.
             let mut drained = tables.iter().flat_map(|table| &table.draining);
