@@ -15,7 +15,9 @@ const OTHER: &str = "redis@2";
 
 /// The container of the scenarios without a unit of its own, on worker2.
 const BY_HAND: &str = "by-hand";
-const LABELS: &str = "--label=sidekick.service=redis --label=sidekick.instance=by-hand";
+/// With a check: the engine's proxy accepts connections before the server in the container does.
+const LABELS: &str =
+    "--label=sidekick.service=redis --label=sidekick.instance=by-hand --label=sidekick.check=tcp";
 
 /// The same container as compose's, which goes on accepting for a second after its signal.
 const COMPOSE_FILE: &str = r#"version: "3"
@@ -23,7 +25,7 @@ services:
   redis:
     container_name: by-hand
     image: ${IMAGE}
-    labels: {sidekick.service: redis, sidekick.instance: by-hand}
+    labels: {sidekick.service: redis, sidekick.instance: by-hand, sidekick.check: tcp}
     network_mode: bridge
     ports: ["6379:6379"]
     stop_signal: USR1

@@ -21,6 +21,7 @@ const REDIS: &str = "/services/redis/";
 const ROLLING: &str = r#"
 services:
   redis:
+    labels: {sidekick.check: tcp}
     stop_signal: SIGUSR1
     stop_grace_period: 1s
     deploy:
