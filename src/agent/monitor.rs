@@ -148,7 +148,7 @@ impl AgentMonitor {
         self.page_is_old = true;
     }
 
-    /// When the page's state is to be taken; `None`: it is up to date, or shown to nobody.
+    /// When the page's state is to be taken; `None`: it is up to date, or no client asks for it.
     pub(crate) fn next_page(&self) -> Option<Moment> {
         (self.page_is_old && self.is_on()).then(|| self.page_taken + PAGE_PAUSE)
     }
@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(monitor.waiting_since, Some(at(1_000)));
         monitor.passed(&PassReport::default(), at(3_000));
         assert_eq!(monitor.waiting_since, None);
-        // Shown to nobody.
+        // No client asks for it.
         assert_eq!(monitor.next_page(), None);
         let _listener = monitor.readiness.subscribe();
         assert_eq!(monitor.next_page(), Some(PAGE_PAUSE));
