@@ -46,7 +46,7 @@ pub struct HealthcheckArgs {
 /// `sidekick healthcheck`, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthcheckConfig {
-    /// Whom to ask; `None`: nobody listens.
+    /// The address to ask; `None`: no sidekick listens.
     pub target: Option<HealthTarget>,
     /// How long the whole of it may take.
     pub timeout: Duration,

@@ -60,7 +60,7 @@ async fn run(mut targets: watch::Receiver<WantedChecks>, results: watch::Sender<
             }
             stays
         });
-        // Whoever reads them has asked for the others alone.
+        // The loop that reads them has asked for the others alone.
         results.send_if_modified(|results| {
             results.retain(|subject, _| wanted.contains_key(subject));
             false

@@ -127,7 +127,7 @@ pub(super) struct MemberAnswers {
     pub(super) status: Result<MemberStatus, EtcdError>,
     /// The user's name, where there is one, and why etcd doesn't take it.
     pub(super) login: Option<(String, Result<(), EtcdError>)>,
-    /// How long each took, or why it is refused; empty where nobody could log in.
+    /// How long each took, or why it is refused; empty where no user could log in.
     pub(super) rights: Vec<(Right, Result<Duration, EtcdError>)>,
     /// By how many seconds its clock is ahead of ours; `None` where it doesn't tell.
     pub(super) clock_ahead: Option<f64>,

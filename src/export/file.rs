@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(file.read().as_deref(), Some("[1]\n"));
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
-        // A file that somebody has removed comes back.
+        // A file that another program has removed comes back.
         fs::remove_file(&path).unwrap();
         assert!(file.write("[1]\n".to_owned()).await.unwrap());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);

@@ -20,7 +20,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// The age at which TTLs, HAProxy's states and wishes are read again without a change in etcd.
 const REFRESH: Duration = Duration::from_secs(5);
 
-/// Draws until the updates end, or the terminal is gone; whoever drops it gets the terminal back as it was.
+/// Draws until the updates end, or the terminal is gone. When it is dropped the terminal is as it was.
 pub(super) async fn run(
     config: &ListConfig,
     members: &Members,

@@ -1,4 +1,4 @@
-//! The cases of registrator's documentation and source, written anew, and what hostile metadata comes to.
+//! The cases of registrator's documentation and source, in our own words, and the results for hostile metadata.
 
 use super::*;
 use crate::announce::policy::labels::services;
