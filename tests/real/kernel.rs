@@ -11,6 +11,9 @@ use sidekick_harness::{
 /// From a death to a key that is gone, where nothing but the kernel tells of it.
 const AT_ONCE: Duration = secs(1);
 
+/// Until a thousand containers are announced and have a pidfd each, beside seven other tests. Nothing is said of how long that takes.
+const SET_UP: Duration = secs(60);
+
 /// What sidekick logs once a pidfd counts.
 const COUNTS: &str = "its death is known by the kernel";
 
@@ -183,6 +186,30 @@ async fn what_an_engine_says_of_a_dead_life_is_not_believed_and_what_it_says_of_
     etcd.loses(&key).await;
 }
 
+/// The engine still says Running: what isn't there any more is no container's first process, and only an event can tell.
+#[tokio::test]
+async fn a_death_between_inspect_and_open_goes_by_its_event() {
+    let (first, second) = (Idle::init(), Idle::init());
+    first.kill();
+    eventually(SOON, "its process is gone", async || first.is_gone()).await;
+    let docker = StandIn::start();
+    docker.run_as(1, &first);
+    let (etcd, sidekick) = announced_all(&docker, 1, |announce| announce).await;
+    let words = format!("no pidfd: there is no process {}", first.pid());
+    sidekick.logs(&words).await;
+    sidekick.never_logs(COUNTS);
+    let key = StandIn::key(1, HOST);
+    docker.die(1);
+    etcd.loses(&key).await;
+
+    docker.restart_as(1, &second);
+    etcd.shows(&key, &docker.value(1, HOST)).await;
+    counts(&sidekick, 1).await;
+    docker.keep_silent();
+    second.kill();
+    etcd.loses(&key).await;
+}
+
 #[tokio::test]
 async fn a_strangers_death_is_no_containers() {
     let (plain, stranger) = (Idle::plain(), Idle::init());
@@ -242,14 +269,17 @@ async fn past_half_of_the_open_files_the_rest_goes_by_events_and_says_so() {
 }
 
 #[tokio::test]
-async fn three_hundred_containers_that_die_at_once_are_gone_at_once() {
-    const CONTAINERS: u16 = 300;
+async fn a_thousand_containers_that_die_at_once_are_gone_at_once() {
+    const CONTAINERS: u16 = 1000;
     let processes: Vec<_> = (0..CONTAINERS).map(|_| Idle::init()).collect();
     let docker = StandIn::start();
     for (number, process) in (0..).zip(&processes) {
         docker.run_as(number, process);
     }
-    let (etcd, sidekick) = announced_all(&docker, CONTAINERS.into(), |announce| announce).await;
+    // What sidekick.service gives it.
+    let limited = ["prlimit", "--nofile=16384:16384"].map(str::to_owned);
+    let more = |announce: Announce| announce.within(&limited);
+    let (etcd, sidekick) = announced_all(&docker, CONTAINERS.into(), more).await;
     counts(&sidekick, CONTAINERS.into()).await;
     docker.keep_silent();
 
@@ -288,7 +318,7 @@ async fn announced_all(
     let announce = announce.option("--docker-host", &docker.host());
     let sidekick = more(announce.option("--log-level", "debug")).spawn();
     let what = format!("{count} keys stand in etcd");
-    eventually(2 * SOON, what, async || etcd.keys().await.len() == count).await;
+    eventually(SET_UP, what, async || etcd.keys().await.len() == count).await;
     (etcd, sidekick)
 }
 
@@ -299,7 +329,7 @@ async fn counts(sidekick: &Sidekick, count: usize) {
         n if n == count => Ok(()),
         n => Err(n.to_string()),
     };
-    eventually(2 * SOON, what, counted).await;
+    eventually(SET_UP, what, counted).await;
 }
 
 async fn gone_at_once(etcd: &Etcd, when: &str) {

@@ -36,6 +36,11 @@ impl Idle {
         self.pid
     }
 
+    /// Whether its parent has taken note of its end.
+    pub fn is_gone(&self) -> bool {
+        !std::path::Path::new(&format!("/proc/{}", self.pid)).exists()
+    }
+
     /// SIGKILL.
     pub fn kill(&self) {
         let pid = i32::try_from(self.pid).expect("a pid is small");

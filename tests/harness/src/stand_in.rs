@@ -136,7 +136,7 @@ impl StandIn {
     pub fn restart_as(&self, number: u16, process: &Idle) {
         let pid = process.pid();
         self.change(number, |fake| {
-            (fake.started, fake.pid) = (since_1970(), pid)
+            (fake.state, fake.started, fake.pid) = ("running", since_1970(), pid);
         });
         self.tell(number, "start");
     }
