@@ -83,6 +83,8 @@ pub fn swarm_moves_redis_and_its_key_follows(cluster: &Cluster) {
     cluster.worker1.start("redis@1");
 }
 
+const UPDATE_STATE: &str = "docker service inspect --format {{.UpdateStatus.State}} redis_redis";
+
 /// deploy/swarm.yml with two replicas, one on each worker, of a server that goes on accepting for a second after its
 /// signal. Swarm replaces one after the other.
 pub fn a_rolling_update_costs_no_request(cluster: &Cluster) {
@@ -106,7 +108,12 @@ pub fn a_rolling_update_costs_no_request(cluster: &Cluster) {
                 let now = cluster.etcd.keys(REDIS);
                 now.len() == 2 && now.iter().all(|key| !keys.contains(key))
             });
-            began.elapsed()
+            let took = began.elapsed();
+            // Swarm notes the update's end in the service itself, and refuses an update that has read the one before.
+            eventually(SOON, "Swarm has noted that the update is over", || {
+                manager.run_words(UPDATE_STATE).trim() == "completed"
+            });
+            took
         },
     );
     disband(cluster, manager);
