@@ -204,15 +204,18 @@ impl EventLog {
         if unlogged.passes == 0 {
             return;
         }
-        let most = unlogged.keys.into_iter().max_by_key(|(_, times)| *times);
-        let (key, times) = most.unwrap_or_default();
-        let key = key.escape_ascii().to_string();
-        info!(
-            key,
-            times,
-            "{} changes in {} passes, none of them a reload, are not logged one by one; this key changed most often",
-            unlogged.changes,
-            unlogged.passes
+        let what = format!(
+            "{} changes in {} passes, none of them a reload, are not logged one by one",
+            unlogged.changes, unlogged.passes
         );
+        // None where etcd changed nothing: names, drains and checks change something, too.
+        let most = unlogged.keys.into_iter().max_by_key(|(_, times)| *times);
+        match most {
+            Some((key, times)) => {
+                let key = key.escape_ascii().to_string();
+                info!(key, times, "{what}; this key changed most often");
+            }
+            None => info!("{what}"),
+        }
     }
 }
