@@ -1,10 +1,12 @@
 //! What a death costs by the kernel's word and by the engine's: the same deaths, seen by a sidekick in the engine's
-//! pid namespace, by one that goes by events, and by the least that a client of each kind can do.
+//! pid namespace, by one that goes by events, and by the least that a client of each kind can do; until the key is gone,
+//! and until the agent's HAProxy sends no more connections there.
 //! `cargo bench --features real --bench announce -- kernel` runs this alone.
 
 use crate::floor::Floor;
-use crate::stage::first_process_of;
-use crate::{Bench, HOST, wall_clock};
+use crate::leaving::Servers;
+use crate::stage::{Agent, first_process_of, machine};
+use crate::{Bench, wall_clock};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use sidekick_harness::bench::Samples;
@@ -23,17 +25,26 @@ const BY_EVENTS: &str = "/services/bench/by-events";
 const BY_PIDFD: &str = "/services/bench/by-pidfd";
 const BY_FLOOR: &str = "/services/bench/by-floor";
 
+/// The agent's names for the first three.
+const SERVERS: [&str; 3] = ["by-kernel", "by-pidfd", "by-events"];
+
 impl Bench<'_> {
     pub async fn deaths_by_the_kernel(&self) {
         let victim = self.container("killed").await;
         let kernel = Sidekick::announce("killed", BY_KERNEL)
             .etcd(self.etcd)
             .docker(self.engine)
-            .host(HOST)
+            .host(&machine())
             .option("--log-level", "debug")
             .within(&self.engine.beside())
             .spawn();
-        let _events = self.announce("killed", BY_EVENTS);
+        let _events = Sidekick::announce("killed", BY_EVENTS)
+            .etcd(self.etcd)
+            .docker(self.engine)
+            .host(&machine())
+            .spawn();
+        let agent = Agent::start(self.etcd).await;
+        let servers = Servers::follow(agent.socket());
         let _floor = Floor::spawn(&self.engine.host(), self.etcd, "killed", BY_FLOOR).await;
         let mut rows = [
             Samples::named("process dead → die event", "Docker"),
@@ -41,6 +52,9 @@ impl Bench<'_> {
             Samples::named("", "bare pidfd"),
             Samples::named("", "by events"),
             Samples::named("", "bare events"),
+            Samples::named("process dead → out of HAProxy", "sidekick"),
+            Samples::named("", "bare pidfd"),
+            Samples::named("", "by events"),
         ];
         for round in 1..=ROUNDS {
             self.etcd_has(BY_KERNEL).await;
@@ -49,10 +63,12 @@ impl Bench<'_> {
                 kernel.times_logged("its death is known by the kernel") >= round
             })
             .await;
-            self.etcd.put(BY_PIDFD, "{}").await;
+            let value = self.etcd.get(BY_KERNEL).await.expect("it is there").value;
+            self.etcd.put(BY_PIDFD, &value.to_string()).await;
+            servers.serve(&SERVERS).await;
             let pid = first_process_of(victim.id());
             let bare = delete_at_the_death(self.etcd, pid);
-            let mark = self.moments.mark();
+            let (mark, serving) = (self.moments.mark(), servers.mark());
             let dead = dies(pid).await;
             let since = |at: Duration| at.saturating_sub(dead);
             rows[0].add(since(self.moments.event(mark, victim.id(), "die").await));
@@ -62,6 +78,9 @@ impl Bench<'_> {
                     rows[row].add(since(self.moments.change(mark, key, false).await));
                 }
             }
+            for (row, server) in rows[5..].iter_mut().zip(SERVERS) {
+                row.add(since(servers.left(serving, server).await));
+            }
             bare.await.expect("the bare client goes on");
             let mark = self.moments.mark();
             victim.start().await;
@@ -70,7 +89,7 @@ impl Bench<'_> {
         for row in &rows {
             println!("{row}");
         }
-        let [_, kernel, bare, events, _] = &rows;
+        let [_, kernel, bare, events, ..] = &rows;
         println!(
             "  median, sidekick : bare pidfd {:.2}; by events − by the kernel {:.1} ms\n",
             kernel.median() / bare.median(),

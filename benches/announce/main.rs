@@ -19,6 +19,7 @@
 mod death;
 mod floor;
 mod kernel;
+mod leaving;
 mod stage;
 mod stops;
 

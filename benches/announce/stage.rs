@@ -7,6 +7,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use sidekick_harness::{Etcd, eventually, free_port, millis, secs};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -191,7 +192,7 @@ pub fn first_process_of(id: &str) -> Pid {
 /// `sidekick agent` with a HAProxy of its own, bound to a port on loopback.
 pub struct Agent {
     port: u16,
-    _directory: TempDir,
+    directory: TempDir,
     process: std::process::Child,
 }
 
@@ -213,7 +214,13 @@ impl Agent {
         let log = std::fs::File::create(directory.path().join("log")).expect("a file");
         let process = std::process::Command::new("setpriv")
             .args(["--pdeathsig", "TERM", "--"])
-            .args([env!("CARGO_BIN_EXE_sidekick"), "agent", "--stats=off"])
+            // All instances of a row die at once, and none is to be held.
+            .args([
+                env!("CARGO_BIN_EXE_sidekick"),
+                "agent",
+                "--stats=off",
+                "--hold=0",
+            ])
             .args(["--etcd-endpoints", etcd.url()])
             .arg(format!("--bind=bench=127.0.0.1:{port}"))
             .arg("--haproxy-config")
@@ -223,9 +230,14 @@ impl Agent {
             .expect("sidekick can be started");
         Self {
             port,
-            _directory: directory,
+            directory,
             process,
         }
+    }
+
+    /// The master's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("haproxy-master.sock")
     }
 
     /// Waits until requests reach each of these, and no request fails.
