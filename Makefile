@@ -10,7 +10,7 @@ cargo_as_root := cargo $(if $(filter-out 0,$(shell id -u)),--config 'target."cfg
 as_root := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env)
 
 # Run without cargo: cargo would not wait for its end after a Ctrl-C.
-cluster_program = $(as_root) "$$(cargo test --locked --features cluster --test cluster --no-run \
+cluster_program = $(as_root) "$$(cargo test --locked --features real --test cluster --no-run \
 	--message-format=json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\/cluster-[^"]*\)".*/\1/p')"
 
 .PHONY: build demo picture quick test matrix check deny simulate fuzz soak units image cluster cluster-test chaos bench clean help cargo
@@ -71,6 +71,7 @@ check: cargo ## formatting, and clippy with warnings denied
 	@scripts/install cc protoc
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets --all-features -- -D warnings
+	cargo clippy --locked --all-features --test chaos --test cluster --test soak -- -D warnings # of which `cargo test` knows nothing
 
 deny: cargo ## cargo-deny: licences, duplicates, sources, advisories; what is missing of it takes minutes to build
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
