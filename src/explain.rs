@@ -49,6 +49,7 @@ pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
         rules: &config.rules,
         grace: None,
         checks: &CheckResults::new(),
+        check_options: &config.checks,
     };
     let checks = ask_checks(&evaluator, &inspected.views).await;
     evaluator.checks = &checks;
