@@ -97,7 +97,7 @@ async fn a_container_that_listens_late_is_announced_when_it_listens() {
 #[tokio::test]
 async fn a_redis_that_reads_its_data_is_announced_when_it_has_read_it() {
     let case = Case::new().await;
-    // 2,000 keys, of which each takes a millisecond to read; asked between them.
+    // 2,000 keys of which each takes a millisecond to read, and so long that Redis answers after each.
     let slow = [
         "--save",
         "",
@@ -107,11 +107,13 @@ async fn a_redis_that_reads_its_data_is_announced_when_it_has_read_it() {
         "1000",
         "--loading-process-events-interval-bytes",
         "1024",
+        "--rdbcompression",
+        "no",
     ];
     let redis = case.engine.redis().redis_arguments(&slow).run().await;
     let sidekick = case.announce(&redis, "redis", LONG);
     case.etcd.shows(KEY, &redis.value().await).await;
-    let fill = "for i = 1, 2000 do redis.call('set', i, i) end";
+    let fill = "for i = 1, 2000 do redis.call('set', i, string.rep('x', 1024)) end";
     for words in [
         &["redis-cli", "eval", fill, "0"][..],
         &["redis-cli", "save"],
@@ -128,7 +130,12 @@ async fn a_redis_that_reads_its_data_is_announced_when_it_has_read_it() {
     assert_eq!(case.ping(&redis).await, "+PONG", "the key stands");
     let why = ":6379 answers -LOADING Redis is loading the dataset in memory";
     assert_eq!(sidekick.times_logged(why), 1);
-    measured::took(13, "a Redis that reads for 2 s: start to key", took, PATIENCE);
+    measured::took(
+        13,
+        "a Redis that reads for 2 s: start to key",
+        took,
+        PATIENCE,
+    );
 }
 
 #[tokio::test]
