@@ -2,8 +2,14 @@
 
 use crate::usage::Usage;
 
-/// What asks for checks, and why it is refused.
-const WRONG: &[(&[(&str, &str)], &str, &str)] = &[
+/// Options, which of them is refused, and in which words.
+type Example = (
+    &'static [(&'static str, &'static str)],
+    &'static str,
+    &'static str,
+);
+
+const WRONG: &[Example] = &[
     (
         &[("--check", "grpc")],
         "--check",
