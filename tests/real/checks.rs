@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use sidekick_harness::*;
 
-/// So long that nothing but the pace of a start explains an announcement.
-const LONG: &str = "1m";
+/// The default, which is the most that a start waits.
+const INTERVAL: &str = "2s";
 
 /// An engine, an etcd, and sidekick where the engine is.
 struct Case {
@@ -75,7 +75,7 @@ async fn a_container_that_listens_late_is_announced_when_it_listens() {
     let redis = case.engine.redis().option("--entrypoint=sh");
     let redis = redis.redis_arguments(&["-c", late]).run().await;
     let began = Instant::now();
-    let _sidekick = case.announce(&redis, "tcp", LONG);
+    let _sidekick = case.announce(&redis, "tcp", INTERVAL);
     if !Engine::is_podman() {
         let port = redis.host_port("6379/tcp").await;
         let accepts = || case.network.dial(port).map(drop);
@@ -111,7 +111,7 @@ async fn a_redis_that_reads_its_data_is_announced_when_it_has_read_it() {
         "no",
     ];
     let redis = case.engine.redis().redis_arguments(&slow).run().await;
-    let sidekick = case.announce(&redis, "redis", LONG);
+    let sidekick = case.announce(&redis, "redis", INTERVAL);
     case.etcd.shows(KEY, &redis.value().await).await;
     let fill = "for i = 1, 2000 do redis.call('set', i, string.rep('x', 1024)) end";
     for words in [
@@ -172,7 +172,7 @@ async fn a_redis_with_a_password_passes_without_it() {
     let case = Case::new().await;
     let locked = ["--save", "", "--requirepass", "hunter2"];
     let redis = case.engine.redis().redis_arguments(&locked).run().await;
-    let _sidekick = case.announce(&redis, "redis", LONG);
+    let _sidekick = case.announce(&redis, "redis", INTERVAL);
     case.etcd.shows(KEY, &redis.value().await).await;
     let answer = case.ping(&redis).await;
     assert!(answer.starts_with("-NOAUTH"), "{answer}");
