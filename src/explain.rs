@@ -49,6 +49,7 @@ pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
         rules: &config.rules,
         grace: None,
         checks: &CheckResults::new(),
+        check_options: &config.checks,
     };
     let checks = ask_checks(&evaluator, &inspected.views).await;
     evaluator.checks = &checks;
@@ -93,12 +94,7 @@ pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
     }
     if let Some(unlabelled) = inspected.unlabelled {
         let announceable = count - refused;
-        let labels = match config.target {
-            Target::All {
-                registrator: true, ..
-            } => "labels of sidekick or registrator",
-            _ => "sidekick labels",
-        };
+        let labels = labels_that_count(&config.target);
         writeln!(
             text,
             "{count} containers with {labels}, {announceable} announceable; {unlabelled} without"
@@ -111,6 +107,15 @@ pub async fn run(config: &ExplainConfig) -> anyhow::Result<Explanation> {
         announceable: refused == 0,
         text,
     })
+}
+
+const fn labels_that_count(target: &Target) -> &'static str {
+    match target {
+        Target::All {
+            registrator: true, ..
+        } => "labels of sidekick or registrator",
+        _ => "sidekick labels",
+    }
 }
 
 /// Asks each check once.

@@ -1,7 +1,9 @@
 //! What `announce` takes, and of it what `explain` takes too.
 
+use super::check_args::CheckArgs;
 use super::docker::client::DockerHost;
 use super::lease::registrar::LeaseSettings;
+use super::policy::check_settings::CheckOptions;
 use super::policy::eligibility::AddressOptions;
 use super::policy::layouts::Layouts;
 use super::policy::target::Target;
@@ -152,6 +154,10 @@ pub struct ContainerArgs {
     #[arg(long, env = "SIDEKICK_PORT", conflicts_with = "all")]
     pub port: Option<String>,
 
+    /// What has to answer before it is announced.
+    #[command(flatten)]
+    pub check: CheckArgs,
+
     /// Where the Docker Engine listens: unix://PATH or tcp://HOST:PORT [default:
     /// unix:///var/run/docker.sock]
     #[arg(long, env = "DOCKER_HOST", hide_env_values = true, value_name = "URL")]
@@ -173,6 +179,8 @@ pub struct AnnounceConfig {
     pub target: Target,
     /// Which address and port to announce.
     pub rules: AddressOptions,
+    /// The checks of services whose labels say nothing of them.
+    pub checks: CheckOptions,
     /// The lease's time to live; whole seconds.
     pub ttl: Duration,
     /// Between two looks at the keys; shorter than `ttl`.
@@ -252,7 +260,9 @@ impl AnnounceConfig {
             Target::One { key, .. } => key.prefix(),
             Target::All { prefix, .. } => prefix,
         };
+        let rules = rules(&args.container)?;
         Ok(Self {
+            checks: args.container.check.options(rules.port)?,
             drain: duration("--drain", &args.drain)?,
             control: control_prefix(args.control_prefix.as_deref(), below)?,
             layouts: Layouts::parse(&args.also, hostname()).map_err(|e| wrong("--also", e))?,
@@ -262,7 +272,7 @@ impl AnnounceConfig {
             ttl,
             interval,
             docker_grace,
-            rules: rules(&args.container)?,
+            rules,
             docker: docker(&args.container)?,
             etcd: etcd(&args.etcd)?,
         })

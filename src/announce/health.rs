@@ -1,9 +1,10 @@
-//! Runs the checks that services ask for: connections, and GETs.
+//! Runs the checks that services ask for: connections, GETs, and PINGs.
 
 use super::policy::check::{
     CheckAddress, CheckProgress, CheckResults, CheckSubject, CheckTarget, WantedChecks,
 };
 use super::policy::check_settings::CheckKind;
+use super::policy::redis_reply::{MAX_REPLY, PING, redis_takes_commands};
 use http_body_util::Empty;
 use hyper::Request;
 use hyper::body::Bytes;
@@ -13,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -83,7 +85,7 @@ async fn run(mut targets: watch::Receiver<WantedChecks>, results: watch::Sender<
 
 async fn check(target: CheckTarget, results: watch::Sender<CheckResults>) {
     let known = results.borrow().get(&target.subject).cloned();
-    let (mut progress, mut reached) = (CheckProgress::after(known), None);
+    let (mut progress, mut reached) = (CheckProgress::after(&target.subject.settings, known), None);
     loop {
         let answer = ask(&target, &mut reached).await;
         if let Some(result) = progress.answered(answer) {
@@ -91,7 +93,7 @@ async fn check(target: CheckTarget, results: watch::Sender<CheckResults>) {
                 results.insert(target.subject.clone(), result);
             });
         }
-        sleep(progress.pause(target.subject.settings.interval)).await;
+        sleep(progress.pause()).await;
     }
 }
 
@@ -132,10 +134,11 @@ pub(crate) async fn ask(
             }
         };
         *reached = Some(address);
-        let CheckKind::Http(path) = &target.subject.settings.kind else {
-            return Ok(());
+        let answer = match &target.subject.settings.kind {
+            CheckKind::Tcp => return Ok(()),
+            CheckKind::Http(path) => timeout_at(deadline, get(stream, address, path)).await,
+            CheckKind::Redis => timeout_at(deadline, ping(stream, address)).await,
         };
-        let answer = timeout_at(deadline, get(stream, address, path)).await;
         return answer.unwrap_or_else(|_| Err(late()));
     }
     Err(problem)
@@ -172,6 +175,18 @@ async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Result<(), S
         true => Ok(()),
         false => Err(format!("{address} answers {status}")),
     }
+}
+
+/// Without a login: that Redis asks for one is an answer.
+async fn ping(mut stream: TcpStream, address: SocketAddr) -> Result<(), String> {
+    let mut reply = Vec::new();
+    let asked = async {
+        stream.write_all(PING).await?;
+        let mut line = BufReader::new(stream.take(MAX_REPLY as u64));
+        line.read_until(b'\n', &mut reply).await
+    };
+    asked.await.map_err(|error| format!("{address}: {error}"))?;
+    redis_takes_commands(&reply).map_err(|why| format!("{address} {why}"))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! `sidekick announce`: wires the tasks together and holds no policy.
 
+pub mod check_args;
 pub mod config;
 pub mod counts;
 pub mod docker;
@@ -236,6 +237,7 @@ impl AnnounceLoop {
             rules: &self.config.rules,
             grace: self.config.docker_grace,
             checks: &checks,
+            check_options: &self.config.checks,
         };
         let mut changes = Vec::new();
         let views = self.views.borrow_and_update();

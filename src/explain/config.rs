@@ -2,6 +2,7 @@
 
 use crate::announce::config::{ContainerArgs, docker, rules, target};
 use crate::announce::docker::client::DockerHost;
+use crate::announce::policy::check_settings::CheckOptions;
 use crate::announce::policy::eligibility::AddressOptions;
 use crate::announce::policy::target::Target;
 use crate::config::{Checked, DEFAULT_PREFIX, control_prefix, prefix};
@@ -56,6 +57,8 @@ pub struct ExplainConfig {
     pub control: ControlPrefix,
     /// As for announcing.
     pub rules: AddressOptions,
+    /// As for announcing.
+    pub checks: CheckOptions,
     /// Where the Docker Engine listens.
     pub docker: DockerHost,
     /// How to reach etcd.
@@ -74,12 +77,14 @@ impl ExplainConfig {
             (Target::One { key, .. }, Some(_)) => key.prefix(),
             _ => &args.prefix,
         };
+        let rules = rules(&args.container)?;
         Ok(Self {
+            checks: args.container.check.options(rules.port)?,
             control: control_prefix(args.control_prefix.as_deref(), &prefix(below)?)?,
             target,
             any_key: key.is_none() && !args.container.all,
             prefix: prefix(&args.prefix)?,
-            rules: rules(&args.container)?,
+            rules,
             docker: docker(&args.container)?,
             etcd: etcd(&args.etcd)?,
         })

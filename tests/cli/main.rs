@@ -5,6 +5,7 @@
 // A test that can't go on panics, and says where.
 #![allow(clippy::expect_used, clippy::panic, unreachable_pub)]
 
+mod checks;
 mod doctor;
 mod drain;
 mod empty;

@@ -14,6 +14,7 @@
 mod address;
 mod all;
 mod also;
+mod checks;
 mod crash;
 mod docker_wire;
 mod doctor;

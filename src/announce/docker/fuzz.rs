@@ -13,6 +13,7 @@ mod mutation;
 use super::events::{ContainerEvent, WatchScope, decode_event};
 use super::inspect::{listed, listed_leniently, observation};
 use crate::announce::policy::check::CheckResults;
+use crate::announce::policy::check_settings::CheckOptions;
 use crate::announce::policy::claims::Evaluator;
 use crate::announce::policy::container::{ContainerView, Observation};
 use crate::announce::policy::eligibility::{AddressOptions, Verdict};
@@ -49,6 +50,7 @@ pub fn docker_inspect(input: &[u8]) {
             rules: &rules,
             grace: None,
             checks: &CheckResults::new(),
+            check_options: &CheckOptions::default(),
         };
         let Some(observation) = observation(&answer, subject, &WatchScope::from(target)) else {
             return;

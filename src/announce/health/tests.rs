@@ -4,7 +4,6 @@ use super::*;
 use crate::announce::policy::check::CheckResult;
 use crate::announce::policy::check_settings::CheckSettings;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
@@ -36,9 +35,9 @@ fn published(address: &SocketAddr) -> CheckAddress {
 
 fn target(addresses: &[SocketAddr], kind: &str) -> CheckTarget {
     let settings = CheckSettings {
-        kind: kind.parse().unwrap(),
         interval: Duration::from_millis(100),
         timeout: Duration::from_millis(500),
+        ..CheckSettings::of(kind.parse().unwrap())
     };
     CheckTarget {
         subject: CheckSubject {
@@ -85,6 +84,50 @@ async fn a_get_passes_by_its_status_alone_and_a_connection_by_being_accepted() {
         }
         assert_eq!(asked(&[address], "tcp").await, Ok(()));
     }
+}
+
+#[tokio::test]
+async fn a_ping_passes_where_redis_answers_within_the_time_and_fails_with_its_words() {
+    for (answer, expected) in [
+        ("+PONG\r\n", Ok(())),
+        ("-NOAUTH Authentication required.\r\n", Ok(())),
+        (
+            "-LOADING Redis is loading the dataset in memory\r\n",
+            Err("answers -LOADING Redis is loading the dataset in memory"),
+        ),
+        (
+            "HTTP/1.1 400 Bad Request\r\n\r\n",
+            Err("answers \"HTTP/1.1 400 Bad Request\", as no Redis does"),
+        ),
+        ("+PON", Err("did not answer within 500ms")),
+        ("", Err("did not answer within 500ms")),
+    ] {
+        let (address, _server) = server(answer).await;
+        let expected = expected.map_err(|words| format!("{address} {words}"));
+        assert_eq!(asked(&[address], "redis").await, expected);
+    }
+    let endless: &str = "x".repeat(MAX_REPLY * 2).leak();
+    let (address, _server) = server(endless).await;
+    let told = asked(&[address], "redis").await.unwrap_err();
+    assert!(told.len() < MAX_REPLY + 100, "{told}");
+}
+
+/// Docker's proxy accepts, finds that the container refuses, and closes.
+#[tokio::test]
+async fn a_ping_fails_where_the_connection_is_accepted_and_closed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (addresses, closes) = ([address], async {
+        loop {
+            drop(listener.accept().await.unwrap());
+        }
+    });
+    let told = tokio::select! {
+        told = asked(&addresses, "redis") => told.unwrap_err(),
+        () = closes => unreachable!("it goes on accepting"),
+    };
+    let address = address.to_string();
+    assert!(told.starts_with(&address), "{told}");
 }
 
 #[tokio::test]

@@ -10,10 +10,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-/// Failures in a row that count: one may be a lost packet.
-const FALL: u32 = 3;
+/// What a starting server is asked again after its first wrong answer; after each further one twice as late. So waiting for
+/// it costs the start no more time than the server took until then.
+const START_PAUSE: Duration = Duration::from_millis(10);
 
-/// A failure that doesn't count yet is asked about again after this time at the latest.
+/// An answer that doesn't count yet is asked about again after this time at the latest.
 const DOUBT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is checked: one port of a container, in one life of it.
@@ -107,19 +108,28 @@ pub type CheckResults = BTreeMap<CheckSubject, CheckResult>;
 pub type WantedChecks = BTreeMap<CheckSubject, Vec<CheckAddress>>;
 
 /// The answers to one check so far.
-#[derive(Debug, Default)]
-pub struct CheckProgress {
-    failures: u32,
+#[derive(Debug)]
+pub struct CheckProgress<'a> {
+    settings: &'a CheckSettings,
     result: Option<CheckResult>,
+    /// No answer of this life was right yet.
+    is_starting: bool,
+    /// Right answers in a row; 0 after a wrong one.
+    successes: u32,
+    /// Wrong answers in a row; 0 after a right one.
+    failures: u32,
 }
 
-impl CheckProgress {
+impl<'a> CheckProgress<'a> {
     /// After what it has come to already.
     #[must_use]
-    pub const fn after(result: Option<CheckResult>) -> Self {
+    pub fn after(settings: &'a CheckSettings, result: Option<CheckResult>) -> Self {
         Self {
-            failures: 0,
+            settings,
+            is_starting: result != Some(CheckResult::Passing),
             result,
+            successes: 0,
+            failures: 0,
         }
     }
 
@@ -127,69 +137,187 @@ impl CheckProgress {
     pub fn answered(&mut self, answer: Result<(), String>) -> Option<CheckResult> {
         let result = match answer {
             Ok(()) => {
-                self.failures = 0;
+                self.is_starting = false;
+                (self.successes, self.failures) = (self.successes.saturating_add(1), 0);
                 CheckResult::Passing
             }
             Err(why) => {
-                self.failures = self.failures.saturating_add(1);
+                (self.successes, self.failures) = (0, self.failures.saturating_add(1));
                 CheckResult::Failing(why)
             }
         };
-        let counts = match (&result, &self.result) {
-            (CheckResult::Passing, Some(CheckResult::Passing))
-            | (CheckResult::Failing(_), Some(CheckResult::Failing(_))) => false,
-            (CheckResult::Passing, _) => true,
-            (CheckResult::Failing(_), _) => self.failures >= FALL,
-        };
+        let counts = self.contradicts() && self.counts();
         if counts {
             self.result = Some(result.clone());
         }
         counts.then_some(result)
     }
 
+    /// Whether the last answers say something else than the result.
+    const fn contradicts(&self) -> bool {
+        match self.result {
+            Some(CheckResult::Passing) => self.failures > 0,
+            Some(CheckResult::Failing(_)) => self.successes > 0,
+            None => self.successes > 0 || self.failures > 0,
+        }
+    }
+
+    /// Whether there are enough answers in a row. A start has the time that an instance in doubt has, however often it
+    /// was asked meanwhile: a server that takes half a second to listen is no failure.
+    fn counts(&self) -> bool {
+        let is_given_time = self.is_starting && self.start_pause() < self.doubt_pause();
+        let fails = self.failures >= self.settings.fall && !is_given_time;
+        fails || self.successes >= self.settings.rise
+    }
+
     /// Until the next question.
     #[must_use]
-    pub fn pause(&self, interval: Duration) -> Duration {
-        let in_doubt = (1..FALL).contains(&self.failures)
-            && !matches!(self.result, Some(CheckResult::Failing(_)));
-        if in_doubt {
-            interval.min(DOUBT_PAUSE)
+    pub fn pause(&self) -> Duration {
+        if self.is_starting {
+            self.start_pause()
+        } else if self.contradicts() {
+            self.doubt_pause()
         } else {
-            interval
+            self.settings.interval
         }
+    }
+
+    fn start_pause(&self) -> Duration {
+        let doublings = self.failures.saturating_sub(1);
+        let pause = START_PAUSE.saturating_mul(2_u32.saturating_pow(doublings));
+        pause.min(self.settings.interval)
+    }
+
+    fn doubt_pause(&self) -> Duration {
+        self.settings.interval.min(DOUBT_PAUSE)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::check_settings::CheckKind;
     use super::*;
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    fn settings(rise: u32, fall: u32) -> CheckSettings {
+        CheckSettings {
+            interval: LONG,
+            rise,
+            fall,
+            ..CheckSettings::of(CheckKind::Tcp)
+        }
+    }
+
+    fn wrong() -> Result<(), String> {
+        Err("refused".to_owned())
+    }
+
+    fn failing() -> Option<CheckResult> {
+        Some(CheckResult::Failing("refused".to_owned()))
+    }
 
     #[test]
     fn one_answer_passes_three_failures_in_a_row_fail_and_doubt_is_short() {
-        let mut progress = CheckProgress::default();
-        let (long, why) = (Duration::from_secs(10), || Err("refused".to_owned()));
-        let failing = Some(CheckResult::Failing("refused".to_owned()));
-        assert_eq!(progress.answered(why()), None);
-        assert_eq!(progress.pause(long), DOUBT_PAUSE, "a container that starts");
-        let short = Duration::from_millis(100);
-        assert_eq!(progress.pause(short), short);
+        let settings = settings(1, 3);
+        let mut progress = CheckProgress::after(&settings, None);
+        assert_eq!(progress.answered(wrong()), None);
         assert_eq!(progress.answered(Ok(())), Some(CheckResult::Passing));
-        assert_eq!(progress.pause(long), long);
+        assert_eq!(progress.pause(), LONG);
         for _ in 0..2 {
             assert_eq!(
-                (progress.answered(why()), progress.answered(why())),
+                (progress.answered(wrong()), progress.answered(wrong())),
                 (None, None)
             );
-            assert_eq!(progress.pause(long), DOUBT_PAUSE);
+            assert_eq!(progress.pause(), DOUBT_PAUSE);
             assert_eq!(progress.answered(Ok(())), None, "it passes still");
         }
         assert_eq!(
-            (progress.answered(why()), progress.answered(why())),
+            (progress.answered(wrong()), progress.answered(wrong())),
             (None, None)
         );
-        assert_eq!(progress.answered(why()), failing);
-        assert_eq!(progress.pause(long), long);
+        assert_eq!(progress.answered(wrong()), failing());
+        assert_eq!(progress.pause(), LONG);
         assert_eq!(progress.answered(Err("other words".to_owned())), None);
         assert_eq!(progress.answered(Ok(())), Some(CheckResult::Passing));
+    }
+
+    #[test]
+    fn a_check_passes_after_rise_right_answers_and_fails_after_fall_wrong_ones() {
+        let settings = settings(2, 1);
+        let mut progress = CheckProgress::after(&settings, None);
+        assert_eq!(progress.answered(Ok(())), None);
+        assert_eq!(progress.pause(), DOUBT_PAUSE);
+        assert_eq!(progress.answered(Ok(())), Some(CheckResult::Passing));
+        assert_eq!(progress.pause(), LONG);
+        assert_eq!(progress.answered(wrong()), failing());
+        assert_eq!(progress.answered(Ok(())), None);
+        assert_eq!(progress.pause(), DOUBT_PAUSE);
+        assert_eq!(progress.answered(wrong()), None, "it fails still");
+        assert_eq!(progress.answered(Ok(())), None, "counted from the start");
+        assert_eq!(progress.answered(Ok(())), Some(CheckResult::Passing));
+    }
+
+    #[test]
+    fn a_start_is_asked_again_after_ten_milliseconds_then_twice_as_late_up_to_the_interval() {
+        let settings = settings(1, 3);
+        let mut progress = CheckProgress::after(&settings, None);
+        let mut pauses = Vec::new();
+        let mut failed = None;
+        for asked in 1..=12 {
+            if progress.answered(wrong()).is_some() {
+                failed = Some(asked);
+            }
+            pauses.push(progress.pause().as_millis());
+        }
+        let doubled = [10, 20, 40, 80, 160, 320, 640, 1_280, 2_560, 5_120];
+        assert_eq!(pauses[..10], doubled);
+        assert_eq!(pauses[10..], [10_000, 10_000]);
+        assert_eq!(failed, Some(8), "after 1.27 s, and not after 30 ms");
+        assert_eq!(progress.answered(Ok(())), Some(CheckResult::Passing));
+        assert_eq!(progress.answered(wrong()), None);
+        assert_eq!(progress.pause(), DOUBT_PAUSE, "the start is over");
+    }
+
+    #[test]
+    fn a_start_waits_no_longer_than_it_has_waited_already() {
+        let settings = settings(1, 3);
+        let mut progress = CheckProgress::after(&settings, None);
+        let mut waited = Duration::ZERO;
+        for _ in 0..10 {
+            let _ = progress.answered(wrong());
+            assert!(progress.pause() <= waited + START_PAUSE);
+            waited += progress.pause();
+        }
+    }
+
+    #[test]
+    fn a_start_with_a_short_interval_is_asked_no_less_often_than_that() {
+        let settings = CheckSettings {
+            interval: Duration::from_millis(100),
+            ..settings(1, 3)
+        };
+        let mut progress = CheckProgress::after(&settings, None);
+        let mut results = Vec::new();
+        for _ in 0..5 {
+            results.push(progress.answered(wrong()));
+        }
+        assert_eq!(results, [None, None, None, None, failing()]);
+        for _ in 0..40 {
+            let _ = progress.answered(wrong());
+        }
+        assert_eq!(progress.pause(), settings.interval);
+    }
+
+    #[test]
+    fn a_check_that_asks_elsewhere_keeps_its_result() {
+        let settings = settings(1, 3);
+        let mut passes = CheckProgress::after(&settings, Some(CheckResult::Passing));
+        assert_eq!(passes.answered(wrong()), None);
+        assert_eq!(passes.pause(), DOUBT_PAUSE);
+        let mut fails = CheckProgress::after(&settings, failing());
+        assert_eq!(fails.answered(wrong()), None);
+        assert_eq!(fails.pause(), START_PAUSE);
+        assert_eq!(fails.answered(Ok(())), Some(CheckResult::Passing));
     }
 }

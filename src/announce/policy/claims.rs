@@ -2,8 +2,9 @@
 //!
 //! `announce CONTAINER --key` is the case of one container and one claim.
 
-use super::check::{CheckResult, CheckResults, CheckTarget};
-use super::check_settings::CheckSettings;
+use super::check::{CheckResults, CheckTarget};
+use super::check_settings::CheckOptions;
+use super::claim_checks::ClaimChecks;
 use super::container::{ContainerSnapshot, ContainerState, ContainerView, Observation};
 use super::eligibility::{
     AddressOptions, Decision, EngineOutage, Verdict, configured_host, decide, default_host,
@@ -28,49 +29,27 @@ pub struct Claim {
     pub key: Key,
     /// Whether the container is announced there.
     pub verdict: Verdict,
-    /// The check that this depends on; `None` where it depends on none, or there is another reason against it.
-    pub check: Option<ClaimCheck>,
-}
-
-/// A check that decides whether a claim is announced.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClaimCheck {
-    /// What is asked, and where.
-    pub target: CheckTarget,
-    /// The result that the claim was decided by.
-    result: Option<CheckResult>,
-    /// What is announced while it passes.
-    decision: Box<Decision>,
-}
-
-impl ClaimCheck {
-    fn verdict(&self) -> Verdict {
-        let kind = || self.target.subject.settings.kind.clone();
-        match &self.result {
-            Some(CheckResult::Passing) => Verdict::Announce(self.decision.clone()),
-            Some(CheckResult::Failing(why)) => Verdict::Withdraw(Reason::CheckFailing {
-                kind: kind(),
-                why: why.clone(),
-            }),
-            None => Verdict::Withdraw(Reason::CheckPending(kind())),
-        }
-    }
+    /// The checks that this depends on; `None` where it depends on none, or there is another reason against it.
+    pub checks: Option<ClaimChecks>,
 }
 
 impl Claim {
-    /// The claim, as its check's result is now.
+    /// The claim, as the results of its checks are now.
     fn rechecked(&self, results: &CheckResults) -> Self {
-        let mut claim = self.clone();
-        if let Some(check) = &mut claim.check {
-            check.result = results.get(&check.target.subject).cloned();
-            claim.verdict = check.verdict();
+        let Some(checks) = &self.checks else {
+            return self.clone();
+        };
+        let checks = checks.with_results(results);
+        Self {
+            key: self.key.clone(),
+            verdict: checks.verdict(),
+            checks: Some(checks),
         }
-        claim
     }
 
     fn stands(&self, results: &CheckResults) -> bool {
-        let check = self.check.as_ref();
-        check.is_none_or(|check| results.get(&check.target.subject) == check.result.as_ref())
+        let checks = self.checks.as_ref();
+        checks.is_none_or(|checks| checks.stand(results))
     }
 }
 
@@ -114,6 +93,8 @@ pub struct Evaluator<'a> {
     pub grace: Option<Duration>,
     /// What the checks of services have come to.
     pub checks: &'a CheckResults,
+    /// The checks of services whose labels say nothing of them.
+    pub check_options: &'a CheckOptions,
 }
 
 impl Evaluator<'_> {
@@ -191,7 +172,7 @@ impl Evaluator<'_> {
             Target::One { key, .. } => Ok(vec![Claim {
                 key: key.clone(),
                 verdict: Verdict::Withdraw(reason),
-                check: None,
+                checks: None,
             }]),
         }
     }
@@ -221,34 +202,30 @@ impl Evaluator<'_> {
         };
         let key = self.target.key(service, &instance)?;
         let decision = decision.map(|decision| Box::new(decision.stopping(stop)));
-        let check = match (&decision, &service.check) {
-            (Ok(decision), Some(settings)) => Some(self.check(container, decision, settings)),
-            _ => None,
-        };
-        let (verdict, check) = match (decision, check) {
-            (_, Some(Ok(check))) => (check.verdict(), Some(check)),
-            (_, Some(Err(reason))) | (Err(reason), None) => (Verdict::Withdraw(reason), None),
-            (Ok(decision), None) => (Verdict::Announce(decision), None),
+        let (verdict, checks) = match decision {
+            Ok(decision) => self.checked(container, decision, service),
+            Err(reason) => (Verdict::Withdraw(reason), None),
         };
         Ok(Claim {
             key,
             verdict,
-            check,
+            checks,
         })
     }
 
-    fn check(
+    /// What could be announced, as its checks are.
+    fn checked(
         &self,
         container: &ContainerSnapshot,
-        decision: &Decision,
-        settings: &CheckSettings,
-    ) -> Result<ClaimCheck, Reason> {
-        let target = CheckTarget::of(container, decision, settings.clone())?;
-        Ok(ClaimCheck {
-            result: self.checks.get(&target.subject).cloned(),
-            target,
-            decision: Box::new(decision.clone()),
-        })
+        decision: Box<Decision>,
+        service: &RequestedService,
+    ) -> (Verdict, Option<ClaimChecks>) {
+        let settings = service.checks.or(self.check_options).settings();
+        match ClaimChecks::of(container, &decision, settings, self.checks) {
+            Ok(Some(checks)) => (checks.verdict(), Some(checks)),
+            Ok(None) => (Verdict::Announce(decision), None),
+            Err(reason) => (Verdict::Withdraw(reason), None),
+        }
     }
 }
 
@@ -256,7 +233,7 @@ fn withdrawn(claims: &[Claim], reason: &Reason) -> Vec<Claim> {
     let withdrawn = |claim: &Claim| Claim {
         key: claim.key.clone(),
         verdict: Verdict::Withdraw(reason.clone()),
-        check: None,
+        checks: None,
     };
     claims.iter().map(withdrawn).collect()
 }
@@ -274,7 +251,8 @@ impl Evaluation {
     /// The checks that its claims depend on.
     pub fn checks(&self) -> impl Iterator<Item = &CheckTarget> {
         let claims = self.claims.iter().flatten();
-        claims.filter_map(|claim| Some(&claim.check.as_ref()?.target))
+        let checks = claims.filter_map(|claim| claim.checks.as_ref());
+        checks.flat_map(ClaimChecks::targets)
     }
 
     /// The container, as the engine described it last.

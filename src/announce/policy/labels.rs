@@ -7,15 +7,16 @@
 //! sidekick.instance=NAME        the key's last part; else NAME-OF-CONTAINER@HOST
 //! sidekick.host=HOST            the address
 //! sidekick.meta.KEY=VALUE       a key-value pair for readers of the key
-//! sidekick.check=tcp            or http:/PATH: the port is asked, and announced while it answers
+//! sidekick.check=tcp            or http:/PATH, redis, several of them: the port is asked, and announced while it answers
 //! sidekick.check-interval=2s    how often; sidekick.check-timeout=1s: how long an answer may take
+//! sidekick.rise=1               so many right answers in a row make a check pass; sidekick.fall=3: wrong ones fail
 //! ```
 //!
-//! `sidekick.PORT.instance`, `.host`, `.meta.KEY` and `.check` hold for that port; where they are missing the labels without a
-//! port hold. A label that can't be parsed, or is unknown, refuses the whole container: announcing half of what
+//! `sidekick.PORT.instance`, `.host`, `.meta.KEY`, `.check`, `.rise` and so on hold for that port; where they are missing the
+//! labels without a port hold. A label that can't be parsed, or is unknown, refuses the whole container: announcing half of what
 //! was meant is worse than a line in the log.
 
-use super::check_settings::{CheckKind, CheckSettings, CheckTime};
+use super::check_settings::CheckOptions;
 use super::container::{ContainerPort, Protocol};
 use super::eligibility::{EndpointOverrides, PORT_LABEL, read_label};
 use super::reason::Reason;
@@ -32,6 +33,8 @@ const META: &str = "meta.";
 const CHECK: &str = "check";
 const CHECK_INTERVAL: &str = "check-interval";
 const CHECK_TIMEOUT: &str = "check-timeout";
+const RISE: &str = "rise";
+const FALL: &str = "fall";
 
 /// The most that the meta labels of one service may hold, in bytes. 64 values of this size and their
 /// keys fit in one request to etcd (1.5 MiB).
@@ -48,8 +51,8 @@ pub struct RequestedService {
     pub suffix: Option<String>,
     /// Address, port and key-value pairs.
     pub wanted: EndpointOverrides,
-    /// What has to pass before it is announced.
-    pub check: Option<CheckSettings>,
+    /// What the labels say of the checks that have to pass before it is announced.
+    pub checks: CheckOptions,
 }
 
 /// The labels by what they are about: the whole container, or one port.
@@ -59,9 +62,7 @@ struct Group {
     instance: Option<String>,
     host: Option<Host>,
     meta: BTreeMap<String, String>,
-    check: Option<CheckKind>,
-    interval: Option<CheckTime>,
-    timeout: Option<CheckTime>,
+    checks: CheckOptions,
 }
 
 /// Parses the labels that begin with [`PREFIX`], and ignores all others.
@@ -133,9 +134,11 @@ impl Group {
             SERVICE => self.service = Some(part(label, text())?),
             INSTANCE => self.instance = Some(part(label, text())?),
             HOST => self.host = read_label(labels, label)?,
-            CHECK => self.check = read_label(labels, label)?,
-            CHECK_INTERVAL => self.interval = read_label(labels, label)?,
-            CHECK_TIMEOUT => self.timeout = read_label(labels, label)?,
+            CHECK => self.checks.kinds = read_label(labels, label)?,
+            CHECK_INTERVAL => self.checks.interval = read_label(labels, label)?,
+            CHECK_TIMEOUT => self.checks.timeout = read_label(labels, label)?,
+            RISE => self.checks.rise = read_label(labels, label)?,
+            FALL => self.checks.fall = read_label(labels, label)?,
             _ => match name.strip_prefix(META) {
                 Some("") => return Err(bad(label, "names no key")),
                 Some(key) => {
@@ -174,18 +177,10 @@ impl Group {
                 port,
                 meta,
             },
-            check: self.check(whole),
-        })
-    }
-
-    fn check(&self, whole: Option<&Self>) -> Option<CheckSettings> {
-        let kind = self.check.clone().or_else(|| whole?.check.clone())?;
-        let interval = self.interval.or_else(|| whole?.interval);
-        let timeout = self.timeout.or_else(|| whole?.timeout);
-        Some(CheckSettings {
-            kind,
-            interval: interval.map_or(CheckSettings::INTERVAL, |time| time.0),
-            timeout: timeout.map_or(CheckSettings::TIMEOUT, |time| time.0),
+            checks: match whole {
+                Some(whole) => self.checks.or(&whole.checks),
+                None => self.checks.clone(),
+            },
         })
     }
 }
@@ -236,7 +231,7 @@ fn part(label: &str, text: String) -> Result<String, Reason> {
 }
 
 fn unknown(label: &str) -> Reason {
-    let why = "is none that sidekick knows (service, port, instance, host, check, meta.KEY, or PORT.service and so on)";
+    let why = "is none that sidekick knows (service, port, instance, host, check, check-interval, check-timeout, rise, fall, meta.KEY, or PORT.service and so on)";
     bad(label, why)
 }
 

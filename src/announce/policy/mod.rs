@@ -3,6 +3,7 @@
 pub mod caveat;
 pub mod check;
 pub mod check_settings;
+pub mod claim_checks;
 pub mod claims;
 pub mod container;
 pub mod eligibility;
@@ -12,6 +13,7 @@ pub mod layouts;
 pub mod life;
 pub mod process;
 pub mod reason;
+pub mod redis_reply;
 pub mod refusal;
 pub mod registrator;
 pub mod stop;

@@ -1,6 +1,7 @@
 //! Which containers are announced, and which services each asks for: the command line's one, or those of its labels.
 //! Pure.
 
+use super::check_settings::CheckOptions;
 use super::container::{ContainerSnapshot, ContainerView, ContainerViews};
 use super::eligibility::{AddressOptions, EndpointOverrides, HOST_LABEL, PORT_LABEL, read_label};
 use super::labels::{RequestedService, services};
@@ -78,7 +79,8 @@ impl Target {
                 port,
                 ..EndpointOverrides::default()
             },
-            check: None,
+            // One container's checks are the command line's, as its key is.
+            checks: CheckOptions::default(),
         }])
     }
 

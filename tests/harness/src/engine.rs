@@ -10,6 +10,7 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use super::container::Run;
+use super::engine_network::EngineNetwork;
 use super::etcd::Etcd;
 use super::scene::{HOST, KEY};
 use super::sidekick::{Announce, Sidekick};
@@ -175,6 +176,12 @@ impl Engine {
         ];
         let with_its_parent = ["setpriv", "--pdeathsig", "KILL", "--"].map(str::to_owned);
         enter.into_iter().chain(with_its_parent).collect()
+    }
+
+    /// The engine's network namespace, from which this etcd can be reached.
+    pub fn network(&self, etcd: &Etcd) -> EngineNetwork {
+        let namespace = format!("/proc/{}/ns/net", self.warden.keeper());
+        EngineNetwork::of(namespace.into(), etcd.url())
     }
 
     /// Whether the engine is Podman.

@@ -5,6 +5,7 @@ mod several;
 
 use crate::announce::lease::protocol::{DesiredKey, KeyStatus};
 use crate::announce::policy::check::CheckResults;
+use crate::announce::policy::check_settings::CheckOptions;
 use crate::announce::policy::claims::{Claim, Evaluation, Evaluator, assign_keys};
 use crate::announce::policy::container::{
     ContainerHealth, ContainerSnapshot, ContainerState, ContainerView, Observation,
@@ -70,6 +71,7 @@ fn judged_after(view: &ContainerView, before: Option<&Evaluation>, now: Moment) 
         rules: &AddressOptions::default(),
         grace: Some(Duration::from_secs(60)),
         checks: &CheckResults::new(),
+        check_options: &CheckOptions::default(),
     };
     judge.judge("the-id", view, before, now)
 }

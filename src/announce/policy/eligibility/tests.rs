@@ -5,6 +5,7 @@ mod ended;
 mod properties;
 
 use crate::announce::policy::check::CheckResults;
+use crate::announce::policy::check_settings::CheckOptions;
 use crate::announce::policy::claims::{Evaluation, Evaluator};
 use crate::announce::policy::container::{
     Binding, ContainerHealth, ContainerPort, ContainerSnapshot, ContainerState, ContainerView,
@@ -84,6 +85,7 @@ fn judge(
         rules,
         grace,
         checks: &CheckResults::new(),
+        check_options: &CheckOptions::default(),
     };
     evaluator.judge("redis1", view, before, now)
 }

@@ -31,12 +31,12 @@ fn outcome(published: &[&str], labels: &[(&str, &str)], environment: &[&str]) ->
         let port = service.wanted.port.unwrap();
         let instance = service.instance.map(|instance| format!("/{instance}"));
         let suffix = service.suffix.unwrap_or_default();
-        let check = service.check.map(|check| {
+        let check = service.checks.settings().into_iter().map(|check| {
             let [interval, timeout] =
                 [check.interval, check.timeout].map(humantime::format_duration);
             format!(" {} every {interval} within {timeout}", check.kind)
         });
-        let check = check.unwrap_or_default();
+        let check: String = check.collect();
         let meta = service.wanted.meta.iter();
         let meta: String = meta.map(|(key, text)| format!(" {key}={text}")).collect();
         let instance = instance.unwrap_or_default();

@@ -2,9 +2,20 @@
 
 use super::*;
 use crate::announce::policy::check::{CheckResult, CheckTarget};
+use crate::announce::policy::check_settings::CheckOptions;
 use crate::announce::policy::reason::Reason;
 
 fn judged_with(
+    view: &ContainerView,
+    before: Option<&Evaluation>,
+    checks: &CheckResults,
+    now: Moment,
+) -> Evaluation {
+    judged_by(&CheckOptions::default(), view, before, checks, now)
+}
+
+fn judged_by(
+    check_options: &CheckOptions,
     view: &ContainerView,
     before: Option<&Evaluation>,
     checks: &CheckResults,
@@ -19,6 +30,7 @@ fn judged_with(
         rules: &AddressOptions::default(),
         grace: Some(Duration::from_secs(60)),
         checks,
+        check_options,
     };
     judge.judge("the-id", view, before, now)
 }
@@ -192,7 +204,7 @@ fn a_port_has_its_own_check_or_the_containers_and_one_without_tcp_has_none() {
         (
             "sidekick.check",
             "script",
-            "is no check: write tcp, or http:/PATH",
+            "\"script\" is no check: write tcp, redis, or http:/PATH",
         ),
         (
             "sidekick.check-interval",
@@ -209,4 +221,88 @@ fn a_port_has_its_own_check_or_the_containers_and_one_without_tcp_has_none() {
             "{reason}"
         );
     }
+}
+
+/// The options of `announce`.
+fn options(kinds: &str, interval: &str) -> CheckOptions {
+    CheckOptions {
+        kinds: Some(kinds.parse().unwrap()),
+        interval: Some(interval.parse().unwrap()),
+        ..CheckOptions::default()
+    }
+}
+
+#[test]
+fn a_label_counts_before_an_option_and_none_is_no_check() {
+    let asked = |labels: &[(&str, &str)]| {
+        let options = options("redis", "5s");
+        let view = checked(labels);
+        let judged = judged_by(&options, &view, None, &CheckResults::new(), NOW);
+        let settings = judged.checks().map(|it| &it.subject.settings);
+        let told = settings.map(|it| {
+            let interval = it.interval.as_millis();
+            format!("{} {interval} ms {}/{}", it.kind, it.rise, it.fall)
+        });
+        told.collect::<Vec<_>>()
+    };
+    assert_eq!(asked(&[]), ["redis 5000 ms 1/3"]);
+    let label = ("sidekick.check", "tcp");
+    assert_eq!(asked(&[label]), ["tcp 5000 ms 1/3"]);
+    assert_eq!(
+        asked(&[
+            label,
+            ("sidekick.check-interval", "1s"),
+            ("sidekick.rise", "2"),
+            ("sidekick.fall", "1"),
+        ]),
+        ["tcp 1000 ms 2/1"]
+    );
+    assert_eq!(asked(&[("sidekick.check", "none")]), [""; 0]);
+}
+
+#[test]
+fn the_checks_of_one_container_are_the_options_and_no_labels() {
+    let target = Target::One {
+        container: "web".to_owned(),
+        key: "/services/web/web@1".parse().unwrap(),
+    };
+    let options = options("redis", "5s");
+    let judge = |check_options| {
+        let judge = Evaluator {
+            target: &target,
+            rules: &AddressOptions::default(),
+            grace: None,
+            checks: &CheckResults::new(),
+            check_options,
+        };
+        let view = checked(&[("sidekick.check", "tcp"), ("sidekick.fall", "x")]);
+        outcome(&judge.judge("web", &view, None, NOW))
+    };
+    assert_eq!(judge(&options), "its check redis has not passed yet");
+    assert_eq!(judge(&CheckOptions::default()), "announced");
+}
+
+#[test]
+fn all_of_several_checks_have_to_pass_and_the_one_that_fails_is_told() {
+    let view = checked(&[("sidekick.check", "tcp http:/health")]);
+    let mut results = CheckResults::new();
+    let waits = judged_with(&view, None, &results, NOW);
+    let targets: Vec<_> = waits.checks().map(|it| it.subject.clone()).collect();
+    let [tcp, http] = &targets[..] else {
+        panic!("{targets:?}")
+    };
+    results.insert(tcp.clone(), CheckResult::Passing);
+    assert!(!waits.stands(&view, &results, NOW));
+    let waits = judged_with(&view, Some(&waits), &results, NOW);
+    assert_eq!(outcome(&waits), "its check http:/health has not passed yet");
+    results.insert(http.clone(), CheckResult::Passing);
+    assert_eq!(
+        outcome(&judged_with(&view, Some(&waits), &results, NOW)),
+        "announced"
+    );
+    let refused = CheckResult::Failing("refused".to_owned());
+    results.insert(http.clone(), refused);
+    results.remove(tcp);
+    let fails = judged_with(&view, Some(&waits), &results, NOW);
+    assert_eq!(outcome(&fails), "its check http:/health fails: refused");
 }
