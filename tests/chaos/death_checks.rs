@@ -1,7 +1,7 @@
 //! The checker's rules for deaths that the kernel tells, and for hand-overs, held against small histories.
 
 use super::{EARLY, History, LATE, quiet};
-use crate::logs::BY_EVENTS;
+use crate::logs::{BY_EVENTS, BY_KERNEL};
 use crate::record::{Log, What};
 
 impl History {
@@ -102,17 +102,19 @@ fn a_rival_that_goes_by_events_is_excused_as_ever() {
 }
 
 #[test]
-fn whoever_is_to_hold_pidfds_and_has_none_is_found() {
-    let says = |mut history: History| {
+fn whoever_goes_by_another_source_than_it_is_to_is_found() {
+    let says = |mut history: History, words: &str| {
         history.0.logs.push(Log {
             name: "sidekick0".to_owned(),
             starts: 1,
-            lines: vec![format!("INFO {BY_EVENTS}: the engine is elsewhere")],
+            lines: vec![format!("INFO {words}: the engine is elsewhere")],
         });
         history
     };
-    says(quiet()).keeps_all();
-    says(quiet().by_kernel()).breaks(1);
+    says(quiet(), BY_EVENTS).keeps_all();
+    says(quiet().by_kernel(), BY_EVENTS).breaks(1);
+    says(quiet().by_kernel(), BY_KERNEL).keeps_all();
+    says(quiet(), BY_KERNEL).breaks(1);
 }
 
 /// The process leaves its key on lease 2, and the next one has it on lease 3.

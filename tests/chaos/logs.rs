@@ -10,8 +10,14 @@ const LIFE: usize = 15;
 /// from that, for two claims. Most faults hit others.
 const FAULT: usize = 3;
 
-/// What a sidekick says that holds no pidfds.
+/// What a sidekick says of each pidfd that counts.
+pub const BY_KERNEL: &str = "its death is known by the kernel";
+
+/// What it says of all containers when it can hold no pidfds.
 pub const BY_EVENTS: &str = "deaths are known by the engine's events, not by the kernel";
+
+/// What it says of a container whose first process it can't hold one on.
+pub const NO_PIDFD: &str = "no pidfd: ";
 
 /// Promises broken, by their number.
 pub fn violations(log: &Log, faults: usize, password: &str) -> Vec<(u8, Ms, String)> {

@@ -4,7 +4,7 @@
 use crate::agent::Agent;
 use crate::clock::Clock;
 use crate::excuses::{INTERVAL, TTL};
-use crate::logs::BY_EVENTS;
+use crate::logs;
 use crate::record::{Claim, Event, Life, Log, Record, SERVICES, Turn, What};
 use crate::schedule::{AGENT, CONTAINERS, EVERY, MEMBERS, SIDEKICKS};
 use crate::spans::{Ms, Span};
@@ -32,7 +32,7 @@ pub const CLAIMS: [(usize, usize, &str); 8] = [
 ];
 
 /// Those that run in the engine's pid namespace and hold pidfds, of the claimants of each container one; the others see the
-/// engine's processes from a namespace above, and go by its events.
+/// engine's processes from a namespace above, where its pids are other processes' or nobody's, and go by its events.
 pub const BY_KERNEL: [usize; 3] = [1, 2, EVERY];
 
 /// The word by which this program is asked to be no run, but the listener of a wire.
@@ -237,6 +237,8 @@ impl<'e> Stage<'e> {
             .option("--docker-host", &self.docker_wires[number].url())
             .host(&host.to_string_lossy())
             .option("--drain", "2s")
+            // What the log has to say of pidfds it says at this level.
+            .option("--log-level", "debug")
             .times((TTL / 1000) as u32, (INTERVAL / 1000) as u32)
             .within(&surroundings)
             .spawn()
@@ -258,13 +260,15 @@ impl<'e> Stage<'e> {
     pub fn everybody_goes_by_its_own_source(&self) {
         for (number, sidekick) in self.sidekicks.iter().enumerate() {
             let sidekick = sidekick.as_ref().expect("nothing has happened to it yet");
-            let own = CLAIMS.iter().filter(|(client, ..)| *client == number);
-            let (by_kernel, by_events) = match BY_KERNEL.contains(&number) {
-                true => (own.count(), 0),
-                false => (0, 1),
-            };
-            sidekick.logged_times("its death is known by the kernel", by_kernel);
-            sidekick.logged_times(BY_EVENTS, by_events);
+            if BY_KERNEL.contains(&number) {
+                let own = CLAIMS.iter().filter(|(client, ..)| *client == number);
+                sidekick.logged_times(logs::BY_KERNEL, own.count());
+                sidekick.never_logs(logs::NO_PIDFD);
+            } else {
+                sidekick.never_logs(logs::BY_KERNEL);
+                let refused = sidekick.times_logged(logs::NO_PIDFD);
+                assert!(refused > 0, "sidekick {number}: {:#?}", sidekick.log());
+            }
         }
     }
 

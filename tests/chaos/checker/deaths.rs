@@ -2,7 +2,7 @@
 
 use super::{Checker, overdue};
 use crate::excuses::RECOVERY;
-use crate::logs::BY_EVENTS;
+use crate::logs::{BY_EVENTS, BY_KERNEL};
 use crate::record::Life;
 use crate::spans::{Ms, Span, Spans};
 
@@ -74,13 +74,16 @@ impl Checker<'_> {
         Some(Span::new(death.to, runs_until))
     }
 
-    /// Whoever is to hold pidfds never says that it can't.
+    /// Whoever is to hold pidfds never says that it can't, and no other ever says that one of its pidfds counts: there the
+    /// engine's pids are strangers.
     fn sources(&mut self) {
-        for client in &self.record.by_kernel {
-            let log = self.record.logs.get(*client);
-            let said = log.and_then(|log| log.lines.iter().find(|it| it.contains(BY_EVENTS)));
-            if let Some(line) = said {
-                let text = format!("sidekick {client} is to go by the kernel, and says: {line}");
+        for (client, log) in self.record.logs.iter().enumerate() {
+            let (source, other) = match self.record.by_kernel.contains(&client) {
+                true => ("the kernel", BY_EVENTS),
+                false => ("events", BY_KERNEL),
+            };
+            if let Some(line) = log.lines.iter().find(|line| line.contains(other)) {
+                let text = format!("{} is to go by {source}, and says: {line}", log.name);
                 self.report.violations.push((1, 0, text));
             }
         }
