@@ -1,4 +1,4 @@
-//! Everything that takes part: three etcd members, an engine, four containers, six sidekicks, an
+//! Everything that takes part: three etcd members, an engine, four containers, seven sidekicks, an
 //! agent with its HAProxy, clients, a wire between each and each, and those who look.
 
 use crate::agent::Agent;
