@@ -16,9 +16,6 @@ pub const BY_KERNEL: &str = "its death is known by the kernel";
 /// What it says of all containers when it can hold no pidfds.
 pub const BY_EVENTS: &str = "deaths are known by the engine's events, not by the kernel";
 
-/// What it says of a container whose first process it can't hold one on.
-pub const NO_PIDFD: &str = "no pidfd: ";
-
 /// Promises broken, by their number.
 pub fn violations(log: &Log, faults: usize, password: &str) -> Vec<(u8, Ms, String)> {
     let mut violations = Vec::new();

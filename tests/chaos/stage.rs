@@ -35,6 +35,9 @@ pub const CLAIMS: [(usize, usize, &str); 8] = [
 /// engine's processes from a namespace above, where its pids are other processes' or nobody's, and go by its events.
 pub const BY_KERNEL: [usize; 3] = [1, 2, EVERY];
 
+/// What a sidekick says of a container on whose first process it can hold no pidfd.
+const NO_PIDFD: &str = "no pidfd: ";
+
 /// The word by which this program is asked to be no run, but the listener of a wire.
 pub const LISTEN: &str = "--listen";
 
@@ -263,10 +266,10 @@ impl<'e> Stage<'e> {
             if BY_KERNEL.contains(&number) {
                 let own = CLAIMS.iter().filter(|(client, ..)| *client == number);
                 sidekick.logged_times(logs::BY_KERNEL, own.count());
-                sidekick.never_logs(logs::NO_PIDFD);
+                sidekick.never_logs(NO_PIDFD);
             } else {
                 sidekick.never_logs(logs::BY_KERNEL);
-                let refused = sidekick.times_logged(logs::NO_PIDFD);
+                let refused = sidekick.times_logged(NO_PIDFD);
                 assert!(refused > 0, "sidekick {number}: {:#?}", sidekick.log());
             }
         }
