@@ -1,6 +1,8 @@
 //! Holds a run's record against the promises. Pure.
 
+mod deaths;
 mod draining;
+mod handing_over;
 mod serving;
 
 use crate::excuses::{Excuses, REACTION, RECOVERY};
@@ -28,8 +30,10 @@ pub fn check(record: &Record) -> Report {
     };
     checker.completeness();
     checker.leftovers();
+    checker.deaths();
     checker.deletions();
     checker.absences();
+    checker.hand_overs();
     checker.overwrites();
     checker.leases();
     checker.calm();
@@ -185,7 +189,8 @@ impl Checker<'_> {
                 let after = Spans::of([standing.span]).minus(&alive);
                 let excused = self.claimants(key, container).into_iter();
                 let excused = excused.fold(Spans::default(), |all, client| {
-                    all.or(&self.excuses.leftover(client))
+                    let left = self.excuses.left_behind(client);
+                    all.or(&self.excuses.leftover(client)).or(&left)
                 });
                 let ends = self.ups(container).into_iter().map(|(span, _)| span.to);
                 let within = |at: &Ms| standing.span.from < *at && *at < standing.span.to;
@@ -240,7 +245,8 @@ impl Checker<'_> {
                 if !by_hand && up.has(event.at) && !lost.has(event.at) {
                     let text =
                         format!("{key} went, while its container {container} was up: {life:?}");
-                    self.violation(2, event.at, text);
+                    let promise = self.promise_of_a_loss(key, container, event.at);
+                    self.violation(promise, event.at, text);
                 }
             }
         }
@@ -251,8 +257,12 @@ impl Checker<'_> {
     fn absences(&mut self) {
         for claim in self.record.claims.clone() {
             let client = claim.client;
-            let excused = self.excuses.absence(client, RECOVERY);
-            let troubled = self.excuses.absence(client, 0);
+            let between = |recovery| self.excuses.between(client, recovery);
+            let excused = self
+                .excuses
+                .absence(client, RECOVERY)
+                .or(&between(RECOVERY));
+            let troubled = self.excuses.absence(client, 0).or(&between(0));
             let standings = self.keys[claim.key.as_str()].clone();
             for (up, life) in self.ups(claim.container) {
                 let unmet = standings.iter().filter(|standing| {

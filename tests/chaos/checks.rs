@@ -2,6 +2,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::expect_used)]
 
 mod checker;
+mod death_checks;
 mod drain_checks;
 mod excuses;
 mod logs;
@@ -42,13 +43,16 @@ impl History {
         .turns(0, 0, Some(EARLY))
     }
 
+    /// One that ends is taken to end with its process.
     fn turns(mut self, container: usize, at: Ms, since: Option<&str>) -> History {
         let up = since.map(|since| Life::new(id(container), since));
         let span = Span::new(at, at + 100);
+        let died = up.is_none();
         self.0.turns.push(Turn {
             container,
             span,
             up,
+            died,
         });
         self
     }
@@ -426,6 +430,7 @@ fn a_log_grows_with_the_faults_and_tells_no_secret() {
     said("WARN etcd unreachable", 40).keeps_all();
     said("WARN etcd unreachable", 60).breaks(8);
     said("[ALERT] from HAProxy", 60).keeps_all();
+    said("2026-11-28T02:00:00Z DEBUG sidekick: of many", 60).keeps_all();
     said("thread 'main' panicked at src/main.rs", 1).breaks(8);
     said("ERROR login as sidekick with correct:horse", 1).breaks(10);
 }

@@ -8,7 +8,7 @@ use crate::spans::{Ms, Span};
 const OTHER: &str = "/services/redis/redis@2";
 
 impl History {
-    fn drains(self, at: Ms) -> History {
+    pub(crate) fn drains(self, at: Ms) -> History {
         let value = format!(
             r#"{{"host":"h","port":7000,"container":"{}","since":"{EARLY}","status":"draining"}}"#,
             id(0)

@@ -108,9 +108,51 @@ impl<'r> Excuses<'r> {
         let cut = self.no_majority(client, TTL - INTERVAL);
         self.blind(client, RECOVERY)
             .or(&dead)
+            .or(&self.hindered_hand_overs(client))
             .or(&woken)
             .or(&Spans::of(cut.iter().map(|span| span.and(RECOVERY))))
             .or(&Spans::of(stalled.map(|t| t.span.and(RECOVERY))))
+    }
+
+    /// When a key that was handed over may go: one of the two processes couldn't do with etcd in time what it had to. One
+    /// member that is down is no reason.
+    fn hindered_hand_overs(&self, client: usize) -> Spans {
+        let hinders = |what| match what {
+            What::Stall | What::Login | What::NoSpace => true,
+            What::Wire(of, _) => of == client,
+            _ => false,
+        };
+        let hindered = self.spans(hinders, RECOVERY);
+        let hindered = hindered.or(&self.no_majority(client, RECOVERY));
+        let hand_overs = self.spans(|what| what == What::HandOver(client), RECOVERY);
+        Spans::of(hand_overs.iter().filter_map(|span| {
+            let touches = |it: &Span| it.from < span.to && it.to > span.from;
+            let last = hindered.iter().filter(touches).last()?;
+            Some(Span::new(span.from, span.to.max(last.to)))
+        }))
+    }
+
+    /// When no process of a sidekick runs because one has handed over, `recovery` after it included: what becomes of a
+    /// container or of a wish meanwhile is known to the next.
+    pub fn between(&self, client: usize, recovery: Ms) -> Spans {
+        self.spans(|what| what == What::HandOver(client), recovery)
+    }
+
+    /// When a sidekick's process was another one, or none, or did not run.
+    pub fn downs(&self, client: usize) -> Spans {
+        let own = |what| what == What::Client(client) || what == What::HandOver(client);
+        self.spans(own, 0)
+    }
+
+    /// When an inspect may have come to nothing.
+    pub fn unseen(&self, client: usize) -> Spans {
+        self.blind(client, RECOVERY).or(&self.stalls())
+    }
+
+    /// When a key may outlast a process of whose death the kernel told: its sidekick couldn't tell etcd.
+    pub fn untold(&self, client: usize) -> Spans {
+        let late = self.etcd(client, RECOVERY).or(&self.orphaned(client));
+        late.or(&self.left_behind(client))
     }
 
     /// When a key may outlast its container: its sidekick couldn't know, or couldn't tell etcd.
@@ -122,8 +164,17 @@ impl<'r> Excuses<'r> {
 
     /// A dead or frozen sidekick's key goes with its lease, or when the next sidekick comes.
     fn orphaned(&self, client: usize) -> Spans {
+        self.abandoned(client, What::Client(client))
+    }
+
+    /// And so does one that was handed over: its lease is of 10 s, or of a TTL if that is shorter, as it is here.
+    pub fn left_behind(&self, client: usize) -> Spans {
+        self.abandoned(client, What::HandOver(client))
+    }
+
+    fn abandoned(&self, client: usize, how: What) -> Spans {
         let troubles = self.record.troubles.iter();
-        let dead = troubles.filter(|t| t.what == What::Client(client));
+        let dead = troubles.filter(|t| t.what == how);
         Spans::of(dead.map(|t| {
             let mut expired = t.span.from + TTL + EXPIRY;
             // A new leader grants every lease its full TTL again.
@@ -179,6 +230,9 @@ impl<'r> Excuses<'r> {
         let wishes = wishes.map(|at| Span::new(at - 50, at + REACTION));
         let motion =
             Spans::of(turns.chain(hands).chain(wishes)).or(&self.spans(|_| true, RECOVERY));
-        (0..clients).fold(motion, |motion, client| motion.or(&self.orphaned(client)))
+        (0..clients).fold(motion, |motion, client| {
+            let left = self.orphaned(client).or(&self.left_behind(client));
+            motion.or(&left)
+        })
     }
 }

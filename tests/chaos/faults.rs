@@ -17,6 +17,9 @@ use tokio::time::{sleep, timeout};
 /// A pause counts once it has lasted for so long.
 const PAUSE_COUNTS_AFTER: Ms = 1000;
 
+/// Of one container, one right after the other.
+const LIVES: usize = 3;
+
 /// A fault that was begun: what it takes to undo it.
 #[derive(Debug, Default)]
 pub struct Begun {
@@ -42,13 +45,24 @@ impl Stage<'_> {
         let from = self.seen.now();
         let mut begun = Begun::default();
         match fault {
-            SidekickKilled(s) | SidekickFrozen(s) | SidekickStopped(s) => {
-                begun.note(self.seen.trouble(What::Client(s), from));
+            SidekickKilled(s) | SidekickFrozen(s) | SidekickStopped(s) | SidekickHandsOver(s) => {
+                let what = match fault {
+                    SidekickHandsOver(_) => What::HandOver(s),
+                    _ => What::Client(s),
+                };
+                begun.note(self.seen.trouble(what, from));
                 let sidekick = self.sidekicks[s].as_mut()?;
+                // Before its first word it has no handlers.
+                let speaks = async || !sidekick.log().is_empty();
+                eventually(secs(10), "it has begun", speaks).await;
                 match fault {
                     SidekickKilled(_) => sidekick.kill9().await,
                     SidekickFrozen(_) => sidekick.freeze(),
                     _ => {
+                        // As systemd does it: both at once.
+                        if matches!(fault, SidekickHandsOver(_)) {
+                            sidekick.hand_over();
+                        }
                         sidekick.term();
                         // An etcd that doesn't confirm the drain is waited for, and so is one that doesn't answer the end.
                         let status = sidekick.wait_exit(secs(12)).await;
@@ -124,16 +138,35 @@ impl Stage<'_> {
                     _ => self.engine.stop().await,
                 }
                 if fault != EngineFrozen {
-                    (0..CONTAINERS).for_each(|c| self.turn(c, from, None));
+                    // An engine that is killed ends its containers when it comes back.
+                    let died = fault == EngineRestarted;
+                    (0..CONTAINERS).for_each(|c| self.turn(c, from, None, died));
                 }
             }
             ContainerKilled(c) => {
                 self.containers[c].kill().await;
-                self.turned(c, from).await;
+                self.died(c, from).await;
             }
             ContainerStopped(c) => {
                 self.containers[c].stop().await;
-                self.turned(c, from).await;
+                self.died(c, from).await;
+            }
+            ContainerKilledUnseen(c) => {
+                let pid = self.containers[c].pid().await;
+                begun.note(self.seen.trouble(What::Engine, from));
+                self.engine.freeze();
+                self.engine.kill_process(pid);
+                self.turn(c, from, None, true);
+            }
+            ContainerFlickers(c) => {
+                for _ in 0..LIVES {
+                    let from = self.seen.now();
+                    self.containers[c].kill().await;
+                    self.died(c, from).await;
+                    let from = self.seen.now();
+                    self.containers[c].start().await;
+                    self.turned(c, from).await;
+                }
             }
             ContainerPaused(c) => {
                 self.containers[c].pause().await;
@@ -149,11 +182,11 @@ impl Stage<'_> {
             }
             ContainerRestarted(c) => {
                 self.containers[c].restart().await;
-                self.turned(c, from).await;
+                self.died(c, from).await;
             }
             ContainerRecreated(c) => {
                 self.containers[c].remove().await;
-                self.turn(c, from, None);
+                self.turn(c, from, None, true);
                 let from = self.seen.now();
                 self.containers[c] = self.run_container(c).await;
                 self.turned(c, from).await;
@@ -261,7 +294,9 @@ impl Stage<'_> {
         use Fault::*;
         let from = self.seen.now();
         match fault {
-            SidekickKilled(s) | SidekickStopped(s) => self.sidekicks[s] = Some(self.sidekick(s)),
+            SidekickKilled(s) | SidekickStopped(s) | SidekickHandsOver(s) => {
+                self.sidekicks[s] = Some(self.sidekick(s));
+            }
             SidekickFrozen(s) => {
                 if let Some(sidekick) = &self.sidekicks[s] {
                     sidekick.thaw();
@@ -307,6 +342,12 @@ impl Stage<'_> {
                 }
             }
             ContainerKilled(c) | ContainerStopped(c) => self.containers[c].start().await,
+            ContainerKilledUnseen(c) => {
+                self.engine.thaw();
+                let dead = async || self.containers[c].inspect().await["State"]["Running"] == false;
+                eventually(secs(20), "the engine knows it, too", dead).await;
+                self.containers[c].start().await;
+            }
             ContainerPaused(c) => self.containers[c].unpause().await,
             ContainerRenamed(c) => self.containers[c].rename(&name(c)).await,
             DrainWished(_) => self.take_wish_back().await,
@@ -338,9 +379,11 @@ impl Stage<'_> {
         }
         begun.troubles.iter().for_each(|it| self.seen.over(*it));
         match fault {
-            ContainerKilled(c) | ContainerStopped(c) | ContainerPaused(c) | ContainerRenamed(c) => {
-                self.turned(c, from).await
-            }
+            ContainerKilled(c)
+            | ContainerStopped(c)
+            | ContainerKilledUnseen(c)
+            | ContainerPaused(c)
+            | ContainerRenamed(c) => self.turned(c, from).await,
             EngineRestarted | EngineKilled => {
                 for container in 0..CONTAINERS {
                     if self.life(container).await.is_none() {

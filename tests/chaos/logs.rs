@@ -10,6 +10,12 @@ const LIFE: usize = 15;
 /// from that, for two claims. Most faults hit others.
 const FAULT: usize = 3;
 
+/// What a sidekick says of each pidfd that counts.
+pub const BY_KERNEL: &str = "its death is known by the kernel";
+
+/// What it says of all containers when it can hold no pidfds.
+pub const BY_EVENTS: &str = "deaths are known by the engine's events, not by the kernel";
+
 /// Promises broken, by their number.
 pub fn violations(log: &Log, faults: usize, password: &str) -> Vec<(u8, Ms, String)> {
     let mut violations = Vec::new();
@@ -22,8 +28,9 @@ pub fn violations(log: &Log, faults: usize, password: &str) -> Vec<(u8, Ms, Stri
             violations.push((10, 0, format!("{name} told the password: {line}")));
         }
     }
-    // HAProxy's own are passed on as they come.
-    let own = log.lines.iter().filter(|line| !line.contains("[ALERT]"));
+    // HAProxy's own are passed on as they come; and debug lines, of which there may be any number, are asked for.
+    let is_counted = |line: &&String| !line.contains("[ALERT]") && !line.contains(" DEBUG ");
+    let own = log.lines.iter().filter(is_counted);
     let (lines, most) = (own.count(), LIFE * log.starts + FAULT * faults);
     if lines > most {
         let starts = log.starts;

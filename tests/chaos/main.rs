@@ -33,8 +33,15 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::sleep;
 
+fn main() {
+    match std::env::args().nth(1).as_deref() {
+        Some(stage::LISTEN) => sidekick_harness::become_the_listener(),
+        _ => run(),
+    }
+}
+
 #[tokio::main(worker_threads = 2)]
-async fn main() {
+async fn run() {
     let seed = number("SEED", fastrand::u64(..1_000_000));
     let minutes = number("MINUTES", 3);
     println!("the same faults again: make chaos SEED={seed} MINUTES={minutes}");
@@ -89,6 +96,7 @@ async fn play(stage: &mut Stage<'_>, seed: u64, minutes: u64) -> BTreeMap<String
     let mut schedule = Schedule::of(seed);
     let mut faults = BTreeMap::new();
     sleep(CALM).await;
+    stage.everybody_goes_by_its_own_source();
     while stage.seen.now() < (minutes * 60_000) as Ms {
         let round = schedule.round();
         play_round(stage, &round, &mut faults).await;

@@ -14,6 +14,8 @@ pub const SERVICES: [&str; 3] = ["redis", "alone", "every"];
 pub struct Record {
     /// How many sidekicks there are; the next number is the agent's.
     pub sidekicks: usize,
+    /// Those that hold pidfds: the kernel tells them of a death, whatever the engine tells or doesn't.
+    pub by_kernel: BTreeSet<usize>,
     /// Who announces what at which key.
     pub claims: Vec<Claim>,
     /// The host port of each container.
@@ -88,6 +90,8 @@ pub struct Put {
 pub enum What {
     /// A client was dead or frozen; `span` ends when it runs again.
     Client(usize),
+    /// A sidekick handed over, by SIGUSR1; `span` ends when the next process runs.
+    HandOver(usize),
     /// An etcd member was dead or frozen.
     Member(usize),
     /// The member that led was frozen. When it wakes it doesn't know yet that another leads, finds
@@ -127,6 +131,8 @@ pub struct Turn {
     pub span: Span,
     /// What it was afterwards; nothing where it was not to be announced.
     pub up: Option<Life>,
+    /// Its first process was dead for certain when the command was over, as far as there was one before it.
+    pub died: bool,
 }
 
 /// One life of a container.

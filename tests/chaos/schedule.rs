@@ -26,6 +26,8 @@ pub enum Fault {
     SidekickFrozen(usize),
     /// It is asked to stop, and drains.
     SidekickStopped(usize),
+    /// It is restarted, and leaves its keys to the next process.
+    SidekickHandsOver(usize),
     /// Its log's pipe is full, and nothing reads it.
     LogUnread(usize),
     /// No name of a member resolves.
@@ -44,6 +46,10 @@ pub enum Fault {
     EngineKilled,
     EngineFrozen,
     ContainerKilled(usize),
+    /// Its first process is, while the engine is frozen.
+    ContainerKilledUnseen(usize),
+    /// Several lives of one id, one right after the other.
+    ContainerFlickers(usize),
     ContainerPaused(usize),
     ContainerRenamed(usize),
     ContainerRecreated(usize),
@@ -119,10 +125,11 @@ pub const BY_HAND: [&str; 3] = [
 /// fault is forgotten.
 type Card = (usize, fn(&mut Rng) -> Fault);
 
-const FAULTS: [Card; 41] = [
+const FAULTS: [Card; 44] = [
     (3, |r| Fault::SidekickKilled(sidekick(r))),
     (2, |r| Fault::SidekickFrozen(sidekick(r))),
     (2, |r| Fault::SidekickStopped(sidekick(r))),
+    (3, |r| Fault::SidekickHandsOver(sidekick(r))),
     (2, |r| Fault::LogUnread(sidekick(r))),
     (2, |r| Fault::DnsHangs(sidekick(r))),
     (2, |r| Fault::MemberKilled(member(r))),
@@ -137,6 +144,8 @@ const FAULTS: [Card; 41] = [
     (1, |_| Fault::EngineFrozen),
     (1, |_| Fault::EngineKilled),
     (2, |r| Fault::ContainerKilled(r.usize(..CONTAINERS))),
+    (3, |r| Fault::ContainerKilledUnseen(r.usize(..CONTAINERS))),
+    (2, |r| Fault::ContainerFlickers(r.usize(..CONTAINERS))),
     (1, |r| Fault::ContainerPaused(r.usize(..CONTAINERS))),
     // Labels know no names: those who announce by them are left alone.
     (1, |r| Fault::ContainerRenamed(r.usize(1..3))),
@@ -271,6 +280,7 @@ fn deck(random: &mut Rng) -> Vec<Fault> {
 
 impl Round {
     /// How long it takes at least.
+    #[allow(dead_code, reason = "the checker's tests ask")]
     pub fn length(&self) -> Ms {
         let ends = self.steps.iter().map(|step| step.at + step.lasts);
         ends.max().unwrap_or(0) + if self.rest { REST } else { 0 }
@@ -293,6 +303,7 @@ pub fn title(fault: Fault) -> String {
 }
 
 /// Every title there is.
+#[allow(dead_code, reason = "the checker's tests ask")]
 pub fn titles() -> BTreeSet<String> {
     deck(&mut Rng::with_seed(0))
         .into_iter()
@@ -316,8 +327,11 @@ fn lasts(fault: Fault, random: &mut Rng) -> Ms {
         | Fault::TokensRevoked
         | Fault::PasswordRotated
         | Fault::CertificatesRotated
+        | Fault::ContainerFlickers(_)
         | Fault::ContainerRestarted(_)
         | Fault::ContainerRecreated(_) => 0,
+        // Of the lease on which the keys are left there is enough for the next process then.
+        Fault::SidekickHandsOver(_) => random.i64(0..2000),
         Fault::DockerWire(_, Wire::SlowRequests(_)) if random.bool() => 20_500,
         Fault::HaproxyFrozen => random.i64(200..1500),
         _ if random.u8(..4) == 0 => random.i64(7000..11_000),
@@ -335,9 +349,8 @@ fn target(fault: Fault) -> Target {
     use Fault::*;
     match fault {
         // A process that ends takes its log along.
-        SidekickKilled(s) | SidekickFrozen(s) | SidekickStopped(s) | LogUnread(s) => {
-            Target::Client(s)
-        }
+        SidekickKilled(s) | SidekickFrozen(s) | SidekickStopped(s) | SidekickHandsOver(s)
+        | LogUnread(s) => Target::Client(s),
         // It is as if its wires to etcd were cut.
         DnsHangs(s) => Target::EtcdWires(s),
         AgentKilled | AgentFrozen => Target::Client(AGENT),
@@ -346,8 +359,11 @@ fn target(fault: Fault) -> Target {
         LeaderKilled | LeaderFrozen | LeaderCutOff(_) => Target::Members(MEMBERS),
         Wire(client, ..) | Wires(client, _) => Target::EtcdWires(client),
         DockerWire(client, _) => Target::DockerWire(client),
-        EngineRestarted | EngineKilled | EngineFrozen => Target::Containers,
+        EngineRestarted | EngineKilled | EngineFrozen | ContainerKilledUnseen(_) => {
+            Target::Containers
+        }
         ContainerKilled(c)
+        | ContainerFlickers(c)
         | ContainerPaused(c)
         | ContainerRenamed(c)
         | ContainerRecreated(c)

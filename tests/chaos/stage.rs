@@ -1,9 +1,10 @@
-//! Everything that takes part: three etcd members, an engine, four containers, six sidekicks, an
+//! Everything that takes part: three etcd members, an engine, four containers, seven sidekicks, an
 //! agent with its HAProxy, clients, a wire between each and each, and those who look.
 
 use crate::agent::Agent;
 use crate::clock::Clock;
 use crate::excuses::{INTERVAL, TTL};
+use crate::logs;
 use crate::record::{Claim, Event, Life, Log, Record, SERVICES, Turn, What};
 use crate::schedule::{AGENT, CONTAINERS, EVERY, MEMBERS, SIDEKICKS};
 use crate::spans::{Ms, Span};
@@ -29,6 +30,16 @@ pub const CLAIMS: [(usize, usize, &str); 8] = [
     (EVERY, 0, "/services/every/every@0"),
     (EVERY, 3, "/services/every/every@3"),
 ];
+
+/// Those that run in the engine's pid namespace and hold pidfds, of the claimants of each container one; the others see the
+/// engine's processes from a namespace above, where its pids are other processes' or nobody's, and go by its events.
+pub const BY_KERNEL: [usize; 3] = [1, 2, EVERY];
+
+/// What a sidekick says of a container on whose first process it can hold no pidfd.
+const NO_PIDFD: &str = "no pidfd: ";
+
+/// The word by which this program is asked to be no run, but the listener of a wire.
+pub const LISTEN: &str = "--listen";
 
 /// In seconds: between two renewals of an idle sidekick, and far below what a watch lasts.
 const TOKEN_LIFE: u32 = 1;
@@ -97,7 +108,8 @@ impl<'e> Stage<'e> {
             }
             etcd_wires.push(wires);
             if number < SIDEKICKS {
-                docker_wires.push(Proxy::before_engine(&engine.host()).await);
+                let listener = listener(engine, number);
+                docker_wires.push(Proxy::before_engine_as(&engine.host(), &listener).await);
             }
         }
         let (mut tls, mut endpoints) = (Tls::new(), Vec::new());
@@ -149,6 +161,7 @@ impl<'e> Stage<'e> {
             seen,
             record: Record {
                 sidekicks: SIDEKICKS,
+                by_kernel: BY_KERNEL.into(),
                 password: Login::PASSWORD.to_owned(),
                 claims: claims.into(),
                 ports,
@@ -210,7 +223,16 @@ impl<'e> Stage<'e> {
         let tls = self.tls.options().into_iter();
         let announce = tls.fold(announce, |it, (name, file)| it.file(name, &file));
         let clock = self.clocks[number].surroundings();
-        let surroundings = [clock, self.names[number].surroundings()].concat();
+        let names = self.names[number].surroundings();
+        let (announce, place) = match BY_KERNEL.contains(&number) {
+            // What the log must say of pidfds it says at this level.
+            true => (
+                announce.option("--log-level", "debug"),
+                self.engine.beside(),
+            ),
+            false => (announce, Vec::new()),
+        };
+        let surroundings = [place, clock, names].concat();
         announce
             .option("--etcd-endpoints", &self.endpoints[number])
             .option("--etcd-user", Login::NAME)
@@ -218,6 +240,8 @@ impl<'e> Stage<'e> {
             .option("--docker-host", &self.docker_wires[number].url())
             .host(&host.to_string_lossy())
             .option("--drain", "2s")
+            // What the log has to say of pidfds it says at this level.
+            .option("--log-level", "debug")
             .times((TTL / 1000) as u32, (INTERVAL / 1000) as u32)
             .within(&surroundings)
             .spawn()
@@ -235,19 +259,42 @@ impl<'e> Stage<'e> {
         renamed.expect("no password can be written");
     }
 
-    /// Notes what a container is now, after a command that began at `from`.
+    /// Or nobody would notice that the run has lost one of the two.
+    pub fn everybody_goes_by_its_own_source(&self) {
+        for (number, sidekick) in self.sidekicks.iter().enumerate() {
+            let sidekick = sidekick.as_ref().expect("nothing has happened to it yet");
+            if BY_KERNEL.contains(&number) {
+                let own = CLAIMS.iter().filter(|(client, ..)| *client == number);
+                sidekick.logged_times(logs::BY_KERNEL, own.count());
+                sidekick.never_logs(NO_PIDFD);
+            } else {
+                sidekick.never_logs(logs::BY_KERNEL);
+                let refused = sidekick.times_logged(NO_PIDFD);
+                assert!(refused > 0, "sidekick {number}: {:#?}", sidekick.log());
+            }
+        }
+    }
+
+    /// Notes what a container is now, after a command that began at `from` and ended no process.
     pub async fn turned(&mut self, container: usize, from: Ms) {
         let up = self.life(container).await;
-        self.turn(container, from, up);
+        self.turn(container, from, up, false);
+    }
+
+    /// The same after a command that ended the process that there was.
+    pub async fn died(&mut self, container: usize, from: Ms) {
+        let up = self.life(container).await;
+        self.turn(container, from, up, true);
     }
 
     /// Notes that.
-    pub fn turn(&mut self, container: usize, from: Ms, up: Option<Life>) {
+    pub fn turn(&mut self, container: usize, from: Ms, up: Option<Life>, died: bool) {
         let span = Span::new(from, self.seen.now());
         let turn = Turn {
             container,
             span,
             up,
+            died,
         };
         self.record.turns.push(turn);
     }
@@ -315,6 +362,16 @@ impl<'e> Stage<'e> {
         }
         let _ = std::fs::write(directory.join("record"), format!("{:#?}", self.record()));
     }
+}
+
+/// What makes SO_PEERCRED of a sidekick's wire to the engine name a process of the engine's pid namespace, where it is to.
+fn listener(engine: &Engine, sidekick: usize) -> Vec<String> {
+    if !BY_KERNEL.contains(&sidekick) {
+        return Vec::new();
+    }
+    let own = std::env::current_exe().expect("this program has a path");
+    let own = own.display().to_string();
+    [engine.beside(), vec![own, LISTEN.to_owned()]].concat()
 }
 
 fn log_of(client: usize) -> Log {

@@ -156,6 +156,12 @@ impl InspectQueue {
         self.want(id, trigger);
     }
 
+    /// The inspect showed a state that is none we know, of whose end no event may tell: it is repeated as if it had failed.
+    pub(super) fn puzzled(&mut self, id: String, now: Moment) {
+        self.troubled.insert(id.clone(), now + TROUBLE_PAUSE);
+        self.want(id, InspectTrigger::Event);
+    }
+
     /// Whether no container's last inspect failed.
     pub(super) fn is_well(&self) -> bool {
         self.troubled.is_empty()
@@ -280,6 +286,20 @@ mod tests {
         (50..60).for_each(|id| queue.want(id.to_string(), InspectTrigger::Event));
         assert_eq!(queue.begin(later).len(), AT_A_TIME - TROUBLED_AT_A_TIME);
         assert!(!queue.is_well());
+    }
+
+    #[test]
+    fn an_answer_that_says_nothing_is_asked_for_again_after_a_pause() {
+        let mut queue = with(0..1);
+        queue.begin(NOW);
+        queue.answered("000");
+        queue.puzzled("000".to_owned(), NOW);
+        assert!(queue.begin(NOW).is_empty());
+        assert_eq!(queue.pause(NOW), Some(TROUBLE_PAUSE));
+        assert_eq!(queue.begin(NOW + TROUBLE_PAUSE), ["000"]);
+        // What it shows then needs no event.
+        assert!(queue.answered("000").hinted);
+        assert!(queue.is_empty() && queue.is_well());
     }
 
     #[test]

@@ -320,6 +320,9 @@ impl<'a> EngineConnection<'a> {
         if processes.learn(&id, &mut view, &self.pids) {
             self.queue.want(id.clone(), InspectTrigger::Pidfd);
         }
+        if view.observation.is_puzzling() {
+            self.queue.puzzled(id.clone(), now());
+        }
         let before = before.map_or(Observation::Absent, |view| view.observation);
         if !inspect.hinted && another_life(&before, &view.observation) {
             self.queue.suspect(id.clone(), now());

@@ -222,6 +222,13 @@ impl Observation {
         }
     }
 
+    /// Whether the container is in a state that this sidekick doesn't know.
+    #[must_use]
+    pub fn is_puzzling(&self) -> bool {
+        self.present()
+            .is_some_and(|container| matches!(container.state, ContainerState::Other(_)))
+    }
+
     /// Whether the answer is about that life of the container.
     #[must_use]
     pub fn shows(&self, life: &Life) -> bool {

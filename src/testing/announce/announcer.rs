@@ -70,7 +70,7 @@ pub(crate) struct Announcer {
     wish: bool,
     drain: Option<SimulatedDrain>,
     /// It leaves its keys to the next process.
-    hands_over: bool,
+    pub(crate) hands_over: bool,
     pub(crate) drains: DrainTotals,
 }
 

@@ -27,6 +27,28 @@ pub(crate) fn must_be_gone(
 }
 
 impl AnnounceWorld {
+    /// A process hands over in the middle of everything; mostly one that has something to leave.
+    pub(crate) fn restart(&mut self, which: usize) {
+        let holder = self.holder().filter(|_| self.rng.u8(0..4) > 0);
+        let which = holder.map_or(which, |(which, _)| which);
+        if self.rng.u8(0..4) == 0 {
+            self.announcers[which].harm_until = self.now + HARM;
+        }
+        self.announcers[which].hand_over();
+        self.totals.restarts += usize::from(self.announcers[which].hands_over);
+    }
+
+    /// Those that have handed over are mostly followed soon.
+    pub(crate) fn start_next_processes(&mut self) {
+        for which in 0..self.announcers.len() {
+            let announcer = &mut self.announcers[which];
+            if !announcer.alive && announcer.hands_over && self.rng.bool() {
+                announcer.alive = true;
+                self.crash(which);
+            }
+        }
+    }
+
     /// Without any fault no key is gone from one process to the next, and then each is on the next one's lease.
     pub(crate) fn one_hands_over(&mut self) -> Result<(), String> {
         let Some((which, keys)) = self.holder() else {

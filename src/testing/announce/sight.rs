@@ -40,6 +40,11 @@ pub(crate) struct Sight {
     /// Deaths that the kernel told while the engine still said Running; and that the engine told first.
     pub(crate) by_kernel: usize,
     pub(crate) by_engine: usize,
+    /// Words of the kernel that came when the death was known already; that came in the container's next life; and deaths of
+    /// which there was none, for there was no pidfd, or no longer.
+    pub(crate) kernel_late: usize,
+    pub(crate) kernel_of_an_earlier_life: usize,
+    pub(crate) kernel_missing: usize,
     /// Stops that it was told of when they began.
     pub(crate) told_of_stops: usize,
 }
@@ -56,6 +61,9 @@ impl Sight {
             dead: None,
             by_kernel: 0,
             by_engine: 0,
+            kernel_late: 0,
+            kernel_of_an_earlier_life: 0,
+            kernel_missing: 0,
             told_of_stops: 0,
         }
     }
@@ -96,6 +104,8 @@ impl Sight {
             && *watched.process() == process
         {
             self.kernel.push((delays.of(2, 3000), process));
+        } else {
+            self.kernel_missing += 1;
         }
         let stale = self.truth.clone();
         let Observation::Present(container) = &mut self.truth else {
@@ -174,6 +184,10 @@ impl Sight {
     /// As `ProcessWatcher::next_death` and `publish`.
     fn hear_kernel(&mut self, process: &FirstProcess, now: Moment) -> bool {
         let was_up = self.believes(now).0.is_some();
+        match self.view.observation.shows(&process.life) {
+            true => self.kernel_late += usize::from(!was_up),
+            false => self.kernel_of_an_earlier_life += 1,
+        }
         let watched = self.watched.as_mut().filter(|it| it.process() == process);
         let Some(watched) = watched else {
             return false;

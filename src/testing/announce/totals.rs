@@ -1,6 +1,7 @@
 //! What happened in the runs, and whether that was enough.
 
 use super::draining::DrainTotals;
+use super::sight::Sight;
 use crate::announce::lease::protocol::LeaseEvent;
 
 /// What happened in a run, so that the schedule can be seen to do something.
@@ -29,11 +30,16 @@ pub(crate) struct AnnounceTotals {
     pub(crate) drains: DrainTotals,
     /// Drains without a fault.
     pub(crate) calm_drains: usize,
-    /// Hand-overs without a fault.
+    /// Hand-overs without a fault; and among all the others.
     pub(crate) hand_overs: usize,
+    pub(crate) restarts: usize,
     /// Deaths that the kernel told while the engine still said Running, and that an event told first.
     pub(crate) by_kernel: usize,
     pub(crate) by_engine: usize,
+    /// What else became of the kernel's words.
+    pub(crate) kernel_late: usize,
+    pub(crate) kernel_of_an_earlier_life: usize,
+    pub(crate) kernel_missing: usize,
     /// Stops that a sidekick was told of when they began.
     pub(crate) stops: usize,
     /// Further keys that another holder still had.
@@ -66,8 +72,12 @@ impl AnnounceTotals {
         self.drains.join(&other.drains);
         self.calm_drains += other.calm_drains;
         self.hand_overs += other.hand_overs;
+        self.restarts += other.restarts;
         self.by_kernel += other.by_kernel;
         self.by_engine += other.by_engine;
+        self.kernel_late += other.kernel_late;
+        self.kernel_of_an_earlier_life += other.kernel_of_an_earlier_life;
+        self.kernel_missing += other.kernel_missing;
         self.stops += other.stops;
         self.further_held += other.further_held;
     }
@@ -92,11 +102,25 @@ impl AnnounceTotals {
             self.drains.least(),
             self.calm_drains,
             self.hand_overs,
+            self.restarts,
             self.by_kernel,
             self.by_engine,
+            self.kernel_late,
+            self.kernel_of_an_earlier_life,
+            self.kernel_missing,
             self.stops,
         ];
         each.iter().all(|n| *n > self.runs / 20)
+    }
+
+    /// What a sidekick was told of its container, and when.
+    pub(crate) fn count_sight(&mut self, sight: &Sight) {
+        self.by_kernel += sight.by_kernel;
+        self.by_engine += sight.by_engine;
+        self.kernel_late += sight.kernel_late;
+        self.kernel_of_an_earlier_life += sight.kernel_of_an_earlier_life;
+        self.kernel_missing += sight.kernel_missing;
+        self.stops += sight.told_of_stops;
     }
 
     pub(crate) fn count(&mut self, events: &[LeaseEvent]) {

@@ -119,10 +119,9 @@ impl AnnounceWorld {
         self.totals.rejections = self.store.rejections;
         self.totals.takeovers = self.store.takeovers;
         self.totals.clears = self.store.clears;
-        let sights = || self.announcers.iter().map(|a| &a.sight);
-        self.totals.by_kernel = sights().map(|sight| sight.by_kernel).sum();
-        self.totals.by_engine = sights().map(|sight| sight.by_engine).sum();
-        self.totals.stops = sights().map(|sight| sight.told_of_stops).sum();
+        for announcer in &self.announcers {
+            self.totals.count_sight(&announcer.sight);
+        }
         Ok(self.totals)
     }
 
@@ -300,9 +299,10 @@ impl AnnounceWorld {
 
     fn fault(&mut self) {
         self.totals.faults += 1;
+        self.start_next_processes();
         let which = self.rng.usize(0..self.announcers.len());
         let back_at = self.now + Duration::from_millis(self.rng.u64(0..3000));
-        match self.rng.u32(0..41) {
+        match self.rng.u32(0..44) {
             roll @ (8..=13 | 21 | 22 | 25..=27 | 35) => self.etcd_fault(roll, which, back_at),
             roll => self.announcer_fault(roll, which, back_at),
         }
@@ -378,7 +378,10 @@ impl AnnounceWorld {
                 let stands_still = self.rng.bool();
                 self.announcers[which].sleep(self.now, time, stands_still);
             }
-            19 => self.leave(which),
+            19 | 43 => self.leave(which),
+            41 => self.restart(which),
+            // At once again, or hardly at all.
+            42 => (0..2).for_each(|_| self.turn(&id)),
             36 | 37 => self.turn_wish(&id),
             20 | 40 if !self.announcers[which].alive => {
                 self.announcers[which].alive = true;

@@ -49,7 +49,8 @@ impl Checker<'_> {
                 let wishes = Spans::of(wishes.map(|(_, span)| *span));
                 let excused = self.claimants(key, container).into_iter();
                 let excused = excused.fold(Spans::default(), |all, client| {
-                    all.or(&self.excuses.absence(client, RECOVERY))
+                    let between = self.excuses.between(client, RECOVERY);
+                    all.or(&self.excuses.absence(client, RECOVERY)).or(&between)
                 });
                 for ignored in span.and(&wishes).iter() {
                     self.number(

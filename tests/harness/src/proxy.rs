@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,6 +14,7 @@ use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{sleep, timeout};
 
 use super::engine_clock::EngineClock;
+use super::listener::Stranger;
 use super::ports;
 use super::wire::{Direction, Wire, mirrored};
 
@@ -43,15 +44,21 @@ impl Proxy {
     pub async fn before(url: &str) -> Proxy {
         let server = url.trim_start_matches("http://").to_owned();
         let own = Address::Tcp(format!("{}:{}", Ipv4Addr::LOCALHOST, ports::free()));
-        Proxy::between(own, Address::Tcp(server), None)
+        Proxy::between(own, Address::Tcp(server), None, &[])
     }
 
     /// A proxy before the Docker Engine at a `unix://PATH`.
     pub async fn before_engine(host: &str) -> Proxy {
+        Proxy::before_engine_as(host, &[]).await
+    }
+
+    /// The same, whose listener another process is, as far as a client can see by SO_PEERCRED: one that is started by this
+    /// command, calls listen(2) on its standard input, says so by a line, and lives on.
+    pub async fn before_engine_as(host: &str, listener: &[String]) -> Proxy {
         let server = PathBuf::from(host.trim_start_matches("unix://"));
         let directory = tempfile::tempdir().expect("no temporary directory can be made");
         let own = Address::Unix(directory.path().join("docker.sock"));
-        let proxy = Proxy::between(own, Address::Unix(server), Some(directory));
+        let proxy = Proxy::between(own, Address::Unix(server), Some(directory), listener);
         proxy.listens().await;
         proxy
     }
@@ -59,13 +66,19 @@ impl Proxy {
     /// A proxy on all addresses of this machine before a server on a socket.
     pub fn published(port: u16, socket: PathBuf) -> Proxy {
         let own = Address::Tcp(format!("{}:{port}", Ipv4Addr::UNSPECIFIED));
-        Proxy::between(own, Address::Unix(socket), None)
+        Proxy::between(own, Address::Unix(socket), None, &[])
     }
 
-    fn between(own: Address, server: Address, directory: Option<TempDir>) -> Proxy {
+    fn between(
+        own: Address,
+        server: Address,
+        directory: Option<TempDir>,
+        listener: &[String],
+    ) -> Proxy {
         let (wire, state) = watch::channel(Wire::Whole);
         let clock = Clock::default();
-        let accepting = tokio::spawn(accept(own.clone(), server, state, Arc::clone(&clock)));
+        let ends = (own.clone(), listener.to_vec(), server);
+        let accepting = tokio::spawn(accept(ends, state, Arc::clone(&clock)));
         Proxy {
             address: own,
             wire,
@@ -138,30 +151,33 @@ impl Drop for Proxy {
 
 enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix(UnixListener, PathBuf, Option<Stranger>),
 }
 
 /// The socket's file goes with its listener.
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Listener::Unix(_, path) = self {
+        if let Listener::Unix(_, path, stranger) = self {
+            drop(stranger.take());
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
-async fn accept(own: Address, server: Address, mut wire: watch::Receiver<Wire>, clock: Clock) {
+async fn accept(
+    (own, listener, server): (Address, Vec<String>, Address),
+    mut wire: watch::Receiver<Wire>,
+    clock: Clock,
+) {
     loop {
         if wire.wait_for(|&wire| wire != Wire::Refuse).await.is_err() {
             return;
         }
-        let listener = match &own {
+        let bound = match &own {
             Address::Tcp(address) => TcpListener::bind(address).await.map(Listener::Tcp),
-            Address::Unix(path) => {
-                UnixListener::bind(path).map(|bound| Listener::Unix(bound, path.clone()))
-            }
+            Address::Unix(path) => bind(path, &listener),
         };
-        let listener = listener.expect("the proxy's address is taken");
+        let listener = bound.expect("the proxy's address is taken");
         let mut until_refused = wire.clone();
         loop {
             // Both arms may be dropped: an accept that is not ready has taken nothing, a wait looks again.
@@ -171,6 +187,16 @@ async fn accept(own: Address, server: Address, mut wire: watch::Receiver<Wire>, 
             }
         }
     }
+}
+
+/// Nobody finds the socket before its listener is who it is to be.
+fn bind(path: &Path, listener: &[String]) -> io::Result<Listener> {
+    let draft = path.with_extension("draft");
+    let bound = std::os::unix::net::UnixListener::bind(&draft)?;
+    bound.set_nonblocking(true)?;
+    let stranger = (!listener.is_empty()).then(|| Stranger::listens(&bound, listener));
+    std::fs::rename(&draft, path)?;
+    UnixListener::from_std(bound).map(|bound| Listener::Unix(bound, path.to_owned(), stranger))
 }
 
 impl Listener {
@@ -186,7 +212,7 @@ impl Listener {
                 let (server, wire, clock) = (server.clone(), wire.clone(), Arc::clone(clock));
                 tokio::spawn(carry(client, server, wire, clock));
             }
-            Listener::Unix(listener, _) => {
+            Listener::Unix(listener, ..) => {
                 let (client, _) = listener.accept().await?;
                 let (server, wire, clock) = (server.clone(), wire.clone(), Arc::clone(clock));
                 tokio::spawn(carry(client, server, wire, clock));

@@ -15,13 +15,16 @@ use nix::unistd::Pid;
 use super::container::Container;
 use super::engine::Engine;
 use super::etcd::{Etcd, Login};
+use super::init::children;
 use super::notify::Notifications;
 use super::unread::full_pipe;
-use super::wait::{SOON, eventually, never_for, secs};
+use super::wait::{SOON, blocking, eventually, never_for, secs};
 
 /// A running `sidekick announce`; killed when dropped, and with its test in any case.
 pub struct Sidekick {
     child: Child,
+    /// The child is nsenter, which goes on running, and whose child is sidekick.
+    is_entered: bool,
     log: Arc<Mutex<Vec<String>>>,
     /// A full pipe that nothing reads yet.
     unread: Option<PipeReader>,
@@ -159,7 +162,7 @@ impl Sidekick {
     pub fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
         // It takes effect a moment later; this waits for that, and reaps nothing.
-        let stopped = waitpid(self.nix_pid(), Some(WaitPidFlag::WUNTRACED));
+        let stopped = waitpid(nix_pid(self.child.id()), Some(WaitPidFlag::WUNTRACED));
         assert!(
             matches!(stopped, Ok(WaitStatus::Stopped(..))),
             "sidekick does not stop: {stopped:?}"
@@ -168,7 +171,8 @@ impl Sidekick {
 
     /// SIGCONT.
     pub fn thaw(&self) {
-        self.signal(Signal::SIGCONT);
+        // nsenter has its child go on.
+        kill(nix_pid(self.child.id()), Signal::SIGCONT).expect("sidekick cannot be signalled");
     }
 
     /// Waits until it has exited.
@@ -191,7 +195,13 @@ impl Sidekick {
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        let child = self.child.id();
+        if !self.is_entered {
+            return child;
+        }
+        blocking::eventually(SOON, "nsenter has forked", || {
+            children(child).first().copied()
+        })
     }
 
     /// Whether it runs.
@@ -295,12 +305,9 @@ impl Sidekick {
     }
 
     fn signal(&self, signal: Signal) {
-        // The child is not waited for before it is dropped, so the pid is its own to the end.
-        kill(self.nix_pid(), signal).expect("sidekick cannot be signalled");
-    }
-
-    fn nix_pid(&self) -> Pid {
-        Pid::from_raw(i32::try_from(self.pid()).expect("a pid is small"))
+        // The child is not waited for before it is dropped, so the pid is its own to the end. (nsenter ends as its child
+        // has ended, and stops when that is stopped.)
+        kill(nix_pid(self.pid()), signal).expect("sidekick cannot be signalled");
     }
 }
 
@@ -437,8 +444,11 @@ impl Announce {
             .stderr(stderr)
             .spawn()
             .expect("sidekick cannot be started");
+        let first = self.surroundings.first().map(Path::new);
+        let is_entered = first.is_some_and(|program| program.ends_with("nsenter"));
         Sidekick {
             child,
+            is_entered,
             log,
             unread,
             writer,
@@ -523,6 +533,10 @@ pub fn binary() -> PathBuf {
         let build = test.ancestors().nth(2).expect("it is in target/debug/deps");
         build.join("sidekick")
     })
+}
+
+fn nix_pid(pid: u32) -> Pid {
+    Pid::from_raw(i32::try_from(pid).expect("a pid is small"))
 }
 
 /// So that a container can stand where its name is wanted.
