@@ -51,6 +51,11 @@ impl LastSpeaker {
                 _ => Self::Server,
             };
         }
+        // A server that has never said anything hasn't spoken last, whatever the acknowledgements look like: the client's that
+        // ends the handshake may come after its data, by another processor's queue.
+        if server.segments_received == 0 {
+            return Self::Client;
+        }
         // On the connection to the server the client's bytes are sent; on the client's they come.
         let by_server = order(server.sent, server.received);
         let by_client = client.map_or(Self::Unknown, |it| order(it.received, it.sent));
@@ -170,6 +175,16 @@ mod tests {
         ] {
             assert_eq!(LastSpeaker::of(&server, Some(&client)), expected, "{what}");
         }
+    }
+
+    /// In 4 of 38,283 requests beside 100 restarts of a container, on a machine with a load of 20.
+    #[test]
+    fn a_server_that_has_said_nothing_has_not_spoken_last_in_whatever_order_segments_come() {
+        let server = times([120; 3], [0, 1]);
+        let late_handshake = times([120, 120, 116], [1, 0]);
+        let of = LastSpeaker::of(&server, Some(&late_handshake));
+        assert_eq!(of, LastSpeaker::Client);
+        assert_eq!(LastSpeaker::of(&server, None), LastSpeaker::Client);
     }
 
     #[test]
