@@ -84,7 +84,7 @@ impl Stops<'_> {
         } = *self;
         serves();
         let listener = format!("{}:{HAPROXY_PORT}", cluster.haproxy.address);
-        let mut clients = Clients::of(&listener, per_second);
+        let (mut clients, asked_since) = (Clients::of(&listener, per_second), Instant::now());
         let (mut begun, mut took) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             serves();
@@ -93,12 +93,14 @@ impl Stops<'_> {
         }
         serves();
         clients.end();
+        let seconds = asked_since.elapsed().as_secs_f64();
         took.sort_unstable();
         let (median, longest) = (took[rounds / 2], took[rounds - 1]);
         println!("    {what}: {median:.1?}, {longest:.1?} at most, n {rounds}");
         let outcomes = HABITS.map(|it| clients.outcome(it));
         for (habit, outcome) in HABITS.iter().zip(&outcomes) {
-            println!("        {habit}: {}", told(outcome, &begun));
+            let rate = outcome.requests as f64 / seconds;
+            println!("        {habit}, {rate:.0} a second: {}", told(outcome, &begun));
         }
         let failures = outcomes[..2].iter().flat_map(|it| &it.failures);
         explain(cluster, failures.map(|(at, _)| *at).collect(), &begun);
