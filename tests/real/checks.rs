@@ -57,6 +57,21 @@ impl Case {
         answer.lines().next().unwrap_or_default().to_owned()
     }
 
+    async fn signals(&self, redis: &Container<'_>, signal: &str) {
+        let signal = format!("--signal={signal}");
+        self.engine.docker(&["kill", &signal, redis.id()]).await;
+    }
+
+    async fn is_draining(&self) -> bool {
+        let entry = self.etcd.get(KEY).await;
+        entry.is_some_and(|entry| entry.value.contains(r#""status":"draining""#))
+    }
+
+    async fn drains(&self) {
+        let drains = async || self.is_draining().await;
+        eventually(SOON, "the instance drains", drains).await;
+    }
+
     async fn in_container(&self, redis: &Container<'_>, words: &[&str]) -> String {
         let exec = [&["exec", redis.id()], words].concat();
         self.engine.docker(&exec).await
@@ -165,6 +180,31 @@ async fn a_key_goes_after_three_failures_and_comes_back_with_the_next_success() 
     case.in_container(&redis, &["redis-cli", "script", "kill"])
         .await;
     case.etcd.shows(KEY, &value).await;
+}
+
+#[tokio::test]
+async fn a_server_that_closes_its_listener_on_its_stop_drains_until_its_death() {
+    let case = Case::new().await;
+    let redis = case.engine.redis().option("--stop-signal=USR1");
+    let open = ["--save", "", "--protected-mode", "no"];
+    let redis = redis.redis_arguments(&open).run().await;
+    let sidekick = case.announce(&redis, "tcp", "100ms");
+    case.etcd.shows(KEY, &redis.value().await).await;
+
+    let changes = case.etcd.watch(KEY).await;
+    case.signals(&redis, "USR1").await;
+    case.drains().await;
+    let close = ["redis-cli", "config", "set", "port", "0"];
+    case.in_container(&redis, &close).await;
+    never_for(A_WHILE, "the key goes or serves", async || {
+        !case.is_draining().await
+    })
+    .await;
+    redis.kill().await;
+    case.etcd.loses(KEY).await;
+    let changes = changes.so_far().await;
+    assert_eq!(changes.len(), 2, "draining, gone: {changes:?}");
+    assert_eq!(sidekick.times_logged("its check tcp fails"), 0);
 }
 
 #[tokio::test]
