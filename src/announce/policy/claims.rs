@@ -140,8 +140,10 @@ impl Evaluator<'_> {
                 let container = &with_effective_state(container, view, now);
                 let services = self.target.services(container, self.rules);
                 let claims = services.and_then(|services| {
+                    let stop = view.stop_of_this_life();
                     let life = LifeSoFar {
                         stop: view.stop_progress(now),
+                        outlived_since: stop.and_then(|stop| stop.outlived_since(now)),
                         before: before.filter(|before| before.is_of_life(container)),
                     };
                     let claim = |service| self.claim(container, view, service, &life);
@@ -214,7 +216,7 @@ impl Evaluator<'_> {
         };
         let key = self.target.key(service, &instance)?;
         let (verdict, checks) = match decision {
-            Ok(decision) => self.checked(container, decision, service, life.of(&key)),
+            Ok(decision) => self.checked(container, decision, service, life, &key),
             Err(reason) => (Verdict::Withdraw(reason), None),
         };
         Ok(Claim {
@@ -225,21 +227,33 @@ impl Evaluator<'_> {
     }
 
     /// What could be announced, as its checks are. A stop that is under way outranks them: a server that closes its
-    /// listener on its stop signal, and finishes what it has, drains.
+    /// listener on its stop signal, and finishes what it has, drains. Who has outlived its stop serves where they pass.
     fn checked(
         &self,
         container: &ContainerSnapshot,
         decision: Decision,
         service: &RequestedService,
-        (stop, was_announced): (Option<StopProgress>, bool),
+        life: &LifeSoFar<'_>,
+        key: &Key,
     ) -> (Verdict, Option<ClaimChecks>) {
-        let decision = Box::new(decision.stopping(stop));
-        if stop.is_some() && was_announced {
-            return (Verdict::Announce(decision), None);
-        }
         let settings = service.checks.or(self.check_options).settings();
-        match ClaimChecks::of(container, &decision, settings, self.checks) {
-            Ok(Some(checks)) => (checks.verdict(), Some(checks)),
+        let stopping = Box::new(decision.clone().stopping(life.stop));
+        let was_announced = life.was_announced(key);
+        let (decision, otherwise) = match life.stop {
+            Some(StopProgress::Begun(_)) if was_announced => {
+                return (Verdict::Announce(stopping), None);
+            }
+            Some(StopProgress::Outlived(..)) if !settings.is_empty() => {
+                (Box::new(decision), was_announced.then_some(stopping))
+            }
+            _ => (stopping, None),
+        };
+        let outlived_since = life.outlived_since;
+        match ClaimChecks::of(container, &decision, settings, self.checks, outlived_since) {
+            Ok(Some(checks)) => {
+                let checks = checks.or_else(otherwise);
+                (checks.verdict(), Some(checks))
+            }
             Ok(None) => (Verdict::Announce(decision), None),
             Err(reason) => (Verdict::Withdraw(reason), None),
         }
@@ -250,18 +264,18 @@ impl Evaluator<'_> {
 struct LifeSoFar<'a> {
     /// How far its stop is.
     stop: Option<StopProgress>,
+    /// Since when it has outlived that.
+    outlived_since: Option<Moment>,
     /// How it was evaluated the last time.
     before: Option<&'a Evaluation>,
 }
 
 impl LifeSoFar<'_> {
-    /// How far its stop is, and whether it was to be announced at this key until now.
-    fn of(&self, key: &Key) -> (Option<StopProgress>, bool) {
+    /// Whether it was to be announced at this key until now.
+    fn was_announced(&self, key: &Key) -> bool {
         let claims = self.before.map(|before| before.claims.iter().flatten());
         let mut claims = claims.into_iter().flatten();
-        let was_announced =
-            claims.any(|it| it.key == *key && matches!(it.verdict, Verdict::Announce(_)));
-        (self.stop, was_announced)
+        claims.any(|it| it.key == *key && matches!(it.verdict, Verdict::Announce(_)))
     }
 }
 

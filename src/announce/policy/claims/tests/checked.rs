@@ -5,7 +5,7 @@ use crate::announce::policy::check::{CheckResult, CheckTarget};
 use crate::announce::policy::check_settings::CheckOptions;
 use crate::announce::policy::reason::Reason;
 
-fn judged_with(
+pub(super) fn judged_with(
     view: &ContainerView,
     before: Option<&Evaluation>,
     checks: &CheckResults,
@@ -35,7 +35,7 @@ fn judged_by(
     judge.judge("the-id", view, before, now)
 }
 
-fn checked(labels: &[(&str, &str)]) -> ContainerView {
+pub(super) fn checked(labels: &[(&str, &str)]) -> ContainerView {
     let mut container = web(&[
         &[("sidekick.service", "web"), ("sidekick.port", "80")],
         labels,
@@ -46,14 +46,14 @@ fn checked(labels: &[(&str, &str)]) -> ContainerView {
     seen(container)
 }
 
-fn only_check(judged: &Evaluation) -> CheckTarget {
+pub(super) fn only_check(judged: &Evaluation) -> CheckTarget {
     let checks: Vec<_> = judged.checks().cloned().collect();
     assert_eq!(checks.len(), 1);
     checks[0].clone()
 }
 
 /// The reason, or `announced`.
-fn outcome(judged: &Evaluation) -> String {
+pub(super) fn outcome(judged: &Evaluation) -> String {
     match &claims(judged)[0].verdict {
         Verdict::Announce(_) => "announced".to_owned(),
         Verdict::Withdraw(reason) => reason.to_string(),
@@ -305,84 +305,4 @@ fn all_of_several_checks_have_to_pass_and_the_one_that_fails_is_told() {
     results.remove(tcp);
     let fails = judged_with(&view, Some(&waits), &results, NOW);
     assert_eq!(outcome(&fails), "its check http:/health fails: refused");
-}
-
-/// The same container after the engine has told of this signal.
-fn signalled(view: &ContainerView, at: Moment) -> ContainerView {
-    let mut view = view.clone();
-    assert!(view.signalled(&"a".repeat(64), 15, at));
-    view
-}
-
-/// Whether it drains; else the reason, or `announced`.
-fn drains_or(judged: &Evaluation) -> String {
-    match claims(judged)[0].verdict.stop() {
-        Some(stop) => format!("draining: {stop}"),
-        None => outcome(judged),
-    }
-}
-
-const BEGUN: &str = "draining: its stop has begun (signal 15)";
-
-#[test]
-fn a_check_that_fails_during_a_stop_takes_no_key_away() {
-    let view = checked(&[("sidekick.check", "tcp")]);
-    let mut results = CheckResults::new();
-    let waits = judged_with(&view, None, &results, NOW);
-    let subject = only_check(&waits).subject;
-    results.insert(subject.clone(), CheckResult::Passing);
-    let passes = judged_with(&view, Some(&waits), &results, NOW);
-    let stopped = signalled(&view, NOW);
-    // The listener may be closed before the event is read.
-    for closed_at_once in [false, true] {
-        let refused = CheckResult::Failing("refused".to_owned());
-        let mut results = results.clone();
-        if closed_at_once {
-            results.insert(subject.clone(), refused.clone());
-        }
-        let drains = judged_with(&stopped, Some(&passes), &results, NOW);
-        assert_eq!(drains_or(&drains), BEGUN);
-        assert_eq!(drains.checks().count(), 0, "it isn't asked any more");
-        results.insert(subject.clone(), refused);
-        assert!(drains.stands(&stopped, &results, NOW));
-        let later = NOW + Duration::from_secs(3);
-        let drains = judged_with(&stopped, Some(&drains), &results, later);
-        assert_eq!(drains_or(&drains), BEGUN);
-        // Nor does it while the engine is lost.
-        let lost = ContainerView {
-            lost_since: Some(NOW),
-            ..stopped.clone()
-        };
-        for before in [&passes, &drains] {
-            let kept = judged_with(&lost, Some(before), &results, later);
-            assert_eq!(drains_or(&kept), BEGUN);
-        }
-    }
-}
-
-#[test]
-fn a_stop_puts_no_key_for_a_server_whose_check_has_failed_before() {
-    let view = checked(&[("sidekick.check", "tcp")]);
-    let mut results = CheckResults::new();
-    let waits = judged_with(&view, None, &results, NOW);
-    let stopped = signalled(&view, NOW);
-    let still = judged_with(&stopped, Some(&waits), &results, NOW);
-    assert_eq!(drains_or(&still), "its check tcp has not passed yet");
-    let subject = only_check(&still).subject;
-    let refused = CheckResult::Failing("refused".to_owned());
-    results.insert(subject.clone(), refused);
-    let fails = judged_with(&stopped, Some(&still), &results, NOW);
-    assert_eq!(drains_or(&fails), "its check tcp fails: refused");
-    results.insert(subject, CheckResult::Passing);
-    let late = judged_with(&stopped, Some(&fails), &results, NOW);
-    assert_eq!(drains_or(&late), BEGUN);
-
-    // What the life before was announced as says nothing of the next.
-    let mut next = checked(&[("sidekick.check", "tcp")]);
-    if let Observation::Present(container) = &mut next.observation {
-        Arc::make_mut(container).started_at = Since::parse("2027-01-01T00:00:00Z");
-    }
-    let next = signalled(&next, NOW);
-    let waits = judged_with(&next, Some(&late), &CheckResults::new(), NOW);
-    assert_eq!(drains_or(&waits), "its check tcp has not passed yet");
 }
