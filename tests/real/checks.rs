@@ -9,6 +9,16 @@ use sidekick_harness::*;
 /// The default, which is the most that a start waits.
 const INTERVAL: &str = "2s";
 
+/// A Redis that says -BUSY after 0.1 s.
+const HASTY: [&str; 6] = [
+    "--save",
+    "",
+    "--busy-reply-threshold",
+    "100",
+    "--protected-mode",
+    "no",
+];
+
 /// An engine, an etcd, and sidekick where the engine is.
 struct Case {
     engine: &'static Engine,
@@ -55,6 +65,28 @@ impl Case {
         let read = stream.read(&mut answer).unwrap_or_default();
         let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
         answer.lines().next().unwrap_or_default().to_owned()
+    }
+
+    async fn signals(&self, redis: &Container<'_>, signal: &str) {
+        let signal = format!("--signal={signal}");
+        self.engine.docker(&["kill", &signal, redis.id()]).await;
+    }
+
+    /// With a script that ends by SCRIPT KILL alone.
+    async fn keeps_busy(&self, redis: &Container<'_>) {
+        let endless = ["exec", "--detach", redis.id(), "redis-cli", "eval"];
+        let endless = [&endless[..], &["while true do end", "0"]].concat();
+        self.engine.docker(&endless).await;
+    }
+
+    async fn is_draining(&self) -> bool {
+        let entry = self.etcd.get(KEY).await;
+        entry.is_some_and(|entry| entry.value.contains(r#""status":"draining""#))
+    }
+
+    async fn drains(&self) {
+        let drains = async || self.is_draining().await;
+        eventually(SOON, "the instance drains", drains).await;
     }
 
     async fn in_container(&self, redis: &Container<'_>, words: &[&str]) -> String {
@@ -141,19 +173,14 @@ async fn a_redis_that_reads_its_data_is_announced_when_it_has_read_it() {
 #[tokio::test]
 async fn a_key_goes_after_three_failures_and_comes_back_with_the_next_success() {
     let case = Case::new().await;
-    let hasty = ["--save", "", "--busy-reply-threshold", "100"];
-    let open = ["--protected-mode", "no"];
-    let redis = case.engine.redis().redis_arguments(&hasty);
-    let redis = redis.redis_arguments(&open).run().await;
+    let redis = case.engine.redis().redis_arguments(&HASTY).run().await;
     let sidekick = case.announce(&redis, "redis", "100ms");
     let value = redis.value().await;
     case.etcd.shows(KEY, &value).await;
     let explained = case.explain(&redis, "tcp redis").await;
     assert_eq!(explained.code, Some(0), "{}", explained.text);
 
-    let endless = ["exec", "--detach", redis.id(), "redis-cli", "eval"];
-    let endless = [&endless[..], &["while true do end", "0"]].concat();
-    case.engine.docker(&endless).await;
+    case.keeps_busy(&redis).await;
     case.etcd.loses(KEY).await;
     let why = ":6379 answers -BUSY Redis is busy running a script.";
     sidekick.logs(why).await;
@@ -164,6 +191,60 @@ async fn a_key_goes_after_three_failures_and_comes_back_with_the_next_success() 
 
     case.in_container(&redis, &["redis-cli", "script", "kill"])
         .await;
+    case.etcd.shows(KEY, &value).await;
+}
+
+#[tokio::test]
+async fn a_server_that_closes_its_listener_on_its_stop_drains_until_its_death() {
+    let case = Case::new().await;
+    let redis = case.engine.redis().option("--stop-signal=USR1");
+    let open = ["--save", "", "--protected-mode", "no"];
+    let redis = redis.redis_arguments(&open).run().await;
+    let sidekick = case.announce(&redis, "tcp", "100ms");
+    case.etcd.shows(KEY, &redis.value().await).await;
+
+    let changes = case.etcd.watch(KEY).await;
+    case.signals(&redis, "USR1").await;
+    case.drains().await;
+    let close = ["redis-cli", "config", "set", "port", "0"];
+    case.in_container(&redis, &close).await;
+    never_for(A_WHILE, "the key goes or serves", async || {
+        !case.is_draining().await
+    })
+    .await;
+    redis.kill().await;
+    case.etcd.loses(KEY).await;
+    let changes = changes.so_far().await;
+    assert_eq!(changes.len(), 2, "draining, gone: {changes:?}");
+    assert_eq!(sidekick.times_logged("its check tcp fails"), 0);
+}
+
+#[tokio::test]
+async fn who_outlives_its_stop_serves_again_once_its_check_passes() {
+    let case = Case::new().await;
+    let redis = case.engine.redis();
+    let redis = redis
+        .option("--stop-signal=USR1")
+        .option("--stop-timeout=1");
+    let redis = redis.redis_arguments(&HASTY).run().await;
+    let sidekick = case.announce(&redis, "redis", "100ms");
+    let value = redis.value().await;
+    case.etcd.shows(KEY, &value).await;
+
+    case.signals(&redis, "USR1").await;
+    case.drains().await;
+    case.keeps_busy(&redis).await;
+    sidekick.logs("has outlived its stop timeout of 1 s").await;
+    never_for(A_WHILE, "the key goes or serves", async || {
+        !case.is_draining().await
+    })
+    .await;
+    case.in_container(&redis, &["redis-cli", "script", "kill"])
+        .await;
+    case.etcd.shows(KEY, &value).await;
+    // The next stop is one.
+    case.signals(&redis, "USR1").await;
+    case.drains().await;
     case.etcd.shows(KEY, &value).await;
 }
 

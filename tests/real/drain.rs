@@ -9,12 +9,12 @@ use sidekick_harness::{
     throughout,
 };
 
-const AGENT: &str = "/sidekick/services/agents/worker-9";
-const WORD: &str = "/sidekick/services/agents/worker-9/redis/redis@1";
+pub(super) const AGENT: &str = "/sidekick/services/agents/worker-9";
+pub(super) const WORD: &str = "/sidekick/services/agents/worker-9/redis/redis@1";
 const WISH: &str = "/sidekick/services/drain/redis/redis@1";
 
 /// What `--drain` is where an agent is to end it sooner.
-const LONG: &str = "60s";
+pub(super) const LONG: &str = "60s";
 
 /// The value while the instance drains.
 fn draining(value: &Value) -> String {
@@ -22,7 +22,7 @@ fn draining(value: &Value) -> String {
 }
 
 /// The agent's word about the instance.
-fn word(value: &Value, alone: bool) -> String {
+pub(super) fn word(value: &Value, alone: bool) -> String {
     let alone = if alone { r#","alone":true"# } else { "" };
     let Value {
         host, port, since, ..
@@ -30,11 +30,11 @@ fn word(value: &Value, alone: bool) -> String {
     format!(r#"{{"host":"{host}","port":{port},"since":"{since}"{alone}}}"#)
 }
 
-async fn drains_for(longest: &str) -> AnnouncerScene<'static> {
+pub(super) async fn drains_for(longest: &str) -> AnnouncerScene<'static> {
     AnnouncerScene::announced_with(|announce| announce.option("--drain", longest)).await
 }
 
-trait Drains {
+pub(super) trait Drains {
     /// Waits until the key has the draining value; returns its lease.
     async fn shows_draining(&self, value: &Value) -> i64;
     /// An agent that serves redis, on a lease of its own; returns that.
@@ -60,14 +60,14 @@ impl Drains for Etcd {
     }
 }
 
-async fn put_on(etcd: &Etcd, lease: i64, key: &str, value: &str) {
+pub(super) async fn put_on(etcd: &Etcd, lease: i64, key: &str, value: &str) {
     let options = Some(PutOptions::new().with_lease(lease));
     let put = etcd.client().kv_client().put(key, value, options).await;
     put.expect("the test may put");
 }
 
 /// Waits for exit status 0, and that the key and the lease are gone.
-async fn left(scene: &mut AnnouncerScene<'_>, within: Duration) {
+pub(super) async fn left(scene: &mut AnnouncerScene<'_>, within: Duration) {
     let status = scene.sidekick.wait_exit(within).await;
     assert_eq!(status.code(), Some(0));
     assert_eq!(scene.etcd.get(KEY).await, None);
@@ -148,14 +148,14 @@ async fn an_agent_that_vanishes_without_its_word_costs_the_full_time() {
     ends_by_time(scene, began, secs(3), "no word from the agents worker-9").await;
 }
 
-async fn takes_the_full_time(scene: AnnouncerScene<'_>, words: &str) {
+pub(super) async fn takes_the_full_time(scene: AnnouncerScene<'_>, words: &str) {
     let began = Instant::now();
     scene.sidekick.term();
     scene.etcd.shows_draining(&scene.value).await;
     ends_by_time(scene, began, secs(2), words).await;
 }
 
-async fn ends_by_time(
+pub(super) async fn ends_by_time(
     mut scene: AnnouncerScene<'_>,
     began: Instant,
     longest: Duration,

@@ -19,6 +19,7 @@ mod crash;
 mod docker_wire;
 mod doctor;
 mod drain;
+mod drain_changes;
 mod drain_commands;
 mod engine_clock;
 mod engine_outage;

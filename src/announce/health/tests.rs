@@ -44,6 +44,7 @@ fn target(addresses: &[SocketAddr], kind: &str) -> CheckTarget {
             life: None,
             port: "80".parse().unwrap(),
             settings,
+            outlived_since: None,
         },
         addresses: addresses.iter().map(published).collect(),
     }

@@ -5,6 +5,7 @@ use super::container::{ContainerPort, ContainerSnapshot};
 use super::eligibility::Decision;
 use super::life::Life;
 use super::reason::Reason;
+use crate::clock::Moment;
 use crate::endpoint::{Host, Protocol};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,7 +18,7 @@ const START_PAUSE: Duration = Duration::from_millis(10);
 /// An answer that doesn't count yet is asked about again after this time at the latest.
 const DOUBT_PAUSE: Duration = Duration::from_secs(1);
 
-/// What is checked: one port of a container, in one life of it.
+/// What is checked: one port of a container, in one life of it, before it has outlived a stop or since.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CheckSubject {
     /// Which life of the container; `None` where the engine tells no start.
@@ -26,6 +27,8 @@ pub struct CheckSubject {
     pub port: ContainerPort,
     /// What is asked, and how often.
     pub settings: CheckSettings,
+    /// Since when the container has outlived its stop: what was answered before proves nothing.
+    pub outlived_since: Option<Moment>,
 }
 
 /// A check, and where it asks.
@@ -49,7 +52,8 @@ pub struct CheckAddress {
 
 impl CheckTarget {
     /// The check of what is about to be announced. It asks at the container's own addresses first: behind a published
-    /// port the engine's proxy accepts connections for an application that is dead.
+    /// port the engine's proxy accepts connections for an application that is dead. Who has outlived a stop is asked there
+    /// alone.
     ///
     /// # Errors
     /// [`Reason::Uncheckable`].
@@ -57,6 +61,7 @@ impl CheckTarget {
         container: &ContainerSnapshot,
         decision: &Decision,
         settings: CheckSettings,
+        outlived_since: Option<Moment>,
     ) -> Result<Self, Reason> {
         let port = decision.container_port;
         if port.protocol != Protocol::Tcp {
@@ -84,10 +89,12 @@ impl CheckTarget {
             life: container.life(),
             port,
             settings,
+            outlived_since,
         };
+        let own_alone = outlived_since.is_some() && decision.binding.is_some();
         Ok(Self {
             subject,
-            addresses: own.chain([published]).collect(),
+            addresses: own.chain((!own_alone).then_some(published)).collect(),
         })
     }
 }

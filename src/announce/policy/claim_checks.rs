@@ -5,6 +5,7 @@ use super::check_settings::CheckSettings;
 use super::container::ContainerSnapshot;
 use super::eligibility::{Decision, Verdict};
 use super::reason::Reason;
+use crate::clock::Moment;
 
 /// The checks of one claim, at least one: all have to pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,10 +14,13 @@ pub struct ClaimChecks {
     checks: Vec<(CheckTarget, Option<CheckResult>)>,
     /// What is announced while they pass.
     decision: Box<Decision>,
+    /// What is announced while they don't; `None`: nothing.
+    otherwise: Option<Box<Decision>>,
 }
 
 impl ClaimChecks {
-    /// The checks that these settings ask for; `None` where they ask for none.
+    /// The checks that these settings ask for, of a container that has perhaps outlived its stop; `None` where they ask for
+    /// none.
     ///
     /// # Errors
     /// [`Reason::Uncheckable`].
@@ -25,9 +29,10 @@ impl ClaimChecks {
         decision: &Decision,
         settings: Vec<CheckSettings>,
         results: &CheckResults,
+        outlived_since: Option<Moment>,
     ) -> Result<Option<Self>, Reason> {
         let check = |settings| {
-            let target = CheckTarget::of(container, decision, settings)?;
+            let target = CheckTarget::of(container, decision, settings, outlived_since)?;
             let result = results.get(&target.subject).cloned();
             Ok((target, result))
         };
@@ -36,7 +41,14 @@ impl ClaimChecks {
         Ok((!checks.is_empty()).then(|| Self {
             checks,
             decision: Box::new(decision.clone()),
+            otherwise: None,
         }))
+    }
+
+    /// The same, where that is announced while they don't pass.
+    #[must_use]
+    pub fn or_else(self, otherwise: Option<Box<Decision>>) -> Self {
+        Self { otherwise, ..self }
     }
 
     /// What is asked, and where.
@@ -80,9 +92,10 @@ impl ClaimChecks {
             let kind = target.subject.settings.kind.clone();
             Some(Reason::CheckPending(kind))
         };
-        match failing.or_else(pending) {
-            Some(reason) => Verdict::Withdraw(reason),
-            None => Verdict::Announce(self.decision.clone()),
+        match (failing.or_else(pending), &self.otherwise) {
+            (Some(_), Some(otherwise)) => Verdict::Announce(otherwise.clone()),
+            (Some(reason), None) => Verdict::Withdraw(reason),
+            (None, _) => Verdict::Announce(self.decision.clone()),
         }
     }
 }

@@ -34,8 +34,16 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// The claim, as the results of its checks are now.
-    fn rechecked(&self, results: &CheckResults) -> Self {
+    /// The claim while the engine doesn't answer, as the container's stop and the results of its checks are now.
+    fn kept(&self, stop: Option<StopProgress>, results: &CheckResults) -> Self {
+        if let (Verdict::Announce(decision), Some(StopProgress::Begun(_))) = (&self.verdict, stop) {
+            let decision = Box::new(decision.as_ref().clone().stopping(stop));
+            return Self {
+                key: self.key.clone(),
+                verdict: Verdict::Announce(decision),
+                checks: None,
+            };
+        }
         let Some(checks) = &self.checks else {
             return self.clone();
         };
@@ -114,9 +122,10 @@ impl Evaluator<'_> {
             // The claims are the same as before.
             (Some(EngineOutage::Keep(_)), _) => {
                 let unknown = || self.refuse(Reason::NeverAsked);
-                let rechecked = |claim: &Claim| claim.rechecked(self.checks);
+                let stop = view.stop_progress(now);
+                let kept = |claim: &Claim| claim.kept(stop, self.checks);
                 match known {
-                    Some(Ok(claims)) => Ok(claims.iter().map(rechecked).collect()),
+                    Some(Ok(claims)) => Ok(claims.iter().map(kept).collect()),
                     Some(Err(reason)) => Err(reason.clone()),
                     None => unknown(),
                 }
@@ -131,8 +140,13 @@ impl Evaluator<'_> {
                 let container = &with_effective_state(container, view, now);
                 let services = self.target.services(container, self.rules);
                 let claims = services.and_then(|services| {
-                    let stop = view.stop_progress(now);
-                    let claim = |service| self.claim(container, view, service, stop);
+                    let stop = view.stop_of_this_life();
+                    let life = LifeSoFar {
+                        stop: view.stop_progress(now),
+                        outlived_since: stop.and_then(|stop| stop.outlived_since(now)),
+                        before: before.filter(|before| before.is_of_life(container)),
+                    };
+                    let claim = |service| self.claim(container, view, service, &life);
                     services.iter().map(claim).collect()
                 });
                 claims.or_else(|reason| self.refuse(reason))
@@ -184,7 +198,7 @@ impl Evaluator<'_> {
         container: &ContainerSnapshot,
         view: &ContainerView,
         service: &RequestedService,
-        stop: Option<StopProgress>,
+        life: &LifeSoFar<'_>,
     ) -> Result<Claim, Reason> {
         let engine = view.engine_name.as_deref();
         let decision = decide(container, &service.wanted, self.rules, engine);
@@ -201,9 +215,8 @@ impl Evaluator<'_> {
             }
         };
         let key = self.target.key(service, &instance)?;
-        let decision = decision.map(|decision| Box::new(decision.stopping(stop)));
         let (verdict, checks) = match decision {
-            Ok(decision) => self.checked(container, decision, service),
+            Ok(decision) => self.checked(container, decision, service, life, &key),
             Err(reason) => (Verdict::Withdraw(reason), None),
         };
         Ok(Claim {
@@ -213,19 +226,56 @@ impl Evaluator<'_> {
         })
     }
 
-    /// What could be announced, as its checks are.
+    /// What could be announced, as its checks are. A stop that is under way outranks them: a server that closes its
+    /// listener on its stop signal, and finishes what it has, drains. Who has outlived its stop serves where they pass.
     fn checked(
         &self,
         container: &ContainerSnapshot,
-        decision: Box<Decision>,
+        decision: Decision,
         service: &RequestedService,
+        life: &LifeSoFar<'_>,
+        key: &Key,
     ) -> (Verdict, Option<ClaimChecks>) {
         let settings = service.checks.or(self.check_options).settings();
-        match ClaimChecks::of(container, &decision, settings, self.checks) {
-            Ok(Some(checks)) => (checks.verdict(), Some(checks)),
+        let stopping = Box::new(decision.clone().stopping(life.stop));
+        let was_announced = life.was_announced(key);
+        let (decision, otherwise) = match life.stop {
+            Some(StopProgress::Begun(_)) if was_announced => {
+                return (Verdict::Announce(stopping), None);
+            }
+            Some(StopProgress::Outlived(..)) if !settings.is_empty() => {
+                (Box::new(decision), was_announced.then_some(stopping))
+            }
+            _ => (stopping, None),
+        };
+        let outlived_since = life.outlived_since;
+        match ClaimChecks::of(container, &decision, settings, self.checks, outlived_since) {
+            Ok(Some(checks)) => {
+                let checks = checks.or_else(otherwise);
+                (checks.verdict(), Some(checks))
+            }
             Ok(None) => (Verdict::Announce(decision), None),
             Err(reason) => (Verdict::Withdraw(reason), None),
         }
+    }
+}
+
+/// What is known of the container's present life beside the engine's answer.
+struct LifeSoFar<'a> {
+    /// How far its stop is.
+    stop: Option<StopProgress>,
+    /// Since when it has outlived that.
+    outlived_since: Option<Moment>,
+    /// How it was evaluated the last time.
+    before: Option<&'a Evaluation>,
+}
+
+impl LifeSoFar<'_> {
+    /// Whether it was to be announced at this key until now.
+    fn was_announced(&self, key: &Key) -> bool {
+        let claims = self.before.map(|before| before.claims.iter().flatten());
+        let mut claims = claims.into_iter().flatten();
+        claims.any(|it| it.key == *key && matches!(it.verdict, Verdict::Announce(_)))
     }
 }
 
@@ -280,6 +330,12 @@ impl Evaluation {
         };
         self.container()
             .is_some_and(|c| self.view.is_over() || over(c))
+    }
+
+    /// Whether its claims were decided by the same life of the container.
+    fn is_of_life(&self, container: &ContainerSnapshot) -> bool {
+        let decided_by = self.decided_by.as_ref();
+        decided_by.is_some_and(|before| before.life() == container.life())
     }
 
     /// The life of the container that is known to be down; `None` where the reason is another one.

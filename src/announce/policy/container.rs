@@ -403,7 +403,9 @@ impl ContainerView {
         self.stop_of_this_life()?.outlived_at(now)
     }
 
-    fn stop_of_this_life(&self) -> Option<&StopUnderWay> {
+    /// The stop of the container's present life.
+    #[must_use]
+    pub fn stop_of_this_life(&self) -> Option<&StopUnderWay> {
         let life = self.observation.present()?.life()?;
         self.stop.as_ref().filter(|stop| stop.is_of(&life))
     }

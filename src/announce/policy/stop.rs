@@ -3,7 +3,8 @@
 //!
 //! The engine's `kill` event comes right after the signal, the `die` event only after the death: 0.1 s later for an idle
 //! Redis, and up to the whole stop timeout for others (moby: daemon/kill.go, daemon/stop.go). No event tells that
-//! timeout, so nothing undoes a stop but the container's next life.
+//! timeout, so nothing undoes a stop but the container's next life; or, once its own stop timeout is over, checks that
+//! pass.
 
 use super::life::Life;
 use crate::clock::Moment;
@@ -142,7 +143,7 @@ impl fmt::Display for StopProgress {
             Self::Outlived(signal, timeout) => write!(
                 f,
                 "its stop has begun (signal {signal}), and it has outlived its stop timeout of {} s; \
-                 it takes no new connections until its next start",
+                 it takes no new connections until its next start, or until its checks pass",
                 timeout.as_secs()
             ),
         }
@@ -162,10 +163,12 @@ impl StopUnderWay {
         })
     }
 
-    /// Whether it takes the place of the stop that is known: one of another life, or SIGKILL after another signal.
+    /// Whether it takes the place of the stop that is known: one of another life, or, after another signal than SIGKILL,
+    /// SIGKILL or the next stop of a container that has outlived the known one.
     #[must_use]
     pub fn supersedes(&self, known: &Self) -> bool {
-        self.life != known.life || (self.is_kill() && !known.is_kill())
+        let is_next = || self.is_kill() || known.outlived_since(self.since).is_some();
+        self.life != known.life || (!known.is_kill() && is_next())
     }
 
     /// What is left of it after an inspect, for a stop belongs to one life: the one that is shown, and whether it runs.
@@ -197,7 +200,7 @@ impl StopUnderWay {
     #[must_use]
     pub fn progress(&self, now: Moment) -> StopProgress {
         match self.timeout {
-            Some(timeout) if self.outlived_at(now).is_none() => {
+            Some(timeout) if self.outlived_since(now).is_some() => {
                 StopProgress::Outlived(self.signal, timeout)
             }
             _ => StopProgress::Begun(self.signal),
@@ -207,8 +210,17 @@ impl StopUnderWay {
     /// When the container will have outlived it; `None` where that moment has passed, or never comes.
     #[must_use]
     pub fn outlived_at(&self, now: Moment) -> Option<Moment> {
-        let at = self.since.saturating_add(self.timeout? + STOP_LATENESS);
-        (now < at).then_some(at)
+        self.deadline().filter(|at| now < *at)
+    }
+
+    /// Since when the container has outlived it; `None` where it hasn't.
+    #[must_use]
+    pub fn outlived_since(&self, now: Moment) -> Option<Moment> {
+        self.deadline().filter(|at| now >= *at)
+    }
+
+    fn deadline(&self) -> Option<Moment> {
+        Some(self.since.saturating_add(self.timeout? + STOP_LATENESS))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod checked;
 mod several;
+mod stopped;
 
 use crate::announce::lease::protocol::{DesiredKey, KeyStatus};
 use crate::announce::policy::check::CheckResults;

@@ -87,7 +87,7 @@ fn the_containers_own_stop_signal_drains_it_and_no_other_does() {
     assert!(!view.signalled("bb", QUIT, NOW), "another container's");
     assert!(view.signalled("aa", QUIT, NOW));
     assert!(
-        !view.signalled("aa", QUIT, NOW + NOW),
+        !view.signalled("aa", QUIT, NOW + STOP_TIMEOUT),
         "the first one counts"
     );
     assert_eq!(view.stop_progress(NOW), Some(StopProgress::Begun(QUIT)));
@@ -126,6 +126,21 @@ fn who_outlives_the_stop_timeout_goes_on_draining_and_says_so() {
         outlived.to_string().contains("until its next start"),
         "{outlived}"
     );
+}
+
+#[test]
+fn the_next_stop_of_who_outlived_one_begins_anew_and_no_signal_revives_who_got_sigkill() {
+    let mut view = running(10, None);
+    view.signalled("aa", QUIT, NOW);
+    let end = NOW + STOP_TIMEOUT + STOP_LATENESS;
+    assert!(!view.signalled("aa", QUIT, end - Duration::from_nanos(1)));
+    assert!(view.signalled("aa", QUIT, end));
+    assert_eq!(view.stop_progress(end), Some(StopProgress::Begun(QUIT)));
+    let next = end + STOP_TIMEOUT + STOP_LATENESS;
+    assert_eq!(view.stop_outlived_at(end), Some(next));
+    assert!(view.signalled("aa", SIGKILL, next));
+    assert!(!view.signalled("aa", QUIT, next + NOW));
+    assert!(view.is_over());
 }
 
 #[test]

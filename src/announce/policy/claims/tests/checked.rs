@@ -5,7 +5,7 @@ use crate::announce::policy::check::{CheckResult, CheckTarget};
 use crate::announce::policy::check_settings::CheckOptions;
 use crate::announce::policy::reason::Reason;
 
-fn judged_with(
+pub(super) fn judged_with(
     view: &ContainerView,
     before: Option<&Evaluation>,
     checks: &CheckResults,
@@ -35,7 +35,7 @@ fn judged_by(
     judge.judge("the-id", view, before, now)
 }
 
-fn checked(labels: &[(&str, &str)]) -> ContainerView {
+pub(super) fn checked(labels: &[(&str, &str)]) -> ContainerView {
     let mut container = web(&[
         &[("sidekick.service", "web"), ("sidekick.port", "80")],
         labels,
@@ -46,14 +46,14 @@ fn checked(labels: &[(&str, &str)]) -> ContainerView {
     seen(container)
 }
 
-fn only_check(judged: &Evaluation) -> CheckTarget {
+pub(super) fn only_check(judged: &Evaluation) -> CheckTarget {
     let checks: Vec<_> = judged.checks().cloned().collect();
     assert_eq!(checks.len(), 1);
     checks[0].clone()
 }
 
 /// The reason, or `announced`.
-fn outcome(judged: &Evaluation) -> String {
+pub(super) fn outcome(judged: &Evaluation) -> String {
     match &claims(judged)[0].verdict {
         Verdict::Announce(_) => "announced".to_owned(),
         Verdict::Withdraw(reason) => reason.to_string(),
