@@ -1,8 +1,10 @@
 # sidekick alone in an image:
 #
 #   docker build --tag sidekick .
-#   docker run --network host --volume /var/run/docker.sock:/var/run/docker.sock \
+#   docker run --network host --pid=host --volume /var/run/docker.sock:/var/run/docker.sock \
 #       sidekick announce redis1 --key /services/redis/redis@1 --host "$(hostname)"
+#
+# --pid=host: it sees the container's process end, so that the key goes at the death and not at the engine's event, some 25 ms later.
 #
 # The agent with its HAProxy:
 #

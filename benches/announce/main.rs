@@ -5,8 +5,8 @@
 //! A latency begins at the moment that Docker itself stamps on the event (`timeNano`) and ends when
 //! a watch of the bench's own sees the key change, by the same wall clock. A row that begins at a process's
 //! death counts from the kernel's word for it, which comes before the engine's.
-//! `cargo bench --features real --bench announce -- death` runs the starts and deaths alone, `-- kernel` the deaths by
-//! pidfd and by event, `-- stops` the stops on purpose.
+//! `cargo bench --features real --bench announce -- kernel` runs the deaths by pidfd and by event alone, `-- death`
+//! these first and then the starts and deaths, `-- stops` the stops on purpose.
 
 #![allow(
     clippy::expect_used,

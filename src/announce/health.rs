@@ -106,11 +106,11 @@ pub(crate) async fn ask(
     reached: &mut Option<SocketAddr>,
 ) -> Result<(), String> {
     let addresses = match reached {
-        Some(address) => vec![*address],
+        Some(address) => vec![(*address, false)],
         None => reachable(&target.addresses),
     };
     let mut problem = "there is no address to ask".to_owned();
-    for address in addresses {
+    for (address, is_own) in addresses {
         let deadline = Instant::now() + target.subject.settings.timeout;
         let late = || {
             let time = humantime::format_duration(target.subject.settings.timeout);
@@ -128,6 +128,8 @@ pub(crate) async fn ask(
                 }
                 continue;
             }
+            // A server that hangs, with as many connections waiting as it may have. Docker's proxy would accept ours.
+            Err(_) if is_own => return Err(late()),
             Err(_) => {
                 problem = late();
                 continue;
@@ -144,11 +146,14 @@ pub(crate) async fn ask(
     Err(problem)
 }
 
-/// A container's own address counts where its network's gateway is an address of this machine, which binds a socket.
-fn reachable(addresses: &[CheckAddress]) -> Vec<SocketAddr> {
+/// The addresses that a connection may lead to, and whether each is a container's own: that counts where its network's
+/// gateway is an address of this machine, which binds a socket.
+fn reachable(addresses: &[CheckAddress]) -> Vec<(SocketAddr, bool)> {
     let is_here = |gateway| UdpSocket::bind(SocketAddr::new(gateway, 0)).is_ok();
     let reachable = addresses.iter().filter(|it| it.gateway.is_none_or(is_here));
-    reachable.map(|it| it.address).collect()
+    reachable
+        .map(|it| (it.address, it.gateway.is_some()))
+        .collect()
 }
 
 /// Redirections are not followed; the answer's body isn't read.

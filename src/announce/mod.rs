@@ -99,6 +99,7 @@ pub async fn run(config: AnnounceConfig, shutdown: Shutdown) -> anyhow::Result<(
         evaluations: BTreeMap::new(),
         outranked: BTreeMap::new(),
         told: VerdictLog::default(),
+        knows_all: false,
         keeping: LogThrottle::default(),
         is_ready: false,
         monitor,
@@ -147,6 +148,8 @@ struct AnnounceLoop {
     evaluations: BTreeMap<String, Evaluation>,
     outranked: Outranked,
     told: VerdictLog,
+    /// Each container that was there at the start is among the evaluations.
+    knows_all: bool,
     /// Throttles the line about keys that are kept while Docker doesn't answer.
     keeping: LogThrottle,
     /// systemd knows that it is ready.
@@ -220,7 +223,9 @@ impl AnnounceLoop {
             ReadyWhen::Announced => {
                 let all = matches!(self.config.target, Target::All { .. });
                 let asked = self.views.borrow().lost_since.is_none();
-                asked && is_announced(all, self.desired.assigned(), &self.statuses.borrow())
+                let assigned = self.desired.assigned();
+                let statuses = self.statuses.borrow();
+                asked && is_announced(all, self.knows_all, assigned, &statuses)
             }
         };
         if !self.is_ready && ready() {
@@ -242,6 +247,7 @@ impl AnnounceLoop {
         let mut changes = Vec::new();
         let views = self.views.borrow_and_update();
         let engine_lost = views.lost_since.is_some();
+        self.knows_all = views.first_look.is_over();
         for (id, view) in &views.containers {
             let before = self.evaluations.get(id);
             if !before.is_some_and(|evaluation| evaluation.stands(view, &checks, now)) {
@@ -386,8 +392,9 @@ impl AnnounceLoop {
         }
         if self.monitor.is_on() {
             let counts = InstanceCounts::of(&self.evaluations, &self.outranked, &statuses);
-            let assigned = self.desired.assigned();
-            let readiness = readiness(&self.config, assigned, &statuses, etcd_lost, now, &line);
+            let (known, assigned) = (self.knows_all, self.desired.assigned());
+            let (config, lost) = (&self.config, etcd_lost);
+            let readiness = readiness(config, known, assigned, &statuses, lost, now, &line);
             self.monitor.saw(counts, docker_lost.is_none(), readiness);
         }
         drop(statuses);

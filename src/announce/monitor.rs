@@ -129,9 +129,10 @@ impl AnnounceMonitor {
     }
 }
 
-/// Whether the instances stand; `line` says what systemd is told. A lease that could not be renewed for its TTL is gone.
+/// Whether the instances stand; `known`: each container has been asked about; `line`: what systemd is told. A lease that could not be renewed for its TTL is gone.
 pub(super) fn readiness(
     config: &AnnounceConfig,
+    known: bool,
     desired: &DesiredKeys,
     statuses: &KeyStatuses,
     etcd_lost: Option<Moment>,
@@ -141,7 +142,7 @@ pub(super) fn readiness(
     let all = matches!(config.target, Target::All { .. });
     let expired = etcd_lost.is_some_and(|since| now.saturating_sub(since) >= config.ttl);
     Readiness {
-        ready: !expired && is_registered(all, desired, statuses),
+        ready: !expired && is_registered(all, known, desired, statuses),
         line: line.to_owned(),
     }
 }

@@ -13,9 +13,10 @@ pub enum ReadyWhen {
 }
 
 /// Whether all keys stand that are to stand. With `--all` a key that another holder has is not waited for, and
-/// there may be no container to announce; of a single container the key has to be our own.
+/// there may be no container to announce; of a single container the key has to be our own. `known`: each container that was
+/// there at the start has been asked about, without which more keys may be to stand.
 #[must_use]
-pub fn is_announced(all: bool, desired: &DesiredKeys, statuses: &KeyStatuses) -> bool {
+pub fn is_announced(all: bool, known: bool, desired: &DesiredKeys, statuses: &KeyStatuses) -> bool {
     let mut wanted = desired.iter().filter(|(_, it)| match it {
         DesiredKey::Announce(_) => true,
         DesiredKey::Withdraw { .. } => !all,
@@ -25,13 +26,18 @@ pub fn is_announced(all: bool, desired: &DesiredKeys, statuses: &KeyStatuses) ->
         Some(KeyStatus::StandingBy(_)) => all,
         _ => false,
     };
-    (all || !desired.is_empty()) && wanted.all(|(key, _)| stands(statuses.get(key)))
+    known && (all || !desired.is_empty()) && wanted.all(|(key, _)| stands(statuses.get(key)))
 }
 
 /// Whether all keys stand that are to stand, or are another holder's whom we stand by for: what `/readyz` tells. A single
-/// container that is not to be announced is not; with `--all` there may be none.
+/// container that is not to be announced is not; with `--all` there may be none. `known`: as for [`is_announced`].
 #[must_use]
-pub fn is_registered(all: bool, desired: &DesiredKeys, statuses: &KeyStatuses) -> bool {
+pub fn is_registered(
+    all: bool,
+    known: bool,
+    desired: &DesiredKeys,
+    statuses: &KeyStatuses,
+) -> bool {
     let stands = |(key, desired): (_, &DesiredKey)| match (desired, statuses.get(key)) {
         (DesiredKey::Announce(_), status) => matches!(
             status,
@@ -39,7 +45,7 @@ pub fn is_registered(all: bool, desired: &DesiredKeys, statuses: &KeyStatuses) -
         ),
         (DesiredKey::Withdraw { .. }, _) => all,
     };
-    (all || !desired.is_empty()) && desired.iter().all(stands)
+    known && (all || !desired.is_empty()) && desired.iter().all(stands)
 }
 
 #[cfg(test)]
@@ -48,6 +54,15 @@ mod tests {
     use crate::announce::lease::ownership::Holder;
     use crate::endpoint::Endpoint;
     use std::sync::Arc;
+
+    #[test]
+    fn before_each_container_has_been_asked_about_nobody_knows_that_all_keys_stand() {
+        let (desired, statuses) = (DesiredKeys::new(), KeyStatuses::new());
+        for known in [false, true] {
+            assert_eq!(is_announced(true, known, &desired, &statuses), known);
+            assert_eq!(is_registered(true, known, &desired, &statuses), known);
+        }
+    }
 
     #[test]
     fn standing_by_is_as_good_as_a_key_of_our_own_for_readyz() {
@@ -67,7 +82,7 @@ mod tests {
             let key = || "/services/redis/redis@1".parse().unwrap();
             let desired: DesiredKeys = desired.into_iter().map(|it| (key(), it)).collect();
             let statuses: KeyStatuses = status.into_iter().map(|it| (key(), it)).collect();
-            let is = |all| is_registered(all, &desired, &statuses);
+            let is = |all| is_registered(all, true, &desired, &statuses);
             assert_eq!(
                 (is(false), is(true)),
                 (one, all),
@@ -105,7 +120,7 @@ mod tests {
             let key = || "/services/redis/redis@1".parse().unwrap();
             let desired: DesiredKeys = desired.into_iter().map(|it| (key(), it)).collect();
             let statuses: KeyStatuses = status.into_iter().map(|it| (key(), it)).collect();
-            let is = |all| is_announced(all, &desired, &statuses);
+            let is = |all| is_announced(all, true, &desired, &statuses);
             assert_eq!(
                 (is(false), is(true)),
                 (one, all),

@@ -2,7 +2,7 @@
 
 use crate::config::{Checked, DEFAULT_PREFIX, control_prefix, duration, prefix, wrong};
 use crate::endpoint::Key;
-use crate::endpoint::control::{ControlPrefix, InstanceName};
+use crate::endpoint::control::{ControlPrefix, InstanceName, MAX_REASON};
 use crate::etcd::EtcdConfig;
 use crate::etcd::config::{EtcdArgs, etcd};
 use crate::telemetry::LogArgs;
@@ -138,6 +138,11 @@ impl DrainConfig {
             let least = SHORTEST_WISH.as_secs();
             let problem = format!("is not a whole number of seconds from {least} up");
             return Err(wrong("--for", problem));
+        }
+        let length = args.reason.as_ref().map_or(0, |it| it.chars().count());
+        if length > MAX_REASON {
+            let problem = format!("has {length} characters; {MAX_REASON} are the most");
+            return Err(wrong("--reason", problem));
         }
         let timeout = duration("--timeout", &args.timeout)?;
         Ok(Self {

@@ -201,7 +201,8 @@ impl fmt::Display for DrainWish {
 }
 
 /// An agent that lives. The key hangs on the agent's lease, and is written when the services change that it serves:
-/// a service is added before its listener takes connections, and taken out once it has none.
+/// a service is added when it is to be served (etcd may have that some ms after its listener takes connections), and taken out
+/// once it has none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct AgentRecord {
     /// The services that the agent's HAProxy serves. Their names obey [`check_part`].
@@ -229,8 +230,8 @@ impl AgentRecord {
 
 /// An agent's word: no worker of its HAProxy gives this address a new connection, or has a session with it.
 ///
-/// It hangs on the agent's lease. It is deleted where it is no longer true, **before** the server takes connections
-/// again, and when the instance's key goes.
+/// It hangs on the agent's lease. It is deleted where it is no longer true, and when the instance's key goes. HAProxy does
+/// not wait for that: the word may stand for some ms after the server takes connections again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DrainWord {
     /// The address that was drained: sessions are counted by address, not by name.

@@ -21,7 +21,11 @@ const WRONG: &[Example] = &[
         "--check",
         "\"redis:6379\"",
     ),
-    (&[("--check", "tcp none")], "--check", "\"none\""),
+    (
+        &[("--check", "tcp none")],
+        "--check",
+        "\"none\" stands alone: write it without other checks",
+    ),
     (
         &[("--check", "tcp tcp tcp tcp tcp tcp tcp tcp tcp")],
         "--check",
@@ -74,6 +78,9 @@ fn a_wrong_check_is_refused_with_what_to_write() {
             assert!(complaint.contains(words), "{complaint}");
         }
     }
+    let twice = Usage::announce().word("--check=none").word("--check=tcp");
+    let complaint = twice.complains_of("--check");
+    assert!(complaint.contains("\"none\" stands alone"), "{complaint}");
     let usage = Usage::announce().environment("SIDEKICK_CHECK", "grpc");
     usage.complains_of("--check");
     let usage = Usage::announce_all().environment("SIDEKICK_FALL", "x");

@@ -37,6 +37,10 @@ fn drain_and_undrain_take_an_instance_of_a_service() {
     for duration in ["soon", "1s", "0", "2500ms"] {
         drain().with("--for", duration).complains_of("--for");
     }
+    let reason = "ä".repeat(201);
+    let complaint = drain().with("--reason", &reason).complains_of("--reason");
+    let words = "has 201 characters; 200 are the most";
+    assert!(complaint.contains(words), "{complaint}");
     drain().with("--timeout", "5s").complains_of("--wait");
     drain()
         .word("--wait")

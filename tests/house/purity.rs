@@ -62,6 +62,7 @@ const ROOMS: &[&str] = &[
     "announce/policy/claims.rs",
     "announce/policy/container.rs",
     "announce/policy/eligibility.rs",
+    "announce/policy/first_look.rs",
     "announce/policy/host_source.rs",
     "announce/policy/labels.rs",
     "announce/policy/layouts.rs",

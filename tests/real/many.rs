@@ -206,3 +206,29 @@ async fn a_container_without_labels_of_ours_is_never_inspected() {
     let now = host.docker.inspects();
     assert!(now <= inspects + 2, "{now}");
 }
+
+/// READY=1 came with the engine's list, before any container had been inspected.
+#[tokio::test]
+async fn ready_announced_waits_until_each_container_has_been_asked_about_and_its_key_stands() {
+    let docker = StandIn::start();
+    (1..=3).for_each(|number| docker.run(number));
+    docker.run_that(4, Manner::Hangs);
+    let announced = |announce: Announce| announce.option("--ready", "announced").under_systemd();
+    let host = Host::with(docker, announced).await;
+    host.etcd.has_keys(3).await;
+    let told = host.sidekick.notifications();
+    never_for(secs(2), "READY=1 before the fourth is known", async || {
+        told.count("READY=1") > 0
+    })
+    .await;
+    // The inspect that hangs fails after 10 s, and the next one is answered or not.
+    let ready = async || told.count("READY=1") == 1;
+    eventually(secs(15), "READY=1 although one never answers", ready).await;
+}
+
+#[tokio::test]
+async fn ready_announced_is_told_on_a_host_without_containers() {
+    let announced = |announce: Announce| announce.option("--ready", "announced").under_systemd();
+    let host = Host::with(StandIn::start(), announced).await;
+    host.sidekick.notifications().tell("READY=1").await;
+}

@@ -59,7 +59,8 @@ impl Draining {
         self.state.next_change()
     }
 
-    /// Follows what is to be served. A word that is no longer true is taken back before HAProxy is told.
+    /// Follows what is to be served. A word that is no longer true is handed on to be taken back before HAProxy is told, which
+    /// does not wait until etcd has it.
     fn follow(&mut self, backends: &Backends, now: Moment) {
         let targets = backends.draining().filter_map(target);
         let targets: DrainTargets = targets.collect();

@@ -57,6 +57,8 @@ pub(super) struct InspectQueue {
     under_way: BTreeMap<String, ActiveInspect>,
     /// Containers whose last inspect failed, and when it may be tried again.
     troubled: BTreeMap<String, Moment>,
+    /// Containers in a state that is none we know, and when they are inspected again if nothing asks for that sooner.
+    puzzling: BTreeMap<String, Moment>,
     /// Containers that changed without an event, and when that was seen.
     suspects: BTreeMap<String, Moment>,
 }
@@ -67,6 +69,11 @@ impl InspectQueue {
         if trigger == InspectTrigger::Event {
             self.suspects.remove(&id);
         }
+        // What a puzzling container shows next needs no event.
+        let trigger = match self.puzzling.remove(&id) {
+            Some(_) => InspectTrigger::Event,
+            None => trigger,
+        };
         let known = self.waiting.entry(id).or_insert(trigger);
         *known = trigger.max(*known);
     }
@@ -78,6 +85,14 @@ impl InspectQueue {
 
     /// The containers whose inspects begin now.
     pub(super) fn begin(&mut self, now: Moment) -> Vec<String> {
+        let waiting = &mut self.waiting;
+        self.puzzling.retain(|id, again_at| {
+            let waits = now < *again_at;
+            if !waits {
+                waiting.insert(id.clone(), InspectTrigger::Event);
+            }
+            waits
+        });
         let is_troubled = |id: &&String| self.troubled.contains_key(*id);
         let mut troubled = self.under_way.keys().filter(is_troubled).count();
         let mut begun = Vec::new();
@@ -109,10 +124,12 @@ impl InspectQueue {
         begun.into_iter().map(|(id, _)| id).collect()
     }
 
-    /// Until a failed inspect may be tried again; `None` where none waits for that.
+    /// Until a failed inspect may be tried again, or a puzzling container is inspected again; `None` where none waits for
+    /// that.
     pub(super) fn pause(&self, now: Moment) -> Option<Duration> {
         let waiting = |(id, _): &(&String, &Moment)| self.waiting.contains_key(*id);
         let times = self.troubled.iter().filter(waiting).map(|(_, at)| *at);
+        let times = times.chain(self.puzzling.values().copied());
         // Containers that are already due wait until another inspect ends.
         times.filter(|at| *at > now).min().map(|at| at - now)
     }
@@ -129,7 +146,9 @@ impl InspectQueue {
 
     /// Whether the container is being inspected, or waits for it.
     pub(super) fn concerns(&self, id: &str) -> bool {
-        self.under_way.contains_key(id) || self.waiting.contains_key(id)
+        self.under_way.contains_key(id)
+            || self.waiting.contains_key(id)
+            || self.puzzling.contains_key(id)
     }
 
     /// The inspect was answered.
@@ -156,10 +175,14 @@ impl InspectQueue {
         self.want(id, trigger);
     }
 
-    /// The inspect showed a state that is none we know, of whose end no event may tell: it is repeated as if it had failed.
+    /// The inspect showed a state that is none we know, of whose end no event may tell: it is repeated after a pause, or at
+    /// once where something asks for that.
     pub(super) fn puzzled(&mut self, id: String, now: Moment) {
-        self.troubled.insert(id.clone(), now + TROUBLE_PAUSE);
-        self.want(id, InspectTrigger::Event);
+        self.suspects.remove(&id);
+        match self.waiting.get_mut(&id) {
+            Some(trigger) => *trigger = InspectTrigger::Event,
+            None => drop(self.puzzling.insert(id, now + TROUBLE_PAUSE)),
+        }
     }
 
     /// Whether no container's last inspect failed.
@@ -181,6 +204,7 @@ impl InspectQueue {
     /// Forgets the containers that are gone.
     pub(super) fn retain(&mut self, is_there: impl Fn(&String) -> bool) {
         self.troubled.retain(|id, _| is_there(id));
+        self.puzzling.retain(|id, _| is_there(id));
     }
 }
 
@@ -300,6 +324,35 @@ mod tests {
         // What it shows then needs no event.
         assert!(queue.answered("000").hinted);
         assert!(queue.is_empty() && queue.is_well());
+    }
+
+    #[test]
+    fn a_puzzling_container_is_looked_at_at_once_where_an_event_asks_for_it_and_is_no_failure() {
+        let mut queue = with(0..2);
+        let begun = queue.begin(NOW);
+        begun.iter().for_each(|id| drop(queue.answered(id)));
+        queue.puzzled("000".to_owned(), NOW);
+        assert!(queue.is_well() && queue.is_empty());
+        assert!(queue.concerns("000"), "its next inspect is still to come");
+        queue.want("000".to_owned(), InspectTrigger::Event);
+        assert_eq!(queue.begin(NOW), ["000"]);
+        // An event that comes meanwhile isn't made to wait by the answer.
+        queue.want("000".to_owned(), InspectTrigger::Event);
+        queue.answered("000");
+        queue.puzzled("000".to_owned(), NOW);
+        assert_eq!(queue.begin(NOW), ["000"]);
+        queue.answered("000");
+        assert_eq!(queue.pause(NOW), None);
+
+        // The routine relist asks too, and what it shows then needs no event.
+        queue.puzzled("000".to_owned(), NOW);
+        queue.want("000".to_owned(), InspectTrigger::Timer);
+        assert_eq!(queue.begin(NOW), ["000"]);
+        assert!(queue.answered("000").hinted);
+
+        queue.puzzled("001".to_owned(), NOW);
+        queue.retain(|id| id != "001");
+        assert!(queue.begin(NOW + TROUBLE_PAUSE).is_empty());
     }
 
     #[test]

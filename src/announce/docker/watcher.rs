@@ -329,7 +329,7 @@ impl<'a> EngineConnection<'a> {
         }
         let mut changed = false;
         self.views.send_if_modified(|views| {
-            changed = views.lost_since.take().is_some();
+            changed = views.lost_since.take().is_some() | views.first_look.asked(&id);
             changed |= match self.scope {
                 WatchScope::Labelled | WatchScope::Registrator
                     if view.observation == Observation::Absent =>
@@ -358,6 +358,7 @@ impl<'a> EngineConnection<'a> {
         }
         self.queue.failed(id.clone(), now);
         self.views.send_if_modified(|views| {
+            views.first_look.asked(&id);
             let unasked = || ContainerView::unasked(now);
             let view = views.containers.entry(id).or_insert_with(unasked);
             view.lost_since.get_or_insert(now);
@@ -396,12 +397,13 @@ impl<'a> EngineConnection<'a> {
             .map(|listed| (&listed.id, listed))
             .collect();
         let due = self.relist.due(&self.views.borrow(), &there);
+        let is_first = !std::mem::replace(&mut self.relist.done_once, true);
+        self.views.send_if_modified(|views| {
+            views.lost_since.take().is_some() | views.first_look.listed(&due, is_first)
+        });
         due.into_iter().for_each(|id| self.queue.want(id, trigger));
         self.queue.retain(|id| there.contains_key(id));
         self.heard.retain(|id, _| self.queue.concerns(id));
-        self.relist.done_once = true;
-        self.views
-            .send_if_modified(|views| views.lost_since.take().is_some());
         Ok(())
     }
 

@@ -134,3 +134,33 @@ impl DrainedKeys {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::control::DrainWish;
+
+    #[test]
+    fn the_status_names_the_only_wish_or_counts_them() {
+        let mut keys = DrainedKeys::new(watch::Sender::default());
+        assert_eq!(keys.wish_words(), None, "no wish is read");
+        let (_claimed, told) = keys.obey();
+        let wish = |number: u8, wish: Option<DrainWish>| {
+            let key = format!("/services/redis/redis@{number}");
+            told.send_modify(|wishes| drop(wishes.insert(key.parse().unwrap(), wish)));
+            keys.wish_words()
+        };
+        assert_eq!(wish(1, None), None, "it is known that there is none");
+        let one = "an operator wishes that redis@2 drains";
+        assert_eq!(wish(2, Some(DrainWish::default())).unwrap(), one);
+        let reason = Some(DrainWish::new(Some("new disk"), None));
+        let with_reason = format!("{one} (new disk)");
+        assert_eq!(wish(2, reason).unwrap(), with_reason);
+        let two = "operators wish that 2 instances drain";
+        assert_eq!(wish(3, Some(DrainWish::default())).unwrap(), two);
+        wish(2, None);
+        let last = "an operator wishes that redis@3 drains";
+        assert_eq!(wish(3, Some(DrainWish::default())).unwrap(), last);
+        assert_eq!(wish(3, None), None);
+    }
+}

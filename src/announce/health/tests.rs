@@ -4,7 +4,7 @@ use super::*;
 use crate::announce::policy::check::CheckResult;
 use crate::announce::policy::check_settings::CheckSettings;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::timeout;
 
 /// A server that answers each request with this text, or not at all; it ends with its task.
@@ -158,6 +158,37 @@ async fn an_address_that_has_answered_or_refused_is_the_one_that_counts() {
     drop(its_server);
     let refused = async || ask(&target, &mut reached.clone()).await.is_err();
     until(refused).await;
+}
+
+/// A server that accepts nothing, and has as many connections waiting as it may have: no further one is made.
+async fn hung_server() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    let connect = || timeout(Duration::from_millis(300), TcpStream::connect(address));
+    while let Ok(connected) = connect().await {
+        waiting.push(connected.unwrap());
+        assert!(waiting.len() < 100, "it accepts without an end");
+    }
+    (address, listener, waiting)
+}
+
+#[tokio::test]
+async fn a_hung_server_is_late_at_its_own_address_and_no_proxy_is_asked_instead() {
+    let (hung, _listener, _waiting) = hung_server().await;
+    let (proxy, _server) = server("").await;
+    let (mut target, mut reached) = (target(&[hung, proxy], "tcp"), None);
+    target.addresses[0].gateway = Some("127.0.0.1".parse().unwrap());
+    for _ in 0..2 {
+        let told = ask(&target, &mut reached).await;
+        let late = format!("{hung} did not answer within 500ms");
+        assert_eq!(told, Err(late));
+    }
+    // Of several published addresses each may be the one that leads there.
+    target.addresses[0].gateway = None;
+    assert_eq!(ask(&target, &mut reached).await, Ok(()));
 }
 
 async fn until(mut happens: impl AsyncFnMut() -> bool) {

@@ -75,6 +75,11 @@ impl FromStr for CheckKinds {
         if words == [NONE] {
             return Ok(Self(Vec::new()));
         }
+        if words.contains(&NONE) {
+            return Err(format!(
+                "{NONE:?} stands alone: write it without other checks"
+            ));
+        }
         if words.len() > MAX_CHECKS {
             let count = words.len();
             return Err(format!(
@@ -260,7 +265,14 @@ mod tests {
         );
         assert_eq!(asked("none"), [""; 0]);
         for (text, why) in [
-            ("tcp none", "\"none\" is no check: write tcp, redis, or"),
+            (
+                "tcp none",
+                "\"none\" stands alone: write it without other checks",
+            ),
+            (
+                "none none",
+                "\"none\" stands alone: write it without other checks",
+            ),
             ("", "\"\" is no check"),
             ("tcp,redis", "\"tcp,redis\" is no check"),
             (&"tcp ".repeat(9), "names 9 checks; a service has 8 at most"),

@@ -2,6 +2,7 @@
 
 pub use crate::endpoint::Protocol;
 
+use super::first_look::FirstLook;
 use super::life::Life;
 use super::refusal::MetadataRefusal;
 use super::stop::{StopProgress, StopSettings, StopUnderWay};
@@ -271,6 +272,8 @@ pub struct ContainerViews {
     /// Since when the engine doesn't answer; `None` while it does. The inspect of a single container may fail all
     /// the same.
     pub lost_since: Option<Moment>,
+    /// Which containers that were there at the start have to be asked about.
+    pub first_look: FirstLook,
     /// When what changed a view happened: the death or signal that it shows, or the first event that the inspect behind
     /// it answers. Nothing is decided by it.
     pub changed_at: BTreeMap<String, Moment>,

@@ -7,6 +7,7 @@ pub mod claim_checks;
 pub mod claims;
 pub mod container;
 pub mod eligibility;
+pub mod first_look;
 pub mod host_source;
 pub mod labels;
 pub mod layouts;

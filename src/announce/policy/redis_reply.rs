@@ -10,6 +10,10 @@ pub const MAX_REPLY: usize = 256;
 /// serve old data, or it takes connections of its own machine alone. (Redis' src/server.c and src/networking.c.)
 const TAKES_NO_COMMANDS: [&str; 4] = ["LOADING", "BUSY", "MASTERDOWN", "DENIED"];
 
+/// So begins the error of a Redis that has as many clients as it may have: it closes each new connection with it. Its code
+/// alone says nothing. (Redis' src/networking.c; the words after these depend on whether it is part of a cluster.)
+const TAKES_NO_CLIENTS: &str = "ERR max number of clients";
+
 /// Whether Redis takes commands, by the first line of its reply. An error about the one who asks (`-NOAUTH`, `-NOPERM`), or about
 /// writes (`-MISCONF`), is an answer.
 ///
@@ -33,7 +37,7 @@ pub fn redis_takes_commands(reply: &[u8]) -> Result<(), String> {
         return Err(format!("answers \"{}\", as no Redis does", told()));
     };
     let code = error.split(' ').next().unwrap_or_default();
-    match TAKES_NO_COMMANDS.contains(&code) {
+    match TAKES_NO_COMMANDS.contains(&code) || error.starts_with(TAKES_NO_CLIENTS) {
         true => Err(format!("answers {}", told())),
         false => Ok(()),
     }
@@ -70,6 +74,14 @@ mod tests {
             (
                 "-DENIED Redis is running in protected mode\r\n-x",
                 "answers -DENIED Redis is running in protected mode",
+            ),
+            (
+                "-ERR max number of clients reached\r\n",
+                "answers -ERR max number of clients reached",
+            ),
+            (
+                "-ERR max number of clients + cluster connections reached\r\n",
+                "answers -ERR max number of clients + cluster connections reached",
             ),
             ("", "closed the connection without an answer"),
             (

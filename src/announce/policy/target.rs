@@ -4,6 +4,7 @@
 use super::check_settings::CheckOptions;
 use super::container::{ContainerSnapshot, ContainerView, ContainerViews};
 use super::eligibility::{AddressOptions, EndpointOverrides, HOST_LABEL, PORT_LABEL, read_label};
+use super::first_look::FirstLook;
 use super::labels::{RequestedService, services};
 use super::reason::Reason;
 use super::refusal::MetadataRefusal;
@@ -37,7 +38,12 @@ impl Target {
             Self::One { container, .. } => Some((container.clone(), ContainerView::unasked(now))),
             Self::All { .. } => None,
         };
+        let first_look = match self {
+            Self::One { container, .. } => FirstLook::at(container),
+            Self::All { .. } => FirstLook::default(),
+        };
         ContainerViews {
+            first_look,
             containers: containers.into_iter().collect(),
             lost_since: Some(now),
             ..ContainerViews::default()
