@@ -313,12 +313,12 @@ impl HaproxyApi for FakeHaproxy {
         FakeSessions::last_speaker(session)
     }
 
-    async fn end_sessions(&self, pid: u32, pointers: &[String]) -> Result<(), ProxyError> {
+    async fn end_sessions(&self, pid: u32, sessions: &[Session]) -> Result<(), ProxyError> {
         let mut world = self.0.borrow_mut();
         if world.fails() {
             return Err(ProxyError::Unreachable("no answer".to_owned()));
         }
-        world.sessions.end(pid, |it| pointers.contains(&it.pointer));
+        world.sessions.end(pid, |it| sessions.contains(it));
         Ok(())
     }
 

@@ -100,7 +100,10 @@ impl Stops<'_> {
         let outcomes = HABITS.map(|it| clients.outcome(it));
         for (habit, outcome) in HABITS.iter().zip(&outcomes) {
             let rate = outcome.requests as f64 / seconds;
-            println!("        {habit}, {rate:.0} a second: {}", told(outcome, &begun));
+            println!(
+                "        {habit}, {rate:.0} a second: {}",
+                told(outcome, &begun)
+            );
         }
         let failures = outcomes[..2].iter().flat_map(|it| &it.failures);
         explain(cluster, failures.map(|(at, _)| *at).collect(), &begun);

@@ -144,9 +144,9 @@ impl<P: HaproxyApi> ControlLoop<P> {
         };
         let proxy = &self.reconciler.proxy;
         let (to_end, events) = state.look(&look, time, took, |it| proxy.last_speaker(it));
-        for (pid, pointers) in to_end {
+        for (pid, sessions) in to_end {
             // What fails is seen at the next look.
-            if let Err(error) = proxy.end_sessions(pid, &pointers).await {
+            if let Err(error) = proxy.end_sessions(pid, &sessions).await {
                 debug!("cannot end idle sessions of worker {pid}: {error}");
             }
         }

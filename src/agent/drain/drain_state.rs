@@ -54,8 +54,8 @@ pub(crate) struct Look {
     pub(crate) current: u32,
 }
 
-/// Sessions to end, by the worker's process id: their pointers.
-pub(crate) type SessionsToEnd = BTreeMap<u32, Vec<String>>;
+/// Sessions to end, by the worker's process id.
+pub(crate) type SessionsToEnd = BTreeMap<u32, Vec<Session>>;
 
 /// An instance whose word was given or taken back at a look.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,8 +162,8 @@ impl DrainState {
                     let idle = self.idle.is_idle(*pid, session, self.looks, now, &ask);
                     if is_ours && idle && session.to_server.is_some() {
                         drain.ended += 1;
-                        let pointers = to_end.entry(*pid).or_default();
-                        pointers.push(session.pointer.clone());
+                        let sessions = to_end.entry(*pid).or_default();
+                        sessions.push(session.clone());
                     }
                 }
             }

@@ -105,7 +105,8 @@ impl Stage {
         let speaker = self.speaker;
         let took = Duration::from_millis(1);
         let (to_end, _) = self.state.look(&self.look, self.now, took, |_| speaker);
-        let ended: Vec<_> = to_end.into_values().flatten().collect();
+        let ended = to_end.into_values().flatten().map(|it| it.pointer);
+        let ended: Vec<_> = ended.collect();
         for worker in self.look.workers.values_mut() {
             worker.sessions.retain(|it| !ended.contains(&it.pointer));
         }

@@ -123,8 +123,8 @@ pub(crate) trait HaproxyApi {
     async fn sessions(&self, pid: u32) -> Result<WorkerSessions, ProxyError>;
     /// Who has spoken last on a session, as far as the kernel tells.
     fn last_speaker(&self, session: &Session) -> LastSpeaker;
-    /// Ends sessions of a worker, by their pointers.
-    async fn end_sessions(&self, pid: u32, pointers: &[String]) -> Result<(), ProxyError>;
+    /// Ends those of these sessions of a worker that are as they were when they were listed.
+    async fn end_sessions(&self, pid: u32, sessions: &[Session]) -> Result<(), ProxyError>;
     /// Starts HAProxy, if the agent supervises it.
     async fn start(&mut self) -> Result<ReloadOutcome, ProxyError>;
     /// Reloads HAProxy.

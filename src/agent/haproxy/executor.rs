@@ -12,14 +12,14 @@ use crate::agent::haproxy::runtime::ServerCommand;
 use crate::agent::haproxy::server_defaults::ServerDefaults;
 use crate::agent::haproxy::server_state::{RunningServers, parse_state};
 use crate::agent::haproxy::session_list::{Session, WorkerSessions};
-use crate::agent::haproxy::sessions::shutdown_commands;
+use crate::agent::haproxy::sessions::sessions_of_removed;
 use crate::agent::haproxy::tcp_diagnosis::TcpDiagnosis;
 use crate::agent::model::bind::Bind;
 use crate::clock::now;
 use crate::log_throttle::{LogThrottle, Repeats};
 use crate::systemd::Pulse;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -277,8 +277,12 @@ impl HaproxyApi for HaproxyExecutor {
     ) -> Result<(), ProxyError> {
         for &pid in pids {
             self.pulse.beat();
-            let commands = shutdown_commands(&self.master.sessions(pid).await?, &is_removed);
-            self.master.send_commands(pid, commands.into_iter()).await?;
+            let pointers = sessions_of_removed(&self.master.sessions(pid).await?, &is_removed);
+            let is_meant = |it: &Session| {
+                let server = it.server.as_deref();
+                server.is_some_and(|server| is_removed(&it.backend, server))
+            };
+            self.master.end_sessions(pid, &pointers, is_meant).await?;
         }
         Ok(())
     }
@@ -302,9 +306,11 @@ impl HaproxyApi for HaproxyExecutor {
         self.diagnosis.last_speaker(session)
     }
 
-    async fn end_sessions(&self, pid: u32, pointers: &[String]) -> Result<(), ProxyError> {
-        let commands = pointers.iter().map(|it| format!("shutdown session {it}"));
-        self.master.send_commands(pid, commands).await.map(drop)
+    async fn end_sessions(&self, pid: u32, sessions: &[Session]) -> Result<(), ProxyError> {
+        let pointers: Vec<_> = sessions.iter().map(|it| it.pointer.clone()).collect();
+        let seen: BTreeMap<_, _> = sessions.iter().map(|it| (it.id, it)).collect();
+        let is_as_seen = |it: &Session| seen.get(&it.id) == Some(&it);
+        self.master.end_sessions(pid, &pointers, is_as_seen).await
     }
 
     async fn start(&mut self) -> Result<ReloadOutcome, ProxyError> {

@@ -3,6 +3,7 @@
 use crate::agent::haproxy::api::{ProxyError, ReloadOutcome};
 use crate::agent::haproxy::process_list::ProcessList;
 use crate::agent::haproxy::render::FINGERPRINT_VARIABLE;
+use crate::agent::haproxy::session_list::{Session, WorkerSessions};
 use std::cell::RefCell;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -35,6 +36,9 @@ const USUAL_ANSWER: usize = 16 << 10;
 
 /// The longest line that is sent. HAProxy's buffers hold 16 kB unless told otherwise.
 const LONGEST_LINE: usize = 8 << 10;
+
+/// So many sessions are looked at again, and ended, before the next ones are: the time between the two is short.
+const ENDED_AT_ONCE: usize = 32;
 
 /// How an answer ends once `prompt` was asked for: the master says `master[ReloadFailed]> ` after a reload that
 /// failed, a socket that isn't a master's `> `.
@@ -108,6 +112,31 @@ impl MasterSocket {
         let line = format!("@!{pid} show env {FINGERPRINT_VARIABLE}; @!{pid} show sess all");
         let answer = self.ask(&line, 2).await?;
         Ok((!answer.starts_with(NO_SUCH_WORKER)).then_some(answer))
+    }
+
+    /// Ends those of these sessions of a worker for which `is_meant` holds right before: a pointer is a place in memory, and
+    /// where its session has ended another one may be there, of any server.
+    pub(crate) async fn end_sessions(
+        &self,
+        pid: u32,
+        pointers: &[String],
+        is_meant: impl Fn(&Session) -> bool,
+    ) -> Result<(), ProxyError> {
+        for pointers in pointers.chunks(ENDED_AT_ONCE) {
+            let mut line = format!("@!{pid} show env {FINGERPRINT_VARIABLE}");
+            for pointer in pointers {
+                line += &format!("; @!{pid} show sess {pointer}");
+            }
+            let answer = self.ask(&line, 1 + pointers.len()).await?;
+            if answer.contains(NO_SUCH_WORKER) {
+                return Ok(());
+            }
+            let read = WorkerSessions::parse(&answer)?;
+            let meant = read.sessions.iter().filter(|it| is_meant(it));
+            let commands = meant.map(|it| format!("shutdown session {}", it.pointer));
+            self.send_commands(pid, commands).await?;
+        }
+        Ok(())
     }
 
     /// Sends many commands to one worker, in order. Returns the first complaint, empty without one.
@@ -315,6 +344,45 @@ mod tests {
             .expect("it waits for prompts that never come")
             .unwrap();
         (text, kept.is_some())
+    }
+
+    /// HAProxy 2.6.12, with sessions of three backends.
+    const REAL: &str = include_str!("../../../tests/corpus/haproxy_sessions/2.6");
+
+    #[tokio::test]
+    async fn a_session_in_the_place_of_one_that_has_ended_goes_on() {
+        let (ours, mut masters) = UnixStream::pair().unwrap();
+        let master = MasterSocket {
+            socket: PathBuf::new(),
+            line: RefCell::new(Some(ours)),
+        };
+        let pointers = ["0x558b3143a320", "0x558b3155e040"].map(str::to_owned);
+        let is_meant = |it: &Session| it.server.as_deref() == Some("a::1");
+        let ended = master.end_sessions(7, &pointers, is_meant);
+        // The second pointer is dead/x by now.
+        let (head, rest) = REAL.split_once("\n\n").unwrap();
+        let blocks: Vec<_> = rest.split("\n0x").collect();
+        let answer = format!(
+            "{head}\n\nmaster> {}\n\nmaster> 0x{}\n\nmaster> ",
+            blocks[0], blocks[2]
+        );
+        let heard = async {
+            let mut lines = Vec::new();
+            for answer in [&answer, "\nmaster> "] {
+                let mut line = [0; 1_000];
+                let length = masters.read(&mut line).await.unwrap();
+                lines.push(String::from_utf8_lossy(&line[..length]).into_owned());
+                masters.write_all(answer.as_bytes()).await.unwrap();
+            }
+            lines
+        };
+        let (ended, heard) = tokio::join!(ended, heard);
+        ended.unwrap();
+        let [first, second] = &pointers;
+        let looked = format!(
+            "@!7 show env {FINGERPRINT_VARIABLE}; @!7 show sess {first}; @!7 show sess {second}\n"
+        );
+        assert_eq!(heard, [looked, format!("@!7 shutdown session {first}\n")]);
     }
 
     #[tokio::test]

@@ -1,14 +1,13 @@
-//! `show sess`: which connections of a worker to shut down. Pure.
+//! `show sess`: which sessions of a worker are to end. Pure.
 
 use crate::agent::haproxy::render::FINGERPRINT_VARIABLE;
 
-/// The commands that end a worker's connections to the servers for which `is_removed(backend, server)`
-/// holds. `answer` is the worker's answer to `show env` of [`FINGERPRINT_VARIABLE`] and to `show sess`: a
+/// The pointers of a worker's sessions with the servers for which `is_removed(backend, server)` holds. `answer` is the worker's answer to `show env` of [`FINGERPRINT_VARIABLE`] and to `show sess`: a
 /// worker without that variable was started by the operator, and its connections are left alone.
 ///
 /// An old worker takes no `shutdown sessions server` ("Proxy is disabled."; seen with 2.6), but every
 /// worker takes `shutdown session`.
-pub(crate) fn shutdown_commands(
+pub(crate) fn sessions_of_removed(
     answer: &str,
     is_removed: impl Fn(&str, &str) -> bool,
 ) -> Vec<String> {
@@ -25,7 +24,7 @@ pub(crate) fn shutdown_commands(
         let (backend, server) = (word("be=")?, word("srv=")?);
         // `<none>`: the connection has no server yet.
         let ends = id.starts_with("0x") && !server.starts_with('<') && is_removed(backend, server);
-        ends.then(|| format!("shutdown session {id}"))
+        ends.then(|| id.to_owned())
     });
     over.collect()
 }
@@ -44,15 +43,15 @@ mod tests {
     fn only_connections_to_servers_that_are_over_end() {
         let ours = format!("{FINGERPRINT_VARIABLE}=0123456789abcdef\n{SESSIONS}");
         let is_a = |backend: &str, server: &str| (backend, server) == ("redis", "a::1");
-        assert_eq!(shutdown_commands(&ours, is_a), ["shutdown session 0x55d0"]);
-        assert_eq!(shutdown_commands(&ours, |_, _| true).len(), 2);
+        assert_eq!(sessions_of_removed(&ours, is_a), ["0x55d0"]);
+        assert_eq!(sessions_of_removed(&ours, |_, _| true).len(), 2);
     }
 
     #[test]
     fn a_worker_that_the_operator_started_is_let_alone() {
         let theirs = format!("Variable not found\n{SESSIONS}");
-        assert_eq!(shutdown_commands(&theirs, |_, _| true), [""; 0]);
+        assert_eq!(sessions_of_removed(&theirs, |_, _| true), [""; 0]);
         let gone = "Can't find the target PID matching the prefix '@!17'\n";
-        assert_eq!(shutdown_commands(gone, |_, _| true), [""; 0]);
+        assert_eq!(sessions_of_removed(gone, |_, _| true), [""; 0]);
     }
 }
