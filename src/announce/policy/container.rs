@@ -1,12 +1,11 @@
 //! What sidekick knows of a container: our own snapshot, free of bollard's types. Pure.
 
-pub use crate::endpoint::Protocol;
-
 use super::first_look::FirstLook;
 use super::life::Life;
 use super::refusal::MetadataRefusal;
 use super::stop::{StopProgress, StopSettings, StopUnderWay};
 use crate::clock::Moment;
+pub use crate::endpoint::Protocol;
 use crate::endpoint::Since;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -226,8 +225,8 @@ impl Observation {
     /// Whether the container is in a state that this sidekick doesn't know.
     #[must_use]
     pub fn is_puzzling(&self) -> bool {
-        self.present()
-            .is_some_and(|container| matches!(container.state, ContainerState::Other(_)))
+        let is_other = |it: &ContainerSnapshot| matches!(it.state, ContainerState::Other(_));
+        self.present().is_some_and(is_other)
     }
 
     /// Whether the answer is about that life of the container.
