@@ -177,7 +177,7 @@ mod tests {
         }
     }
 
-    /// In 4 of 38,283 requests beside 100 restarts of a container, on a machine with a load of 20.
+    /// What most likely ended 4 of 38,283 requests beside 100 restarts of a container, on a machine with a load of 20.
     #[test]
     fn a_server_that_has_said_nothing_has_not_spoken_last_in_whatever_order_segments_come() {
         let server = times([120; 3], [0, 1]);
