@@ -275,6 +275,8 @@ pub struct Suffered {
     pub last: Duration,
     /// How many failed or were late.
     pub requests: usize,
+    /// How many of these failed.
+    pub failed: usize,
     /// Requests of all.
     pub of: usize,
     /// Who answered the requests since then, and how long after it each began.
@@ -301,6 +303,7 @@ impl Client {
                 .map(|it| it.begun - dead)
                 .max()
                 .unwrap_or_default(),
+            failed: lost.clone().filter(|it| it.who.is_none()).count(),
             requests: lost.count(),
         }
     }

@@ -52,7 +52,7 @@ pub async fn measure(etcd: &Etcd) {
         .await;
     bench.still_accepts().await;
     println!(
-        "\nrequests failed, or later than {} ms, per 100 stops (of 2 instances, a request each ms, n {ROUNDS} each):",
+        "\nrequests failed; and these with those later than {} ms, per 100 stops (of 2 instances, a request each ms, n {ROUNDS} each):",
         LATE.as_millis()
     );
     for (way, what) in [
@@ -94,8 +94,8 @@ impl Stops<'_> {
         if way == Way::Loop {
             self.etcd.put(&key, &victim.value()).await;
         }
-        let (mut lost, mut of, mut took) =
-            (0, 0, Samples::named("stop begun → container gone", ""));
+        let mut took = Samples::named("stop begun → container gone", "");
+        let (mut lost, mut failed, mut of) = (0, 0, 0);
         for _ in 0..ROUNDS {
             self.agent.serves(&["victim", "stays-up"]).await;
             let client = self.agent.client();
@@ -121,6 +121,7 @@ impl Stops<'_> {
             };
             let suffered = client.ends(gone + aftermath, begun).await;
             lost += suffered.requests;
+            failed += suffered.failed;
             of += suffered.of;
             self.engine.docker(&["start", "victim"]).await;
             victim.says_its_name().await;
@@ -132,7 +133,8 @@ impl Stops<'_> {
         self.engine.docker(&["rm", "--force", "victim"]).await;
         self.forget(&key).await;
         println!(
-            "  {what:<38}{:>7.0}   ({lost} of {of} requests; a stop takes {:.0} ms, median)",
+            "  {what:<38}{:>7.0}{:>7.0}   ({failed} and {lost} of {of} requests; a stop takes {:.0} ms, median)",
+            failed as f64 * 100.0 / ROUNDS as f64,
             lost as f64 * 100.0 / ROUNDS as f64,
             took.median()
         );
