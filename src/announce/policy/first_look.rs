@@ -1,4 +1,4 @@
-//! Whether each container that was there at the start has been asked about: before, nobody knows which keys are to stand.
+//! Whether each container that was there at the start has been asked about: before, it is not known which keys are to stand.
 //! Pure.
 
 use std::collections::BTreeSet;
