@@ -214,21 +214,16 @@ async fn only_a_healthy_container_is_announced() {
     let redis = engine.redis().with_health_check().run().await;
     let _sidekick = redis.announce(&etcd).spawn();
     let value = redis.value().await;
-    let health = async |wanted: &str| {
-        let what = format!("Docker calls it {wanted}");
-        let is = async || redis.inspect().await["State"]["Health"]["Status"] == wanted;
-        eventually(2 * SOON, &what, is).await;
-    };
     etcd.lacks(KEY, millis(500)).await;
-    health("unhealthy").await;
+    redis.becomes("unhealthy").await;
     assert_eq!(etcd.get(KEY).await, None, "it is unhealthy");
 
     redis.feels("well").await;
-    health("healthy").await;
+    redis.becomes("healthy").await;
     etcd.shows(KEY, &value).await;
 
     redis.feels("ill").await;
-    health("unhealthy").await;
+    redis.becomes("unhealthy").await;
     let unhealthy = Instant::now();
     etcd.loses(KEY).await;
     let what = "key gone after Docker called the container unhealthy";

@@ -125,6 +125,28 @@ async fn who_outlives_the_stop_timeout_goes_on_draining_and_says_so() {
     etcd.shows(KEY, &redis.value().await).await;
 }
 
+/// A server that closes its listener on its stop signal, and finishes what it has, fails its own health check, too.
+#[tokio::test]
+async fn who_turns_unhealthy_during_its_stop_drains_until_its_death() {
+    let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
+    let redis = engine.redis().with_health_check();
+    let redis = redis.option("--stop-signal=USR1").run().await;
+    redis.feels("well").await;
+    let _sidekick = redis.announce(&etcd).spawn();
+    etcd.shows(KEY, &redis.value().await).await;
+
+    signal(&redis, "USR1").await;
+    drains(&etcd).await;
+    redis.feels("ill").await;
+    redis.becomes("unhealthy").await;
+    never_for(A_WHILE, "it drains no more", async || {
+        !is_draining(&etcd).await
+    })
+    .await;
+    signal(&redis, "TERM").await;
+    etcd.loses(KEY).await;
+}
+
 async fn announced(options: &[&str]) -> (Container<'static>, Etcd, Sidekick) {
     let (engine, etcd) = tokio::join!(Engine::shared(), Etcd::start());
     let run = options

@@ -2,6 +2,8 @@
 //!
 //! `announce CONTAINER --key` is the case of one container and one claim.
 
+mod life_so_far;
+
 use super::check::{CheckResults, CheckTarget};
 use super::check_settings::CheckOptions;
 use super::claim_checks::ClaimChecks;
@@ -18,6 +20,7 @@ use crate::announce::lease::ownership::Holder;
 use crate::announce::lease::protocol::{DesiredKey, DesiredKeys};
 use crate::clock::Moment;
 use crate::endpoint::Key;
+use life_so_far::LifeSoFar;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,12 +143,8 @@ impl Evaluator<'_> {
                 let container = &with_effective_state(container, view, now);
                 let services = self.target.services(container, self.rules);
                 let claims = services.and_then(|services| {
-                    let stop = view.stop_of_this_life();
-                    let life = LifeSoFar {
-                        stop: view.stop_progress(now),
-                        outlived_since: stop.and_then(|stop| stop.outlived_since(now)),
-                        before: before.filter(|before| before.is_of_life(container)),
-                    };
+                    let life = LifeSoFar::of(container, view, before, now);
+                    let container = &life.with_effective_health(container);
                     let claim = |service| self.claim(container, view, service, &life);
                     services.iter().map(claim).collect()
                 });
@@ -238,13 +237,13 @@ impl Evaluator<'_> {
     ) -> (Verdict, Option<ClaimChecks>) {
         let settings = service.checks.or(self.check_options).settings();
         let stopping = Box::new(decision.clone().stopping(life.stop));
-        let was_announced = life.was_announced(key);
+        if life.only_drains(key) {
+            return (Verdict::Announce(stopping), None);
+        }
         let (decision, otherwise) = match life.stop {
-            Some(StopProgress::Begun(_)) if was_announced => {
-                return (Verdict::Announce(stopping), None);
-            }
             Some(StopProgress::Outlived(..)) if !settings.is_empty() => {
-                (Box::new(decision), was_announced.then_some(stopping))
+                let otherwise = life.was_announced(key).then_some(stopping);
+                (Box::new(decision), otherwise)
             }
             _ => (stopping, None),
         };
@@ -257,25 +256,6 @@ impl Evaluator<'_> {
             Ok(None) => (Verdict::Announce(decision), None),
             Err(reason) => (Verdict::Withdraw(reason), None),
         }
-    }
-}
-
-/// What is known of the container's present life beside the engine's answer.
-struct LifeSoFar<'a> {
-    /// How far its stop is.
-    stop: Option<StopProgress>,
-    /// Since when it has outlived that.
-    outlived_since: Option<Moment>,
-    /// How it was evaluated the last time.
-    before: Option<&'a Evaluation>,
-}
-
-impl LifeSoFar<'_> {
-    /// Whether it was to be announced at this key until now.
-    fn was_announced(&self, key: &Key) -> bool {
-        let claims = self.before.map(|before| before.claims.iter().flatten());
-        let mut claims = claims.into_iter().flatten();
-        claims.any(|it| it.key == *key && matches!(it.verdict, Verdict::Announce(_)))
     }
 }
 

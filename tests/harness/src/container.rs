@@ -7,6 +7,7 @@ use super::etcd::Etcd;
 use super::scene::HOST;
 use super::sidekick::Announce;
 use super::value::Value;
+use super::wait::{SOON, eventually};
 
 /// A container that `docker run` is still to start.
 pub struct Run<'e> {
@@ -227,6 +228,13 @@ impl Container<'_> {
     pub async fn feels(&self, feeling: &str) {
         self.exec(&["sh", "-c", &format!("echo {feeling} >/feeling")])
             .await;
+    }
+
+    /// Until Docker calls it `healthy` or `unhealthy`.
+    pub async fn becomes(&self, health: &str) {
+        let what = format!("Docker calls it {health}");
+        let is = async || self.inspect().await["State"]["Health"]["Status"] == health;
+        eventually(2 * SOON, &what, is).await;
     }
 
     /// Makes its first process end, without a signal from Docker.

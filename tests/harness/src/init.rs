@@ -41,6 +41,17 @@ impl Idle {
         !std::path::Path::new(&format!("/proc/{}", self.pid)).exists()
     }
 
+    /// Whether it has ended, also where its parent hasn't taken note of that.
+    pub fn is_dead(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid));
+        // proc_pid_stat(5): the state follows the name, which may hold anything and is in parentheses.
+        let state = stat.ok().and_then(|stat| {
+            let (_, fields) = stat.rsplit_once(") ")?;
+            fields.chars().next()
+        });
+        state.is_none_or(|state| state == 'Z' || state == 'X')
+    }
+
     /// SIGKILL.
     pub fn kill(&self) {
         let pid = i32::try_from(self.pid).expect("a pid is small");

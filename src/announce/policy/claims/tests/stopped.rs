@@ -3,6 +3,7 @@
 use super::checked::{checked, judged_with, only_check, outcome};
 use super::*;
 use crate::announce::policy::check::CheckResult;
+use crate::announce::policy::container::ContainerHealth;
 
 /// The same container after the engine has told of this signal.
 fn signalled(view: &ContainerView, at: Moment) -> ContainerView {
@@ -54,6 +55,53 @@ fn a_check_that_fails_during_a_stop_takes_no_key_away() {
             let kept = judged_with(&lost, Some(before), &results, later);
             assert_eq!(drains_or(&kept), BEGUN);
         }
+    }
+}
+
+/// The same container, as its own health check finds it.
+fn of_health(view: &ContainerView, health: ContainerHealth) -> ContainerView {
+    let mut view = view.clone();
+    if let Observation::Present(container) = &mut view.observation {
+        Arc::make_mut(container).health = health;
+    }
+    view
+}
+
+const UNHEALTHY: ContainerHealth = ContainerHealth::Unhealthy { failed: 3 };
+
+#[test]
+fn a_container_that_turns_unhealthy_during_its_stop_keeps_draining() {
+    for labels in [&[][..], &[("sidekick.check", "tcp")]] {
+        let view = checked(labels);
+        let mut results = CheckResults::new();
+        let first = judged_with(&view, None, &results, NOW);
+        for target in first.checks() {
+            results.insert(target.subject.clone(), CheckResult::Passing);
+        }
+        let serves = judged_with(&view, Some(&first), &results, NOW);
+        assert_eq!(drains_or(&serves), "announced");
+
+        let unhealthy = of_health(&signalled(&view, NOW), UNHEALTHY);
+        let drains = judged_with(&unhealthy, Some(&serves), &results, NOW);
+        assert_eq!(drains_or(&drains), BEGUN);
+        // Once it has outlived its stop, a check of ours that passes is not enough.
+        let late = NOW + Duration::from_secs(60);
+        let outlived = judged_with(&unhealthy, Some(&drains), &results, late);
+        let told = drains_or(&outlived);
+        assert!(told.contains("it has outlived its stop timeout"), "{told}");
+    }
+}
+
+#[test]
+fn a_stop_puts_no_key_for_a_container_that_was_unhealthy_before() {
+    let view = of_health(&checked(&[]), UNHEALTHY);
+    let results = CheckResults::new();
+    let why = "health: unhealthy (3 checks failed in a row)";
+    let before = judged_with(&view, None, &results, NOW);
+    assert_eq!(drains_or(&before), why);
+    for before in [None, Some(&before)] {
+        let stopped = judged_with(&signalled(&view, NOW), before, &results, NOW);
+        assert_eq!(drains_or(&stopped), why);
     }
 }
 
