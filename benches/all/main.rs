@@ -14,7 +14,7 @@ use etcd_client::{EventType, WatchOptions};
 use futures_util::{StreamExt, stream};
 use sidekick_harness::bench::usage::{self, Usage};
 use sidekick_harness::bench::{Samples, header};
-use sidekick_harness::{Engine, Etcd, Sidekick, StandIn, eventually, secs};
+use sidekick_harness::{Engine, Etcd, Idle, Sidekick, StandIn, eventually, secs};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -58,6 +58,7 @@ async fn main() {
         let title = format!("{count} (stand-in)");
         measure(&title, count.into(), &docker.host(), Some(&docker)).await;
     }
+    deaths_at_once().await;
     println!("\n(stand-in): Docker's API without an engine, which answers at once.");
 }
 
@@ -107,6 +108,33 @@ async fn one_among_them(title: &str, docker: &StandIn, etcd: &Etcd) {
         back.add(begun.elapsed());
     }
     println!("{gone}\n{back}");
+}
+
+/// A thousand first processes are killed at once, and nothing but the kernel tells of it. Counted from the last death, for the
+/// kernel takes its time to end so many pid namespaces.
+async fn deaths_at_once() {
+    const COUNT: u16 = 1000;
+    let title = format!("{COUNT} (stand-in): die at once → keys gone");
+    let mut gone = Samples::named(&title, "");
+    for _ in 0..FEW {
+        let (etcd, docker) = (Etcd::start().await, StandIn::start());
+        let keys = Keys::record(&etcd).await;
+        let processes: Vec<_> = (0..COUNT).map(|_| Idle::init()).collect();
+        for (number, process) in (0..).zip(&processes) {
+            docker.run_as(number, process);
+        }
+        let announce = Sidekick::announce_all().etcd(&etcd).host(HOST);
+        let announce = announce.option("--docker-host", &docker.host());
+        let sidekick = announce.option("--log-level", "debug").spawn();
+        keys.reach(COUNT.into(), Instant::now()).await;
+        let known = "its death is known by the kernel";
+        until(async || sidekick.times_logged(known) == usize::from(COUNT)).await;
+        docker.keep_silent();
+        processes.iter().for_each(Idle::kill);
+        until(async || processes.iter().all(Idle::is_dead)).await;
+        gone.add(keys.reach(0, Instant::now()).await);
+    }
+    println!("{gone}");
 }
 
 /// What it costs while nothing changes.

@@ -292,8 +292,9 @@ async fn a_thousand_containers_that_die_at_once_are_gone_at_once() {
         etcd.keys().await.is_empty()
     })
     .await;
+    // That nothing but the kernel can have told of them; how fast it goes is for `make bench BENCH=all`.
     let what = format!("{CONTAINERS} keys gone after the last of deaths that no engine tells");
-    measured::took(1, what, died.elapsed(), 2 * AT_ONCE);
+    measured::took(1, what, died.elapsed(), SOON);
 }
 
 /// A container that is announced by a sidekick in the engine's own pid namespace, and whose pidfd counts.
