@@ -125,7 +125,9 @@ async fn deaths_at_once() {
         }
         let announce = Sidekick::announce_all().etcd(&etcd).host(HOST);
         let announce = announce.option("--docker-host", &docker.host());
-        let sidekick = announce.option("--log-level", "debug").spawn();
+        // What sidekick.service gives it.
+        let limited = announce.within(&["prlimit", "--nofile=16384:16384"].map(str::to_owned));
+        let sidekick = limited.option("--log-level", "debug").spawn();
         keys.reach(COUNT.into(), Instant::now()).await;
         let known = "its death is known by the kernel";
         until(async || sidekick.times_logged(known) == usize::from(COUNT)).await;
