@@ -415,6 +415,20 @@ fn a_login_that_fails_for_a_moment_costs_no_key() {
         .breaks(2);
 }
 
+/// Seed 22, on a busy machine: etcd had no leader for 5 s, of its own.
+#[test]
+fn an_etcd_without_a_leader_is_a_reason_for_as_long_as_it_has_none() {
+    let leaderless = |to| quiet().trouble(What::NoLeader, 19_000, to);
+    let back_at = |to, at| leaderless(to).deletes(24_000).puts(at, 0, EARLY, 2);
+    back_at(24_100, 26_000).keeps_all();
+    back_at(24_100, 28_000).breaks(2);
+    // Too short to cost a lease.
+    leaderless(20_500)
+        .deletes(20_600)
+        .puts(20_700, 0, EARLY, 2)
+        .breaks(2);
+}
+
 #[test]
 fn a_log_grows_with_the_faults_and_tells_no_secret() {
     let said = |line: &str, times: usize| {

@@ -70,7 +70,7 @@ impl<'r> Excuses<'r> {
                 late.push(Span::new(span.to, span.to + recovery));
             }
         }
-        let everybody = |what| matches!(what, What::Stall | What::Login);
+        let everybody = |what| matches!(what, What::Stall | What::NoLeader | What::Login);
         Spans::of(late).or(&self.spans(everybody, recovery))
     }
 
@@ -97,7 +97,8 @@ impl<'r> Excuses<'r> {
         });
         let dead = Spans::of(dead);
         let stalled = self.record.troubles.iter().filter(|t| {
-            matches!(t.what, What::Stall | What::Login) && t.span.length() > TTL - INTERVAL - 2000
+            matches!(t.what, What::Stall | What::NoLeader | What::Login)
+                && t.span.length() > TTL - INTERVAL - 2000
         });
         // What a leader that was frozen thinks of a lease is as old as its last renewal there.
         let woken = self.record.troubles.iter();
@@ -118,7 +119,7 @@ impl<'r> Excuses<'r> {
     /// member that is down is no reason.
     fn hindered_hand_overs(&self, client: usize) -> Spans {
         let hinders = |what| match what {
-            What::Stall | What::Login | What::NoSpace => true,
+            What::Stall | What::NoLeader | What::Login | What::NoSpace => true,
             What::Wire(of, _) => of == client,
             _ => false,
         };
@@ -178,7 +179,7 @@ impl<'r> Excuses<'r> {
         Spans::of(dead.map(|t| {
             let mut expired = t.span.from + TTL + EXPIRY;
             // A new leader grants every lease its full TTL again.
-            let members = |what| matches!(what, What::Member(_) | What::Stall);
+            let members = |what| matches!(what, What::Member(_) | What::NoLeader | What::Stall);
             for trouble in self.spans(members, 0).iter() {
                 if trouble.from < expired && trouble.to > t.span.from {
                     expired = expired.max(trouble.to + FAILOVER + TTL + EXPIRY);

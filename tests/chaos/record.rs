@@ -109,6 +109,9 @@ pub enum What {
     Login,
     /// HAProxy was dead or frozen.
     Haproxy,
+    /// No member of etcd answered a read that takes a leader, for whatever reason: a busy machine costs etcd its leader
+    /// for seconds.
+    NoLeader,
     /// This machine didn't run the run itself.
     Stall,
 }

@@ -9,7 +9,7 @@ use crate::record::{Claim, Event, Life, Log, Record, SERVICES, Turn, What};
 use crate::schedule::{AGENT, CONTAINERS, EVERY, MEMBERS, SIDEKICKS};
 use crate::spans::{Ms, Span};
 use crate::tls::Tls;
-use crate::watchers::{Seen, client, history, serving, stalls};
+use crate::watchers::{Seen, client, history, leaders, serving, stalls};
 use etcd_client::{Permission, PermissionType};
 use sidekick_harness::{
     Container, Engine, EtcdCluster, Login, NameServer, Proxy, Sidekick, free_port,
@@ -135,6 +135,8 @@ impl<'e> Stage<'e> {
         for member in &cluster.members {
             watchers.spawn(history(seen.clone(), member.client().clone()));
         }
+        let members = cluster.members.iter().map(|it| it.client().clone());
+        watchers.spawn(leaders(seen.clone(), members.collect()));
         watchers.spawn(stalls(seen.clone()));
         watchers.spawn(serving(seen.clone(), agent.socket(), agent.file()));
         for (service, port) in listeners.into_iter().chain(listeners) {

@@ -3,6 +3,7 @@
 use crate::record::{Cut, Dial, Event, Put, Sample, Trouble, What};
 use crate::spans::{Ms, Span};
 use etcd_client::{Client, EventType, WatchOptions};
+use futures_util::future::select_ok;
 use sidekick_harness::Login;
 use sidekick_harness::agent::haproxy;
 use std::collections::BTreeMap;
@@ -134,6 +135,32 @@ pub async fn stalls(seen: Seen) {
             seen.with(|seen| seen.troubles.push(Trouble { span, what }));
         }
         last = now;
+    }
+}
+
+/// Notices when no member answers a read that takes a leader.
+pub async fn leaders(seen: Seen, members: Vec<Client>) {
+    const PAUSE: Duration = Duration::from_millis(200);
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const TOO_LONG: Ms = 1000;
+    let key = format!("{}answers?", Login::PREFIX);
+    let mut last = seen.now();
+    loop {
+        let asked = seen.now();
+        let mut clients: Vec<_> = members.iter().map(Client::kv_client).collect();
+        let reads = clients
+            .iter_mut()
+            .map(|client| Box::pin(client.get(key.as_str(), None)));
+        let answered = timeout(PATIENCE, select_ok(reads)).await;
+        if matches!(answered, Ok(Ok(_))) {
+            let span = Span::new(last, seen.now());
+            if span.length() > TOO_LONG {
+                let what = What::NoLeader;
+                seen.with(|seen| seen.troubles.push(Trouble { span, what }));
+            }
+            last = asked;
+        }
+        sleep(PAUSE).await;
     }
 }
 
