@@ -60,6 +60,7 @@ const ROOMS: &[&str] = &[
     "announce/policy/check_settings.rs",
     "announce/policy/claim_checks.rs",
     "announce/policy/claims.rs",
+    "announce/policy/claims/life_so_far.rs",
     "announce/policy/container.rs",
     "announce/policy/eligibility.rs",
     "announce/policy/first_look.rs",
