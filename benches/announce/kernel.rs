@@ -1,6 +1,9 @@
-//! What a death costs by the kernel's word and by the engine's: the same deaths, seen by a sidekick in the engine's
-//! pid namespace, by one that goes by events, and by the least that a client of each kind can do; until the key is gone,
-//! and until the agent's HAProxy sends no more connections there.
+//! What a death costs by the kernel's word and by the engine's: seen by a sidekick in the engine's pid namespace, by one
+//! that goes by events, and by the least that a client of each kind can do; until the key is gone, and until the agent's
+//! HAProxy sends no more connections there.
+//!
+//! Two containers die in turn, one of the sidekicks' and one of the bare clients': of two deletes for one death the second
+//! would wait in etcd until the first is on the disk, and sidekick's would always be the second.
 //! `cargo bench --features real --bench announce -- kernel` runs this alone.
 
 use crate::floor::Floor;
@@ -17,7 +20,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
 
-/// Deaths for each row.
+/// Deaths for each row; the engine's events are of both containers.
 const ROUNDS: usize = 100;
 
 const BY_KERNEL: &str = "/services/bench/by-kernel";
@@ -25,27 +28,23 @@ const BY_EVENTS: &str = "/services/bench/by-events";
 const BY_PIDFD: &str = "/services/bench/by-pidfd";
 const BY_FLOOR: &str = "/services/bench/by-floor";
 
-/// The agent's names for the first three.
+/// The agent's names for the first three; a value of the floor names no machine that there is.
 const SERVERS: [&str; 3] = ["by-kernel", "by-pidfd", "by-events"];
 
 impl Bench<'_> {
     pub async fn deaths_by_the_kernel(&self) {
-        let victim = self.container("killed").await;
-        let kernel = Sidekick::announce("killed", BY_KERNEL)
-            .etcd(self.etcd)
-            .docker(self.engine)
-            .host(&machine())
-            .option("--log-level", "debug")
-            .within(&self.engine.beside())
-            .spawn();
-        let _events = Sidekick::announce("killed", BY_EVENTS)
-            .etcd(self.etcd)
-            .docker(self.engine)
-            .host(&machine())
-            .spawn();
+        let ours = self.container("announced").await;
+        let bare = self.container("bare").await;
+        let announce = |key| {
+            let announce = Sidekick::announce("announced", key).host(&machine());
+            announce.etcd(self.etcd).docker(self.engine)
+        };
+        let debug = announce(BY_KERNEL).option("--log-level", "debug");
+        let kernel = debug.within(&self.engine.beside()).spawn();
+        let _events = announce(BY_EVENTS).spawn();
+        let _floor = Floor::spawn(&self.engine.host(), self.etcd, "bare", BY_FLOOR).await;
         let agent = Agent::start(self.etcd).await;
         let servers = Servers::follow(agent.socket());
-        let _floor = Floor::spawn(&self.engine.host(), self.etcd, "killed", BY_FLOOR).await;
         let mut rows = [
             Samples::named("process dead → die event", "Docker"),
             Samples::named("process dead → key gone", "sidekick"),
@@ -63,27 +62,38 @@ impl Bench<'_> {
                 kernel.times_logged("its death is known by the kernel") >= round
             })
             .await;
-            let value = self.etcd.get(BY_KERNEL).await.expect("it is there").value;
+            let value = bare.at(&machine(), bare.host_port("6379/tcp").await).await;
             self.etcd.put(BY_PIDFD, &value.to_string()).await;
             servers.serve(&SERVERS).await;
-            let pid = first_process_of(victim.id());
-            let bare = delete_at_the_death(self.etcd, pid);
+
             let (mark, serving) = (self.moments.mark(), servers.mark());
+            let dead = dies(first_process_of(ours.id())).await;
+            let since = |at: Duration| at.saturating_sub(dead);
+            rows[0].add(since(self.moments.event(mark, ours.id(), "die").await));
+            for (row, key) in [(1, BY_KERNEL), (3, BY_EVENTS)] {
+                rows[row].add(since(self.moments.change(mark, key, false).await));
+            }
+            for (row, server) in [(5, "by-kernel"), (7, "by-events")] {
+                rows[row].add(since(servers.left(serving, server).await));
+            }
+
+            let (mark, serving) = (self.moments.mark(), servers.mark());
+            let pid = first_process_of(bare.id());
+            let deleted = delete_at_the_death(self.etcd, pid);
             let dead = dies(pid).await;
             let since = |at: Duration| at.saturating_sub(dead);
-            rows[0].add(since(self.moments.event(mark, victim.id(), "die").await));
-            for (row, key) in [(1, BY_KERNEL), (2, BY_PIDFD), (3, BY_EVENTS), (4, BY_FLOOR)] {
-                // The floor's first key comes with its first start event.
-                if key != BY_FLOOR || self.moments.knows(key) {
-                    rows[row].add(since(self.moments.change(mark, key, false).await));
-                }
+            rows[0].add(since(self.moments.event(mark, bare.id(), "die").await));
+            rows[2].add(since(self.moments.change(mark, BY_PIDFD, false).await));
+            // The floor's first key comes with its first start event.
+            if self.moments.knows(BY_FLOOR) {
+                rows[4].add(since(self.moments.change(mark, BY_FLOOR, false).await));
             }
-            for (row, server) in rows[5..].iter_mut().zip(SERVERS) {
-                row.add(since(servers.left(serving, server).await));
-            }
-            bare.await.expect("the bare client goes on");
+            rows[6].add(since(servers.left(serving, "by-pidfd").await));
+            deleted.await.expect("the bare client goes on");
+
             let mark = self.moments.mark();
-            victim.start().await;
+            ours.start().await;
+            bare.start().await;
             self.moments.change(mark, BY_FLOOR, true).await;
         }
         for row in &rows {
