@@ -1,7 +1,7 @@
 //! A death as a client sees it. Everything counts from the moment at which the container's first process is
 //! dead, by the kernel (a pidfd), and not from the engine's event, which comes later.
 
-use crate::floor::Floor;
+use crate::floor::{Floor, STARTS_AND_DEATHS};
 use crate::stage::{Agent, LATE, PREFIX, PublishingEngine, machine};
 use crate::{Moments, wall_clock};
 use sidekick_harness::bench::Samples;
@@ -37,7 +37,14 @@ pub async fn measure(etcd: &Etcd) {
 
     let value = other.value();
     etcd.put(&format!("{PREFIX}/stays-up"), &value).await;
-    let floor = Floor::spawn(&engine.host(), etcd, &victim.name, FLOORS).await;
+    let floor = Floor::spawn(
+        &engine.host(),
+        etcd,
+        &victim.name,
+        FLOORS,
+        STARTS_AND_DEATHS,
+    )
+    .await;
     let key = format!("{PREFIX}/victim");
     let sidekick = Sidekick::announce(&victim.name, &key)
         .etcd(etcd)

@@ -11,6 +11,11 @@ use tokio::task::JoinHandle;
 
 pub struct Floor(JoinHandle<()>);
 
+/// What it goes by.
+pub const STARTS_AND_DEATHS: &[&str] = &["start", "die"];
+/// What it goes by where another puts the key: a put of its own for a start might come after that.
+pub const DEATHS: &[&str] = &["die"];
+
 /// `host`: as DOCKER_HOST has it.
 pub fn connect(host: &str) -> Docker {
     let path = host.trim_start_matches("unix://");
@@ -18,8 +23,14 @@ pub fn connect(host: &str) -> Docker {
 }
 
 impl Floor {
-    /// Follows one container's events from now on.
-    pub async fn spawn(host: &str, etcd: &Etcd, container: &str, key: &str) -> Self {
+    /// Follows these events of one container from now on.
+    pub async fn spawn(
+        host: &str,
+        etcd: &Etcd,
+        container: &str,
+        key: &str,
+        actions: &'static [&'static str],
+    ) -> Self {
         let docker = connect(host);
         let mut client = etcd.client().clone();
         let lease = client.lease_grant(3600, None).await.expect("a lease").id();
@@ -28,7 +39,7 @@ impl Floor {
             let filters = HashMap::from([
                 ("type", vec!["container"]),
                 ("container", vec![container.as_str()]),
-                ("event", vec!["start", "die"]),
+                ("event", actions.to_vec()),
             ]);
             let options = EventsOptionsBuilder::default().filters(&filters).build();
             let mut events = docker.events(Some(options));

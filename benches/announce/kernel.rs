@@ -6,7 +6,7 @@
 //! would wait in etcd until the first is on the disk, and sidekick's would always be the second.
 //! `cargo bench --features real --bench announce -- kernel` runs this alone.
 
-use crate::floor::Floor;
+use crate::floor::{Floor, STARTS_AND_DEATHS};
 use crate::leaving::Servers;
 use crate::stage::{Agent, first_process_of, machine};
 use crate::{Bench, wall_clock};
@@ -42,7 +42,14 @@ impl Bench<'_> {
         let debug = announce(BY_KERNEL).option("--log-level", "debug");
         let kernel = debug.within(&self.engine.beside()).spawn();
         let _events = announce(BY_EVENTS).spawn();
-        let _floor = Floor::spawn(&self.engine.host(), self.etcd, "bare", BY_FLOOR).await;
+        let _floor = Floor::spawn(
+            &self.engine.host(),
+            self.etcd,
+            "bare",
+            BY_FLOOR,
+            STARTS_AND_DEATHS,
+        )
+        .await;
         let agent = Agent::start(self.etcd).await;
         let servers = Servers::follow(agent.socket());
         let mut rows = [
@@ -63,7 +70,7 @@ impl Bench<'_> {
             })
             .await;
             let value = bare.at(&machine(), bare.host_port("6379/tcp").await).await;
-            self.etcd.put(BY_PIDFD, &value.to_string()).await;
+            self.etcd.put(BY_PIDFD, &value.text()).await;
             servers.serve(&SERVERS).await;
 
             let (mark, serving) = (self.moments.mark(), servers.mark());

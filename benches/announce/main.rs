@@ -23,7 +23,7 @@ mod leaving;
 mod stage;
 mod stops;
 
-use floor::Floor;
+use floor::{Floor, STARTS_AND_DEATHS};
 use futures_util::StreamExt;
 use sidekick_harness::bench::usage::{self, Usage};
 use sidekick_harness::bench::{Samples, header};
@@ -106,7 +106,14 @@ impl Bench<'_> {
         let (ours, floors) = ("/services/bench/sidekick", "/services/bench/floor");
         let (a, b) = (self.container("ours").await, self.container("floors").await);
         let _sidekick = self.announce("ours", ours);
-        let _floor = Floor::spawn(&self.engine.host(), self.etcd, "floors", floors).await;
+        let _floor = Floor::spawn(
+            &self.engine.host(),
+            self.etcd,
+            "floors",
+            floors,
+            STARTS_AND_DEATHS,
+        )
+        .await;
         self.etcd_has(ours).await;
         let mut samples: [Samples; 4] = [
             Samples::named("start event → key visible", "sidekick"),

@@ -2,7 +2,7 @@
 //! that is to stop still gets new ones.
 //! `cargo bench --features real --bench announce -- stops` runs this alone.
 
-use crate::floor::Floor;
+use crate::floor::{DEATHS, Floor};
 use crate::stage::{Agent, LATE, PREFIX, PublishingEngine, Redis, machine};
 use crate::{Moments, wall_clock};
 use sidekick_harness::bench::Samples;
@@ -161,7 +161,7 @@ impl Stops<'_> {
         }
         drop(sidekick);
         // The least that goes by the death: a bare client that deletes the key at the `die` event.
-        let floor = Floor::spawn(&self.engine.host(), self.etcd, "victim", &key).await;
+        let floor = Floor::spawn(&self.engine.host(), self.etcd, "victim", &key, DEATHS).await;
         self.etcd.put(&key, &victim.value()).await;
         for _ in 0..ACCEPTING_ROUNDS / 2 {
             floors.add(self.last_connection(&victim).await.1);
