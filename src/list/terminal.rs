@@ -2,7 +2,9 @@
 
 use rustix::process::{Signal, getpid, kill_process};
 use rustix::termios::tcgetwinsize;
+use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
 
 /// Of xterm's control sequences, which every terminal of today understands (ctlseqs): the alternate screen, with the
 /// cursor saved, and the cursor hidden.
@@ -86,10 +88,11 @@ impl Drop for Terminal {
     }
 }
 
-/// In one piece, so that no half of a screen is seen.
+/// In one piece, so that no half of a screen is seen: past std's stdout, which writes what follows the last line break
+/// apart.
 fn write(text: &str) -> io::Result<bool> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    let mut terminal = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    match terminal.write_all(text.as_bytes()) {
         // EIO: it was hung up.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
         Err(error) if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::IO) => {
