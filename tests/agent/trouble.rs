@@ -185,7 +185,6 @@ async fn page(port: u16) -> String {
 /// This HAProxy dies at once, as often as it is started.
 #[tokio::test]
 async fn a_haproxy_that_dies_is_started_again_and_again_but_ever_more_slowly() {
-    use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let (program, well) = (dir.path().join("haproxy"), dir.path().join("well"));
     let script = format!(
@@ -194,8 +193,9 @@ async fn a_haproxy_that_dies_is_started_again_and_again_but_ever_more_slowly() {
         well = well.display(),
         starts = dir.path().join("starts").display(),
     );
-    std::fs::write(&program, script).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let text = dir.path().join("script");
+    std::fs::write(&text, script).unwrap();
+    sidekick_harness::install_program(&text, &program);
     let option = format!("--haproxy={}", program.display());
     let scene = AgentScene::start(Supervised, &[&option]).await;
     let a = Backend::start("a").await;

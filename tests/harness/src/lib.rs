@@ -60,7 +60,7 @@ pub use prometheus::Prometheus;
 pub use proxy::Proxy;
 pub use pseudo_terminal::PseudoTerminal;
 pub use scene::{AnnouncerScene, HOST, KEY};
-pub use sidekick::{Announce, Explained, Sidekick, binary};
+pub use sidekick::{Announce, Explained, Sidekick, binary, install_program};
 pub use socket_proxy::SocketProxy;
 pub use stand_in::{Manner, StandIn};
 pub use store::Entry;

@@ -397,8 +397,7 @@ impl Announce {
         let directory = tempfile::tempdir().expect("no temporary directory can be made");
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(directory.path(), open).expect("it is ours");
-        let copy = directory.path().join("sidekick");
-        std::fs::copy(binary(), copy).expect("sidekick can be copied");
+        install_program(&binary(), &directory.path().join("sidekick"));
         self.user = Some(Unprivileged { group, directory });
         self
     }
@@ -533,6 +532,15 @@ pub fn binary() -> PathBuf {
         let build = test.ancestors().nth(2).expect("it is in target/debug/deps");
         build.join("sidekick")
     })
+}
+
+/// Copies a program to where it is executed. By another process: one that another test starts inherits the file while this
+/// one has it open for writing, and for that long the kernel executes it for none (ETXTBSY, execve(2)).
+pub fn install_program(source: &Path, target: &Path) {
+    let mut install = Command::new("install");
+    let installed = install.args(["--mode=755", "--"]).args([source, target]);
+    let status = installed.status().expect("install can be started");
+    assert!(status.success(), "{} is not installed", target.display());
 }
 
 fn nix_pid(pid: u32) -> Pid {
