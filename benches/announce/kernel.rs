@@ -3,7 +3,7 @@
 //! HAProxy sends no more connections there.
 //!
 //! Two containers die in turn, one of the sidekicks' and one of the bare clients': of two deletes for one death the second
-//! would wait in etcd until the first is on the disk, and sidekick's would always be the second.
+//! waits in etcd until the first is on the disk, and sidekick's was mostly the second.
 //! `cargo bench --features real --bench announce -- kernel` runs this alone.
 
 use crate::floor::{Floor, STARTS_AND_DEATHS};
