@@ -201,9 +201,19 @@ impl Engine {
 
     /// Runs the docker command against this engine; fails the test where it fails.
     pub async fn docker(&self, arguments: &[&str]) -> String {
-        self.try_docker(arguments)
-            .await
-            .unwrap_or_else(|error| panic!("docker {}: {error}", arguments.join(" ")))
+        let done = self.try_docker(arguments).await;
+        done.unwrap_or_else(|error| {
+            // An engine that has gone tells why in its log alone.
+            let log = error
+                .contains("error during connect")
+                .then(|| self.warden.log_tail());
+            let log = log.map(|log| format!("; the engine's log:\n{log}"));
+            panic!(
+                "docker {}: {error}{}",
+                arguments.join(" "),
+                log.unwrap_or_default()
+            )
+        })
     }
 
     /// Whether many tests use this engine.

@@ -113,11 +113,22 @@ impl Warden {
         self.ask("state") == "up"
     }
 
-    /// The end of what the server has printed.
+    /// The end of what the server has printed; of a program in Go that crashed the beginning of its last words, which are
+    /// longer than any end.
     pub fn log_tail(&self) -> String {
+        const LINES: usize = 15;
         let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(15)..].join("\n")
+        let is_crash =
+            |line: &&str| line.starts_with("panic: ") || line.starts_with("fatal error: ");
+        let crash = lines.iter().position(is_crash);
+        let begin = crash.unwrap_or(lines.len().saturating_sub(LINES));
+        lines[begin..]
+            .iter()
+            .take(LINES)
+            .copied()
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     fn ask(&self, question: &str) -> String {
