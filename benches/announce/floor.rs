@@ -11,9 +11,9 @@ use tokio::task::JoinHandle;
 
 pub struct Floor(JoinHandle<()>);
 
-/// What it goes by.
+/// The events that it goes by.
 pub const STARTS_AND_DEATHS: &[&str] = &["start", "die"];
-/// What it goes by where another puts the key: a put of its own for a start might come after that.
+/// Those where another client puts the key: a put of its own for a start might come after that.
 pub const DEATHS: &[&str] = &["die"];
 
 /// `host`: as DOCKER_HOST has it.
